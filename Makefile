@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+SEED ?= 0
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+SHELL = /bin/bash
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: .venv/installed
+	@started=$$SECONDS; \
+	.venv/bin/python -m nsk.main --flagfile=flags/quickstart.flags --seed=$(SEED) --workdir=$(WORKDIR) || exit $$?; \
+	echo "Job: $$((SECONDS - started)) s"
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest
+
+test-slow: .venv/installed-dev
+	.venv/bin/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:
+	rm -rf .venv runs
+
+# A stamp tells that an environment matches its requirements, so a second call installs nothing.
+.venv/installed: requirements.txt constraints.txt
+	@echo "Installing into .venv ..."
+	@started=$$SECONDS; \
+	{ test -x .venv/bin/python || $(PYTHON) -m venv .venv; } && $(PIP) -r requirements.txt && touch $@ && \
+	echo "Install: $$((SECONDS - started)) s"
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt && touch $@

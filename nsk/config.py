@@ -1,0 +1,509 @@
+"""Every setting once: its default, its help text and its check.
+
+`Config` is a tree of frozen dataclasses, one for each part of the project. `main` makes a command-line
+flag of every field and builds a `Config` from what was given; nothing else reads flags.
+
+A setting that may differ between generations is a `PerGeneration` tuple, written as a comma list: first the
+teacher's value, then each student's; where the list is shorter than the chain, its last value goes on.
+So `--survival_probability=1,0.8` is a teacher without stochastic depth and students with it.
+"""
+
+import dataclasses
+import math
+
+from nsk.errors import UserError
+
+RANDAUGMENT_OPERATIONS = (
+    "auto_contrast",
+    "equalize",
+    "invert",
+    "rotate",
+    "posterize",
+    "solarize",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "solarize_add",
+    "cutout",
+)
+
+# Mirroring turns these data sets' classes into something else.
+NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
+
+
+class PerGeneration(tuple):
+    """One value for each generation; the last one goes on for the generations after it."""
+
+    def at(self, generation):
+        return self[min(generation, len(self) - 1)]
+
+
+def setting(default, help, *, choices=None, minimum=None, maximum=None, of=None, first=0):
+    """A dataclass field with the help text and the check of one setting.
+
+    Args:
+        default: the default; a tuple of values makes a `PerGeneration` setting.
+        help: what it does, with its unit.
+        choices: the allowed values.
+        minimum, maximum: the allowed range, both ends included.
+        of: int, float or str, the type of a `PerGeneration` setting's values.
+        first: the generation that a list begins with: 0, the teacher, or 1 where only students have it.
+    """
+    if of is not None:
+        default = PerGeneration(default)
+        begins = "the first student" if first else "the teacher"
+        help = f"{help} (list: {begins} first)"
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "of": of,
+        "first": first,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _check(field, value):
+    values = value if isinstance(value, PerGeneration) else (value,)
+    allowed = field.metadata
+    if not values:
+        raise UserError(f"--{field.name} is empty: give at least one value.")
+    for one in values:
+        if allowed["choices"] is not None and one not in allowed["choices"]:
+            raise UserError(
+                f"--{field.name}={one!r} is not known: expected one of "
+                f"{', '.join(map(str, allowed['choices']))}."
+            )
+        if isinstance(one, float) and not math.isfinite(one):
+            raise UserError(f"--{field.name}={one} is not a number: give a finite one.")
+        if allowed["minimum"] is not None and one < allowed["minimum"]:
+            raise UserError(f"--{field.name}={one} is too small: at least {allowed['minimum']}.")
+        if allowed["maximum"] is not None and one > allowed["maximum"]:
+            raise UserError(f"--{field.name}={one} is too large: at most {allowed['maximum']}.")
+
+
+class Section:
+    """A part of the configuration; its fields are checked when it is made."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    def at(self, generation):
+        """All values of one generation (0: the teacher), as a dict of JSON-like values."""
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, PerGeneration):
+                value = value.at(max(0, generation - field.metadata["first"]))
+            values[field.name] = value
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+    """Where images come from and how they are split."""
+
+    dataset: str = setting(
+        "digits",
+        "Images to learn from: digits (bundled with scikit-learn) | tfds:NAME[/config] | folder:PATH "
+        "(class/*.jpg, or labeled/ unlabeled/ dev/ test/ below it) | tfrecord:PATTERN.",
+    )
+    unlabeled_dataset: str = setting(
+        "", "Another source of unlabelled images; empty: the images of --dataset that are left over."
+    )
+    test_dataset: str = setting(
+        "", "Another source of test images; empty: the test split of --dataset."
+    )
+    train_split: str = setting("train", "The TFDS split that training images are taken from.")
+    test_split: str = setting("test", "The TFDS split that test images are taken from.")
+    num_labeled: int = setting(
+        0, "Labelled training images, balanced over the classes; 0: see --labeled_fraction.", minimum=0
+    )
+    labeled_fraction: float = setting(
+        0.0, "Labelled share of the training images, instead of --num_labeled.", minimum=0.0, maximum=1.0
+    )
+    num_dev: int = setting(
+        0, "Labelled images held out of training to decide on; 0: see --dev_fraction.", minimum=0
+    )
+    dev_fraction: float = setting(
+        0.0, "Held-out share of the training images, instead of --num_dev.", minimum=0.0, maximum=0.9
+    )
+    test_fraction: float = setting(
+        0.2,
+        "Share of the images held out as the test split, only where the source has none of its own. "
+        "The same images for every seed.",
+        minimum=0.01,
+        maximum=0.9,
+    )
+    split_seed: int = setting(
+        -1, "Seed of the choice of labelled and dev images; -1: --seed.", minimum=-1
+    )
+    images_per_shard: int = setting(4096, "Images in one TFRecord shard.", minimum=1)
+    max_corrupt_fraction: float = setting(
+        0.01, "Largest share of images that may be unreadable before the run is refused.",
+        minimum=0.0, maximum=1.0,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for count, fraction in (("num_labeled", "labeled_fraction"), ("num_dev", "dev_fraction")):
+            if getattr(self, count) and getattr(self, fraction):
+                raise UserError(
+                    f"--{count}={getattr(self, count)} and --{fraction}={getattr(self, fraction)} "
+                    "were both given: give one of them."
+                )
+        for name in ("dataset", "unlabeled_dataset", "test_dataset"):
+            source = getattr(self, name)
+            kind, _, rest = source.partition(":")
+            known = source in ("", "digits") or (kind in ("tfds", "folder", "tfrecord") and rest)
+            if not known or (name == "dataset" and not source):
+                raise UserError(
+                    f"--{name}={source!r} is not a data source: expected digits, tfds:NAME, "
+                    "folder:PATH or tfrecord:PATTERN."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    """The chain of networks and the noise inside them."""
+
+    models: PerGeneration = setting(
+        ("resnet20", "resnet26"),
+        "Network names: the teacher's, then each generation's student; with --teacher the students' alone.",
+        of=str,
+    )
+    image_size: int = setting(
+        0, "Side of the square images that the networks take, pixels; 0: the first labelled image's "
+        "shorter side.", minimum=0, maximum=2048,
+    )
+    dropout_rate: PerGeneration = setting(
+        (0.0, 0.5), "Dropout before the classifier.", minimum=0.0, maximum=0.99, of=float
+    )
+    survival_probability: PerGeneration = setting(
+        (1.0, 0.8),
+        "Stochastic depth: the survival probability of the last residual block, falling linearly from 1 "
+        "at the first; 1: off.",
+        minimum=0.01,
+        maximum=1.0,
+        of=float,
+    )
+    batch_norm_momentum: float = setting(
+        0.9, "Momentum of BatchNorm's moving statistics.", minimum=0.0, maximum=0.9999
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig(Section):
+    """The noise on training images."""
+
+    randaugment_num_ops: PerGeneration = setting(
+        (2,), "RandAugment operations for each image; 0: off.", minimum=0, maximum=16, of=int
+    )
+    randaugment_magnitude: PerGeneration = setting(
+        (9.0,), "RandAugment strength, from 0 to --randaugment_max_level.", minimum=0.0, of=float
+    )
+    randaugment_max_level: float = setting(
+        30.0, "The magnitude that means full strength.", minimum=0.001
+    )
+    randaugment_profile: str = setting(
+        "increasing",
+        "increasing: every operation grows with the magnitude | reference: the official code's arithmetic.",
+        choices=("increasing", "reference"),
+    )
+    randaugment_operations: str = setting(
+        "all", "Comma list of the operations that take part, or all: " + ",".join(RANDAUGMENT_OPERATIONS)
+    )
+    magnitude_mode: str = setting(
+        "constant",
+        "constant: every operation at the magnitude | uniform: drawn below it for each image.",
+        choices=("constant", "uniform"),
+    )
+    fill: int = setting(
+        128, "Gray level of what a geometric operation leaves empty.", minimum=0, maximum=255
+    )
+    crop_padding: PerGeneration = setting(
+        (4,), "Random crop after padding by this many pixels on each side; 0: off.", minimum=0, of=int
+    )
+    flip: str = setting(
+        "auto",
+        "Random horizontal flip: on | off | auto (off for digits, on otherwise).",
+        choices=("auto", "on", "off"),
+    )
+
+    @property
+    def operations(self):
+        if self.randaugment_operations == "all":
+            return RANDAUGMENT_OPERATIONS
+        return tuple(self.randaugment_operations.split(","))
+
+    def __post_init__(self):
+        super().__post_init__()
+        unknown = sorted(set(self.operations) - set(RANDAUGMENT_OPERATIONS))
+        if unknown:
+            raise UserError(
+                f"--randaugment_operations names {', '.join(map(repr, unknown))}: expected all or some of "
+                f"{', '.join(RANDAUGMENT_OPERATIONS)}."
+            )
+        strongest = max(self.randaugment_magnitude)
+        if self.randaugment_profile == "increasing" and strongest > self.randaugment_max_level:
+            raise UserError(
+                f"--randaugment_magnitude={strongest} is above --randaugment_max_level="
+                f"{self.randaugment_max_level}: lower the one or raise the other."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """One trainer for teacher and students; only these numbers differ."""
+
+    labeled_batch_size: PerGeneration = setting(
+        (128,), "Labelled images in a global batch.", minimum=1, of=int
+    )
+    ratio: PerGeneration = setting(
+        (3.0,), "Pseudo-labelled images for each labelled one in a student's batch.", minimum=0.0,
+        of=float, first=1,
+    )
+    mixing: str = setting(
+        "ratio",
+        "ratio: labelled and pseudo-labelled images in the proportion of --ratio | union: batches of the "
+        "same size drawn from both together.",
+        choices=("ratio", "union"),
+    )
+    train_images: PerGeneration = setting(
+        (0,), "Budget of a stage in images seen, labelled and pseudo-labelled together.", minimum=0, of=int
+    )
+    train_steps: PerGeneration = setting((0,), "Budget of a stage in steps.", minimum=0, of=int)
+    train_epochs: PerGeneration = setting(
+        (0.0,), "Budget of a stage in epochs over the labelled images.", minimum=0.0, of=float
+    )
+    optimizer: str = setting(
+        "sgd",
+        "sgd (with momentum) | rmsprop (as TensorFlow 1 and the paper have it) | adamw.",
+        choices=("sgd", "rmsprop", "adamw"),
+    )
+    learning_rate: PerGeneration = setting((0.1,), "Peak learning rate.", minimum=0.0, of=float)
+    momentum: float = setting(0.9, "Momentum of SGD and RMSProp; AdamW's beta 1.", minimum=0.0, maximum=0.9999)
+    nesterov: bool = setting(False, "Nesterov momentum for SGD.")
+    weight_decay: PerGeneration = setting(
+        (1e-4,),
+        "L2 penalty, weight_decay x sum of 1/2 w^2 over trainable weights without BatchNorm's; decoupled "
+        "for AdamW.",
+        minimum=0.0,
+        of=float,
+    )
+    gradient_clip_norm: float = setting(0.0, "Clip the global gradient norm to this; 0: off.", minimum=0.0)
+    schedule: str = setting(
+        "cosine",
+        "Learning rate over a stage: constant | exponential (staircase) | multistep | cosine.",
+        choices=("constant", "exponential", "multistep", "cosine"),
+    )
+    warmup_epochs: float = setting(
+        0.0, "Linear warm-up from 0, in epochs over the labelled images.", minimum=0.0
+    )
+    decay_epochs: float = setting(
+        2.4, "Length of a stair of the exponential schedule, in epochs over the labelled images.", minimum=1e-6
+    )
+    decay_rate: float = setting(
+        0.97, "Factor of each stair of the exponential schedule.", minimum=0.0, maximum=1.0
+    )
+    multistep_fractions: str = setting(
+        "0.5,0.75", "Comma list of shares of the stage's steps after which the multistep schedule falls."
+    )
+    multistep_factor: float = setting(
+        0.1, "Factor of each fall of the multistep schedule.", minimum=0.0, maximum=1.0
+    )
+    label_smoothing: float = setting(
+        0.0, "Smoothing of labels and hard pseudo-labels: (1 - e) one-hot + e / classes.",
+        minimum=0.0, maximum=0.999,
+    )
+    loss_normalization: str = setting(
+        "labelled",
+        "What the summed loss is divided by: labelled (the paper: labelled mean + ratio x pseudo mean) | "
+        "all (the mean over all images).",
+        choices=("labelled", "all"),
+    )
+    ema_decay: float = setting(
+        0.0, "Decay of the moving average of the weights that is kept; 0: off.", minimum=0.0, maximum=0.999999
+    )
+    evaluations: int = setting(
+        10, "How often a stage is evaluated on dev while it trains.", minimum=1
+    )
+
+    @property
+    def fractions(self):
+        """`multistep_fractions` as a list of floats."""
+        return [float(one) for one in self.multistep_fractions.split(",")]
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            in_range = all(0.0 <= one <= 1.0 for one in self.fractions)
+        except ValueError:
+            in_range = False
+        if not in_range:
+            raise UserError(
+                f"--multistep_fractions={self.multistep_fractions!r} is not a comma list of numbers from 0 to "
+                "1: write it as 0.5,0.75."
+            )
+        budgets = ("train_images", "train_steps", "train_epochs")
+        given = [name for name in budgets if any(getattr(self, name))]
+        if len(given) != 1:
+            received = " and ".join(f"--{name}" for name in given) or "none"
+            raise UserError(
+                f"{received} of --train_images, --train_steps and --train_epochs: give exactly one budget."
+            )
+        if not all(getattr(self, given[0])):
+            raise UserError(f"--{given[0]}: every value must be above 0.")
+        if self.mixing == "union" and self.loss_normalization == "labelled":
+            raise UserError(
+                "--mixing=union draws batches without a fixed number of labelled images: give "
+                "--loss_normalization=all with it."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoConfig(Section):
+    """Filter and balance, and what a student learns from a pseudo-label."""
+
+    policy: str = setting(
+        "paper",
+        "paper: the most confident --images_per_class of each class, repeated up to it | gap: a floor and a "
+        "largest gap between classes, labelled images included | none: the confidence filter alone.",
+        choices=("paper", "gap", "none"),
+    )
+    min_confidence: PerGeneration = setting(
+        (0.3,), "Least confidence of a pseudo-label that is kept. The teacher labels for the student of the "
+        "next generation, so the list begins with the first student's value.",
+        minimum=0.0, maximum=1.0, of=float,
+    )
+    images_per_class: int = setting(
+        0, "Images of each class under the paper policy; 0: as many as the mean over classes above the "
+        "threshold.", minimum=0,
+    )
+    gap_floor: int = setting(4000, "Least images of each class under the gap policy.", minimum=0)
+    gap_margin: int = setting(
+        1000, "Most images by which a class may exceed the smallest under the gap policy.", minimum=0
+    )
+    select: str = setting(
+        "each_generation",
+        "each_generation: every teacher selects anew | once: the first selection stays and is re-labelled.",
+        choices=("each_generation", "once"),
+    )
+    pseudo_label: str = setting(
+        "soft",
+        "soft: the teacher's probabilities | hard: its first choice | smooth: 1 - e on the first choice and "
+        "e / (classes - 1) on each other.",
+        choices=("soft", "hard", "smooth"),
+    )
+    smooth_epsilon: float = setting(0.1, "e of --pseudo_label=smooth.", minimum=0.0, maximum=0.999)
+    temperature: float = setting(
+        1.0, "Soft labels are p^(1/T), normalised: below 1 sharpens, above 1 flattens.",
+        minimum=0.01, maximum=100.0,
+    )
+    chance_p_value: float = setting(
+        0.01, "A teacher is refused where guessing the most common class would do as well on dev with a "
+        "probability above this (one-sided binomial test).", minimum=0.0, maximum=1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Section):
+    """The chain as a whole and the machine it runs on."""
+
+    workdir: str = setting("", "Folder of the run; finished stages in it are used again. Required.")
+    seed: int = setting(0, "Seed of everything random.", minimum=0)
+    teacher: str = setting(
+        "", "A .keras model that starts the chain instead of a trained teacher; --models are then the "
+        "students.",
+    )
+    patience: int = setting(
+        0, "Stop after this many students in a row that are not better; 0: off.", minimum=0
+    )
+    strategy: str = setting(
+        "auto",
+        "one: one device | mirrored: every device of this machine | auto: mirrored where there are several "
+        "GPUs.",
+        choices=("auto", "one", "mirrored"),
+    )
+    logical_devices: int = setting(
+        0, "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); 0: as "
+        "it is.", minimum=0, maximum=64,
+    )
+    eval_batch_size: int = setting(500, "Images in a batch of scoring and evaluation.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    noise: NoiseConfig
+    train: TrainConfig
+    pseudo: PseudoConfig
+
+    @classmethod
+    def from_values(cls, values):
+        """Builds a configuration from flat settings.
+
+        Args:
+            values: dict from the name of a setting to its value; what is left out keeps its default. Values of
+                `PerGeneration` settings are lists of strings or of values.
+
+        Raises:
+            UserError: a value is not allowed.
+        """
+        sections = {}
+        for part in dataclasses.fields(cls):
+            given = {}
+            for field in dataclasses.fields(part.type):
+                if field.name in values:
+                    given[field.name] = _convert(field, values[field.name])
+            sections[part.name] = part.type(**given)
+        return cls(**sections)
+
+    @property
+    def num_students(self):
+        """Generations after the teacher."""
+        return len(self.model.models) - (0 if self.run.teacher else 1)
+
+    def model_name(self, generation):
+        """Name of the network of a generation; 0 is the teacher."""
+        return self.model.models[generation - (1 if self.run.teacher else 0)]
+
+    @property
+    def split_seed(self):
+        return self.run.seed if self.data.split_seed < 0 else self.data.split_seed
+
+    @property
+    def flips(self):
+        """Whether training images are mirrored at random."""
+        if self.noise.flip != "auto":
+            return self.noise.flip == "on"
+        return not self.data.dataset.startswith(NEVER_FLIPPED)
+
+
+def settings():
+    """All settings in order, as dataclass fields."""
+    return [field for part in dataclasses.fields(Config) for field in dataclasses.fields(part.type)]
+
+
+def _convert(field, value):
+    kind = field.metadata["of"]
+    if kind is None:
+        return value
+    try:
+        return PerGeneration(kind(one) for one in value)
+    except ValueError:
+        raise UserError(
+            f"--{field.name}={','.join(map(str, value))} is not understood: expected a comma list of "
+            f"{kind.__name__} values."
+        ) from None

@@ -1,0 +1,223 @@
+"""Shard sets: TFRecord files in a folder, and a manifest that says how many records each must have.
+
+TFRecord alone cannot tell a complete file from one that was cut on a record boundary, and the
+reader stops at the first corrupt record. So every read is counted against the manifest, which is
+written last.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import tensorflow as tf
+
+from nsk.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder, kind, class_names, files):
+    """Writes the manifest that completes a shard set.
+
+    Args:
+        folder: path of the shard set.
+        kind: "images" or "pseudo".
+        class_names: list of strings.
+        files: list of `{"name": file name, "records": count}`, in reading order.
+    """
+    manifest = {"kind": kind, "class_names": list(class_names), "files": files}
+    unfinished = Path(folder) / f"{MANIFEST}.unfinished"
+    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, Path(folder) / MANIFEST)
+
+
+class ShardWriter:
+    """Streams records into shards of a fixed length; a context manager.
+
+    Leaving the context writes the manifest, unless an error left it.
+
+    Args:
+        folder: path of the shard set, made if needed.
+        kind: "images" or "pseudo".
+        class_names: list of strings.
+        images_per_shard: int, records in every shard but the last.
+    """
+
+    def __init__(self, folder, kind, class_names, images_per_shard):
+        self.folder = Path(folder)
+        self.kind = kind
+        self.class_names = class_names
+        self.images_per_shard = images_per_shard
+        self._files = []
+        self._writer = None
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def write(self, serialized):
+        """Appends one record, a serialized `tf.train.Example`."""
+        if self._writer is None:
+            name = f"{len(self._files):05d}.tfrecord"
+            self._writer = tf.io.TFRecordWriter(os.fspath(self.folder / name))
+            self._files.append({"name": name, "records": 0})
+        self._writer.write(serialized)
+        self._files[-1]["records"] += 1
+        if self._files[-1]["records"] == self.images_per_shard:
+            self._close()
+
+    def _close(self):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __exit__(self, kind_of_error, error, traceback):
+        self._close()
+        if kind_of_error is None:
+            write_manifest(self.folder, self.kind, self.class_names, self._files)
+
+
+def read_records(path, expected=None):
+    """Yields the serialized records of one shard as bytes.
+
+    Args:
+        path: path of the TFRecord file.
+        expected: int, how many records it must have; None: any number.
+
+    Raises:
+        UserError: the file is missing, corrupt, or has fewer or more records than expected.
+    """
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
+            count += 1
+            if expected is None or count <= expected:
+                yield record
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{path} cannot be read after {count} records ({type(error).__name__}): make it again."
+        ) from error
+    if expected is not None and count != expected:
+        raise UserError(
+            f"{path} has {count} records, its manifest says {expected}: make the shard set again."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSet:
+    """A complete shard set.
+
+    Attributes:
+        folder: its path.
+        kind: "images" or "pseudo".
+        class_names: tuple of strings.
+        names: tuple of file names, in reading order.
+        counts: tuple of ints, records in each file.
+    """
+
+    folder: Path
+    kind: str
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder):
+        """Opens the shard set in `folder`.
+
+        Raises:
+            UserError: the manifest or a shard is missing, or the manifest cannot be understood.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing, so {folder} is not a complete shard set: make it again."
+            )
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            shard_set = cls(
+                folder,
+                manifest["kind"],
+                tuple(manifest["class_names"]),
+                tuple(file["name"] for file in manifest["files"]),
+                tuple(int(file["records"]) for file in manifest["files"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the manifest of a shard set ({type(error).__name__}: {error})."
+            ) from error
+        for shard in shard_set.paths:
+            if not shard.is_file():
+                raise UserError(
+                    f"{shard} is missing but {path} names it: make the shard set again."
+                )
+        return shard_set
+
+    @property
+    def paths(self):
+        return tuple(self.folder / name for name in self.names)
+
+    @property
+    def num_records(self):
+        return sum(self.counts)
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+    def records(self, index):
+        """Yields the serialized records of shard `index` as bytes; see `read_records`."""
+        return read_records(self.paths[index], self.counts[index])
+
+    def read(self, shards=None):
+        """The serialized records as a `tf.data.Dataset`, shard after shard in file order.
+
+        A missing, corrupt or miscounted shard fails the iteration with an error of TensorFlow's,
+        which does not name the file: iterate within `naming_broken_shards`.
+
+        Args:
+            shards: the shards to read: an index, a sequence of indices, or None for all.
+
+        Returns:
+            A dataset of scalar string tensors.
+        """
+        if shards is None:
+            shards = range(len(self.names))
+        elif isinstance(shards, int):
+            shards = [shards]
+        paths = tf.constant([os.fspath(self.paths[index]) for index in shards], tf.string)
+        counts = tf.constant([self.counts[index] for index in shards], tf.int64)
+        files = tf.data.Dataset.from_tensor_slices((paths, counts))
+        return files.flat_map(read_shard)
+
+    @contextlib.contextmanager
+    def naming_broken_shards(self):
+        """Turns an error of iterating over `read` into a UserError that names the broken shard."""
+        try:
+            yield
+        except (
+            tf.errors.DataLossError,
+            tf.errors.FailedPreconditionError,
+            tf.errors.NotFoundError,
+        ):
+            self.verify()
+            raise
+
+    def verify(self):
+        """Reads every record; raises UserError naming the first shard that is broken."""
+        for index in range(len(self.names)):
+            for _ in self.records(index):
+                pass
+
+
+def read_shard(path, expected):
+    """The records of one shard as a counted `tf.data.Dataset`; for `flat_map` and `interleave`.
+
+    Args:
+        path: scalar string tensor.
+        expected: scalar int64 tensor; iterating fails on fewer or more records than this.
+    """
+    return tf.data.TFRecordDataset(path).apply(tf.data.experimental.assert_cardinality(expected))

@@ -1,0 +1,347 @@
+"""Where images come from: each source names its classes and yields encoded images.
+
+A source has
+
+- `class_names`: a list of strings, or None where it has no labels;
+- `splits`: those of train, labeled, unlabeled, dev and test that it has. `train` is a pool that is
+  still to be divided; the others are taken as they are;
+- `images(split)`: an iterator over `SourceImage`s, as often as it is asked for.
+
+Ids are unique within a split and stay the same from run to run.
+"""
+
+import collections
+import dataclasses
+import functools
+import glob
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from PIL import Image
+
+from nsk.data import shards
+from nsk.errors import UserError
+
+SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+    """One image as its source has it; `label` is None where it is not known."""
+
+    id: str
+    encoded: bytes
+    label: int | None
+
+
+def open_source(name, config):
+    """Opens a source by its name on the command line.
+
+    Args:
+        name: digits, tfds:NAME[/config], folder:PATH or tfrecord:PATTERN.
+        config: a `DataConfig`; `train_split` and `test_split` say which TFDS splits are meant.
+
+    Raises:
+        UserError: the source is missing or not laid out as it should be.
+    """
+    kind, _, place = name.partition(":")
+    if name == "digits":
+        return DigitsSource()
+    if kind == "tfds":
+        return TfdsSource(place, config.train_split, config.test_split)
+    if kind == "folder":
+        return FolderSource(Path(place))
+    if kind == "tfrecord":
+        return TfrecordSource(place)
+    raise ValueError(f"Not the name of a source: {name!r}.")
+
+
+class DigitsSource:
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings along."""
+
+    splits = ("train",)
+
+    def __init__(self):
+        self.class_names = [str(digit) for digit in range(10)]
+
+    def images(self, split):
+        from sklearn import datasets
+
+        digits = datasets.load_digits()
+        # Levels 0..16 become 0..255.
+        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            yield SourceImage(f"digits/{number:04d}", buffer.getvalue(), int(label))
+
+
+class TfdsSource:
+    """A data set of TensorFlow Datasets; its images keep their bytes.
+
+    It is looked for where TFDS looks (TFDS_DATA_DIR), and downloaded where it is not prepared
+    there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one.
+    """
+
+    def __init__(self, name, train_split, test_split):
+        self.name = name
+        self._builder = _prepared_builder(name)
+        self._names = {"train": train_split, "test": test_split}
+        present = set(self._builder.info.splits)
+        for unlabeled in sorted(present & {"unlabeled", "unlabelled"}):
+            self._names["unlabeled"] = unlabeled
+        # Many data sets have no test split: the default name is then no mistake of the user's.
+        if test_split == "test" and "test" not in present:
+            del self._names["test"]
+        for flag in ("train", "test"):
+            self._check_split(flag)
+        self.splits = tuple(split for split in SPLITS if split in self._names)
+        self._image, self._label = _find_features(name, self._builder.info)
+        feature = self._builder.info.features[self._label] if self._label else None
+        self.class_names = list(feature.names) if feature is not None else None
+
+    def _check_split(self, flag):
+        split = self._names.get(flag)
+        if split is None:
+            return
+        try:
+            self._builder.info.splits[split]
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"--{flag}_split={split!r} is not a split of tfds:{self.name}: expected one of "
+                f"{', '.join(self._builder.info.splits)}."
+            ) from error
+
+    def images(self, split):
+        import tensorflow_datasets as tfds
+
+        wanted = {self._image: True} | ({self._label: True} if self._label else {})
+        dataset = self._builder.as_dataset(
+            split=self._names[split],
+            decoders=tfds.decode.PartialDecoding(
+                wanted, decoders={self._image: tfds.decode.SkipDecoding()}
+            ),
+            read_config=tfds.ReadConfig(add_tfds_id=True),
+        )
+        try:
+            # In batches only because iterating one by one is several times slower.
+            for batch in dataset.batch(256).prefetch(2).as_numpy_iterator():
+                labels = (
+                    batch[self._label].tolist() if self._label else [-1] * len(batch["tfds_id"])
+                )
+                rows = zip(batch["tfds_id"], batch[self._image], labels, strict=True)
+                for id, encoded, label in rows:
+                    # TFDS writes -1 where the label is not known.
+                    yield SourceImage(id.decode(), encoded, label if label >= 0 else None)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"The prepared copy of tfds:{self.name} in {self._builder.data_dir} cannot be read "
+                f"({type(error).__name__}): prepare it again."
+            ) from error
+
+
+def _prepared_builder(name):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"--dataset=tfds:{name} needs TensorFlow Datasets: pip install tensorflow-datasets."
+        ) from error
+    try:
+        builder = tfds.builder(name)
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+    # TFDS raises nearly anything: unknown names, no network, a manual download that is not there.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"tfds:{name} is neither prepared nor can it be downloaded ({reason}): check the "
+            "name and the network, or set TFDS_DATA_DIR to a folder that holds a prepared copy."
+        ) from error
+    return builder
+
+
+def _find_features(name, info):
+    import tensorflow_datasets as tfds
+
+    def choose(kind, preferred):
+        found = [key for key, feature in info.features.items() if isinstance(feature, kind)]
+        supervised = [key for key in (info.supervised_keys or ()) if key in found]
+        named = [key for key in found if key == preferred]
+        return next(iter(supervised + named + found), None)
+
+    image = choose(tfds.features.Image, "image")
+    if image is None:
+        raise UserError(
+            f"tfds:{name} has no image feature, only {', '.join(info.features)}: choose another "
+            "data set."
+        )
+    return image, choose(tfds.features.ClassLabel, "label")
+
+
+class FolderSource:
+    """Image files below a folder; ids are their paths relative to it.
+
+    Either every subfolder is a class, or the subfolders are splits: train or labeled, dev and test
+        with a
+    subfolder for each class, and unlabeled with images at any depth. A folder that holds images
+    directly is a set of unlabelled ones.
+    """
+
+    def __init__(self, root):
+        self.root = root
+        if not root.is_dir():
+            raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
+        subfolders = {path.name: path for path in _visible(root) if path.is_dir()}
+        found = tuple(split for split in SPLITS if split in subfolders)
+        if any(map(_is_image, _visible(root))):
+            self._folders = {"unlabeled": root}
+        elif found and len(found) == len(subfolders):
+            self._folders = {split: subfolders[split] for split in found}
+        elif found:
+            others = sorted(set(subfolders) - set(found))
+            raise UserError(
+                f"{root} has the splits {', '.join(found)} beside {', '.join(others[:5])}: "
+                f"expected either class folders, or only folders named {', '.join(SPLITS)}."
+            )
+        else:
+            self._folders = {"train": root}
+        if "train" in self._folders and "labeled" in self._folders:
+            raise UserError(f"{root} has both train and labeled: keep one of the two folders.")
+        self.splits = tuple(split for split in SPLITS if split in self._folders)
+        self.class_names = self._find_classes()
+        for split in self.splits:
+            if next(self._files(split), None) is None:
+                raise UserError(
+                    f"{self._folders[split]} holds no image: expected {', '.join(IMAGE_SUFFIXES)} "
+                    + ("files." if split == "unlabeled" else "files in one folder for each class.")
+                )
+
+    def _find_classes(self):
+        names = None
+        for split in self.splits:  # train or labeled comes first and names the classes.
+            if split == "unlabeled":
+                continue
+            folders = [path for path in _visible(self._folders[split]) if path.is_dir()]
+            for folder in folders:
+                if next(_image_files(folder), None) is None:
+                    raise UserError(f"{folder} is a class without images: fill it or remove it.")
+            here = [folder.name for folder in folders]
+            names = here if names is None else names
+            unknown = sorted(set(here) - set(names))
+            if unknown:
+                raise UserError(
+                    f"{self._folders[split]} has classes that {self._folders[self.splits[0]]} has "
+                    f"not: {', '.join(unknown[:5])}. Rename or remove them."
+                )
+        return names
+
+    def _files(self, split):
+        """Yields (path, label) in the order of the paths."""
+        folder = self._folders[split]
+        if split == "unlabeled":
+            for path in _image_files(folder):
+                yield path, None
+            return
+        for label, name in enumerate(self.class_names):
+            for path in _image_files(folder / name):
+                yield path, label
+
+    def images(self, split):
+        for path, label in self._files(split):
+            try:
+                encoded = path.read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"{path} cannot be read ({error.strerror}): mend or remove it."
+                ) from error
+            # File names need not be UTF-8, but ids are.
+            id = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
+            yield SourceImage(id, encoded, label)
+
+
+def _visible(folder):
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _is_image(path):
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _image_files(folder):
+    """Yields the image files below a folder, at any depth; none where there is no such folder."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.startswith(".") and _is_image(path):
+                yield path
+
+
+class TfrecordSource:
+    """TFRecord files of this project's image records (see `nsk.data.records`).
+
+    The class names come from a manifest.json beside the files; without one they are "0" to the
+    largest label.
+    """
+
+    splits = ("train",)
+
+    def __init__(self, pattern):
+        self.pattern = pattern
+        self._paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
+        if not self._paths:
+            raise UserError(
+                f"tfrecord:{pattern} matches no file: give a pattern such as '/data/*.tfrecord'."
+            )
+        self._expected = {}
+        self._manifest_names = None
+        for folder in sorted({path.parent for path in self._paths}):
+            self._read_manifest(folder)
+
+    def _read_manifest(self, folder):
+        if not (folder / shards.MANIFEST).is_file():
+            return
+        shard_set = shards.ShardSet.load(folder)
+        self._expected |= dict(zip(shard_set.paths, shard_set.counts, strict=True))
+        names = list(shard_set.class_names)
+        if self._manifest_names not in (None, names):
+            raise UserError(
+                f"The manifests beside tfrecord:{self.pattern} disagree on the classes: give one."
+            )
+        self._manifest_names = names
+
+    @functools.cached_property
+    def class_names(self):
+        # One pass over the records either way: labels are also checked against a manifest's names.
+        labels = collections.Counter(image.label for image in self.images("train"))
+        labels.pop(None, None)
+        if not labels:
+            return None
+        names = self._manifest_names or [str(label) for label in range(max(labels) + 1)]
+        if min(labels) < 0 or max(labels) >= len(names):
+            raise UserError(
+                f"tfrecord:{self.pattern} has labels from {min(labels)} to {max(labels)}: "
+                f"expected 0 to {len(names) - 1}."
+            )
+        return names
+
+    def images(self, split):
+        for path in self._paths:
+            for record in shards.read_records(path, self._expected.get(path)):
+                try:
+                    features = tf.train.Example.FromString(record).features.feature
+                    id = features["id"].bytes_list.value[0].decode()
+                    encoded = features["image/encoded"].bytes_list.value[0]
+                except (DecodeError, IndexError, UnicodeDecodeError) as error:
+                    raise UserError(
+                        f"{path} has a record that is no tf.train.Example with id and "
+                        "image/encoded: expected records as this project writes them."
+                    ) from error
+                label = features["image/class/label"].int64_list.value
+                yield SourceImage(id, encoded, int(label[0]) if label else None)

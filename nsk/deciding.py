@@ -1,0 +1,55 @@
+"""Decisions over generations. The dev split alone makes them; test predictions are never read here."""
+
+import numpy as np
+
+from nsk.errors import UserError
+from nsk.evaluation import metrics
+from nsk.pseudo.scores import read_table
+
+
+def best_generation(chain):
+    """Index of the best generation: a later one wins unless it is worse by more than one standard error.
+
+    The standard error is that of the paired difference on the same dev images: two models of one chain agree
+    on most of them, so it is much smaller than that of either accuracy.
+    """
+    correct = [_correct_on_dev(generation) for generation in chain]
+    best = 0
+    for later in range(1, len(correct)):
+        worse_by = correct[best].mean() - correct[later].mean()
+        if worse_by <= metrics.paired_standard_error(correct[best], correct[later]):
+            best = later
+    return best
+
+
+def students_without_gain(chain):
+    """How many of the last students in a row are no better on dev than the best one before them."""
+    accuracies = [_correct_on_dev(generation).mean() for generation in chain]
+    first_best = int(np.argmax(accuracies))
+    return len(accuracies) - 1 - first_best
+
+
+def refuse_chance(teacher, p_value):
+    """UserError where guessing the most common class would do as well as the teacher on dev.
+
+    Pseudo-labels of such a teacher are noise, and every student after it would learn noise.
+    """
+    truth, choice = _dev_predictions(teacher)
+    num_correct = int((truth == choice).sum())
+    chance = metrics.chance_p_value(num_correct, truth, int(max(truth.max(), choice.max())) + 1)
+    if chance > p_value:
+        raise UserError(
+            f"{teacher.model.name} gets {num_correct} of {len(truth)} dev images right, which guessing one "
+            f"class would do with probability {chance:.2g} (allowed: {p_value}): it cannot teach. Give it "
+            "more labels or a longer budget, or a larger --num_dev if that number is small."
+        )
+
+
+def _dev_predictions(generation):
+    table = read_table(generation.evaluation.path / "dev.parquet", ["truth", "label"])
+    return table["truth"].to_numpy(), table["label"].to_numpy()
+
+
+def _correct_on_dev(generation):
+    truth, choice = _dev_predictions(generation)
+    return truth == choice

@@ -1,0 +1,8 @@
+"""Errors that are the user's to mend, told in one line."""
+
+
+class UserError(Exception):
+    """Flags, data or files are wrong: `main` prints the one line and exits with code 2.
+
+    The message says what was received, what was expected and what to do.
+    """

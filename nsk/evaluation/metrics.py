@@ -1,0 +1,161 @@
+"""Accuracy, calibration and their uncertainty from log-probabilities; pure NumPy.
+
+`log_probabilities` is a float array of shape (n, num_classes), natural logarithms, rows that sum to
+1 as probabilities up to float16 rounding; `labels` is an int array of shape (n,). Everything is
+computed in float64. Every function raises ValueError for no images, wrong shapes, labels out of
+range, NaN or rows that are no log-probabilities (logits, say).
+"""
+
+import numpy as np
+import scipy.stats
+
+NUM_CALIBRATION_BINS = 15  # Guo et al., 2017: the number published calibration errors use.
+
+
+def accuracy(log_probabilities, labels):
+    """Share of images whose most probable class is the label, in [0, 1]."""
+    return top_k_accuracy(log_probabilities, labels, 1)
+
+
+def top_k_accuracy(log_probabilities, labels, k):
+    """Share of images whose label is among the k most probable classes, in [0, 1].
+
+    Among equally probable classes the first counts as more probable, as in `np.argmax`.
+    """
+    log_probabilities, labels = _check(log_probabilities, labels)
+    if k < 1:
+        raise ValueError(f"k={k}: expected 1 or more.")
+    of_label = log_probabilities[np.arange(len(labels)), labels][:, np.newaxis]
+    class_before = np.arange(log_probabilities.shape[1]) < labels[:, np.newaxis]
+    ahead = (log_probabilities > of_label) | ((log_probabilities == of_label) & class_before)
+    return float(np.mean(ahead.sum(axis=1) < k))
+
+
+def negative_log_likelihood(log_probabilities, labels):
+    """Mean of -log p(label), in nats; infinite where a label was given the probability 0."""
+    log_probabilities, labels = _check(log_probabilities, labels)
+    return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
+
+
+def brier(log_probabilities, labels):
+    """Mean over images of sum_k (p_k - [k is the label])^2, in [0, 2]."""
+    log_probabilities, labels = _check(log_probabilities, labels)
+    errors = np.exp(log_probabilities)
+    errors[np.arange(len(labels)), labels] -= 1
+    return float(np.mean(np.sum(errors**2, axis=1)))
+
+
+def expected_calibration_error(log_probabilities, labels, num_bins=NUM_CALIBRATION_BINS):
+    """sum_b n_b / n |accuracy_b - confidence_b| over bins of the top-1 confidence, in [0, 1].
+
+    Bins have equal width; bin b of B holds confidences in (b / B, (b + 1) / B].
+
+    Reference:
+        [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
+    """
+    log_probabilities, labels = _check(log_probabilities, labels)
+    correct = log_probabilities.argmax(axis=1) == labels
+    confidences = np.exp(log_probabilities.max(axis=1))
+    inner_edges = np.arange(1, num_bins) / num_bins
+    bins = np.searchsorted(inner_edges, confidences, side="left")
+    # n_b |accuracy_b - confidence_b| is |sum of (correct - confidence)|: empty bins divide nothing.
+    gaps = np.bincount(bins, weights=correct - confidences, minlength=num_bins)
+    return float(np.sum(np.abs(gaps)) / len(labels))
+
+
+def summarize(log_probabilities, labels):
+    """All metrics of one evaluation.
+
+    Returns:
+        dict with the floats `accuracy`, `top5` (None with five classes or fewer), `nll`, `ece` and
+        `brier`, and the int `images`.
+    """
+    log_probabilities, labels = _check(log_probabilities, labels)
+    has_top5 = log_probabilities.shape[1] > 5
+    return {
+        "accuracy": accuracy(log_probabilities, labels),
+        "top5": top_k_accuracy(log_probabilities, labels, 5) if has_top5 else None,
+        "nll": negative_log_likelihood(log_probabilities, labels),
+        "ece": expected_calibration_error(log_probabilities, labels),
+        "brier": brier(log_probabilities, labels),
+        "images": len(labels),
+    }
+
+
+def paired_standard_error(correct_a, correct_b):
+    """Standard error of the difference of two models' accuracies on the same images.
+
+    Pairing takes out what both find easy or hard: only images on which the two differ count.
+
+    Args:
+        correct_a, correct_b: bool arrays of shape (n,), whether each model is right about each
+            image.
+
+    Returns:
+        float, the standard deviation of correct_a - correct_b over images, divided by sqrt(n).
+    """
+    correct_a, correct_b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    if correct_a.shape != correct_b.shape or correct_a.ndim != 1 or not len(correct_a):
+        raise ValueError(
+            f"correct_a {correct_a.shape} and correct_b {correct_b.shape}: expected two "
+            "arrays of the same shape (n,) with at least one image."
+        )
+    differences = correct_a.astype(np.float64) - correct_b
+    return float(np.std(differences) / np.sqrt(len(differences)))
+
+
+def chance_p_value(num_correct, labels, num_classes):
+    """How probable so many correct answers are for one who always guesses the most common class.
+
+    Args:
+        num_correct: int, images that the model is right about.
+        labels: int array of shape (n,).
+        num_classes: int.
+
+    Returns:
+        float in [0, 1], the p-value of a one-sided binomial test.
+    """
+    labels = _check_labels(labels, num_classes)
+    if not 0 <= num_correct <= len(labels):
+        raise ValueError(f"num_correct={num_correct}: expected 0 to {len(labels)}.")
+    most_common = np.bincount(labels).max() / len(labels)
+    test = scipy.stats.binomtest(int(num_correct), len(labels), most_common, alternative="greater")
+    return float(test.pvalue)
+
+
+def _check(log_probabilities, labels):
+    """The two as float64 (n, num_classes) and int64 (n,) arrays, or ValueError."""
+    log_probabilities = np.asarray(log_probabilities, np.float64)
+    if log_probabilities.ndim != 2 or log_probabilities.shape[1] < 2:
+        raise ValueError(
+            f"log_probabilities of shape {log_probabilities.shape}: expected (n, num_classes)."
+        )
+    labels = _check_labels(labels, log_probabilities.shape[1])
+    if len(labels) != len(log_probabilities):
+        raise ValueError(
+            f"{len(log_probabilities)} rows and {len(labels)} labels: expected as many."
+        )
+    # In float16 a logarithm near -7 is rounded by up to 0.002, near -10 by 0.004.
+    sums = np.exp(np.minimum(log_probabilities, 1)).sum(axis=1)
+    wrong = ~(np.abs(sums - 1) < 0.02)  # True for NaN too.
+    if wrong.any():
+        row = np.flatnonzero(wrong)[0]
+        raise ValueError(
+            f"row {row} of log_probabilities sums to {sums[row]:.4g} as probabilities: expected 1."
+        )
+    return log_probabilities, labels
+
+
+def _check_labels(labels, num_classes):
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels of shape {labels.shape} and type {labels.dtype}: expected integers of "
+            "shape (n,), at least one."
+        )
+    labels = labels.astype(np.int64)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: expected 0 to {num_classes - 1}."
+        )
+    return labels

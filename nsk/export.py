@@ -1,0 +1,59 @@
+"""Export: the best model as `.keras` and as a SavedModel that needs neither keras nor nsk.
+
+    model.keras
+    class_names.txt        one a line, in the order of the probabilities
+    saved_model/
+        serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
+        pixels             images: float32 (n, size, size, 3), values in [0, 255]
+
+Both signatures return `class_names`: string (n,), the first choices; `probabilities`: float32 (n, classes); and
+`labels`: string (n, classes), the name of each column of `probabilities`.
+"""
+
+import keras
+import tensorflow as tf
+
+from nsk.data.records import decode_image
+
+
+def export(model, class_names, folder):
+    """Writes a model for use.
+
+    Args:
+        model: `keras.Model` from float32 pixels in [0, 255] to logits.
+        class_names: list of strings.
+        folder: where it goes.
+
+    Returns:
+        dict: `model` and `image_size`.
+    """
+    image_size = model.input_shape[1]
+    model.save(folder / "model.keras")
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in class_names))
+    names = tf.constant(class_names)
+
+    def classify_pixels(images):
+        probabilities = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
+        count = tf.shape(probabilities)[0]
+        return {
+            "class_names": tf.gather(names, tf.argmax(probabilities, axis=-1)),
+            "probabilities": probabilities,
+            "labels": tf.tile(names[tf.newaxis], [count, 1]),
+        }
+
+    def classify_encoded(encoded):
+        images = tf.map_fn(
+            lambda one: decode_image(one, image_size), encoded, fn_output_signature=tf.uint8
+        )
+        images = tf.ensure_shape(images, [None, image_size, image_size, 3])
+        return classify_pixels(tf.cast(images, tf.float32))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default", classify_encoded, [tf.TensorSpec([None], tf.string, name="encoded")]
+    )
+    pixels = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
+    archive.add_endpoint("pixels", classify_pixels, [pixels])
+    archive.write_out(folder / "saved_model", verbose=False)
+    return {"image_size": image_size}

@@ -1,0 +1,112 @@
+"""Residual networks for small images: the 6n+2 family, ResNet9 and ResNet6."""
+
+import keras
+
+from nsk.models.layers import PaddedShortcut, StochasticDepth, survival_probabilities
+
+# (filters, strides) of the three stages.
+STAGES_6N2 = ((16, 1), (32, 2), (64, 2))
+STAGES_SMALL = ((32, 1), (64, 2), (128, 2))
+
+
+def build_resnet6n2(
+    builder, depth, *, num_classes, image_size, dropout_rate=0.0, survival_probability=1.0
+):
+    """ResNet-20, 26, 32, 38, ...: three stages of n = (depth - 2) / 6 basic blocks.
+
+    A bare 3x3 convolution is the stem, and a BatchNorm and ReLU stand before pooling instead of
+    after the stem. The shortcut into a new stage takes every second pixel and pads channels with
+    zeros, so every skip is an identity and every block has stochastic depth.
+
+    Args:
+        builder: `nsk.models.layers.Builder`.
+        depth: int, 6n + 2. At ten classes 20, 26, 32 and 38 have 269,818, 367,034, 464,250 and
+            561,466 trainable parameters.
+        num_classes: int.
+        image_size: int, side of the square images in pixels.
+        dropout_rate: float in [0, 1).
+        survival_probability: float in (0, 1], see `survival_probabilities`.
+
+    Returns:
+        keras.Model from float32 pixels in [0, 255], shape (batch, image_size, image_size, 3), to
+        float32 logits, shape (batch, num_classes).
+
+    Raises:
+        ValueError: `depth` is not 6n + 2 with n of 1 or more.
+
+    Reference:
+        [He et al., 2015](https://arxiv.org/abs/1512.03385), section 4.2.
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth={depth}: expected 6n + 2 with n of 1 or more.")
+    blocks_per_stage = depth // 6
+    survival = survival_probabilities(survival_probability, 3 * blocks_per_stage)
+    pixels, features = builder.image_input(image_size)
+    features = builder.conv(features, 16, "stem_conv")
+    for index, survives in enumerate(survival):
+        stage, position = divmod(index, blocks_per_stage)
+        name = f"stage{stage + 1}_block{position + 1}"
+        filters, strides = STAGES_6N2[stage]
+        shortcut = features
+        if position > 0:
+            strides = 1
+        elif strides > 1:
+            shortcut = PaddedShortcut(filters, strides, name=f"{name}_shortcut")(features)
+        branch = _basic_branch(builder, features, filters, strides, name)
+        branch = StochasticDepth(survives, name=f"{name}_depth")(branch)
+        features = builder.add_relu(branch, shortcut, name)
+    features = builder.batch_norm(features, "final_bn")
+    features = keras.layers.ReLU(name="final_relu")(features)
+    logits = builder.classifier(features, num_classes, dropout_rate)
+    return keras.Model(pixels, logits, name=f"resnet{depth}")
+
+
+def build_resnet9(builder, *, num_classes, image_size, dropout_rate=0.0):
+    """ResNet9: two convolutions and three basic blocks.
+
+    It has 317,930 trainable parameters at ten classes. The second and third block have a projection
+    (1x1 convolution and BatchNorm) for a shortcut. Only the first has an identity, and a first
+    block always survives: so there is no stochastic depth. Arguments and result are those of
+    `build_resnet6n2`.
+    """
+    pixels, features = _small_stem(builder, image_size)
+    for index, (filters, strides) in enumerate(STAGES_SMALL):
+        name = f"block{index + 1}"
+        branch = _basic_branch(builder, features, filters, strides, name)
+        shortcut = features
+        if strides > 1:
+            shortcut = builder.conv_bn(
+                features, filters, f"{name}_shortcut", kernel_size=1, strides=strides
+            )
+        features = builder.add_relu(branch, shortcut, name)
+    logits = builder.classifier(features, num_classes, dropout_rate)
+    return keras.Model(pixels, logits, name="resnet9")
+
+
+def build_resnet6(builder, *, num_classes, image_size, dropout_rate=0.0):
+    """ResNet6: two convolutions and three sums of two parallel convolutions.
+
+    It has 215,146 trainable parameters at ten classes. Each sum is
+    ReLU(BN(conv3x3(x)) + BN(conv3x3(x))): no path is an identity, so there is no stochastic depth.
+    Arguments and result are those of `build_resnet6n2`.
+    """
+    pixels, features = _small_stem(builder, image_size)
+    for index, (filters, strides) in enumerate(STAGES_SMALL):
+        name = f"block{index + 1}"
+        left = builder.conv_bn(features, filters, f"{name}_left", strides=strides)
+        right = builder.conv_bn(features, filters, f"{name}_right", strides=strides)
+        features = builder.add_relu(left, right, name)
+    logits = builder.classifier(features, num_classes, dropout_rate)
+    return keras.Model(pixels, logits, name="resnet6")
+
+
+def _small_stem(builder, image_size):
+    pixels, features = builder.image_input(image_size)
+    features = builder.conv_bn_relu(features, 32, "stem1")
+    return pixels, builder.conv_bn_relu(features, 32, "stem2", strides=2)
+
+
+def _basic_branch(builder, inputs, filters, strides, name):
+    """conv3x3-BN-ReLU-conv3x3-BN: the residual branch of a basic block."""
+    branch = builder.conv_bn_relu(inputs, filters, f"{name}_1", strides=strides)
+    return builder.conv_bn(branch, filters, f"{name}_2")

@@ -1,0 +1,120 @@
+"""The one place that draws random numbers during training.
+
+Every draw is a pure function of a key and of the example's position in the *global* batch. So replicas
+draw different noise, one device draws what N replicas draw together, and a resumed run draws what the
+undisturbed run would have drawn: nothing here has state that a checkpoint would have to hold.
+
+A key is derived from the run's seed and names (`key(seed, "gen1/student")`), folded with the step
+(`fold_in`), and then with the name of whoever draws (`named`). The generator is Philox
+(`tf.random.stateless_uniform(alg="philox")`), which gives the same numbers on every device type.
+
+Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward pass, and
+layers draw with `example_uniform`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+ALGORITHM = "philox"
+
+
+def key(seed, *names):
+    """Derives a key from the run's seed and any names.
+
+    Args:
+        seed: int, the run's seed.
+        *names: strings or ints that tell this use of the seed from every other.
+
+    Returns:
+        int64 array of shape (2,).
+    """
+    text = "\x1f".join(str(part) for part in (int(seed), *names))
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.int64).copy()
+
+
+def python_seed(seed, *names):
+    """An int in [0, 2**31) for libraries that take one integer (NumPy, Keras initializers)."""
+    return int(key(seed, *names)[0] & 0x7FFFFFFF)
+
+
+def fold_in(parent, number):
+    """A child key for a number that may be a tensor (a step, an epoch); shape (2,) int64."""
+    return tf.random.experimental.stateless_fold_in(
+        parent, tf.cast(number, tf.int64), alg=ALGORITHM
+    )
+
+
+def named(parent, name):
+    """A child key for a name: a layer's, or that of a kind of augmentation; shape (2,) int64."""
+    return fold_in(parent, key(0, name)[0])
+
+
+def uniform(draw_key, shape, minval=0.0, maxval=1.0):
+    """float32 tensor of `shape`, uniform in [minval, maxval)."""
+    return tf.random.stateless_uniform(
+        shape, seed=draw_key, minval=minval, maxval=maxval, dtype=tf.float32, alg=ALGORITHM
+    )
+
+
+def integers(draw_key, shape, maxval):
+    """int32 tensor of `shape`, uniform over 0..maxval-1."""
+    return tf.random.stateless_uniform(
+        shape, seed=draw_key, minval=0, maxval=maxval, dtype=tf.int32, alg=ALGORITHM
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scope:
+    key: tf.Tensor
+    positions: tf.Tensor
+    global_batch_size: int | tf.Tensor
+
+
+_active = threading.local()  # MirroredStrategy traces each replica in a thread of its own.
+
+
+@contextlib.contextmanager
+def scope(step_key, positions, global_batch_size):
+    """Within it, layers draw the noise of one step for one replica's rows of the global batch.
+
+    Args:
+        step_key: int64 tensor of shape (2,), a key already folded with the step.
+        positions: int tensor of shape (local_batch,): where each row of this replica's batch stands
+            in the global batch.
+        global_batch_size: int or scalar tensor, rows in the global batch.
+    """
+    previous = getattr(_active, "scope", None)
+    _active.scope = _Scope(step_key, positions, global_batch_size)
+    try:
+        yield
+    finally:
+        _active.scope = previous
+
+
+def example_uniform(name, batch_size, shape=()):
+    """Uniform draws in [0, 1) for every example that a layer sees.
+
+    Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
+    global batch alone. The whole global batch is drawn and this replica's rows are taken: cheap for
+    one number an example (stochastic depth) or one feature vector (dropout before the classifier).
+    Outside a scope (a model used by hand with `training=True`, say in `model.fit`) they come from
+    TensorFlow's global generator and cannot be repeated.
+
+    Args:
+        name: string, unique for the layer within its model.
+        batch_size: int or scalar tensor, rows that the layer sees.
+        shape: shape of one example's draws.
+
+    Returns:
+        float32 tensor of shape (batch_size, *shape).
+    """
+    active = getattr(_active, "scope", None)
+    if active is None:
+        return tf.random.uniform([batch_size, *shape])
+    draws = uniform(named(active.key, name), [active.global_batch_size, *shape])
+    return tf.gather(draws, active.positions)

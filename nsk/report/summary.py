@@ -1,0 +1,151 @@
+"""What a run came to: `summary.json` and the closing table.
+
+This is the only reader of test metrics, and of the sealed file with the truth about unlabelled images.
+"""
+
+import dataclasses
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from nsk import stage
+from nsk.progress import clock
+from nsk.pseudo.scores import read_table
+
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The stages of one generation.
+
+    Attributes:
+        model, evaluation: `Stage`s.
+        scores, selection, pseudo_labels: `Stage`s of a student; None for a teacher.
+    """
+
+    model: stage.Stage
+    evaluation: stage.Stage
+    scores: stage.Stage | None = None
+    selection: stage.Stage | None = None
+    pseudo_labels: stage.Stage | None = None
+
+
+def report(config, images, chain, best, export, nothing_new):
+    """Writes `summary.json`, prints the closing table and returns the summary.
+
+    Args:
+        config: `nsk.config.Config`.
+        images: the ingest `Stage`.
+        chain: list of `Generation`s.
+        best: index of the best one by dev.
+        export: the export `Stage`.
+        nothing_new: whether every stage was finished before.
+    """
+    workdir = Path(config.run.workdir)
+    summary = {
+        "generations": [
+            _describe(index, generation, images) for index, generation in enumerate(chain)
+        ],
+        "best": {"index": best},
+        "export": export.path.relative_to(workdir).as_posix(),
+        "num_images": images.counts["images"],
+        "seed": config.run.seed,
+        "environment": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+    stage.write_json_atomically(workdir / "summary.json", summary)
+    sys.stdout.write(closing_table(summary, workdir))
+    if nothing_new:
+        sys.stdout.write("Every stage was finished before: nothing was done.\n")
+    return summary
+
+
+def _describe(index, generation, images):
+    counts = generation.model.counts
+    description = {
+        "index": index,
+        "role": "student" if index else "teacher",
+        "model": counts["model"],
+        "parameters": counts["parameters"],
+        "images_seen": counts.get("images_seen"),  # None: adopted, trained elsewhere.
+        "seconds": counts.get("seconds"),
+        "stage": generation.model.name,
+        **{split: generation.evaluation.counts[split] for split in ("dev", "test")},
+    }
+    if generation.pseudo_labels is not None:
+        selection = generation.selection.counts
+        description["pseudo"] = {
+            "scored": generation.scores.counts["scored"],
+            "kept": selection["images"],
+            "copies": selection["copies"],
+            "precision": _precision(generation, images),
+            "per_class_candidates": selection["per_class"]["candidates"],
+            "per_class_copies": selection["per_class"]["copies"],
+        }
+    return description
+
+
+def _precision(generation, images):
+    """Share of kept pseudo-labels that are true; None where the truth is not known."""
+    sealed = images.path / "sealed" / "unlabeled_truth.parquet"
+    if not sealed.exists():
+        return None
+    table = read_table(sealed)
+    truth = dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    right = []
+    for path in sorted(generation.scores.path.glob("*.parquet")):
+        scored = read_table(path, ["id", "label"])
+        copies = read_table(generation.selection.path / path.name, ["copies"])["copies"]
+        rows = zip(*(column.to_pylist() for column in (*scored.columns, copies)), strict=True)
+        right += [truth[one] == label for one, label, shown in rows if shown and one in truth]
+    return float(np.mean(right)) if right else None
+
+
+def closing_table(summary, workdir):
+    """The table that a person reads at the end, as text."""
+    header = ("gen", "role", "model", "parameters", "dev", "test", "pseudo-labels", "precision", "time")
+    rows = [header]
+    for one in summary["generations"]:
+        pseudo = one.get("pseudo")
+        precision = pseudo and pseudo["precision"]
+        rows.append(
+            (
+                f"{one['index']}" + ("*" if one["index"] == summary["best"]["index"] else ""),
+                one["role"],
+                one["model"],
+                f"{one['parameters']:,}",
+                f"{one['dev']['accuracy']:.2%}",
+                f"{one['test']['accuracy']:.2%}",
+                f"{pseudo['kept']:,}" if pseudo else "-",
+                "-" if precision is None else f"{precision:.2%}",
+                "-" if one["seconds"] is None else clock(one["seconds"]),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    images = summary["num_images"]
+    return "\n".join(
+        (
+            "",
+            *lines,
+            "",
+            f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
+            f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
+            "Test decides nothing.",
+            f"Model: {workdir / summary['export'] / 'saved_model'}",
+            f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}",
+            "",
+        )
+    )

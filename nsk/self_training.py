@@ -1,0 +1,56 @@
+"""Noisy Student self-training, as a story. Read this first.
+
+    1. Train a teacher on the labelled images.
+    2. Let it label the unlabelled images, clean and without noise.
+    3. Keep what it is sure of, and balance the classes.
+    4. Train an equal or larger student on both, with noise.
+    5. The student becomes the teacher: go to 2.
+
+Each line below is a stage: a function of the configuration and of earlier stages' folders that fills a folder
+of its own, or finds it finished (`nsk/stage.py`). What the stages do is in `nsk/stages.py`.
+
+Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet classification (2020),
+arXiv 1911.04252.
+"""
+
+from nsk import deciding
+from nsk.report import summary
+from nsk.stages import Stages
+
+
+def run(config):
+    """Runs the whole chain, or what is left of it.
+
+    Args:
+        config: `nsk.config.Config`.
+
+    Returns:
+        dict: the summary, as written to `summary.json` in the workdir.
+
+    Raises:
+        UserError: settings or data do not allow the run.
+    """
+    stages = Stages(config)
+    images = stages.ingest()
+
+    model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
+    chain = [summary.Generation(model, stages.evaluate(model, images))]
+
+    for generation in range(1, config.num_students + 1):
+        deciding.refuse_chance(chain[-1], config.pseudo.chance_p_value)
+        scores = stages.score(generation, chain[-1].model, images)
+        if generation == 1 or config.pseudo.select == "each_generation":
+            selection = stages.select(generation, scores, images)
+        pseudo_labels = stages.write(generation, images, scores, selection)
+        student = stages.train(generation, images, pseudo_labels)
+        chain.append(
+            summary.Generation(
+                student, stages.evaluate(student, images), scores, selection, pseudo_labels
+            )
+        )
+        if deciding.students_without_gain(chain) >= config.run.patience > 0:
+            break
+
+    best = deciding.best_generation(chain)
+    export = stages.export(chain[best].model, images)
+    return summary.report(config, images, chain, best, export, stages.all_reused)

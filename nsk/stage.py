@@ -1,0 +1,198 @@
+"""A stage directory: fingerprint, lock, atomic publication, reuse.
+
+A stage's folder is named after the fingerprint of its settings and of its inputs' fingerprints:
+
+    gen1/student-3f9a1c04d2/
+        stage.json      settings, inputs, counts, and bytes and SHA-256 of every file; written last
+        ...             what the stage makes
+
+A finished stage with the same fingerprint is used again; a changed setting builds beside the old result and
+never over it. While it is being made the folder is called `....partial`; it gets its name by a rename, when
+everything in it is on disk.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from absl import logging
+
+from nsk.errors import UserError
+
+FORMAT = 1
+MANIFEST = "stage.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A finished stage.
+
+    Attributes:
+        path: its folder.
+        fingerprint: 10 hex digits that stand for its settings and inputs.
+        counts: what its build function returned (numbers and names, as JSON has them).
+        reused: whether it was there already.
+    """
+
+    path: Path
+    fingerprint: str
+    counts: dict
+    reused: bool = False
+
+    @property
+    def name(self):
+        """Folder and stage, as `gen1/student-3f9a1c04d2`."""
+        return "/".join(self.path.parts[-2:])
+
+
+def fingerprint(name, settings, inputs):
+    """10 hex digits of the SHA-256 of a stage's name, settings and its inputs' fingerprints."""
+    content = {
+        "format": FORMAT,
+        "stage": name,
+        "settings": settings,
+        "inputs": {role: stage.fingerprint for role, stage in inputs.items()},
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def run(workdir, name, build, *, settings, inputs):
+    """Returns the stage's finished folder, building it if it is not there.
+
+    Args:
+        workdir: the run's folder.
+        name: folder and kind, as `gen1/student`.
+        build: function that takes the folder to fill (empty) and returns the counts, a JSON-like dict.
+        settings: JSON-like dict of all settings that the result depends on.
+        inputs: dict from role to the `Stage`s that it is made from.
+
+    Returns:
+        A `Stage`.
+
+    Raises:
+        UserError: another process is building the same stage.
+    """
+    print_ = fingerprint(name, settings, inputs)
+    path = Path(workdir) / f"{name}-{print_}"
+    if path.exists():
+        return _reuse(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path):
+        if path.exists():  # Finished by the process that held the lock before.
+            return _reuse(path)
+        partial = path.with_name(path.name + ".partial")
+        # A later change lets stages go on inside a partial folder; until then they begin anew.
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        started = time.time()
+        counts = build(partial)
+        manifest = {
+            "format": FORMAT,
+            "stage": name,
+            "fingerprint": print_,
+            "settings": settings,
+            "inputs": {
+                role: {"stage": stage.name, "fingerprint": stage.fingerprint}
+                for role, stage in inputs.items()
+            },
+            "counts": counts,
+            "seconds": round(time.time() - started, 1),
+            "files": _sync_and_describe(partial),
+        }
+        _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        _sync_folder(partial)
+        os.rename(partial, path)
+        _sync_folder(path.parent)
+    logging.info("%s: done in %.1f s", f"{name}-{print_}", time.time() - started)
+    return load(path)
+
+
+def load(path):
+    """The finished stage at `path`; UserError where its manifest is missing or damaged."""
+    manifest_path = Path(path) / MANIFEST
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        return Stage(Path(path), manifest["fingerprint"], manifest["counts"])
+    except FileNotFoundError:
+        raise UserError(f"{path} is not a finished stage: it has no {MANIFEST}.") from None
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(
+            f"{manifest_path} is damaged ({error}): delete the folder {path} and run again to redo it."
+        ) from None
+
+
+def _reuse(path):
+    stage = dataclasses.replace(load(path), reused=True)
+    logging.info("%s: already done, used again", stage.name)
+    return stage
+
+
+@contextlib.contextmanager
+def _lock(path):
+    """Holds the stage for this process; the kernel lets go of it when the process ends in any way."""
+    lock_path = path.with_name(path.name + ".lock")
+    with open(lock_path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise UserError(
+                f"{path} is being made by {owner}: wait for it, or stop it, and run again."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            if path.exists():  # Published: nobody will build it again.
+                lock_path.unlink(missing_ok=True)
+
+
+def _sync_and_describe(folder):
+    """Brings every file to disk; returns {relative path: {bytes, sha256}}."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": digest,
+        }
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+    return files
+
+
+def _write_synced(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json_atomically(path, value):
+    """Writes a JSON file that is there whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    _write_synced(temporary, json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,225 @@
+"""The stages: what each one depends on, and which module does its work.
+
+Every method returns a finished `Stage` folder. Its settings and inputs are named in full, since they make its
+fingerprint: a changed setting rebuilds exactly the stages that depend on it.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import keras
+
+from nsk import export, stage, train_stage
+from nsk.data import ingest, pipeline
+from nsk.data.shards import ShardSet
+from nsk.errors import UserError
+from nsk.evaluation import suite
+from nsk.evaluation.predict import Predictor
+from nsk.pseudo import score, select_stage, write
+from nsk.training import strategy as strategies
+
+MODEL = "model.keras"
+
+
+class Stages:
+    """The stages of one run.
+
+    Attributes:
+        all_reused: whether every stage so far was there already.
+
+    Args:
+        config: `nsk.config.Config`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.workdir = Path(config.run.workdir)
+        self.all_reused = True
+        strategies.split_cpu(config.run.logical_devices)
+        self.strategy = strategies.make_strategy(config.run.strategy)
+
+    def _run(self, name, build, settings=None, **inputs):
+        made = stage.run(self.workdir, name, build, settings=settings or {}, inputs=inputs)
+        self.all_reused &= made.reused
+        return made
+
+    def ingest(self):
+        """Images into shard sets: labeled, unlabeled, dev, test."""
+        data, seed = self.config.data, self.config.split_seed
+        return self._run(
+            "data/images",
+            lambda folder: ingest.ingest(data, seed, folder),
+            {**data.at(0), "split_seed": seed},
+        )
+
+    def adopt_teacher(self, images):
+        """An earlier model as generation 0."""
+        path = Path(self.config.run.teacher)
+        model = load_model(path)
+        expected = (self.image_size(images), len(images.counts["class_names"]))
+        received = (model.input_shape[1], model.output_shape[-1])
+        if received != expected:
+            raise UserError(
+                f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} classes; "
+                f"the run has {expected[0]} pixels and {expected[1]} classes: give a teacher that fits, or "
+                "change --image_size or --dataset."
+            )
+
+        def build(folder):
+            shutil.copyfile(path, folder / MODEL)
+            parameters = train_stage.trainable_parameters(model)
+            return {"model": model.name, "parameters": parameters, "adopted": True}
+
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._run("gen0/teacher", build, {"sha256": digest}, images=images)
+
+    def train(self, generation, images, pseudo_labels=None):
+        """A teacher (generation 0) or a student, by the same trainer."""
+        name = f"gen{generation}/" + ("student" if generation else "teacher")
+        settings = self._training_settings(generation, images)
+
+        def build(folder):
+            job = train_stage.Job(
+                name=name,
+                settings=settings,
+                labeled=shard_set(images, "labeled"),
+                dev=shard_set(images, "dev"),
+                pseudo=shard_set(pseudo_labels, write.SHARDS) if generation else None,
+                labeled_copies=write.read_labeled_copies(pseudo_labels.path) if generation else {},
+                summary_folder=self.workdir
+                / "tensorboard"
+                / folder.relative_to(self.workdir).with_suffix(""),
+                eval_batch_size=self.config.run.eval_batch_size,
+            )
+            return train_stage.train(job, self.strategy, folder / MODEL)
+
+        inputs = {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
+        return self._run(name, build, settings, **inputs)
+
+    def _training_settings(self, generation, images):
+        config = self.config
+        settings = {
+            "seed": config.run.seed,
+            "architecture": config.model_name(generation),
+            "image_size": self.image_size(images),
+            "num_labeled": images.counts["images"]["labeled"],
+            "model": config.model.at(generation),
+            "noise": {
+                **config.noise.at(generation),
+                "flip": config.flips,
+                "operations": list(config.noise.operations),
+            },
+            "train": config.train.at(generation),
+        }
+        del settings["model"]["models"], settings["model"]["image_size"]
+        if generation:
+            pseudo = config.pseudo.at(generation)
+            targets = ("pseudo_label", "smooth_epsilon", "temperature")
+            settings["targets"] = {name: pseudo[name] for name in targets}
+        else:
+            del settings["train"]["ratio"], settings["train"]["mixing"]
+        return settings
+
+    def evaluate(self, model, images):
+        """Per-image predictions and metrics on dev and on test."""
+
+        def build(folder):
+            predict = self._predictor(model)
+            size = self.image_size(images)
+            return {
+                split: suite.evaluate(
+                    pipeline.load_images(shard_set(images, split), size),
+                    predict,
+                    folder / f"{split}.parquet",
+                )
+                for split in ("dev", "test")
+            }
+
+        return self._run(f"{model.path.parent.name}/evaluation", build, model=model, images=images)
+
+    def score(self, generation, teacher, images):
+        """The teacher's predictions of the unlabelled images."""
+
+        def build(folder):
+            unlabeled, size = shard_set(images, "unlabeled"), self.image_size(images)
+            return score.score(
+                unlabeled,
+                lambda shard: pipeline.load_images(unlabeled, size, shard),
+                self._predictor(teacher),
+                folder,
+                title=f"gen{generation}/scores",
+            )
+
+        return self._run(f"gen{generation}/scores", build, teacher=teacher, images=images)
+
+    def select(self, generation, scores, images):
+        """Which unlabelled images are kept, and how often each one is shown."""
+        pseudo = self.config.pseudo.at(generation)
+        names = ["policy", "min_confidence"]
+        names += {
+            "paper": ["images_per_class"],
+            "gap": ["gap_floor", "gap_margin"],
+            "none": [],
+        }[pseudo["policy"]]
+        settings = {"seed": self.config.run.seed, **{name: pseudo[name] for name in names}}
+        return self._run(
+            f"gen{generation}/selection",
+            lambda folder: select_stage.select_images(
+                settings, scores.path, shard_set(images, "labeled"), folder
+            ),
+            settings,
+            scores=scores,
+            images=images,
+        )
+
+    def write(self, generation, images, scores, selection):
+        """The selected images with their pseudo-labels as shards."""
+        return self._run(
+            f"gen{generation}/pseudo",
+            lambda folder: write.write(
+                shard_set(images, "unlabeled"), scores.path, selection.path, folder
+            ),
+            images=images,
+            scores=scores,
+            selection=selection,
+        )
+
+    def export(self, model, images):
+        """The model to keep: `.keras` and SavedModel."""
+        return self._run(
+            "export",
+            lambda folder: export.export(
+                load_model(model.path / MODEL), images.counts["class_names"], folder
+            ),
+            model=model,
+        )
+
+    def image_size(self, images):
+        """Side of the images that the networks take, pixels."""
+        return self.config.model.image_size or images.counts["image_side"]
+
+    def _predictor(self, model):
+        with self.strategy.scope():
+            loaded = load_model(model.path / MODEL)
+        return Predictor(loaded, self.config.run.eval_batch_size, self.strategy)
+
+
+def shard_set(made, split):
+    """A shard set inside a finished stage."""
+    return ShardSet.load(made.path / split)
+
+
+def load_model(path):
+    """A `.keras` model, safely: nothing in the file is executed.
+
+    Raises:
+        UserError: it is missing, damaged or no `.keras` file.
+    """
+    if path.suffix != ".keras" or not path.is_file():
+        raise UserError(f"{path} is not a .keras file: give the path of a model saved by nsk or Keras.")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The model {path} cannot be loaded ({reason}): give another one.") from None

@@ -1,0 +1,233 @@
+"""What a training stage is made of: streams, recipe, model and trainer, from settings and shard sets.
+
+Teachers and students go the same way. A teacher has one stream, the labelled images; a student has a second one,
+the pseudo-labelled images, or with `--mixing=union` one stream over both.
+"""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+from absl import logging
+
+from nsk import models, noise
+from nsk.data import augment, pipeline
+from nsk.evaluation import metrics
+from nsk.evaluation.predict import Predictor
+from nsk.training import losses, schedules
+from nsk.training import strategy as strategies
+from nsk.training.trainer import Recipe, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training stage.
+
+    Attributes:
+        name: folder and kind, as `gen1/student`; tells its noise from every other stage's.
+        settings: the stage's settings, as `stages.training_settings` makes them.
+        labeled, dev: `ShardSet`s.
+        pseudo: the student's `ShardSet` of pseudo-labels; None for a teacher.
+        labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one each.
+        summary_folder: where TensorBoard's events go.
+        eval_batch_size: images in a batch of evaluation.
+    """
+
+    name: str
+    settings: dict
+    labeled: object
+    dev: object
+    pseudo: object
+    labeled_copies: dict
+    summary_folder: object
+    eval_batch_size: int
+
+    @property
+    def num_classes(self):
+        return len(self.labeled.class_names)
+
+
+def train(job, strategy, model_path):
+    """Trains, saves the model and returns the stage's counts.
+
+    Args:
+        job: a `Job`.
+        strategy: a `tf.distribute.Strategy`.
+        model_path: where the `.keras` file goes, with the averaged weights where there is an average.
+
+    Returns:
+        dict: `model`, `parameters` (trainable), `streams` and what `Trainer.train` returns.
+    """
+    settings = job.settings
+    streams = make_streams(job)
+    recipe = make_recipe(settings, streams)
+    for stream in streams:
+        strategies.check_divisible(strategy, **{f"{stream.name}_batch": stream.batch_size})
+    key = noise.key(settings["seed"], job.name)
+    trainer = Trainer(functools.partial(build_model, job), recipe, key, strategy)
+    accounting = {stream.name: account(stream, recipe.num_steps) for stream in streams}
+    for name, seen in accounting.items():
+        logging.info(
+            "%s: %s images, %s in an epoch with copies, seen %.2f times",
+            name, f"{seen['images']:,}", f"{seen['epoch']:,}", seen["epochs"],
+        )
+    dev = pipeline.load_images(job.dev, settings["image_size"])
+    predict = Predictor(trainer.published_model, job.eval_batch_size)
+    counts = trainer.train(
+        functools.partial(
+            pipeline.training_batches, streams, key, make_augmentation(settings["noise"])
+        ),
+        evaluate=lambda _: metrics.summarize(predict(dev.images), dev.labels),
+        evaluations=settings["train"]["evaluations"],
+        summary_folder=job.summary_folder,
+        title=f"{job.name} {settings['architecture']}",
+    )
+    model = trainer.publish()
+    model.save(model_path)
+    return {
+        "model": settings["architecture"],
+        "parameters": trainable_parameters(model),
+        "streams": accounting,
+        **counts,
+    }
+
+
+def make_streams(job):
+    """(labelled,), (labelled, pseudo-labelled) or (union,), as `pipeline.Stream`s."""
+    train = job.settings["train"]
+    sizes = stream_batch_sizes(train, with_pseudo=job.pseudo is not None)
+    labeled = pipeline.load_images(job.labeled, job.settings["image_size"])
+    copies = [job.labeled_copies.get(one, 1) for one in labeled.ids]
+    streams = [
+        pipeline.Stream(
+            "labeled",
+            labeled.images,
+            losses.label_targets(labeled.labels, job.num_classes, train["label_smoothing"]),
+            labeled.copies * copies,
+            sizes[0],
+        )
+    ]
+    if job.pseudo is not None and len(sizes) > 1 and sizes[1] == 0:
+        return tuple(streams)
+    if job.pseudo is not None:
+        pseudo = pipeline.load_images(job.pseudo, job.settings["image_size"])
+        targets = job.settings["targets"]
+        streams.append(
+            pipeline.Stream(
+                "pseudo",
+                pseudo.images,
+                losses.pseudo_targets(
+                    tf.constant(pseudo.log_probabilities),
+                    targets["pseudo_label"],
+                    temperature=targets["temperature"],
+                    smooth_epsilon=targets["smooth_epsilon"],
+                    label_smoothing=train["label_smoothing"],
+                ),
+                pseudo.copies,
+                sizes[-1],
+            )
+        )
+    if len(streams) > len(sizes):
+        return (pipeline.join(*streams, "union", sizes[0]),)
+    return tuple(streams)
+
+
+def stream_batch_sizes(train, with_pseudo):
+    """Global batch size of each stream of a stage.
+
+    Args:
+        train: the `TrainConfig` values of one generation, a dict.
+        with_pseudo: whether there are pseudo-labels.
+    """
+    labeled = train["labeled_batch_size"]
+    if not with_pseudo:
+        return (labeled,)
+    pseudo = round(labeled * train["ratio"])
+    return (labeled + pseudo,) if train["mixing"] == "union" else (labeled, pseudo)
+
+
+def num_training_steps(train, num_labeled, global_batch_size):
+    """Steps of a stage's budget, at least 1.
+
+    Args:
+        train: the `TrainConfig` values of one generation, a dict.
+        num_labeled: labelled images.
+        global_batch_size: images of all streams in a step.
+    """
+    if train["train_steps"]:
+        return train["train_steps"]
+    if train["train_images"]:
+        return max(1, round(train["train_images"] / global_batch_size))
+    return max(1, round(train["train_epochs"] * num_labeled / train["labeled_batch_size"]))
+
+
+def make_recipe(settings, streams):
+    """The trainer's `Recipe` for these settings and streams."""
+    train, num_labeled = settings["train"], settings["num_labeled"]
+    sizes = tuple(stream.batch_size for stream in streams)
+    num_steps = num_training_steps(train, num_labeled, sum(sizes))
+    steps_per_epoch = num_labeled / train["labeled_batch_size"]
+    rates = schedules.learning_rates(
+        train["schedule"],
+        train["learning_rate"],
+        num_steps,
+        warmup_steps=round(train["warmup_epochs"] * steps_per_epoch),
+        decay_steps=train["decay_epochs"] * steps_per_epoch,
+        decay_rate=train["decay_rate"],
+        multistep_fractions=[float(one) for one in train["multistep_fractions"].split(",")],
+        multistep_factor=train["multistep_factor"],
+    )
+    return Recipe(
+        learning_rates=rates,
+        batch_sizes=sizes,
+        optimizer=train["optimizer"],
+        momentum=train["momentum"],
+        nesterov=train["nesterov"],
+        weight_decay=train["weight_decay"],
+        gradient_clip_norm=train["gradient_clip_norm"],
+        loss_normalization=train["loss_normalization"],
+        ema_decay=train["ema_decay"],
+    )
+
+
+def make_augmentation(settings):
+    """Function of (images uint8, key) for the `NoiseConfig` values of one generation, a dict."""
+    return functools.partial(
+        augment.augment,
+        crop_padding=settings["crop_padding"],
+        flip=settings["flip"],
+        num_ops=settings["randaugment_num_ops"],
+        magnitude=settings["randaugment_magnitude"],
+        max_level=settings["randaugment_max_level"],
+        profile=settings["randaugment_profile"],
+        operations=settings["operations"],
+        magnitude_mode=settings["magnitude_mode"],
+        fill=settings["fill"],
+    )
+
+
+def build_model(job, synchronized):
+    """The stage's network with its initial weights."""
+    settings = job.settings
+    return models.build_model(
+        settings["architecture"],
+        num_classes=job.num_classes,
+        image_size=settings["image_size"],
+        synchronized=synchronized,
+        seed=noise.python_seed(settings["seed"], job.name, "weights"),
+        **settings["model"],
+    )
+
+
+def account(stream, num_steps):
+    """How often a stage sees a stream: images, rows in an epoch with copies, epochs."""
+    return {
+        "images": int((stream.copies > 0).sum()),
+        "epoch": stream.epoch_size,
+        "epochs": round(num_steps * stream.batch_size / stream.epoch_size, 2),
+    }
+
+
+def trainable_parameters(model):
+    return int(sum(tf.size(variable.value) for variable in model.trainable_variables))
+

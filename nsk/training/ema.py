@@ -1,0 +1,47 @@
+"""Exponential moving average of a model's weights, BatchNorm's moving statistics included."""
+
+import tensorflow as tf
+
+
+def ramped_decay(decay, num_updates):
+    """min(d, (1 + n) / (10 + n)): early averages forget the initial weights quickly.
+
+    As in `tf.train.ExponentialMovingAverage(num_updates=...)`, which the paper's code uses.
+    """
+    num_updates = tf.cast(num_updates, tf.float32)
+    return tf.minimum(tf.cast(decay, tf.float32), (1.0 + num_updates) / (10.0 + num_updates))
+
+
+class ExponentialMovingAverage:
+    """Averages of all variables of a Keras model.
+
+    Keras' own `use_ema` covers the trainable weights alone and has no ramp; the averages of the paper cover
+    BatchNorm's moving statistics too, without which averaged weights meet statistics of other weights.
+
+    Args:
+        model: a built Keras model. Make this object in the strategy's scope.
+        decay: d in [0, 1).
+    """
+
+    def __init__(self, model, decay):
+        self.decay = decay
+        self._sources = [variable.value for variable in model.variables]
+        self.averages = [
+            tf.Variable(source, trainable=False, name=f"average_{i}")
+            for i, source in enumerate(self._sources)
+        ]
+
+    def update(self, strategy, num_updates):
+        """average += (1 - d) (weight - average), outside of replicas, after the step `num_updates`."""
+        rate = 1.0 - ramped_decay(self.decay, num_updates)
+        for average, source in zip(self.averages, self._sources, strict=True):
+            strategy.extended.update(
+                average,
+                lambda a, s: a.assign_add(tf.cast(rate, a.dtype) * (tf.cast(s, a.dtype) - a)),
+                args=(source,),
+            )
+
+    def copy_to(self, model):
+        """Gives another model of the same architecture the averages as its weights."""
+        for variable, average in zip(model.variables, self.averages, strict=True):
+            variable.assign(average)

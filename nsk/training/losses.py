@@ -1,0 +1,65 @@
+"""What is learned: targets from labels and pseudo-labels, and the loss over a mixed global batch.
+
+Targets are probabilities (batch, classes), so that true labels, hard and soft pseudo-labels, and mixtures of
+them, go through one cross entropy. METHOD: Xie et al. 2020, arXiv 1911.04252, section 3.
+"""
+
+import tensorflow as tf
+
+
+def label_targets(labels, num_classes, label_smoothing=0.0):
+    """(1 - e) one-hot + e / C.
+
+    Args:
+        labels: int tensor (batch,).
+        num_classes: C.
+        label_smoothing: e in [0, 1).
+
+    Returns:
+        float32 tensor (batch, num_classes); rows sum to 1.
+    """
+    one_hot = tf.one_hot(labels, num_classes)
+    return (1.0 - label_smoothing) * one_hot + label_smoothing / num_classes
+
+
+def pseudo_targets(
+    log_probabilities, kind, *, temperature=1.0, smooth_epsilon=0.1, label_smoothing=0.0
+):
+    """What a student learns from a teacher's prediction.
+
+    Args:
+        log_probabilities: float32 tensor (batch, C), the teacher's.
+        kind: `soft`: p^(1/T) / sum p^(1/T), not smoothed | `hard`: the label-smoothed one-hot of the first
+            choice | `smooth`: 1 - e on the first choice and e / (C - 1) on each other class.
+        temperature: T of soft labels.
+        smooth_epsilon: e of `smooth`.
+        label_smoothing: smoothing of `hard`.
+
+    Returns:
+        float32 tensor (batch, C); rows sum to 1.
+    """
+    num_classes = log_probabilities.shape[-1]
+    first_choice = tf.argmax(log_probabilities, axis=-1)
+    if kind == "soft":
+        return tf.nn.softmax(log_probabilities / temperature)
+    if kind == "hard":
+        return label_targets(first_choice, num_classes, label_smoothing)
+    if kind == "smooth":
+        off = smooth_epsilon / (num_classes - 1)
+        return tf.one_hot(first_choice, num_classes, on_value=1.0 - smooth_epsilon, off_value=off)
+    raise ValueError(f"kind={kind!r}: expected soft, hard or smooth.")
+
+
+def summed_cross_entropy(targets, logits, weights):
+    """Sum over the rows of weight x cross entropy; float32 scalar.
+
+    The sum and not the mean: rows of one mean stand on several replicas, so the trainer divides by the weight
+    of the *global* batch.
+
+    Args:
+        targets: float32 (batch, C), probabilities.
+        logits: float (batch, C).
+        weights: float32 (batch,).
+    """
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+    return tf.reduce_sum(weights * losses)

@@ -1,0 +1,62 @@
+"""The optimizers of the recipes, as Keras optimizers that follow a table of learning rates."""
+
+import keras
+import tensorflow as tf
+
+
+class RateTable(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate of every step, computed beforehand (`schedules.learning_rates`).
+
+    Args:
+        rates: float32 array (num_steps,).
+    """
+
+    def __init__(self, rates):
+        self.rates = rates
+
+    def __call__(self, step):
+        return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), len(self.rates) - 1))
+
+    def get_config(self):
+        return {"rates": [float(rate) for rate in self.rates]}
+
+
+class TensorFlowRMSprop(keras.optimizers.RMSprop):
+    """RMSProp as TensorFlow 1 and the EfficientNet recipes have it: the mean square begins at 1, not at 0.
+
+    With 0 the first steps are divided by a mean square of nearly nothing. Epsilon stands inside the square
+    root in both.
+    """
+
+    def build(self, variables):
+        if not self.built:
+            super().build(variables)
+            for mean_square in self._velocities:
+                mean_square.assign(tf.ones_like(mean_square))
+
+
+def make_optimizer(name, rates, *, momentum=0.9, nesterov=False, weight_decay=0.0):
+    """A Keras optimizer without clipping of its own (the trainer clips the global gradient).
+
+    Args:
+        name: sgd | rmsprop | adamw.
+        rates: float32 array (num_steps,), the learning rate of each step.
+        momentum: SGD's and RMSProp's momentum; AdamW's beta 1.
+        nesterov: Nesterov momentum, SGD alone.
+        weight_decay: AdamW's decoupled decay; for the others the trainer adds the L2 gradient.
+    """
+    table = RateTable(rates)
+    if name == "sgd":
+        return keras.optimizers.SGD(table, momentum=momentum, nesterov=nesterov)
+    if name == "rmsprop":
+        return TensorFlowRMSprop(table, rho=0.9, momentum=momentum, epsilon=1e-3)
+    if name == "adamw":
+        adamw = keras.optimizers.AdamW(table, beta_1=momentum, weight_decay=weight_decay)
+        adamw.exclude_from_weight_decay(var_names=["gamma", "beta"])
+        return adamw
+    raise ValueError(f"name={name!r}: expected sgd, rmsprop or adamw.")
+
+
+def is_decayed(variable):
+    """Whether weight decay applies: to every trainable weight but BatchNorm's scale and offset."""
+    return variable.name not in ("gamma", "beta")

@@ -1,0 +1,239 @@
+"""The one trainer, for teachers and students alike: they differ in their streams and settings, not in code.
+
+A loop of our own and not `model.fit`: the noise of a step must depend on the step and on the position in the
+global batch (fit's layers draw the same mask on every replica), the loss is a mean over the global batch with
+weights, gradients are reduced before they are clipped, and the moving average covers BatchNorm.
+"""
+
+import dataclasses
+import math
+import time
+
+import tensorflow as tf
+
+from nsk import noise
+from nsk.errors import UserError
+from nsk.progress import Progress
+from nsk.training import optimizers
+from nsk.training.ema import ExponentialMovingAverage
+from nsk.training.losses import summed_cross_entropy
+
+SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the trainer does, beside its model and its batches.
+
+    Attributes:
+        learning_rates: float32 array (num_steps,); its length is the number of steps.
+        batch_sizes: global batch size of each stream: (labelled,) or (labelled, pseudo-labelled).
+        optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
+        weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
+        gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
+        loss_normalization: `labelled`: the summed loss is divided by the first stream's weight | `all`: by
+            the weight of all streams.
+        ema_decay: decay of the averaged weights that are evaluated and kept; 0: the weights themselves.
+    """
+
+    learning_rates: object
+    batch_sizes: tuple
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    gradient_clip_norm: float = 0.0
+    loss_normalization: str = "labelled"
+    ema_decay: float = 0.0
+
+    @property
+    def num_steps(self):
+        return len(self.learning_rates)
+
+    @property
+    def global_batch_size(self):
+        return sum(self.batch_sizes)
+
+
+class Trainer:
+    """Trains one model.
+
+    Args:
+        build_model: function of `synchronized` (whether BatchNorm statistics are taken over all replicas)
+            that returns a new `keras.Model` with the same initial weights each time. It takes float32 pixels
+            in [0, 255] and returns logits.
+        recipe: a `Recipe`.
+        noise_key: int64 (2,), the stage's key (`noise.key`).
+        strategy: a `tf.distribute.Strategy`.
+    """
+
+    def __init__(self, build_model, recipe, noise_key, strategy):
+        self.recipe, self.strategy = recipe, strategy
+        self._build_model, self._noise_key = build_model, noise_key
+        with strategy.scope():
+            self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
+            self.optimizer = optimizers.make_optimizer(
+                recipe.optimizer,
+                recipe.learning_rates,
+                momentum=recipe.momentum,
+                nesterov=recipe.nesterov,
+                weight_decay=recipe.weight_decay,
+            )
+            self.optimizer.build(self.model.trainable_variables)
+            self.average = (
+                ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
+            )
+        # Outside the scope and not synchronized: what is evaluated, scored with, saved and served.
+        self.published_model = build_model(synchronized=False)
+
+    def train(self, make_batches, *, evaluate, evaluations, summary_folder, title):
+        """Runs all steps.
+
+        Args:
+            make_batches: function of (first_step, num_steps) that returns a `tf.data.Dataset` with one element
+                a step: a tuple over streams of dicts `image` uint8 (global batch, height, width, 3), `target`
+                float32 (global batch, classes), `weight` float32 (global batch,).
+            evaluate: function that takes a model and returns a dict of floats, among them `accuracy`.
+            evaluations: how often `evaluate` is called, the end included.
+            summary_folder: where TensorBoard's events go.
+            title: name of the work on the progress line.
+
+        Returns:
+            dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
+        stops = evaluation_steps(num_steps, evaluations)
+        batches = iter(self.strategy.experimental_distribute_dataset(make_batches(0, num_steps)))
+        writer = tf.summary.create_file_writer(str(summary_folder))
+        progress = Progress(title, num_steps * batch)
+        started, step, steps_per_call = time.monotonic(), 0, 1
+        measured = {}
+        while step < num_steps:
+            count = min(steps_per_call, min(stop for stop in stops if stop > step) - step)
+            called = time.monotonic()
+            losses, norms = self._steps(batches, tf.constant(step), tf.constant(count))
+            losses, norms = losses.numpy(), norms.numpy()
+            seconds = time.monotonic() - called
+            _check_finite(losses, step)
+            if step > 0:  # The first call also compiles.
+                steps_per_call = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
+            step += count
+            if step in stops:
+                measured = evaluate(self.publish())
+            with writer.as_default(step):
+                tf.summary.scalar("train/loss", losses.mean())
+                tf.summary.scalar("train/gradient_norm", norms.mean())
+                tf.summary.scalar("train/learning_rate", self.recipe.learning_rates[step - 1])
+                tf.summary.scalar("train/images_per_second", count * batch / seconds)
+                if step in stops:
+                    for name, value in measured.items():
+                        tf.summary.scalar(f"dev/{name}", value)
+            note = f"loss {losses.mean():.3f}" + (
+                f", dev accuracy {measured['accuracy']:.2%}" if measured else ""
+            )
+            progress.update(step * batch, note)
+        writer.close()
+        progress.close(note=note)
+        return {
+            "steps": num_steps,
+            "images_seen": num_steps * batch,
+            "seconds": round(time.monotonic() - started, 1),
+            "final_loss": float(losses.mean()),
+            "dev": measured,
+        }
+
+    def publish(self):
+        """The model with the weights that count: the averaged ones where there is an average."""
+        if self.average:
+            self.average.copy_to(self.published_model)
+        else:
+            for target, source in zip(
+                self.published_model.variables, self.model.variables, strict=True
+            ):
+                target.assign(source.value)
+        return self.published_model
+
+    @tf.function
+    def _steps(self, batches, first_step, count):
+        """`count` steps in one call; returns loss and gradient norm of each, float32 (count,)."""
+        losses = tf.TensorArray(tf.float32, count)
+        norms = tf.TensorArray(tf.float32, count)
+        for i in tf.range(count):
+            step = first_step + i
+            loss, norm = self.strategy.run(self._replica_step, args=(next(batches), step))
+            if self.average:
+                self.average.update(self.strategy, step)
+            losses = losses.write(i, self.strategy.reduce("SUM", loss, axis=None))
+            norms = norms.write(i, self.strategy.reduce("MEAN", norm, axis=None))
+        return losses.stack(), norms.stack()
+
+    def _replica_step(self, streams, step):
+        """Forward, backward and update of one replica's share of a global batch."""
+        replica = tf.distribute.get_replica_context()
+        # Streams are distributed one by one and concatenated here: each replica gets its share of both, and
+        # BatchNorm takes its statistics over labelled and pseudo-labelled images together.
+        images, targets, weights = (
+            tf.concat([stream[part] for stream in streams], axis=0)
+            for part in ("image", "target", "weight")
+        )
+        counted = weights if self.recipe.loss_normalization == "all" else streams[0]["weight"]
+        denominator = replica.all_reduce("SUM", tf.reduce_sum(counted))
+        variables = [variable.value for variable in self.model.trainable_variables]
+        with (
+            noise.scope(
+                noise.fold_in(self._noise_key, step),
+                self._global_positions(replica),
+                self.recipe.global_batch_size,
+            ),
+            tf.GradientTape() as tape,
+        ):
+            logits = self.model(tf.cast(images, tf.float32), training=True)
+            loss = summed_cross_entropy(targets, logits, weights) / denominator
+        gradients = replica.all_reduce("SUM", tape.gradient(loss, variables))
+        gradients = self._add_weight_decay(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self.recipe.gradient_clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.gradient_clip_norm, norm)
+        # Keras optimizers sum over replicas once more; every replica holds the whole sum already.
+        shares = [gradient / self.strategy.num_replicas_in_sync for gradient in gradients]
+        self.optimizer.apply(shares, self.model.trainable_variables)
+        return loss, norm
+
+    def _global_positions(self, replica):
+        """Where this replica's rows stand in the global batch [labelled; pseudo-labelled]; int32."""
+        positions, offset = [], 0
+        for size in self.recipe.batch_sizes:
+            share = size // self.strategy.num_replicas_in_sync
+            first = offset + share * tf.cast(replica.replica_id_in_sync_group, tf.int32)
+            positions.append(first + tf.range(share))
+            offset += size
+        return tf.concat(positions, axis=0)
+
+    def _add_weight_decay(self, gradients):
+        """The gradient of weight_decay x sum of 1/2 w^2, written out: it needs no reduction."""
+        if not self.recipe.weight_decay or self.recipe.optimizer == "adamw":
+            return gradients
+        return [
+            gradient + self.recipe.weight_decay * variable.value
+            if optimizers.is_decayed(variable)
+            else gradient
+            for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True)
+        ]
+
+
+def evaluation_steps(num_steps, evaluations):
+    """Steps after which a stage is evaluated: evenly spread, the last one included; a set of ints."""
+    evaluations = min(evaluations, num_steps)
+    return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
+
+
+def _check_finite(losses, first_step):
+    for i, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss became {loss} at step {first_step + i}: lower --learning_rate, lengthen "
+                "--warmup_epochs or set --gradient_clip_norm."
+            )

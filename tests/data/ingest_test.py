@@ -1,0 +1,410 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from nsk.config import DataConfig
+from nsk.data import ingest as ingest_module
+from nsk.data import records, shards, sources
+from nsk.data.ingest import balanced_quotas, ingest, proportional_quotas
+from nsk.errors import UserError
+
+SPLITS = ("test", "dev", "labeled", "unlabeled")
+
+
+def picture(number, kind="PNG", side=4, **options):
+    """An encoded image whose pixels differ for every number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side + 2, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass
+class GivenSource:
+    """A source of given images; they come in another order each time."""
+
+    class_names: list
+    pools: dict
+    order: np.random.Generator = dataclasses.field(default_factory=np.random.default_rng)
+
+    @property
+    def splits(self):
+        return tuple(self.pools)
+
+    def images(self, split):
+        pool = self.pools[split]
+        return iter([pool[index] for index in self.order.permutation(len(pool))])
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Sources by the names digits (the default --dataset), tfds:more and tfds:test."""
+    named = {}
+    monkeypatch.setattr(sources, "open_source", lambda name, config: named[name])
+    return named
+
+
+def pool(*per_class, start=0, prefix="train", labels=True):
+    images = []
+    for label, count in enumerate(per_class):
+        for _ in range(count):
+            number = start + len(images)
+            known = label if labels else None
+            images.append(sources.SourceImage(f"{prefix}/{number}", picture(number), known))
+    return images
+
+
+def names(count):
+    return [f"class {label}" for label in range(count)]
+
+
+def read(folder):
+    """dict from split to a list of (id, label, encoded), in the order of the shards."""
+    result = {}
+    for split in SPLITS:
+        parsed = [
+            {name: value.numpy()[0] for name, value in records.parse_images([record]).items()}
+            for record in shards.ShardSet.load(folder / split).read().as_numpy_iterator()
+        ]
+        result[split] = [(one["id"].decode(), int(one["label"]), one["encoded"]) for one in parsed]
+    return result
+
+
+def ids(folder):
+    return {split: [id for id, _, _ in rows] for split, rows in read(folder).items()}
+
+
+def run(folder, seed=0, **settings):
+    """Ingests and checks what must hold for every result."""
+    counts = ingest(DataConfig(**settings), seed, folder)
+    content = read(folder)
+    digests = {
+        split: {records.normalize_image(encoded).digest for _, _, encoded in rows}
+        for split, rows in content.items()
+    }
+    for earlier, later in ((a, b) for a in SPLITS for b in SPLITS if a < b):
+        assert not digests[earlier] & digests[later]
+    for split, rows in content.items():
+        assert counts["images"][split] == len(rows) > 0
+        labels = [label for _, label, _ in rows]
+        if split == "unlabeled":
+            assert set(labels) == {-1}
+            assert split not in counts["per_class"]
+        else:
+            expected = np.bincount(labels, minlength=counts["num_classes"]).tolist()
+            assert counts["per_class"][split] == expected
+        shard_set = shards.ShardSet.load(folder / split)
+        assert list(shard_set.class_names) == counts["class_names"]
+    assert {path.name for path in folder.iterdir()} <= {*SPLITS, "sealed"}
+    json.dumps(counts)
+    return counts
+
+
+def refused(pattern, folder, **settings):
+    with pytest.raises(UserError, match=pattern) as refusal:
+        ingest(DataConfig(**settings), 0, folder)
+    assert "\n" not in str(refusal.value)
+    assert not list(folder.rglob("*.unfinished"))
+
+
+def test_quotas():
+    available = np.array([9, 9, 0, 9])
+    assert balanced_quotas(8, available).tolist() == [3, 3, 0, 2]
+    assert balanced_quotas(50, np.full(10, 99)).tolist() == [5] * 10
+    assert balanced_quotas(52, np.full(10, 99)).tolist() == [6, 6] + [5] * 8
+    assert proportional_quotas(10, np.array([50, 30, 20])).tolist() == [5, 3, 2]
+    # 7 x (10, 10, 1) / 21 = 3.33, 3.33, 0.33: equal remainders, so the first class gets the rest.
+    assert proportional_quotas(7, np.array([10, 10, 1])).tolist() == [4, 3, 0]
+    # 5 x (6, 3, 1) / 10 = 3, 1.5, 0.5.
+    assert proportional_quotas(5, np.array([6, 3, 1])).tolist() == [3, 2, 0]
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        available = random.integers(0, 20, 7) + (np.arange(7) == 0)
+        number = random.integers(0, available.sum() + 1)
+        quotas = proportional_quotas(int(number), available)
+        assert quotas.sum() == number
+        assert (quotas <= available).all()
+        assert (np.abs(quotas - number * available / available.sum()) < 1).all()
+
+
+def test_digits(tmp_path):
+    counts = run(tmp_path, num_labeled=52, num_dev=100, images_per_shard=400)
+    assert counts["images"] == {"test": 359, "dev": 100, "labeled": 52, "unlabeled": 1286}
+    assert counts["per_class"]["labeled"] == [6, 6] + [5] * 8
+    assert sum(counts["per_class"]["dev"]) == 100
+    assert (counts["num_classes"], counts["image_side"], counts["reencoded"]) == (10, 8, 0)
+    assert counts["corrupt"] == {"count": 0, "images": []}
+    assert shards.ShardSet.load(tmp_path / "unlabeled").counts == (400, 400, 400, 86)
+    truth = pq.read_table(tmp_path / "sealed" / "unlabeled_truth.parquet")
+    assert str(truth.schema.field("id").type) == "string"
+    assert str(truth.schema.field("label").type) == "int32"
+    known = {image.id: image.label for image in sources.DigitsSource().images("train")}
+    assert truth["id"].to_pylist() == ids(tmp_path)["unlabeled"]
+    assert truth["label"].to_pylist() == [known[id] for id in truth["id"].to_pylist()]
+    for split in ("labeled", "dev", "test"):
+        assert all(known[id] == label for id, label, _ in read(tmp_path)[split])
+
+
+def test_labels_of_unlabelled_images_are_nowhere_but_in_the_sealed_file(tmp_path):
+    run(tmp_path, num_labeled=50, num_dev=50)
+    for record in shards.ShardSet.load(tmp_path / "unlabeled").read().as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        assert sorted(features) == ["id", "image/encoded"]
+    assert [path.name for path in (tmp_path / "sealed").iterdir()] == ["unlabeled_truth.parquet"]
+
+
+def test_a_split_is_a_function_of_ids_and_seed(tmp_path, given):
+    given["digits"] = GivenSource(names(3), {"train": pool(20, 20, 20)})
+    settings = {"num_labeled": 9, "num_dev": 6}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / name, seed, **settings)
+    run(tmp_path / "d", 5, split_seed=1, **settings)
+    a, b, c, d = (ids(tmp_path / name) for name in "abcd")
+    # The source gave its images in another order: not even the order in the shards depends on it.
+    assert a == b
+    # Another seed chooses other images, but tests on the same ones.
+    assert a["test"] == c["test"]
+    for split in ("dev", "labeled", "unlabeled"):
+        assert set(a[split]) != set(c[split])
+    assert c == d
+
+
+def test_shards_are_mixed(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": pool(100, 100)})
+    run(tmp_path, num_labeled=80, num_dev=10)
+    labels = np.array([label for _, label, _ in read(tmp_path)["labeled"]])
+    assert 20 < np.count_nonzero(labels[1:] != labels[:-1]) < 60
+
+
+def test_the_number_of_labelled_images_does_not_move_the_others(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": pool(40, 40)})
+    run(tmp_path / "few", num_labeled=4, num_dev=10)
+    run(tmp_path / "many", num_labeled=20, num_dev=10)
+    few, many = ids(tmp_path / "few"), ids(tmp_path / "many")
+    assert few["dev"] == many["dev"]
+    assert set(few["labeled"]) < set(many["labeled"])
+
+
+def test_fractions_are_proportional_to_the_classes(tmp_path, given):
+    given["digits"] = GivenSource(names(3), {"train": pool(60, 30, 10)})
+    counts = run(tmp_path, labeled_fraction=0.25, dev_fraction=0.25, test_fraction=0.2)
+    assert counts["per_class"]["test"] == [12, 6, 2]
+    assert counts["per_class"]["dev"] == [12, 6, 2]
+    # A quarter of the 60 that are left of training images: 9, 4.5 and 1.5.
+    assert counts["per_class"]["labeled"] == [9, 5, 1]
+    assert counts["images"]["unlabeled"] == 45
+
+
+def test_the_splits_of_the_source_are_taken_whole(tmp_path, given):
+    given["digits"] = GivenSource(
+        names(2),
+        {
+            "labeled": pool(3, 4),
+            "unlabeled": pool(5, 5, start=100, prefix="unlabeled", labels=False),
+            "dev": pool(2, 2, start=200, prefix="dev"),
+            "test": pool(6, 1, start=300, prefix="test"),
+        },
+    )
+    counts = run(tmp_path)
+    assert counts["images"] == {"test": 7, "dev": 4, "labeled": 7, "unlabeled": 10}
+    assert all(id.startswith("dev/") for id in ids(tmp_path)["dev"])
+    assert not (tmp_path / "sealed").exists()
+    # A requested number is taken out of the split.
+    counts = run(tmp_path / "fewer", num_labeled=4, num_dev=2)
+    assert counts["images"] == {"test": 7, "dev": 2, "labeled": 4, "unlabeled": 10}
+    assert counts["per_class"]["labeled"] == [2, 2]
+
+
+def test_dev_and_test_come_out_of_the_labelled_images_where_there_are_no_others(tmp_path, given):
+    unlabeled = pool(5, start=100, prefix="unlabeled", labels=False)
+    given["digits"] = GivenSource(names(2), {"labeled": pool(10, 10), "unlabeled": unlabeled})
+    counts = run(tmp_path, num_dev=4)
+    assert counts["images"] == {"test": 4, "dev": 4, "labeled": 12, "unlabeled": 5}
+
+
+def test_other_sources_of_test_and_unlabelled_images(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": pool(20, 20), "test": pool(1, start=900)})
+    given["tfds:test"] = GivenSource(names(2), {"train": pool(3, 3, start=100, prefix="other")})
+    given["tfds:more"] = GivenSource(names(2), {"train": pool(4, 4, start=200, prefix="more")})
+    settings = {"labeled_fraction": 1.0, "num_dev": 10, "unlabeled_dataset": "tfds:more"}
+    counts = run(tmp_path / "a", test_dataset="tfds:test", **settings)
+    assert counts["images"] == {"test": 6, "dev": 10, "labeled": 30, "unlabeled": 8}
+    assert all(id.startswith("other/") for id in ids(tmp_path / "a")["test"])
+    assert all(id.startswith("more/") for id in ids(tmp_path / "a")["unlabeled"])
+    truth = pq.read_table(tmp_path / "a" / "sealed" / "unlabeled_truth.parquet")
+    assert sorted(truth["label"].to_pylist()) == [0] * 4 + [1] * 4
+    # Labels of other classes say nothing about these.
+    given["tfds:more"].class_names = ["something", "else"]
+    run(tmp_path / "b", **settings)
+    assert not (tmp_path / "b" / "sealed").exists()
+    given["tfds:test"].class_names = ["something", "else"]
+    refused("something, else.*class 0, class 1", tmp_path, test_dataset="tfds:test", **settings)
+
+
+def same_pixels(image, id, label):
+    """The same image in other bytes."""
+    with Image.open(io.BytesIO(image.encoded)) as opened:
+        buffer = io.BytesIO()
+        opened.save(buffer, "BMP")
+    return sources.SourceImage(id, buffer.getvalue(), label)
+
+
+def test_no_pixels_stand_in_two_splits(tmp_path, given):
+    test = pool(5, 5, start=500, prefix="test")
+    dev = pool(5, 5, start=600, prefix="dev")
+    labeled = pool(5, 5)
+    unlabeled = pool(10, start=700, prefix="unlabeled", labels=False)
+    # One dev image stands in test, two labelled ones in test and dev, three unlabelled in all of them.
+    dev.append(same_pixels(test[0], "dev/copy", 0))
+    labeled.append(same_pixels(test[1], "labeled/copy1", 0))
+    labeled.append(same_pixels(dev[1], "labeled/copy2", 1))
+    for number, one in enumerate((test[2], dev[2], labeled[2])):
+        unlabeled.append(same_pixels(one, f"unlabeled/copy{number}", None))
+    pools = {"test": test, "dev": dev, "labeled": labeled, "unlabeled": unlabeled}
+    given["digits"] = GivenSource(names(2), pools)
+    counts = run(tmp_path)
+    assert counts["duplicates_removed"] == {"test": 0, "dev": 1, "labeled": 2, "unlabeled": 3}
+    assert counts["images"] == {"test": 10, "dev": 10, "labeled": 10, "unlabeled": 10}
+    assert counts["reencoded"] == 0  # The copies were the only ones to encode, and are all gone.
+
+
+def test_duplicates_do_not_change_the_requested_numbers(tmp_path, given):
+    images = pool(30, 30)
+    images += [same_pixels(image, f"{image.id}/copy", image.label) for image in images]
+    given["digits"] = GivenSource(names(2), {"train": images})
+    counts = run(tmp_path, num_labeled=10, num_dev=7)
+    assert counts["per_class"]["labeled"] == [5, 5]
+    assert counts["images"]["dev"] == 7
+    removed = counts["duplicates_removed"]
+    assert all(removed[split] > 0 for split in ("dev", "labeled", "unlabeled"))
+    # Every image is in a split or was counted out.
+    assert sum(counts["images"].values()) + sum(removed.values()) == 120
+
+
+def save(path, image, kind, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, kind, **options)
+
+
+def test_mixed_formats_from_a_folder(tmp_path):
+    root = tmp_path / "images"
+    exif = Image.Exif()
+    exif[records.EXIF_ORIENTATION] = 6
+    for number, name in enumerate(["cat", "dog"] * 10):
+        image = Image.open(io.BytesIO(picture(number, side=12)))
+        save(root / name / f"{number}.png", image, "PNG")
+        save(root / name / f"j{number}.jpg", image, "JPEG")
+    rotated = Image.open(io.BytesIO(picture(99, side=12)))
+    save(root / "cat" / "rotated.jpeg", rotated, "JPEG", exif=exif, quality=95)
+    save(root / "cat" / "bits.bmp", rotated.convert("1"), "BMP")
+    save(root / "dog" / "palette.gif", rotated.quantize(8), "GIF")
+    save(root / "dog" / "cmyk.jpg", rotated.convert("CMYK"), "JPEG")
+    (root / "dog" / "broken.png").write_bytes(b"no image")
+    (root / "dog" / "cut.jpg").write_bytes(picture(5, "JPEG", side=40)[:-200])
+    (root / "dog" / "nothing.jpg").write_bytes(b"")
+    settings = {"dataset": f"folder:{root}", "num_labeled": 10, "num_dev": 10}
+    counts = run(tmp_path / "out", **settings, max_corrupt_fraction=0.1)
+    assert counts["class_names"] == ["cat", "dog"]
+    assert counts["reencoded"] == 4
+    assert counts["image_side"] == 12
+    assert sum(counts["images"].values()) == 44
+    assert counts["corrupt"]["count"] == 3
+    reasons = {image["id"]: image["reason"] for image in counts["corrupt"]["images"]}
+    assert set(reasons) == {"dog/broken.png", "dog/cut.jpg", "dog/nothing.jpg"}
+    assert "cannot identify" in reasons["dog/broken.png"]
+    assert "truncated" in reasons["dog/cut.jpg"]
+    written = {id: encoded for rows in read(tmp_path / "out").values() for id, _, encoded in rows}
+    for id, encoded in written.items():
+        pixels = records.decode_image(tf.constant(encoded), 12).numpy()
+        assert pixels.shape == (12, 12, 3)
+        if id.startswith(("cat/1", "dog/j")):
+            assert encoded == (root / id).read_bytes()
+    with Image.open(io.BytesIO(written["cat/rotated.jpeg"])) as upright:
+        assert upright.size == (12, 14)
+        difference = np.asarray(upright).astype(int) - np.rot90(np.asarray(rotated), -1)
+        assert np.abs(difference).mean() < 30  # JPEG of noise; the wrong rotation is above 80.
+    refused("3 of 47 images.*max_corrupt_fraction=0.05.*dog/", tmp_path / "no", **settings,
+            max_corrupt_fraction=0.05)  # fmt: skip
+
+
+def test_at_most_100_corrupt_images_are_named(tmp_path, given):
+    broken = [sources.SourceImage(f"broken/{number}", b"", 0) for number in range(120)]
+    given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + broken})
+    counts = run(tmp_path, num_labeled=4, num_dev=4, max_corrupt_fraction=0.9)
+    assert counts["corrupt"]["count"] == 120
+    assert len(counts["corrupt"]["images"]) == 100
+
+
+def test_what_ingest_wrote_can_be_ingested(tmp_path):
+    run(tmp_path / "a", num_labeled=50, num_dev=50)
+    pattern = f"tfrecord:{tmp_path}/a/test/*.tfrecord"
+    counts = run(tmp_path / "b", num_labeled=20, num_dev=20, dataset=pattern)
+    assert counts["class_names"] == [str(digit) for digit in range(10)]
+    assert counts["images"] == {"test": 72, "dev": 20, "labeled": 20, "unlabeled": 247}
+
+
+def test_too_few_images_are_refused(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": pool(40, 10)})  # 32 and 8 without test.
+    refused("No dev split.*--num_dev", tmp_path, num_labeled=2)
+    refused("No labelled split.*--num_labeled", tmp_path, num_dev=5)
+    refused("--num_dev asks for 41 dev images but only 40", tmp_path, num_labeled=2, num_dev=41)
+    refused("--num_labeled asks for 31 .* only 30", tmp_path, num_labeled=31, num_dev=10)
+    # 6 of the second class are left; the message says which number would do.
+    refused("needs 7 labeled images of class 'class 1' but only 6 .* lower it to 12", tmp_path,
+            num_labeled=14, num_dev=10)  # fmt: skip
+    assert ingest(DataConfig(num_labeled=12, num_dev=10), 0, tmp_path / "fits")
+    refused("none of class 'class 1'", tmp_path, num_labeled=1, num_dev=10)
+    refused("--dev_fraction leaves no dev", tmp_path, num_labeled=1, dev_fraction=0.001)
+    refused("No unlabelled images are left: 30 labelled, 10 dev and 10 test", tmp_path,
+            labeled_fraction=1.0, num_dev=10)  # fmt: skip
+
+
+def test_images_without_labels_are_refused(tmp_path, given):
+    settings = {"num_labeled": 2, "num_dev": 2}
+    given["digits"] = GivenSource(None, {"unlabeled": pool(5, labels=False)})
+    refused("has no labels", tmp_path, **settings)
+    given["digits"] = GivenSource(names(1), {"train": pool(9)})
+    refused("one class alone", tmp_path, **settings)
+    given["digits"] = GivenSource(names(2), {"test": pool(9, 9)})
+    refused("has only test", tmp_path, **settings)
+    test = pool(5, start=50, prefix="test", labels=False)
+    given["digits"] = GivenSource(names(2), {"train": pool(9, 9), "test": test})
+    refused("No test images: of the 5 .* none has a label", tmp_path, **settings)
+    same = [dataclasses.replace(image, id=f"dev/{image.id}") for image in pool(2, 2, start=50)]
+    test = pool(2, 2, start=50, prefix="test")
+    given["digits"] = GivenSource(names(2), {"train": pool(9, 9), "test": test, "dev": same})
+    refused("No dev images: .* 4 duplicates", tmp_path, num_labeled=2)
+
+
+def test_images_without_a_label_among_others_stay_unlabelled(tmp_path, given):
+    images = pool(20, 20) + pool(10, start=100, prefix="more", labels=False)
+    given["digits"] = GivenSource(names(2), {"train": images})
+    run(tmp_path, num_labeled=4, num_dev=4)
+    more = {f"more/{number}" for number in range(100, 110)}
+    unlabeled = set(ids(tmp_path)["unlabeled"])
+    assert more < unlabeled
+    truth = pq.read_table(tmp_path / "sealed" / "unlabeled_truth.parquet")
+    assert set(truth["id"].to_pylist()) == unlabeled - more
+
+
+def test_ids_must_be_unique(tmp_path, given):
+    images = pool(9, 9)
+    images.append(dataclasses.replace(images[3], encoded=picture(77)))
+    given["digits"] = GivenSource(names(2), {"train": images})
+    refused("'train/3' stands twice", tmp_path, num_labeled=2, num_dev=2)
+
+
+def test_progress_is_told(tmp_path, given, monkeypatch):
+    monkeypatch.setattr(ingest_module, "IMAGES_AT_ONCE", 10)
+    given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
+    told = []
+    ingest(DataConfig(num_labeled=4, num_dev=4), 0, tmp_path, lambda *what: told.append(what))
+    assert told == [("reading", done, None) for done in (10, 20, 30, 40)] + [
+        ("writing", done, 40) for done in (10, 20, 30, 40)
+    ]

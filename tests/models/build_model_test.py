@@ -1,0 +1,162 @@
+"""What every network has in common."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nsk import noise
+from nsk.errors import UserError
+from nsk.models import build_model, model_names
+from nsk.models.layers import Dropout, StochasticDepth
+
+each_model = pytest.mark.parametrize("name", model_names())
+each_kind = pytest.mark.parametrize("name", ["convnet6", "resnet6", "resnet9", "resnet14"])
+
+
+def pixels(image_size=8, n=4):
+    return (
+        np.random.default_rng(0).uniform(0, 255, (n, image_size, image_size, 3)).astype("float32")
+    )
+
+
+def build(name, *, num_classes=10, image_size=8, **arguments):
+    return build_model(name, num_classes=num_classes, image_size=image_size, **arguments)
+
+
+@each_model
+def test_pixels_in_logits_out(name):
+    model = build(name, num_classes=7)
+    assert model.name == name
+    assert model.input.shape == (None, 8, 8, 3) and model.input.dtype == "float32"
+    logits = model(pixels())
+    assert logits.shape == (4, 7) and logits.dtype == tf.float32
+    assert np.all(np.isfinite(logits)) and len(np.unique(logits)) == 28
+
+
+@each_kind
+def test_names_do_not_depend_on_what_was_built_before(name):
+    first, second = build(name), build(name)
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    assert [weight.path for weight in first.weights] == [weight.path for weight in second.weights]
+    assert len({weight.path for weight in first.weights}) == len(first.weights)
+
+
+@each_kind
+def test_initial_weights_depend_on_seed_and_layer_name_alone(name):
+    first = build(name, seed=3).get_weights()
+    keras.utils.set_random_seed(1)
+    again = build(name, seed=3, dropout_rate=0.5, synchronized=True).get_weights()
+    other = build(name, seed=4).get_weights()
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(first, other, strict=True):
+        assert a.ndim == 1 or np.any(a != b)
+
+
+def test_layers_of_one_shape_begin_differently_and_follow_he():
+    model = build("resnet20")
+    kernels = [model.get_layer(f"stage3_block{i}_2_conv").get_weights()[0] for i in (1, 2, 3)]
+    assert np.any(kernels[0] != kernels[1]) and np.any(kernels[1] != kernels[2])
+    assert np.std(kernels) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+@each_kind
+def test_normalisation_is_inside_and_differentiable(name):
+    model = build(name)
+    images = tf.constant(pixels())
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(model(images)[:, 0])
+    gradient = tape.gradient(loss, images)
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
+    scaled = keras.Model(model.input, model.get_layer("rescale").output)(
+        np.full((1, 8, 8, 3), [0, 127.5, 255], np.float32)
+    )
+    np.testing.assert_allclose(scaled[0, 0, 0], [-1, 0, 1], atol=1e-6)
+
+
+@each_kind
+def test_noise_and_batch_norm_settings_reach_the_layers(name):
+    model = build(name, dropout_rate=0.3, survival_probability=0.5, batch_norm_momentum=0.8)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert {(x.momentum, x.epsilon, x.synchronized) for x in norms} == {(0.8, 1e-5, False)}
+    assert [x.rate for x in model.layers if isinstance(x, Dropout)] == [0.3]
+    depths = [x.survival_probability for x in model.layers if isinstance(x, StochasticDepth)]
+    assert len(depths) == (6 if name == "resnet14" else 0)
+    model = build(name, synchronized=True)
+    assert all(x.synchronized for x in model.layers if hasattr(x, "synchronized"))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet9", "convnet5"])
+def test_mixed_precision_keeps_pixels_weights_and_logits_in_float32(name):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build(name, dropout_rate=0.5, survival_probability=0.5)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("rescale").output.dtype == "float32"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert "bfloat16" in {x.compute_dtype for x in model.layers}
+    expected = build(name)(pixels())
+    np.testing.assert_allclose(model(pixels()), expected, atol=0.05 * np.abs(expected).max())
+    logits = model(pixels(), training=True)
+    assert logits.dtype == tf.float32 and np.all(np.isfinite(logits))
+
+
+# Keras 3.15 reads variables in a way that NumPy 2 warns of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@each_kind
+def test_saved_model_gives_equal_outputs(name, tmp_path):
+    model = build(name, dropout_rate=0.5, survival_probability=0.5)
+    rng = np.random.default_rng(0)
+    model.set_weights([w + rng.uniform(0, 0.1, w.shape) for w in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(pixels()), model(pixels()))
+    with noise.scope(noise.key(0), tf.range(4), 4):
+        np.testing.assert_array_equal(
+            loaded(pixels(), training=True), model(pixels(), training=True)
+        )
+
+
+def test_one_fit_step():
+    model = build("resnet20", dropout_rate=0.5, survival_probability=0.5)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    history = model.fit(pixels(n=16), np.arange(16) % 10, batch_size=16, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert all(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet44"])
+def test_any_6n2(name):
+    model = build(name)
+    convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+    assert model.name == name and len(convolutions) + 1 == int(name[6:])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "resnet", "resnet2", "resnet7", "resnet021", "resnet020", "ResNet20", "convnet7"]
+)
+def test_unknown_names_are_refused(name):
+    with pytest.raises(UserError, match=r"expected one of convnet5, .*resnet38") as error:
+        build(name)
+    assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+@each_kind
+def test_images_too_small_for_the_strides_are_refused(name):
+    smallest = 4 if name == "resnet14" else 8
+    assert build(name, image_size=smallest)(pixels(smallest)).shape == (4, 10)
+    with pytest.raises(UserError, match=f"--image_size={smallest - 1} .* at least {smallest}"):
+        build(name, image_size=smallest - 1)
+    # The least size is the one at which the last feature map is one pixel.
+    assert build(name, image_size=smallest).get_layer("pool").input.shape[1] == 1
+
+
+def test_invalid_noise_is_refused():
+    with pytest.raises(ValueError, match="rate=1"):
+        build("convnet5", dropout_rate=1)
+    with pytest.raises(ValueError, match="last=0"):
+        build("resnet20", survival_probability=0)
