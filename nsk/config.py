@@ -1,12 +1,16 @@
 """Every setting once: its default, its help text and its check.
 
-`Config` is a tree of frozen dataclasses, one for each part of the project. `main` makes a command-line
-flag of every field and builds a `Config` from what was given; nothing else reads flags.
+`Config` is a tree of frozen dataclasses, one for each part of the project. `main` makes a
+command-line flag of every field and builds a `Config` from what was given; nothing else reads
+flags.
 
-A setting that may differ between generations is a `PerGeneration` tuple, written as a comma list: first the
-teacher's value, then each student's; where the list is shorter than the chain, its last value goes on.
-So `--survival_probability=1,0.8` is a teacher without stochastic depth and students with it.
+A setting that may differ between generations is a `PerGeneration` tuple, written as a comma list:
+first the teacher's value, then each student's; where the list is shorter than the chain, its last
+value goes on. So `--survival_probability=1,0.8` is a teacher without stochastic depth and students
+with it.
 """
+
+# ruff: noqa: RUF009 -- `setting` makes a dataclass field, it is no mutable default.
 
 import dataclasses
 import math
@@ -52,7 +56,8 @@ def setting(default, help, *, choices=None, minimum=None, maximum=None, of=None,
         choices: the allowed values.
         minimum, maximum: the allowed range, both ends included.
         of: int, float or str, the type of a `PerGeneration` setting's values.
-        first: the generation that a list begins with: 0, the teacher, or 1 where only students have it.
+        first: the generation that a list begins with: 0, the teacher, or 1 where only students have
+            it.
     """
     if of is not None:
         default = PerGeneration(default)
@@ -112,11 +117,12 @@ class DataConfig(Section):
 
     dataset: str = setting(
         "digits",
-        "Images to learn from: digits (bundled with scikit-learn) | tfds:NAME[/config] | folder:PATH "
-        "(class/*.jpg, or labeled/ unlabeled/ dev/ test/ below it) | tfrecord:PATTERN.",
+        "Images to learn from: digits (bundled with scikit-learn) | tfds:NAME[/config] | "
+        "folder:PATH (class/*.jpg, or labeled/ unlabeled/ dev/ test/ below it) | tfrecord:PATTERN.",
     )
     unlabeled_dataset: str = setting(
-        "", "Another source of unlabelled images; empty: the images of --dataset that are left over."
+        "",
+        "Another source of unlabelled images; empty: the images of --dataset that are left over.",
     )
     test_dataset: str = setting(
         "", "Another source of test images; empty: the test split of --dataset."
@@ -124,21 +130,29 @@ class DataConfig(Section):
     train_split: str = setting("train", "The TFDS split that training images are taken from.")
     test_split: str = setting("test", "The TFDS split that test images are taken from.")
     num_labeled: int = setting(
-        0, "Labelled training images, balanced over the classes; 0: see --labeled_fraction.", minimum=0
+        0,
+        "Labelled training images, balanced over the classes; 0: see --labeled_fraction.",
+        minimum=0,
     )
     labeled_fraction: float = setting(
-        0.0, "Labelled share of the training images, instead of --num_labeled.", minimum=0.0, maximum=1.0
+        0.0,
+        "Labelled share of the training images, instead of --num_labeled.",
+        minimum=0.0,
+        maximum=1.0,
     )
     num_dev: int = setting(
         0, "Labelled images held out of training to decide on; 0: see --dev_fraction.", minimum=0
     )
     dev_fraction: float = setting(
-        0.0, "Held-out share of the training images, instead of --num_dev.", minimum=0.0, maximum=0.9
+        0.0,
+        "Held-out share of the training images, instead of --num_dev.",
+        minimum=0.0,
+        maximum=0.9,
     )
     test_fraction: float = setting(
         0.2,
-        "Share of the images held out as the test split, only where the source has none of its own. "
-        "The same images for every seed.",
+        "Share of the images held out as the test split, only where the source has none of its "
+        "own. The same images for every seed.",
         minimum=0.01,
         maximum=0.9,
     )
@@ -147,8 +161,10 @@ class DataConfig(Section):
     )
     images_per_shard: int = setting(4096, "Images in one TFRecord shard.", minimum=1)
     max_corrupt_fraction: float = setting(
-        0.01, "Largest share of images that may be unreadable before the run is refused.",
-        minimum=0.0, maximum=1.0,
+        0.01,
+        "Largest share of images that may be unreadable before the run is refused.",
+        minimum=0.0,
+        maximum=1.0,
     )
 
     def __post_init__(self):
@@ -176,20 +192,24 @@ class ModelConfig(Section):
 
     models: PerGeneration = setting(
         ("resnet20", "resnet26"),
-        "Network names: the teacher's, then each generation's student; with --teacher the students' alone.",
+        "Network names: the teacher's, then each generation's student; with --teacher the "
+        "students' alone.",
         of=str,
     )
     image_size: int = setting(
-        0, "Side of the square images that the networks take, pixels; 0: the first labelled image's "
-        "shorter side.", minimum=0, maximum=2048,
+        0,
+        "Side of the square images that the networks take, pixels; 0: the first labelled image's "
+        "shorter side.",
+        minimum=0,
+        maximum=2048,
     )
     dropout_rate: PerGeneration = setting(
         (0.0, 0.5), "Dropout before the classifier.", minimum=0.0, maximum=0.99, of=float
     )
     survival_probability: PerGeneration = setting(
         (1.0, 0.8),
-        "Stochastic depth: the survival probability of the last residual block, falling linearly from 1 "
-        "at the first; 1: off.",
+        "Stochastic depth: the survival probability of the last residual block, falling linearly "
+        "from 1 at the first; 1: off.",
         minimum=0.01,
         maximum=1.0,
         of=float,
@@ -214,11 +234,13 @@ class NoiseConfig(Section):
     )
     randaugment_profile: str = setting(
         "increasing",
-        "increasing: every operation grows with the magnitude | reference: the official code's arithmetic.",
+        "increasing: every operation grows with the magnitude | reference: the official code's "
+        "arithmetic.",
         choices=("increasing", "reference"),
     )
     randaugment_operations: str = setting(
-        "all", "Comma list of the operations that take part, or all: " + ",".join(RANDAUGMENT_OPERATIONS)
+        "all",
+        "Comma list of the operations that take part, or all: " + ",".join(RANDAUGMENT_OPERATIONS),
     )
     magnitude_mode: str = setting(
         "constant",
@@ -229,7 +251,10 @@ class NoiseConfig(Section):
         128, "Gray level of what a geometric operation leaves empty.", minimum=0, maximum=255
     )
     crop_padding: PerGeneration = setting(
-        (4,), "Random crop after padding by this many pixels on each side; 0: off.", minimum=0, of=int
+        (4,),
+        "Random crop after padding by this many pixels on each side; 0: off.",
+        minimum=0,
+        of=int,
     )
     flip: str = setting(
         "auto",
@@ -241,21 +266,27 @@ class NoiseConfig(Section):
     def operations(self):
         if self.randaugment_operations == "all":
             return RANDAUGMENT_OPERATIONS
-        return tuple(self.randaugment_operations.split(","))
+        return tuple(name.strip() for name in self.randaugment_operations.split(","))
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.randaugment_operations:
+            raise UserError(
+                "--randaugment_operations is empty: name some, or give --randaugment_num_ops=0 for "
+                "none."
+            )
         unknown = sorted(set(self.operations) - set(RANDAUGMENT_OPERATIONS))
         if unknown:
             raise UserError(
-                f"--randaugment_operations names {', '.join(map(repr, unknown))}: expected all or some of "
-                f"{', '.join(RANDAUGMENT_OPERATIONS)}."
+                f"--randaugment_operations names {', '.join(map(repr, unknown))}: expected all or "
+                f"some of {', '.join(RANDAUGMENT_OPERATIONS)}."
             )
         strongest = max(self.randaugment_magnitude)
         if self.randaugment_profile == "increasing" and strongest > self.randaugment_max_level:
             raise UserError(
-                f"--randaugment_magnitude={strongest} is above --randaugment_max_level="
-                f"{self.randaugment_max_level}: lower the one or raise the other."
+                f"--randaugment_magnitude={strongest} is above "
+                f"--randaugment_max_level={self.randaugment_max_level}: lower the one or raise the "
+                "other."
             )
 
 
@@ -267,17 +298,23 @@ class TrainConfig(Section):
         (128,), "Labelled images in a global batch.", minimum=1, of=int
     )
     ratio: PerGeneration = setting(
-        (3.0,), "Pseudo-labelled images for each labelled one in a student's batch.", minimum=0.0,
-        of=float, first=1,
+        (3.0,),
+        "Pseudo-labelled images for each labelled one in a student's batch.",
+        minimum=0.0,
+        of=float,
+        first=1,
     )
     mixing: str = setting(
         "ratio",
-        "ratio: labelled and pseudo-labelled images in the proportion of --ratio | union: batches of the "
-        "same size drawn from both together.",
+        "ratio: labelled and pseudo-labelled images in the proportion of --ratio | union: batches "
+        "of the same size drawn from both together.",
         choices=("ratio", "union"),
     )
     train_images: PerGeneration = setting(
-        (0,), "Budget of a stage in images seen, labelled and pseudo-labelled together.", minimum=0, of=int
+        (0,),
+        "Budget of a stage in images seen, labelled and pseudo-labelled together.",
+        minimum=0,
+        of=int,
     )
     train_steps: PerGeneration = setting((0,), "Budget of a stage in steps.", minimum=0, of=int)
     train_epochs: PerGeneration = setting(
@@ -289,16 +326,20 @@ class TrainConfig(Section):
         choices=("sgd", "rmsprop", "adamw"),
     )
     learning_rate: PerGeneration = setting((0.1,), "Peak learning rate.", minimum=0.0, of=float)
-    momentum: float = setting(0.9, "Momentum of SGD and RMSProp; AdamW's beta 1.", minimum=0.0, maximum=0.9999)
+    momentum: float = setting(
+        0.9, "Momentum of SGD and RMSProp; AdamW's beta 1.", minimum=0.0, maximum=0.9999
+    )
     nesterov: bool = setting(False, "Nesterov momentum for SGD.")
     weight_decay: PerGeneration = setting(
         (1e-4,),
-        "L2 penalty, weight_decay x sum of 1/2 w^2 over trainable weights without BatchNorm's; decoupled "
-        "for AdamW.",
+        "L2 penalty, weight_decay x sum of 1/2 w^2 over trainable weights without BatchNorm's; "
+        "decoupled for AdamW.",
         minimum=0.0,
         of=float,
     )
-    gradient_clip_norm: float = setting(0.0, "Clip the global gradient norm to this; 0: off.", minimum=0.0)
+    gradient_clip_norm: float = setting(
+        0.0, "Clip the global gradient norm to this; 0: off.", minimum=0.0
+    )
     schedule: str = setting(
         "cosine",
         "Learning rate over a stage: constant | exponential (staircase) | multistep | cosine.",
@@ -308,29 +349,37 @@ class TrainConfig(Section):
         0.0, "Linear warm-up from 0, in epochs over the labelled images.", minimum=0.0
     )
     decay_epochs: float = setting(
-        2.4, "Length of a stair of the exponential schedule, in epochs over the labelled images.", minimum=1e-6
+        2.4,
+        "Length of a stair of the exponential schedule, in epochs over the labelled images.",
+        minimum=1e-6,
     )
     decay_rate: float = setting(
         0.97, "Factor of each stair of the exponential schedule.", minimum=0.0, maximum=1.0
     )
     multistep_fractions: str = setting(
-        "0.5,0.75", "Comma list of shares of the stage's steps after which the multistep schedule falls."
+        "0.5,0.75",
+        "Comma list of shares of the stage's steps after which the multistep schedule falls.",
     )
     multistep_factor: float = setting(
         0.1, "Factor of each fall of the multistep schedule.", minimum=0.0, maximum=1.0
     )
     label_smoothing: float = setting(
-        0.0, "Smoothing of labels and hard pseudo-labels: (1 - e) one-hot + e / classes.",
-        minimum=0.0, maximum=0.999,
+        0.0,
+        "Smoothing of labels and hard pseudo-labels: (1 - e) one-hot + e / classes.",
+        minimum=0.0,
+        maximum=0.999,
     )
     loss_normalization: str = setting(
         "labelled",
-        "What the summed loss is divided by: labelled (the paper: labelled mean + ratio x pseudo mean) | "
-        "all (the mean over all images).",
+        "What the summed loss is divided by: labelled (the paper: labelled mean + ratio x pseudo "
+        "mean) | all (the mean over all images).",
         choices=("labelled", "all"),
     )
     ema_decay: float = setting(
-        0.0, "Decay of the moving average of the weights that is kept; 0: off.", minimum=0.0, maximum=0.999999
+        0.0,
+        "Decay of the moving average of the weights that is kept; 0: off.",
+        minimum=0.0,
+        maximum=0.999999,
     )
     evaluations: int = setting(
         10, "How often a stage is evaluated on dev while it trains.", minimum=1
@@ -349,18 +398,24 @@ class TrainConfig(Section):
             in_range = False
         if not in_range:
             raise UserError(
-                f"--multistep_fractions={self.multistep_fractions!r} is not a comma list of numbers from 0 to "
-                "1: write it as 0.5,0.75."
+                f"--multistep_fractions={self.multistep_fractions!r} is not a comma list of "
+                "numbers from 0 to 1: write it as 0.5,0.75."
             )
         budgets = ("train_images", "train_steps", "train_epochs")
         given = [name for name in budgets if any(getattr(self, name))]
         if len(given) != 1:
             received = " and ".join(f"--{name}" for name in given) or "none"
             raise UserError(
-                f"{received} of --train_images, --train_steps and --train_epochs: give exactly one budget."
+                f"{received} of --train_images, --train_steps and --train_epochs: give exactly one "
+                "budget."
             )
         if not all(getattr(self, given[0])):
             raise UserError(f"--{given[0]}: every value must be above 0.")
+        if self.nesterov and self.optimizer != "sgd":
+            raise UserError(
+                f"--nesterov is for --optimizer=sgd, not {self.optimizer}: leave it "
+                "out or change one."
+            )
         if self.mixing == "union" and self.loss_normalization == "labelled":
             raise UserError(
                 "--mixing=union draws batches without a fixed number of labelled images: give "
@@ -374,42 +429,56 @@ class PseudoConfig(Section):
 
     policy: str = setting(
         "paper",
-        "paper: the most confident --images_per_class of each class, repeated up to it | gap: a floor and a "
-        "largest gap between classes, labelled images included | none: the confidence filter alone.",
+        "paper: the most confident --images_per_class of each class, repeated up to it | gap: a "
+        "floor and a largest gap between classes, labelled images included | none: the confidence "
+        "filter alone.",
         choices=("paper", "gap", "none"),
     )
     min_confidence: PerGeneration = setting(
-        (0.3,), "Least confidence of a pseudo-label that is kept. The teacher labels for the student of the "
-        "next generation, so the list begins with the first student's value.",
-        minimum=0.0, maximum=1.0, of=float,
+        (0.3,),
+        "Least confidence of a pseudo-label that is kept for a student.",
+        minimum=0.0,
+        maximum=1.0,
+        of=float,
+        first=1,
     )
     images_per_class: int = setting(
-        0, "Images of each class under the paper policy; 0: as many as the mean over classes above the "
-        "threshold.", minimum=0,
+        0,
+        "Images of each class under the paper policy; 0: as many as the mean over classes above "
+        "the threshold.",
+        minimum=0,
     )
     gap_floor: int = setting(4000, "Least images of each class under the gap policy.", minimum=0)
     gap_margin: int = setting(
-        1000, "Most images by which a class may exceed the smallest under the gap policy.", minimum=0
+        1000,
+        "Most images by which a class may exceed the smallest under the gap policy.",
+        minimum=0,
     )
     select: str = setting(
         "each_generation",
-        "each_generation: every teacher selects anew | once: the first selection stays and is re-labelled.",
+        "each_generation: every teacher selects anew | once: the first selection stays and is "
+        "re-labelled.",
         choices=("each_generation", "once"),
     )
     pseudo_label: str = setting(
         "soft",
-        "soft: the teacher's probabilities | hard: its first choice | smooth: 1 - e on the first choice and "
-        "e / (classes - 1) on each other.",
+        "soft: the teacher's probabilities | hard: its first choice | smooth: 1 - e on the first "
+        "choice and e / (classes - 1) on each other.",
         choices=("soft", "hard", "smooth"),
     )
     smooth_epsilon: float = setting(0.1, "e of --pseudo_label=smooth.", minimum=0.0, maximum=0.999)
     temperature: float = setting(
-        1.0, "Soft labels are p^(1/T), normalised: below 1 sharpens, above 1 flattens.",
-        minimum=0.01, maximum=100.0,
+        1.0,
+        "Soft labels are p^(1/T), normalised: below 1 sharpens, above 1 flattens.",
+        minimum=0.01,
+        maximum=100.0,
     )
     chance_p_value: float = setting(
-        0.01, "A teacher is refused where guessing the most common class would do as well on dev with a "
-        "probability above this (one-sided binomial test).", minimum=0.0, maximum=1.0,
+        0.01,
+        "A teacher is refused where guessing the most common class would do as well on dev with a "
+        "probability above this (one-sided binomial test).",
+        minimum=0.0,
+        maximum=1.0,
     )
 
 
@@ -420,7 +489,8 @@ class RunConfig(Section):
     workdir: str = setting("", "Folder of the run; finished stages in it are used again. Required.")
     seed: int = setting(0, "Seed of everything random.", minimum=0)
     teacher: str = setting(
-        "", "A .keras model that starts the chain instead of a trained teacher; --models are then the "
+        "",
+        "A .keras model that starts the chain instead of a trained teacher; --models are then the "
         "students.",
     )
     patience: int = setting(
@@ -428,15 +498,26 @@ class RunConfig(Section):
     )
     strategy: str = setting(
         "auto",
-        "one: one device | mirrored: every device of this machine | auto: mirrored where there are several "
-        "GPUs.",
+        "one: one device | mirrored: every device of this machine | auto: mirrored where there are "
+        "several GPUs.",
         choices=("auto", "one", "mirrored"),
     )
     logical_devices: int = setting(
-        0, "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); 0: as "
-        "it is.", minimum=0, maximum=64,
+        0,
+        "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "
+        "0: as it is.",
+        minimum=0,
+        maximum=64,
     )
     eval_batch_size: int = setting(500, "Images in a batch of scoring and evaluation.", minimum=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.teacher and not self.teacher.endswith(".keras"):
+            raise UserError(
+                f"--teacher={self.teacher} is not the name of a .keras file: give the "
+                "model.keras of an earlier run."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -450,17 +531,58 @@ class Config:
     train: TrainConfig
     pseudo: PseudoConfig
 
+    def __post_init__(self):
+        self._check_lengths()
+        self._check_ratio()
+
+    def _check_lengths(self):
+        """A list longer than the chain is a slip: its last values would never be used."""
+        for part in dataclasses.fields(self):
+            section = getattr(self, part.name)
+            for field in dataclasses.fields(section):
+                value = getattr(section, field.name)
+                if not isinstance(value, PerGeneration) or field.name == "models":
+                    continue
+                # Defaults are written for a teacher and students, whatever the chain.
+                expected = max(1, self.num_students + 1 - field.metadata["first"])
+                if len(value) > expected and value != field.default:
+                    begins = "student" if field.metadata["first"] else "teacher"
+                    raise UserError(
+                        f"--{field.name}={','.join(map(str, value))} has {len(value)} values: "
+                        f"expected at most {expected}, the first {begins}'s and one for each "
+                        f"student after it (--models names {len(self.model.models)} networks). "
+                        "Shorten it."
+                    )
+
+    def _check_ratio(self):
+        """Pseudo-labels that were asked for must not be rounded away."""
+        if self.train.mixing == "union":
+            return
+        for generation in range(1, self.num_students + 1):
+            train = self.train.at(generation)
+            labeled, ratio = train["labeled_batch_size"], train["ratio"]
+            if ratio and round(labeled * ratio) == 0:
+                raise UserError(
+                    f"--ratio={ratio} of --labeled_batch_size={labeled} rounds to no "
+                    f"pseudo-labelled image in a batch of student {generation}: raise one of them, "
+                    "or give --ratio=0 to mean none."
+                )
+
     @classmethod
     def from_values(cls, values):
         """Builds a configuration from flat settings.
 
         Args:
-            values: dict from the name of a setting to its value; what is left out keeps its default. Values of
-                `PerGeneration` settings are lists of strings or of values.
+            values: dict from the name of a setting to its value; what is left out keeps its
+                default. Values of `PerGeneration` settings are lists of strings or of values.
 
         Raises:
             UserError: a value is not allowed.
+            ValueError: there is no such setting.
         """
+        unknown = set(values) - {field.name for field in settings()}
+        if unknown:
+            raise ValueError(f"No such settings: {', '.join(sorted(unknown))}.")
         sections = {}
         for part in dataclasses.fields(cls):
             given = {}
@@ -504,6 +626,6 @@ def _convert(field, value):
         return PerGeneration(kind(one) for one in value)
     except ValueError:
         raise UserError(
-            f"--{field.name}={','.join(map(str, value))} is not understood: expected a comma list of "
-            f"{kind.__name__} values."
+            f"--{field.name}={','.join(map(str, value))} is not understood: expected a comma list "
+            f"of {kind.__name__} values."
         ) from None

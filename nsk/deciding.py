@@ -1,4 +1,4 @@
-"""Decisions over generations. The dev split alone makes them; test predictions are never read here."""
+"""Decisions over generations, from the dev split alone: test predictions are never read here."""
 
 import numpy as np
 
@@ -8,24 +8,30 @@ from nsk.pseudo.scores import read_table
 
 
 def best_generation(chain):
-    """Index of the best generation: a later one wins unless it is worse by more than one standard error.
+    """Index of the latest generation that is no worse than the most accurate one.
 
-    The standard error is that of the paired difference on the same dev images: two models of one chain agree
-    on most of them, so it is much smaller than that of either accuracy.
+    Worse means by more than one standard error, that of the paired difference on the same dev
+    images: two models of one chain agree on most of them, so it is much smaller than that of either
+    accuracy. Each generation is compared with the most accurate one, and not with the one before
+    it, so that many small losses do not add up.
+
+    Args:
+        chain: list of `report.summary.Generation`s, the teacher first.
     """
     correct = [_correct_on_dev(generation) for generation in chain]
-    best = 0
-    for later in range(1, len(correct)):
-        worse_by = correct[best].mean() - correct[later].mean()
-        if worse_by <= metrics.paired_standard_error(correct[best], correct[later]):
+    top = int(np.argmax([one.mean() for one in correct]))
+    best = top
+    for later in range(top + 1, len(correct)):
+        worse_by = correct[top].mean() - correct[later].mean()
+        if worse_by <= metrics.paired_standard_error(correct[top], correct[later]):
             best = later
     return best
 
 
 def students_without_gain(chain):
-    """How many of the last students in a row are no better on dev than the best one before them."""
+    """How many students have passed since the most accurate generation on dev."""
     accuracies = [_correct_on_dev(generation).mean() for generation in chain]
-    first_best = int(np.argmax(accuracies))
+    first_best = int(np.argmax(accuracies))  # The first of equals: to be equal is no gain.
     return len(accuracies) - 1 - first_best
 
 
@@ -39,9 +45,10 @@ def refuse_chance(teacher, p_value):
     chance = metrics.chance_p_value(num_correct, truth, int(max(truth.max(), choice.max())) + 1)
     if chance > p_value:
         raise UserError(
-            f"{teacher.model.name} gets {num_correct} of {len(truth)} dev images right, which guessing one "
-            f"class would do with probability {chance:.2g} (allowed: {p_value}): it cannot teach. Give it "
-            "more labels or a longer budget, or a larger --num_dev if that number is small."
+            f"{teacher.model.name} gets {num_correct} of {len(truth)} dev images right, which "
+            f"guessing one class would do with probability {chance:.2g} (allowed: "
+            f"--chance_p_value={p_value}): it cannot teach. Give it more labels or a longer "
+            "budget, or a larger --num_dev if that number is small."
         )
 
 

@@ -1,22 +1,27 @@
-"""The command line: `python -m nsk.main [COMMAND] --flagfile=... --workdir=...`.
+"""The command line: `python -m nsk.main [run] --flagfile=... --workdir=...`.
 
 Commands:
   run       teacher, pseudo-labels, students, best model (the default)
-  plan      what a run would do, without training
+
+Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request; 1 a bug.
 """
 
+import contextlib
 import logging as python_logging
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 
 from nsk import config as config_module
+from nsk import stage
 from nsk.errors import UserError
 
-OK, BUG, WRONG_INPUT, STOPPED = 0, 1, 2, 75
-COMMANDS = ("run", "plan")
+OK, WRONG_INPUT, STOPPED = 0, 2, 75
+COMMANDS = ("run",)
 
 
 def define_flags():
@@ -35,6 +40,18 @@ def define_flags():
             flags.DEFINE_string(name, field.default, help_text)
 
 
+def parse_flags(argv):
+    """Parses flags; a wrong one is told in one line, exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, UnicodeDecodeError) as error:  # The second: a flagfile that is no text.
+        tell(f"{str(error).removeprefix('ERROR:: ').rstrip('.? ')}: see --help.")
+        sys.exit(WRONG_INPUT)
+    except SystemExit:
+        # absl has shown the --help that was asked for, and would exit with 1.
+        sys.exit(OK)
+
+
 def read_config():
     """The `Config` of the flags that were given."""
     return config_module.Config.from_values(
@@ -43,22 +60,83 @@ def read_config():
 
 
 def main(argv):
+    """Runs a command; what is cheap to check is checked before TensorFlow is imported."""
     command, *rest = argv[1:] or ["run"]
     if command not in COMMANDS or rest:
         received = " ".join(argv[1:])
-        raise UserError(f"Received the command {received!r}: expected one of {', '.join(COMMANDS)}.")
+        raise UserError(
+            f"Received the command {received!r}: expected {' or '.join(COMMANDS)}; settings are "
+            "given as --name=value."
+        )
     config = read_config()
     if not config.run.workdir:
-        raise UserError("--workdir is not given: name a folder for the run, as --workdir=runs/first.")
-    # TensorFlow is imported only now: it takes seconds, and --help and wrong flags should not.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from nsk import self_training
+        raise UserError(
+            "--workdir is not given: name a folder for the run, as --workdir=runs/first."
+        )
+    if config.run.teacher and not Path(config.run.teacher).is_file():
+        raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
+    stage.make_folder(Path(config.run.workdir))
+    # TensorFlow takes seconds to import, which --help and wrong flags should not wait for.
+    with native_messages_hidden():
+        import tensorflow as tf
 
-    if command == "plan":
-        self_training.plan(config)
-    else:
-        self_training.run(config)
+        from nsk import self_training
+
+        tf.config.list_physical_devices()
+    check_models(config.model.models)
+    self_training.run(config)
     return OK
+
+
+@contextlib.contextmanager
+def native_messages_hidden():
+    """Hides what TensorFlow's C++ libraries say while they are loaded and look for devices.
+
+    They write of oneDNN, of missing CUDA and of absl's logging before TF_CPP_MIN_LOG_LEVEL counts,
+    straight to file descriptor 2, so the descriptor itself points to nowhere meanwhile. Exceptions
+    come through as ever, and TF_CPP_MIN_LOG_LEVEL=0 shows everything.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def check_models(names):
+    """UserError for an unknown network: now, and not when its turn to train has come."""
+    from nsk import models
+
+    for name in names:
+        match = re.fullmatch(r"resnet([1-9][0-9]*)", name)
+        is_resnet = match and int(match[1]) >= 8 and int(match[1]) % 6 == 2
+        if not is_resnet and name not in models.model_names():
+            raise UserError(
+                f"--models names {name!r}: expected one of {', '.join(models.model_names())}, or "
+                "resnetN with another N = 6n + 2."
+            )
+
+
+def tell(message):
+    """Writes one line to stderr, whatever the message holds."""
+    # On a terminal a progress bar may stand in the line.
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}nsk: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _is_ours_or_a_warning(record):
+    """Whether a log line is shown: libraries say much at INFO through the same handler."""
+    is_ours = record.pathname.startswith(os.path.dirname(__file__))
+    return is_ours or record.levelno >= python_logging.WARNING
 
 
 def _stop(*_):
@@ -69,30 +147,18 @@ def run_main(argv):
     """Runs `main` and turns what goes wrong into an exit code."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    # TensorFlow says its own things at INFO; warnings and errors are enough.
-    python_logging.getLogger("tensorflow").setLevel(python_logging.WARNING)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_is_ours_or_a_warning)
     signal.signal(signal.SIGTERM, _stop)
     try:
         return main(argv)
     except UserError as error:
-        print(f"nsk: {error}", file=sys.stderr)
+        tell(str(error))
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print(
-            "nsk: stopped. Every finished stage is kept: run the same command again to go on.",
-            file=sys.stderr,
-        )
+        tell("stopped. Every finished stage is kept: run the same command again to go on.")
         return STOPPED
-
-
-def parse_flags(argv):
-    """Parses flags; a wrong one is told in one line, exit code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"nsk: {error} See --help.".replace("\n", " "), file=sys.stderr)
-        sys.exit(WRONG_INPUT)
 
 
 if __name__ == "__main__":

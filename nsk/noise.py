@@ -1,15 +1,16 @@
 """The one place that draws random numbers during training.
 
-Every draw is a pure function of a key and of the example's position in the *global* batch. So replicas
-draw different noise, one device draws what N replicas draw together, and a resumed run draws what the
-undisturbed run would have drawn: nothing here has state that a checkpoint would have to hold.
+Every draw is a pure function of a key and of the example's position in the *global* batch. So
+replicas draw different noise, one device draws what N replicas draw together, and a resumed run
+draws what the undisturbed run would have drawn: nothing here has state that a checkpoint would have
+to hold.
 
 A key is derived from the run's seed and names (`key(seed, "gen1/student")`), folded with the step
 (`fold_in`), and then with the name of whoever draws (`named`). The generator is Philox
 (`tf.random.stateless_uniform(alg="philox")`), which gives the same numbers on every device type.
 
-Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward pass, and
-layers draw with `example_uniform`.
+Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward
+pass, and layers draw with `example_uniform`.
 """
 
 import contextlib

@@ -39,7 +39,7 @@ class Progress:
 
     def _show(self, done, seconds, note):
         rate = done / max(seconds, 1e-9)
-        left = clock((self.total - done) / rate) if done else "?"
+        left = clock(max(0.0, self.total - done) / rate) if done else "?"
         share = done / self.total if self.total else 1.0
         text = f"{done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} left"
         if self._is_terminal:
@@ -55,7 +55,7 @@ class Progress:
 
 def clock(seconds):
     """A duration in seconds as 8.1 s, 3:05 or 2:03:05."""
-    if seconds < 60:
+    if seconds < 59.95:  # From here on one digit would show 60.0.
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

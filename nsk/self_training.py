@@ -14,6 +14,7 @@ arXiv 1911.04252.
 """
 
 from nsk import deciding
+from nsk import plan as plan_module
 from nsk.report import summary
 from nsk.stages import Stages
 
@@ -54,3 +55,9 @@ def run(config):
     best = deciding.best_generation(chain)
     export = stages.export(chain[best].model, images)
     return summary.report(config, images, chain, best, export, stages.all_reused)
+
+
+def plan(config):
+    """Prints what `run` would do; only the images are ingested."""
+    stages = Stages(config)
+    return plan_module.plan(stages, stages.ingest())

@@ -6,13 +6,14 @@ A stage's folder is named after the fingerprint of its settings and of its input
         stage.json      settings, inputs, counts, and bytes and SHA-256 of every file; written last
         ...             what the stage makes
 
-A finished stage with the same fingerprint is used again; a changed setting builds beside the old result and
-never over it. While it is being made the folder is called `....partial`; it gets its name by a rename, when
-everything in it is on disk.
+A finished stage with the same fingerprint is used again; a changed setting builds beside the old
+result and never over it. While it is being made the folder is called `....partial`; it gets its
+name by a rename, when everything in it is on disk.
 """
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,8 @@ from nsk.errors import UserError
 
 FORMAT = 1
 MANIFEST = "stage.json"
+# What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ def run(workdir, name, build, *, settings, inputs):
     Args:
         workdir: the run's folder.
         name: folder and kind, as `gen1/student`.
-        build: function that takes the folder to fill (empty) and returns the counts, a JSON-like dict.
+        build: function that takes the folder to fill (empty) and returns the counts, a JSON-like
+            dict.
         settings: JSON-like dict of all settings that the result depends on.
         inputs: dict from role to the `Stage`s that it is made from.
 
@@ -78,19 +82,22 @@ def run(workdir, name, build, *, settings, inputs):
         A `Stage`.
 
     Raises:
-        UserError: another process is building the same stage.
+        UserError: another process is building the same stage, a finished one is damaged, or the
+            disk refuses.
     """
     print_ = fingerprint(name, settings, inputs)
-    path = Path(workdir) / f"{name}-{print_}"
+    label = f"{name}-{print_}"
+    path = Path(workdir) / label
     if path.exists():
-        return _reuse(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+        return _reuse(path, label)
+    make_folder(path.parent)
+    with _naming_disk_errors(), _lock(path):
         if path.exists():  # Finished by the process that held the lock before.
-            return _reuse(path)
+            return _reuse(path, label)
         partial = path.with_name(path.name + ".partial")
         # A later change lets stages go on inside a partial folder; until then they begin anew.
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir()
         started = time.time()
         counts = build(partial)
@@ -111,7 +118,7 @@ def run(workdir, name, build, *, settings, inputs):
         _sync_folder(partial)
         os.rename(partial, path)
         _sync_folder(path.parent)
-    logging.info("%s: done in %.1f s", f"{name}-{print_}", time.time() - started)
+    logging.info("%s: done in %.1f s", label, time.time() - started)
     return load(path)
 
 
@@ -123,21 +130,50 @@ def load(path):
         return Stage(Path(path), manifest["fingerprint"], manifest["counts"])
     except FileNotFoundError:
         raise UserError(f"{path} is not a finished stage: it has no {MANIFEST}.") from None
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{manifest_path} is damaged ({error}): delete the folder {path} and run again to redo it."
+            f"{manifest_path} is damaged ({type(error).__name__}: {error}): delete the folder "
+            f"{path} and run again to redo it."
         ) from None
 
 
-def _reuse(path):
-    stage = dataclasses.replace(load(path), reused=True)
-    logging.info("%s: already done, used again", stage.name)
-    return stage
+def make_folder(path):
+    """Makes a folder where there is none; UserError where it cannot be made or written into."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {path} cannot be made ({error.strerror}): give another --workdir."
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The folder {path} cannot be written into: change its rights, or give another "
+            "--workdir."
+        )
+
+
+def _reuse(path, label):
+    logging.info("%s: already done, used again", label)
+    return dataclasses.replace(load(path), reused=True)
+
+
+@contextlib.contextmanager
+def _naming_disk_errors():
+    """Turns what a disk refuses into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UserError(
+            f"The disk refuses {error.filename or 'a file'} ({error.strerror}): make room or "
+            "change its rights, and run again; finished stages are kept."
+        ) from error
 
 
 @contextlib.contextmanager
 def _lock(path):
-    """Holds the stage for this process; the kernel lets go of it when the process ends in any way."""
+    """Holds the stage for this process; the kernel lets go when it ends in whatever way."""
     lock_path = path.with_name(path.name + ".lock")
     with open(lock_path, "a+") as lock:
         try:
@@ -194,5 +230,6 @@ def write_json_atomically(path, value):
     """Writes a JSON file that is there whole or not at all."""
     path = Path(path)
     temporary = path.with_name(path.name + ".partial")
-    _write_synced(temporary, json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    with _naming_disk_errors():
+        _write_synced(temporary, json.dumps(value, indent=1) + "\n")
+        os.replace(temporary, path)

@@ -1,9 +1,10 @@
 """The stages: what each one depends on, and which module does its work.
 
-Every method returns a finished `Stage` folder. Its settings and inputs are named in full, since they make its
-fingerprint: a changed setting rebuilds exactly the stages that depend on it.
+Every method returns a finished `Stage` folder. Its settings and inputs are named in full: they make
+its fingerprint, so a changed setting rebuilds exactly the stages that depend on it.
 """
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -38,6 +39,7 @@ class Stages:
         self.all_reused = True
         strategies.split_cpu(config.run.logical_devices)
         self.strategy = strategies.make_strategy(config.run.strategy)
+        stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(config))
 
     def _run(self, name, build, settings=None, **inputs):
         made = stage.run(self.workdir, name, build, settings=settings or {}, inputs=inputs)
@@ -47,11 +49,17 @@ class Stages:
     def ingest(self):
         """Images into shard sets: labeled, unlabeled, dev, test."""
         data, seed = self.config.data, self.config.split_seed
-        return self._run(
+        images = self._run(
             "data/images",
             lambda folder: ingest.ingest(data, seed, folder),
             {**data.at(0), "split_seed": seed},
         )
+        if self.config.num_students and not images.counts["images"]["unlabeled"]:
+            raise UserError(
+                f"No unlabelled images are left of --dataset={data.dataset} for students: lower "
+                "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
+            )
+        return images
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
@@ -61,9 +69,9 @@ class Stages:
         received = (model.input_shape[1], model.output_shape[-1])
         if received != expected:
             raise UserError(
-                f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} classes; "
-                f"the run has {expected[0]} pixels and {expected[1]} classes: give a teacher that fits, or "
-                "change --image_size or --dataset."
+                f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} "
+                f"classes; the run has {expected[0]} pixels and {expected[1]} classes: give a "
+                "teacher that fits, or change --image_size or --dataset."
             )
 
         def build(folder):
@@ -77,7 +85,7 @@ class Stages:
     def train(self, generation, images, pseudo_labels=None):
         """A teacher (generation 0) or a student, by the same trainer."""
         name = f"gen{generation}/" + ("student" if generation else "teacher")
-        settings = self._training_settings(generation, images)
+        settings = self.training_settings(generation, images)
 
         def build(folder):
             job = train_stage.Job(
@@ -94,10 +102,13 @@ class Stages:
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
 
-        inputs = {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
+        inputs = (
+            {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
+        )
         return self._run(name, build, settings, **inputs)
 
-    def _training_settings(self, generation, images):
+    def training_settings(self, generation, images):
+        """All that a training stage depends on beside its inputs, as JSON-like values."""
         config = self.config
         settings = {
             "seed": config.run.seed,
@@ -217,9 +228,13 @@ def load_model(path):
         UserError: it is missing, damaged or no `.keras` file.
     """
     if path.suffix != ".keras" or not path.is_file():
-        raise UserError(f"{path} is not a .keras file: give the path of a model saved by nsk or Keras.")
+        raise UserError(
+            f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"The model {path} cannot be loaded ({reason}): give another one.") from None
+        raise UserError(
+            f"The model {path} cannot be loaded ({reason}): give another one."
+        ) from None

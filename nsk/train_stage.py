@@ -1,7 +1,7 @@
-"""What a training stage is made of: streams, recipe, model and trainer, from settings and shard sets.
+"""A training stage: its streams, recipe, model and trainer, from settings and shard sets.
 
-Teachers and students go the same way. A teacher has one stream, the labelled images; a student has a second one,
-the pseudo-labelled images, or with `--mixing=union` one stream over both.
+Teachers and students go the same way. A teacher has one stream, the labelled images; a student has
+a second one, the pseudo-labelled images, or with `--mixing=union` one stream over both.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ class Job:
         settings: the stage's settings, as `stages.training_settings` makes them.
         labeled, dev: `ShardSet`s.
         pseudo: the student's `ShardSet` of pseudo-labels; None for a teacher.
-        labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one each.
+        labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one
+            each.
         summary_folder: where TensorBoard's events go.
         eval_batch_size: images in a batch of evaluation.
     """
@@ -53,7 +54,8 @@ def train(job, strategy, model_path):
     Args:
         job: a `Job`.
         strategy: a `tf.distribute.Strategy`.
-        model_path: where the `.keras` file goes, with the averaged weights where there is an average.
+        model_path: where the `.keras` file goes, with the averaged weights where there is an
+            average.
 
     Returns:
         dict: `model`, `parameters` (trainable), `streams` and what `Trainer.train` returns.
@@ -69,7 +71,10 @@ def train(job, strategy, model_path):
     for name, seen in accounting.items():
         logging.info(
             "%s: %s images, %s in an epoch with copies, seen %.2f times",
-            name, f"{seen['images']:,}", f"{seen['epoch']:,}", seen["epochs"],
+            name,
+            f"{seen['images']:,}",
+            f"{seen['epoch']:,}",
+            seen["epochs"],
         )
     dev = pipeline.load_images(job.dev, settings["image_size"])
     predict = Predictor(trainer.published_model, job.eval_batch_size)
@@ -230,4 +235,3 @@ def account(stream, num_steps):
 
 def trainable_parameters(model):
     return int(sum(tf.size(variable.value) for variable in model.trainable_variables))
-

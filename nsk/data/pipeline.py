@@ -1,8 +1,9 @@
 """From shards to training batches, with tf.data.
 
-A stage's images are streamed from their TFRecord shards, decoded once and held in memory as uint8; batches are
-then drawn by index. Batch t is a pure function of (key, t): order is a stateless permutation of each epoch and
-augmentation is keyed by the step, so starting at step t costs nothing.
+A stage's images are streamed from their TFRecord shards, decoded once and held in memory as uint8;
+batches are then drawn by index. Batch t is a pure function of (key, t): order is a stateless
+permutation of each epoch and augmentation is keyed by the step, so starting at step t costs
+nothing.
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ class Images:
         images: uint8 tensor (n, image_size, image_size, 3).
         labels: int32 array (n,); -1 where there is none.
         log_probabilities: float32 array (n, classes) of a pseudo-label shard set, else None.
-        copies: int32 array (n,): how often an epoch shows each image; ones where nothing says otherwise.
+        copies: int32 array (n,): how often an epoch shows each image; ones where nothing says
+            otherwise.
     """
 
     ids: list
@@ -63,7 +65,7 @@ def load_images(shard_set, image_size, shard=None):
         )
         return parsed
 
-    # Batches first, so that parsing is one call for many records; then decoding, batches in parallel.
+    # Batches first, so that parsing is one call for many records; then decoding, in parallel.
     dataset = shard_set.read(shard).batch(256).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     parts = {}
     with shard_set.naming_broken_shards():
@@ -71,7 +73,9 @@ def load_images(shard_set, image_size, shard=None):
             for name, value in batch.items():
                 parts.setdefault(name, []).append(value)
     if not parts:
-        raise UserError(f"{shard_set.folder} holds no images: check the data that it was made from.")
+        raise UserError(
+            f"{shard_set.folder} holds no images: check the data that it was made from."
+        )
     whole = {name: np.concatenate(values) for name, values in parts.items()}
     count = len(whole["id"])
     return Images(
@@ -112,8 +116,9 @@ class Stream:
             self.batch_size, dtype=tf.int64
         )
         epochs, within = positions // self.epoch_size, positions % self.epoch_size
-        # One permutation for each epoch; a batch may reach over several short ones. The raw op, because
-        # `tf.random.experimental.index_shuffle` of TensorFlow 2.21 pads a batch of seeds wrongly.
+        # One permutation for each epoch; a batch may reach over several short ones. The raw op,
+        # because `tf.random.experimental.index_shuffle` of TensorFlow 2.21 pads a batch of seeds
+        # wrongly.
         seeds = tf.stack(
             [
                 tf.fill([self.batch_size], stream_key[0]),
@@ -146,8 +151,8 @@ def training_batches(streams, stage_key, augment, first_step, num_steps):
     Args:
         streams: tuple of `Stream`s.
         stage_key: int64 array (2,), the stage's key.
-        augment: function of (images uint8 (batch, height, width, 3), key) that returns images of the same
-            shape and dtype.
+        augment: function of (images uint8 (batch, height, width, 3), key) that returns images of
+            the same shape and dtype.
         first_step, num_steps: ints.
 
     Returns:
@@ -171,7 +176,7 @@ def training_batches(streams, stage_key, augment, first_step, num_steps):
     def batch(step):
         return tuple(one(*pair, step) for pair in zip(streams, expanded, strict=True))
 
-    # Steps are mapped in parallel but handed out in order: parallelism changes nothing of what is seen.
+    # Steps are mapped in parallel but handed out in order: parallelism changes nothing.
     return (
         tf.data.Dataset.range(first_step, num_steps)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -1,6 +1,9 @@
 """Predictions of every image exactly once: clean, without noise, in order."""
 
+import numpy as np
 import tensorflow as tf
+
+from nsk.errors import UserError
 
 
 class Predictor:
@@ -27,15 +30,24 @@ class Predictor:
 
         Returns:
             float32 array (n, classes), natural logarithms of probabilities.
+
+        Raises:
+            UserError: the model's weights are broken.
         """
         count = len(images)
         parts = []
         for first in range(0, count, self._batch_size):
             batch = images[first : first + self._batch_size]
-            # A last batch that is short is filled up with black images, and their rows are cut off below.
+            # A short last batch is filled up with black images; their rows are cut off below.
             missing = self._batch_size - len(batch)
             parts.append(self._global_batch(tf.pad(batch, [[0, missing], [0, 0], [0, 0], [0, 0]])))
-        return tf.concat(parts, axis=0)[:count].numpy()
+        log_probabilities = tf.concat(parts, axis=0)[:count].numpy()
+        if not np.isfinite(log_probabilities).all():
+            raise UserError(
+                f"The model {self.model.name} predicts values that are not finite: its training "
+                "diverged. Lower --learning_rate or set --gradient_clip_norm."
+            )
+        return log_probabilities
 
     @tf.function(reduce_retracing=True)
     def _global_batch(self, batch):

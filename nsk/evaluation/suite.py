@@ -1,4 +1,4 @@
-"""Evaluation of a model on a labelled split: metrics, and the predictions of every image kept with its id."""
+"""Evaluation of a model on a labelled split: metrics, and every image's prediction with its id."""
 
 from nsk.evaluation import metrics
 from nsk.pseudo.scores import from_predictions, write_scores
@@ -9,8 +9,10 @@ def evaluate(images, predict, path):
 
     Args:
         images: `pipeline.Images` with labels.
-        predict: function of uint8 images (n, height, width, 3) that returns log-probabilities (n, classes).
-        path: Parquet file for the per-image predictions; columns as in `pseudo.scores`, and `truth`.
+        predict: function of uint8 images (n, height, width, 3) that returns log-probabilities
+            (n, classes).
+        path: Parquet file for the per-image predictions; columns as in
+            `pseudo.scores`, and `truth`.
 
     Returns:
         dict of metrics, see `metrics.summarize`.

@@ -1,4 +1,4 @@
-"""Score: a teacher labels the unlabelled images, clean, with its averaged weights and without noise."""
+"""Score: a teacher labels the unlabelled images, clean and without noise."""
 
 from nsk.progress import Progress
 from nsk.pseudo.scores import from_predictions, write_scores
@@ -10,7 +10,8 @@ def score(shard_set, load_shard, predict, folder, title="scoring"):
     Args:
         shard_set: the unlabelled `ShardSet`.
         load_shard: function of a shard's number that returns its decoded `pipeline.Images`.
-        predict: function of uint8 images (n, height, width, 3) that returns log-probabilities (n, classes).
+        predict: function of uint8 images (n, height, width, 3) that returns float32
+            log-probabilities (n, classes).
         folder: where the score files go, named as the shards.
 
     Returns:

@@ -1,8 +1,9 @@
 """Score files: what a teacher says of each unlabelled image, and of each dev and test image.
 
-Parquet, one file for each image shard, row for row with its images. Columns: `id` string, `key` uint64 (a
-stable hash of the id), `label` int32 (the teacher's first choice), `confidence` float32 (its probability),
-`log_probabilities` list of float16 (temperatures and distillation need the tails that probabilities lose).
+Parquet, one file for each image shard, row for row with its images. Columns: `id` string, `key`
+uint64 (a stable hash of the id), `label` int32 (the teacher's first choice), `confidence` float32
+(its probability), `log_probabilities` list of float16 (temperatures and distillation need the tails
+that probabilities lose).
 """
 
 import dataclasses
@@ -41,9 +42,7 @@ def from_predictions(ids, log_probabilities):
     """`Scores` of float32 log-probabilities (n, classes)."""
     labels = log_probabilities.argmax(axis=1).astype(np.int32)
     confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
-    return Scores(
-        ids, stable_keys(ids), labels, confidences, log_probabilities.astype(np.float16)
-    )
+    return Scores(ids, stable_keys(ids), labels, confidences, log_probabilities.astype(np.float16))
 
 
 def write_scores(path, scores, truth=None):
@@ -85,4 +84,6 @@ def read_table(path, columns=None):
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}): delete its folder and run again.") from None
+        raise UserError(
+            f"{path} cannot be read ({reason}): delete its folder and run again."
+        ) from None

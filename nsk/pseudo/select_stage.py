@@ -1,7 +1,7 @@
-"""The selection of one generation as files: the pure functions of `select` on a folder of score files.
+"""The selection of one generation as files: the functions of `select` on a folder of score files.
 
-Writes, for each score file, a Parquet file of the same name with `id` and `copies`, row for row; and under the gap
-policy `labeled.parquet` with the `id` and `copies` of each labelled image.
+Writes, for each score file, a Parquet file of the same name with `id` and `copies`, row for row;
+and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
 """
 
 import dataclasses
@@ -29,10 +29,11 @@ def select_images(settings, scores_folder, labeled, folder):
         folder: where the selection goes.
 
     Returns:
-        dict: `images` that are kept and their `copies` in all; `per_class`, the `select.Statistics`.
+        dict: `images` that are kept and their `copies` in all; `per_class`, the
+            `select.Statistics`.
 
     Raises:
-        UserError: the threshold keeps nothing.
+        UserError: the threshold or the policy keeps nothing.
     """
     paths = sorted(scores_folder.glob("*.parquet"))
     scores = read_scores(paths)
@@ -48,19 +49,7 @@ def select_images(settings, scores_folder, labeled, folder):
         **settings,
     )
     statistics = selection.statistics
-    if not any(statistics.kept):
-        raise UserError(
-            f"--min_confidence={settings['min_confidence']} keeps none of {len(scores):,} images: the most "
-            f"confident has {scores.confidences.max():.3f}. Lower it, or train a better teacher."
-        )
-    if statistics.starved:
-        names = ", ".join(class_names[index] for index in statistics.starved)
-        logging.warning(
-            "No image is labelled %s with a confidence of %s or more: students see %s only with true labels.",
-            names,
-            settings["min_confidence"],
-            "it" if len(statistics.starved) == 1 else "them",
-        )
+    _check_kept(statistics, settings, scores, class_names)
     row = 0
     for path in paths:
         ids = read_table(path, ["id"])["id"]
@@ -73,6 +62,30 @@ def select_images(settings, scores_folder, labeled, folder):
         "copies": sum(statistics.copies),
         "per_class": dataclasses.asdict(statistics),
     }
+
+
+def _check_kept(statistics, settings, scores, class_names):
+    """UserError where nothing is kept; a warning that names the classes of which nothing is."""
+    if not any(statistics.candidates):
+        raise UserError(
+            f"--min_confidence={settings['min_confidence']} keeps none of {len(scores):,} images: "
+            f"the most confident has {scores.confidences.max():.3f}. Lower it, or train a better "
+            "teacher."
+        )
+    if not any(statistics.kept):
+        raise UserError(
+            f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
+            f"pseudo-labels: raise --gap_margin={settings['gap_margin']}."
+        )
+    if statistics.starved:
+        names = ", ".join(class_names[index] for index in statistics.starved)
+        logging.warning(
+            "No image is labelled %s with a confidence of %s or more: students see %s only with "
+            "true labels.",
+            names,
+            settings["min_confidence"],
+            "it" if len(statistics.starved) == 1 else "them",
+        )
 
 
 def read_labels(labeled):

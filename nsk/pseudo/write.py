@@ -20,8 +20,8 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
         unlabeled: the unlabelled `ShardSet`.
         scores_folder: the teacher's score files.
         selection_folder: files of `select_stage`, from these scores or an earlier teacher's.
-        folder: where the shard set goes, into `shards/`; under the gap policy the labelled images' copies
-            stand beside it.
+        folder: where the shard set goes, into `shards/`; under the gap policy the labelled images'
+            copies stand beside it.
 
     Returns:
         dict: `images` and `copies`.
@@ -33,10 +33,14 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
     ) as writer:
         for number, name in enumerate(unlabeled.names):
             scores = read_scores([scores_folder / score_file(name)])
-            _, copies = read_copies(selection_folder / score_file(name))
-            for row, (image_id, encoded) in enumerate(read_images(unlabeled, number)):
-                if image_id != scores.ids[row]:
-                    raise ValueError(f"{name} row {row} is {image_id}, its score is of {scores.ids[row]}.")
+            selected, copies = read_copies(selection_folder / score_file(name))
+            rows = zip(read_images(unlabeled, number), scores.ids, selected, strict=True)
+            for row, ((image_id, encoded), scored_id, selected_id) in enumerate(rows):
+                if not image_id == scored_id == selected_id:
+                    raise ValueError(
+                        f"{name} row {row} is {image_id}, its score is of {scored_id} and its "
+                        f"selection of {selected_id}: expected files of the same images."
+                    )
                 if copies[row]:
                     writer.write(
                         records.pseudo_example(
@@ -59,7 +63,7 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
 
 
 def read_labeled_copies(folder):
-    """{id: copies in an epoch} of the labelled images, from the folder that `write` filled; {}: one each."""
+    """{id: copies in an epoch} of the labelled images, from `write`'s folder; {}: one each."""
     if not (folder / LABELED).exists():
         return {}
     ids, copies = read_copies(folder / LABELED)
@@ -68,6 +72,7 @@ def read_labeled_copies(folder):
 
 def read_images(shard_set, shard):
     """Yields (id, encoded bytes) of one shard's records."""
-    for batch in shard_set.read(shard).batch(256).map(records.parse_images).as_numpy_iterator():
-        for image_id, encoded in zip(batch["id"], batch["encoded"], strict=True):
-            yield image_id.decode(), encoded
+    with shard_set.naming_broken_shards():
+        for batch in shard_set.read(shard).batch(256).map(records.parse_images).as_numpy_iterator():
+            for image_id, encoded in zip(batch["id"], batch["encoded"], strict=True):
+                yield image_id.decode(), encoded

@@ -1,12 +1,13 @@
 """What a run came to: `summary.json` and the closing table.
 
-This is the only reader of test metrics, and of the sealed file with the truth about unlabelled images.
+This is the only reader of test metrics, and of the sealed file with the truth about unlabelled
+images.
 """
 
 import dataclasses
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from nsk import stage
 from nsk.progress import clock
 from nsk.pseudo.scores import read_table
+from nsk.report.table import columns
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
@@ -56,7 +58,7 @@ def report(config, images, chain, best, export, nothing_new):
         "seed": config.run.seed,
         "environment": {
             "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+            **{name: _version(name) for name in PACKAGES},
         },
     }
     stage.write_json_atomically(workdir / "summary.json", summary)
@@ -64,6 +66,14 @@ def report(config, images, chain, best, export, nothing_new):
     if nothing_new:
         sys.stdout.write("Every stage was finished before: nothing was done.\n")
     return summary
+
+
+def _version(package):
+    """Its version; None where it is not installed under this name (tensorflow-cpu, no TFDS)."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _describe(index, generation, images):
@@ -109,7 +119,17 @@ def _precision(generation, images):
 
 def closing_table(summary, workdir):
     """The table that a person reads at the end, as text."""
-    header = ("gen", "role", "model", "parameters", "dev", "test", "pseudo-labels", "precision", "time")
+    header = (
+        "gen",
+        "role",
+        "model",
+        "parameters",
+        "dev",
+        "test",
+        "pseudo-labels",
+        "precision",
+        "time",
+    )
     rows = [header]
     for one in summary["generations"]:
         pseudo = one.get("pseudo")
@@ -127,19 +147,11 @@ def closing_table(summary, workdir):
                 "-" if one["seconds"] is None else clock(one["seconds"]),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     images = summary["num_images"]
     return "\n".join(
         (
             "",
-            *lines,
+            *columns(rows, left=3),
             "",
             f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
             f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "

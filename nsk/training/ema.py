@@ -15,8 +15,9 @@ def ramped_decay(decay, num_updates):
 class ExponentialMovingAverage:
     """Averages of all variables of a Keras model.
 
-    Keras' own `use_ema` covers the trainable weights alone and has no ramp; the averages of the paper cover
-    BatchNorm's moving statistics too, without which averaged weights meet statistics of other weights.
+    Keras' own `use_ema` covers the trainable weights alone and has no ramp; the averages of the
+    paper cover BatchNorm's moving statistics too, without which averaged weights meet statistics of
+    other weights.
 
     Args:
         model: a built Keras model. Make this object in the strategy's scope.
@@ -32,7 +33,7 @@ class ExponentialMovingAverage:
         ]
 
     def update(self, strategy, num_updates):
-        """average += (1 - d) (weight - average), outside of replicas, after the step `num_updates`."""
+        """average += (1 - d) (weight - average), outside of replicas, after step `num_updates`."""
         rate = 1.0 - ramped_decay(self.decay, num_updates)
         for average, source in zip(self.averages, self._sources, strict=True):
             strategy.extended.update(

@@ -1,7 +1,9 @@
 """What is learned: targets from labels and pseudo-labels, and the loss over a mixed global batch.
 
-Targets are probabilities (batch, classes), so that true labels, hard and soft pseudo-labels, and mixtures of
-them, go through one cross entropy. METHOD: Xie et al. 2020, arXiv 1911.04252, section 3.
+Targets are probabilities (batch, classes), so that true labels, hard and soft pseudo-labels, and
+mixtures of them, go through one cross entropy.
+
+Reference: Xie et al., 2020 (arXiv 1911.04252), section 3.
 """
 
 import tensorflow as tf
@@ -29,8 +31,8 @@ def pseudo_targets(
 
     Args:
         log_probabilities: float32 tensor (batch, C), the teacher's.
-        kind: `soft`: p^(1/T) / sum p^(1/T), not smoothed | `hard`: the label-smoothed one-hot of the first
-            choice | `smooth`: 1 - e on the first choice and e / (C - 1) on each other class.
+        kind: `soft`: p^(1/T) / sum p^(1/T), not smoothed | `hard`: the label-smoothed one-hot of
+            the first choice | `smooth`: 1 - e on the first choice and e / (C - 1) on each other.
         temperature: T of soft labels.
         smooth_epsilon: e of `smooth`.
         label_smoothing: smoothing of `hard`.
@@ -53,8 +55,8 @@ def pseudo_targets(
 def summed_cross_entropy(targets, logits, weights):
     """Sum over the rows of weight x cross entropy; float32 scalar.
 
-    The sum and not the mean: rows of one mean stand on several replicas, so the trainer divides by the weight
-    of the *global* batch.
+    The sum and not the mean: rows of one mean stand on several replicas, so the trainer divides by
+    the weight of the *global* batch.
 
     Args:
         targets: float32 (batch, C), probabilities.

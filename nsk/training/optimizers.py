@@ -22,10 +22,10 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class TensorFlowRMSprop(keras.optimizers.RMSprop):
-    """RMSProp as TensorFlow 1 and the EfficientNet recipes have it: the mean square begins at 1, not at 0.
+    """RMSProp as TensorFlow 1 and the EfficientNet recipes have it: the mean square begins at 1.
 
-    With 0 the first steps are divided by a mean square of nearly nothing. Epsilon stands inside the square
-    root in both.
+    With 0 the first steps are divided by a mean square of nearly nothing. Epsilon stands inside the
+    square root in both.
     """
 
     def build(self, variables):
@@ -35,26 +35,33 @@ class TensorFlowRMSprop(keras.optimizers.RMSprop):
                 mean_square.assign(tf.ones_like(mean_square))
 
 
-def make_optimizer(name, rates, *, momentum=0.9, nesterov=False, weight_decay=0.0):
-    """A Keras optimizer without clipping of its own (the trainer clips the global gradient).
+def make_optimizer(name, rates, variables, *, momentum=0.9, nesterov=False, weight_decay=0.0):
+    """A built Keras optimizer without clipping of its own (the trainer clips the global gradient).
 
     Args:
         name: sgd | rmsprop | adamw.
         rates: float32 array (num_steps,), the learning rate of each step.
+        variables: list of the `keras.Variable`s that it updates.
         momentum: SGD's and RMSProp's momentum; AdamW's beta 1.
         nesterov: Nesterov momentum, SGD alone.
         weight_decay: AdamW's decoupled decay; for the others the trainer adds the L2 gradient.
     """
     table = RateTable(rates)
     if name == "sgd":
-        return keras.optimizers.SGD(table, momentum=momentum, nesterov=nesterov)
-    if name == "rmsprop":
-        return TensorFlowRMSprop(table, rho=0.9, momentum=momentum, epsilon=1e-3)
-    if name == "adamw":
-        adamw = keras.optimizers.AdamW(table, beta_1=momentum, weight_decay=weight_decay)
-        adamw.exclude_from_weight_decay(var_names=["gamma", "beta"])
-        return adamw
-    raise ValueError(f"name={name!r}: expected sgd, rmsprop or adamw.")
+        optimizer = keras.optimizers.SGD(table, momentum=momentum, nesterov=nesterov)
+    elif name == "rmsprop":
+        optimizer = TensorFlowRMSprop(table, rho=0.9, momentum=momentum, epsilon=1e-3)
+    elif name == "adamw":
+        optimizer = keras.optimizers.AdamW(table, beta_1=momentum, weight_decay=weight_decay)
+        # By variable and not by `var_names`, which are searched for in the whole path: they would
+        # also spare the kernel of a layer called `alphabeta`.
+        optimizer.exclude_from_weight_decay(
+            var_list=[variable for variable in variables if not is_decayed(variable)]
+        )
+    else:
+        raise ValueError(f"name={name!r}: expected sgd, rmsprop or adamw.")
+    optimizer.build(variables)
+    return optimizer
 
 
 def is_decayed(variable):

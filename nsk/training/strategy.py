@@ -1,12 +1,14 @@
 """Where a run's replicas are: one device, or all devices of this machine."""
 
+import functools
+
 import tensorflow as tf
 
 from nsk.errors import UserError
 
 
 def split_cpu(logical_devices):
-    """Makes the CPU look like several devices; before TensorFlow has used it. 0 leaves it as it is."""
+    """Makes the CPU look like several devices, before TensorFlow has used it; 0: as it is."""
     if logical_devices:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -25,6 +27,13 @@ def make_strategy(name):
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     if name == "one" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.OneDeviceStrategy(devices[0])
+    return _mirrored(tuple(devices))
+
+
+@functools.cache
+def _mirrored(devices):
+    """One for each process: two over the same devices would number their collective operations
+    alike, and TensorFlow then takes those of the one for those of the other."""
     return tf.distribute.MirroredStrategy(devices)
 
 
@@ -34,6 +43,6 @@ def check_divisible(strategy, **batch_sizes):
     for name, size in batch_sizes.items():
         if size % replicas:
             raise UserError(
-                f"The {name.replace('_', ' ')} of {size} images does not divide over {replicas} replicas: "
-                f"make it a multiple of {replicas}."
+                f"The {name.replace('_', ' ')} of {size} images does not divide over {replicas} "
+                f"replicas: make it a multiple of {replicas}."
             )

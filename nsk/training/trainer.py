@@ -1,8 +1,9 @@
-"""The one trainer, for teachers and students alike: they differ in their streams and settings, not in code.
+"""The one trainer, for teachers and students alike: streams and settings differ, code does not.
 
-A loop of our own and not `model.fit`: the noise of a step must depend on the step and on the position in the
-global batch (fit's layers draw the same mask on every replica), the loss is a mean over the global batch with
-weights, gradients are reduced before they are clipped, and the moving average covers BatchNorm.
+A loop of our own and not `model.fit`: the noise of a step must depend on the step and on the
+position in the global batch (fit's layers draw the same mask on every replica), the loss is a mean
+over the global batch with weights, gradients are reduced before they are clipped, and the moving
+average covers BatchNorm.
 """
 
 import dataclasses
@@ -31,9 +32,10 @@ class Recipe:
         optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
         weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
-        loss_normalization: `labelled`: the summed loss is divided by the first stream's weight | `all`: by
-            the weight of all streams.
-        ema_decay: decay of the averaged weights that are evaluated and kept; 0: the weights themselves.
+        loss_normalization: `labelled`: the summed loss is divided by the first stream's weight |
+            `all`: by the weight of all streams.
+        ema_decay: decay of the averaged weights that are evaluated and kept; 0: the weights
+            themselves.
     """
 
     learning_rates: object
@@ -59,9 +61,9 @@ class Trainer:
     """Trains one model.
 
     Args:
-        build_model: function of `synchronized` (whether BatchNorm statistics are taken over all replicas)
-            that returns a new `keras.Model` with the same initial weights each time. It takes float32 pixels
-            in [0, 255] and returns logits.
+        build_model: function of `synchronized` (whether BatchNorm statistics are taken over all
+            replicas) that returns a new `keras.Model` with the same initial weights each time. It
+            takes float32 pixels in [0, 255] and returns logits.
         recipe: a `Recipe`.
         noise_key: int64 (2,), the stage's key (`noise.key`).
         strategy: a `tf.distribute.Strategy`.
@@ -75,11 +77,11 @@ class Trainer:
             self.optimizer = optimizers.make_optimizer(
                 recipe.optimizer,
                 recipe.learning_rates,
+                self.model.trainable_variables,
                 momentum=recipe.momentum,
                 nesterov=recipe.nesterov,
                 weight_decay=recipe.weight_decay,
             )
-            self.optimizer.build(self.model.trainable_variables)
             self.average = (
                 ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
             )
@@ -90,10 +92,12 @@ class Trainer:
         """Runs all steps.
 
         Args:
-            make_batches: function of (first_step, num_steps) that returns a `tf.data.Dataset` with one element
-                a step: a tuple over streams of dicts `image` uint8 (global batch, height, width, 3), `target`
-                float32 (global batch, classes), `weight` float32 (global batch,).
-            evaluate: function that takes a model and returns a dict of floats, among them `accuracy`.
+            make_batches: function of (first_step, num_steps) that returns a `tf.data.Dataset` with
+                one element a step: a tuple over streams of dicts `image` uint8 (global batch,
+                height, width, 3), `target` float32 (global batch, classes), `weight` float32
+                (global batch,).
+            evaluate: function that takes a model and returns a dict of floats (None where it is not
+                defined), among them `accuracy`.
             evaluations: how often `evaluate` is called, the end included.
             summary_folder: where TensorBoard's events go.
             title: name of the work on the progress line.
@@ -114,7 +118,7 @@ class Trainer:
         while step < num_steps:
             count = min(steps_per_call, min(stop for stop in stops if stop > step) - step)
             called = time.monotonic()
-            losses, norms = self._steps(batches, tf.constant(step), tf.constant(count))
+            losses, norms = self.run_steps(batches, tf.constant(step), tf.constant(count))
             losses, norms = losses.numpy(), norms.numpy()
             seconds = time.monotonic() - called
             _check_finite(losses, step)
@@ -130,7 +134,8 @@ class Trainer:
                 tf.summary.scalar("train/images_per_second", count * batch / seconds)
                 if step in stops:
                     for name, value in measured.items():
-                        tf.summary.scalar(f"dev/{name}", value)
+                        if value is not None:  # Top-5 accuracy, where there are five classes.
+                            tf.summary.scalar(f"dev/{name}", value)
             note = f"loss {losses.mean():.3f}" + (
                 f", dev accuracy {measured['accuracy']:.2%}" if measured else ""
             )
@@ -157,8 +162,17 @@ class Trainer:
         return self.published_model
 
     @tf.function
-    def _steps(self, batches, first_step, count):
-        """`count` steps in one call; returns loss and gradient norm of each, float32 (count,)."""
+    def run_steps(self, batches, first_step, count):
+        """Several steps in one call.
+
+        Args:
+            batches: iterator over the distributed dataset; its next batch is that of `first_step`.
+            first_step, count: int32 scalar tensors.
+
+        Returns:
+            loss and gradient norm (L2 penalty included, before clipping) of each step, float32
+            (count,).
+        """
         losses = tf.TensorArray(tf.float32, count)
         norms = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
@@ -173,8 +187,9 @@ class Trainer:
     def _replica_step(self, streams, step):
         """Forward, backward and update of one replica's share of a global batch."""
         replica = tf.distribute.get_replica_context()
-        # Streams are distributed one by one and concatenated here: each replica gets its share of both, and
-        # BatchNorm takes its statistics over labelled and pseudo-labelled images together.
+        # Streams are distributed one by one and concatenated here: each replica gets its share of
+        # both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
+        # together.
         images, targets, weights = (
             tf.concat([stream[part] for stream in streams], axis=0)
             for part in ("image", "target", "weight")
@@ -203,7 +218,7 @@ class Trainer:
         return loss, norm
 
     def _global_positions(self, replica):
-        """Where this replica's rows stand in the global batch [labelled; pseudo-labelled]; int32."""
+        """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""
         positions, offset = [], 0
         for size in self.recipe.batch_sizes:
             share = size // self.strategy.num_replicas_in_sync
@@ -225,7 +240,7 @@ class Trainer:
 
 
 def evaluation_steps(num_steps, evaluations):
-    """Steps after which a stage is evaluated: evenly spread, the last one included; a set of ints."""
+    """Set of the steps after which a stage is evaluated: evenly spread, with the last one."""
     evaluations = min(evaluations, num_steps)
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
 

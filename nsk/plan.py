@@ -1,0 +1,116 @@
+"""What a run would do, without training: images, steps and epochs of every stage, and disk."""
+
+import sys
+
+from nsk import models, train_stage
+from nsk.report.table import columns
+
+FLOAT_BYTES = 4
+SCORE_BYTES = (
+    64  # Of a score's id, key, label and confidence, about; log-probabilities come on top.
+)
+
+
+def plan(stages, images):
+    """Prints the plan and returns it.
+
+    Args:
+        stages: `nsk.stages.Stages`.
+        images: the ingest `Stage`. The images are ingested, since a plan counts them.
+
+    Returns:
+        dict: `images`, `stages` (a dict each) and `disk_bytes`.
+    """
+    counts = images.counts
+    rows = [_describe(stages, images, g) for g in range(stages.config.num_students + 1)]
+    disk = _disk_bytes(images, rows)
+    header = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
+    table = [header, *(_as_text(row) for row in rows)]
+    split_sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
+    sys.stdout.write(
+        "\n".join(
+            (
+                f"Images: {split_sizes}; {counts['num_classes']} classes; "
+                f"{stages.image_size(images)} pixels. {counts['corrupt']['count']:,} unreadable, "
+                f"{sum(counts['duplicates_removed'].values()):,} left out as duplicates.",
+                *columns(table, left=3),
+                f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
+                f"{disk / 2**20:,.0f} MiB in {stages.workdir}. Nothing was trained.",
+                "",
+            )
+        )
+    )
+    return {"images": counts["images"], "stages": rows, "disk_bytes": disk}
+
+
+def _describe(stages, images, generation):
+    """One training stage; pseudo-label epochs are a lower bound until a teacher has scored."""
+    config, counts = stages.config, images.counts
+    if generation == 0 and config.run.teacher:
+        return {"index": 0, "role": "teacher", "model": f"adopted from {config.run.teacher}"}
+    settings = stages.training_settings(generation, images)
+    train = settings["train"]
+    sizes = train_stage.stream_batch_sizes(train, with_pseudo=generation > 0)
+    steps = train_stage.num_training_steps(train, counts["images"]["labeled"], sum(sizes))
+    labeled, pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
+    if config.pseudo.policy == "paper" and config.pseudo.images_per_class:
+        pseudo = config.pseudo.images_per_class * counts["num_classes"]
+    if generation == 0:
+        epochs = {"labelled": steps * sizes[0] / labeled}
+    elif len(sizes) == 1:
+        epochs = {"labelled and pseudo-labelled": steps * sizes[0] / (labeled + pseudo)}
+    else:
+        epochs = {"labelled": steps * sizes[0] / labeled, "pseudo": steps * sizes[1] / pseudo}
+    model = models.build_model(
+        settings["architecture"],
+        num_classes=counts["num_classes"],
+        image_size=settings["image_size"],
+        **settings["model"],
+    )
+    return {
+        "index": generation,
+        "role": "student" if generation else "teacher",
+        "model": settings["architecture"],
+        "parameters": train_stage.trainable_parameters(model),
+        "steps": steps,
+        "batch_sizes": list(sizes),
+        "images_seen": steps * sum(sizes),
+        "epochs": {name: round(value, 2) for name, value in epochs.items()},
+    }
+
+
+def _as_text(row):
+    if "steps" not in row:
+        return (str(row["index"]), row["role"], row["model"], "-", "-", "-", "-", "-")
+    return (
+        str(row["index"]),
+        row["role"],
+        row["model"],
+        f"{row['parameters']:,}",
+        f"{row['steps']:,}",
+        " + ".join(map(str, row["batch_sizes"])),
+        f"{row['images_seen']:,}",
+        ", ".join(
+            f"{name} {'>= ' if 'pseudo' in name else ''}{value:,.1f}"
+            for name, value in row["epochs"].items()
+        ),
+    )
+
+
+def _disk_bytes(images, rows):
+    """Upper estimate of all that the run leaves, the ingested images included."""
+    counts = images.counts
+    ingested = sum(file.stat().st_size for file in images.path.rglob("*") if file.is_file())
+    unlabeled = sum(
+        file.stat().st_size for file in (images.path / "unlabeled").iterdir() if file.is_file()
+    )
+    log_probabilities = 2 * counts["num_classes"]  # float16
+    predicted = counts["images"]["dev"] + counts["images"]["test"]
+    total = ingested
+    for row in rows:
+        total += predicted * (SCORE_BYTES + log_probabilities)
+        total += row.get("parameters", 0) * FLOAT_BYTES * 3  # Model, export and SavedModel.
+        if row["index"]:
+            total += counts["images"]["unlabeled"] * 2 * (SCORE_BYTES + log_probabilities)
+            total += unlabeled
+    return total

@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nsk import models
+from nsk.errors import UserError
+from nsk.evaluation.predict import Predictor
+from nsk.models import layers
+from nsk.training import strategy as strategies
+
+
+def images(count):
+    """Images whose pixels differ, uint8 (count, 8, 8, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+
+
+def noisy_model():
+    """A network whose outputs with noise would be far from those without."""
+    model = models.build_model(
+        "resnet8",
+        num_classes=4,
+        image_size=8,
+        dropout_rate=0.9,
+        survival_probability=0.2,
+        synchronized=True,
+        seed=1,
+    )
+    for variable in model.non_trainable_variables:
+        if variable.name == "moving_variance":
+            variable.assign(2.0 * tf.ones(variable.shape))
+    return model
+
+
+def expected_log_probabilities(model, pixels):
+    logits = model(pixels.astype(np.float32), training=False).numpy().astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    strategy = strategies.make_strategy("mirrored")
+    with strategy.scope():
+        return strategy, noisy_model()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 12, 13])
+def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, count):
+    """Batches of 6: fewer images than a batch, whole batches, and one image more."""
+    pixels = images(count)
+    strategy, model = mirrored
+    expected = expected_log_probabilities(model, pixels)
+    for given in (pixels, tf.constant(pixels)):
+        received = Predictor(model, 6)(given)
+        assert received.shape == (count, 4)
+        assert received.dtype == np.float32
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+    for batch_size in (6, 5, 1):  # 5 and 1 are rounded up to a multiple of the replicas.
+        received = Predictor(model, batch_size, strategy)(pixels)
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_change_no_weight(mirrored):
+    strategy, model = mirrored
+    before = [variable.numpy() for variable in model.variables]
+    Predictor(model, 4, strategy)(images(9))
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
+
+
+def test_predictions_follow_the_weights_and_one_graph_serves_every_number_of_images():
+    inputs = keras.Input([8, 8, 3])
+    pooled = keras.layers.GlobalAveragePooling2D()(layers.Dropout(0.5, name="dropout")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(pooled))
+    predict = Predictor(model, 4)
+    for count in (3, 4, 9):
+        predict(images(count))
+    assert predict._global_batch.experimental_get_tracing_count() == 1
+    model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
+    received = predict(images(5))
+    assert np.all(received[:, 1] > -1e-6)
+    assert np.all(np.isfinite(received))  # A far tail is a large number and not -inf.
+
+
+def test_a_model_that_diverged_is_told_as_such():
+    inputs = keras.Input([8, 8, 3])
+    outputs = keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, outputs, name="lost")
+    model.layers[-1].kernel.assign(np.full((192, 3), np.nan))
+    with pytest.raises(UserError, match=r"model lost predicts .* Lower --learning_rate"):
+        Predictor(model, 4)(images(2))

@@ -1,0 +1,268 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import nsk
+from nsk import config
+
+ROOT = Path(nsk.__file__).parents[1]
+MAIN = ("-m", "nsk.main")
+SETTINGS = ("--train_steps=5", "--num_labeled=20", "--num_dev=20")
+
+# Takes the place of TensorFlow where a test is not about it: imports in no time, and talks to the
+# file descriptor of stderr as its C++ libraries do.
+FAKE_TENSORFLOW = """
+    import os
+    from types import SimpleNamespace
+    os.write(2, b"I0000 native message\\n")
+    config = SimpleNamespace(list_physical_devices=lambda: os.write(2, b"E0000 cuInit\\n"))
+"""
+# Stands before `nsk.main`: replaces the work by a function of the test's.
+FAKE_WORK = """
+    import runpy, sys, types
+    models = types.ModuleType("nsk.models")
+    models.model_names = lambda: ("resnet20", "resnet26")
+    self_training = types.ModuleType("nsk.self_training")
+    import nsk
+    nsk.models, nsk.self_training = models, self_training
+    sys.modules |= {{"nsk.models": models, "nsk.self_training": self_training}}
+    def run(config):
+        {work}
+    self_training.run = run
+    runpy.run_module("nsk.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(*arguments, path=None, **environment):
+    clean = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=clean | {"PYTHONPATH": os.fspath(path or ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, **options):
+    """Runs Python in the project's folder; returns exit code, stdout and stderr."""
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def assert_one_line(code, out, err, *parts):
+    assert code == 2, err
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("nsk: ") and err.endswith("\n"), err
+    for part in parts:
+        assert part in err
+
+
+@pytest.fixture
+def fake_tensorflow(tmp_path):
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    (folder / "tensorflow.py").write_text(textwrap.dedent(FAKE_TENSORFLOW))
+    return f"{folder}{os.pathsep}{ROOT}"
+
+
+def fake_run(work):
+    return ("-c", textwrap.dedent(FAKE_WORK.format(work=work)))
+
+
+def test_help_shows_every_setting_and_exits_with_0():
+    code, out, err = run(*MAIN, "--help")
+    assert (code, err) == (0, "")
+    for field in config.settings():
+        assert f"--{field.name}:" in out or f"--[no]{field.name}:" in out
+
+
+def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
+    program = """
+        import json, sys
+        from absl import app
+        from nsk import main
+        app.define_help_flags()
+        main.define_flags()
+        codes = []
+        for argv in (["nsk", "--help"], ["nsk", "--nonsense"]):
+            try:
+                main.parse_flags(argv)
+            except SystemExit as stop:
+                codes.append(stop.code)
+        for argv in (["nsk"], ["nsk", "--train_steps=5"], ["nsk", "nonsense"]):
+            codes.append(main.run_main(main.parse_flags(argv)))
+        print()
+        print(json.dumps([codes, sorted({"tensorflow", "keras", "numpy"} & set(sys.modules))]))
+    """
+    code, out, _ = run("-c", textwrap.dedent(program))
+    assert code == 0
+    assert json.loads(out.splitlines()[-1]) == [[0, 2, 2, 2, 2], []]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--nonsense"], ["nonsense"]),
+        (["--num_labeled=many"], ["--num_labeled=many"]),
+        (["--seed"], ["seed"]),
+        (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
+        ([f"--flagfile={sys.executable}"], ["--help"]),
+        (["train", *SETTINGS], ["'train'", "expected run"]),
+        (["run", "twice", *SETTINGS], ["'run twice'"]),
+        (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
+        (SETTINGS, ["--workdir"]),
+        (["--workdir=runs/x"], ["exactly one budget"]),
+        ([*SETTINGS, "--workdir=runs/x", "--dataset=cifar"], ["'cifar'", "tfds:NAME"]),
+        ([*SETTINGS, "--workdir=runs/x", "--teacher=/not/there.keras"], ["/not/there.keras"]),
+        ([*SETTINGS, f"--workdir={__file__}"], [__file__, "File exists"]),
+        ([*SETTINGS, f"--workdir={__file__}/below"], ["Not a directory"]),
+        ([*SETTINGS, "--workdir=/proc/nsk"], ["/proc/nsk", "cannot be made"]),
+    ],
+)
+def test_wrong_input_is_told_in_one_line_and_exits_with_2(arguments, parts):
+    assert_one_line(*run(*MAIN, *arguments), *parts)
+    assert not (ROOT / "runs" / "x").exists()
+
+
+def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
+    """Three runs of one process with the real TensorFlow, whose import is the slow part."""
+    (tmp_path / "empty").mkdir()
+    common = [*SETTINGS, f"--workdir={tmp_path / 'run'}"]
+    cases = [
+        [*common, "--models=resnet20,resnet21"],
+        [*common, "--models=resnet20", "--dataset=folder:/not/there"],
+        [*common, "--models=resnet20", f"--dataset=folder:{tmp_path / 'empty'}"],
+    ]
+    program = f"""
+        from nsk import main
+        main.define_flags()
+        for arguments in {cases!r}:
+            print(main.run_main(main.parse_flags(["nsk", "run", *arguments])))
+    """
+    code, out, err = run("-c", textwrap.dedent(program))
+    assert (code, out.split()) == (0, ["2", "2", "2"]), err
+    lines = err.splitlines()
+    # Nothing of TensorFlow's, whose libraries are talkative when they are loaded.
+    assert len(lines) == 3 and all(line.startswith("nsk: ") for line in lines), err
+    assert "'resnet21'" in lines[0] and "/not/there" in lines[1] and "empty" in lines[2]
+
+
+def test_unknown_networks_are_those_that_build_model_does_not_know():
+    from nsk import main, models
+    from nsk.errors import UserError
+
+    def is_known(check, name):
+        try:
+            check(name)
+        except UserError as error:
+            return "--models names" not in str(error)
+        return True
+
+    names = [f"resnet{number}" for number in (*range(40), 44, 110, "08", "x", "")]
+    names += [*models.model_names(), "", "convnet", "Resnet20", "resnet20 "]
+    for name in names:
+        # Images of one pixel are too small for each network: nothing is built here.
+        built = is_known(lambda one: models.build_model(one, num_classes=2, image_size=1), name)
+        assert is_known(lambda one: main.check_models([one]), name) == built, name
+
+
+def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
+    tmp_path, fake_tensorflow
+):
+    flagfile = tmp_path / "base.flags"
+    flagfile.write_text("# A comment.\n--train_steps=5\n--seed=3\n--models=resnet20,resnet26\n")
+    work = "print(config.run.seed, config.model.models, config.train.nesterov, sep='|')"
+    code, out, err = run(
+        *fake_run(work),
+        f"--flagfile={flagfile}",
+        f"--workdir={tmp_path / 'new' / 'run'}",
+        "--seed=4",
+        "--nesterov",
+        path=fake_tensorflow,
+    )
+    assert (code, out, err) == (0, "4|('resnet20', 'resnet26')|True\n", "")
+    assert (tmp_path / "new" / "run").is_dir()
+
+
+def test_every_flagfile_of_the_project_is_understood():
+    flagfiles = sorted((ROOT / "flags").rglob("*.flags"))
+    assert flagfiles
+    program = f"""
+        from absl import flags
+        from nsk import main
+        main.define_flags()
+        for path in {[os.fspath(path) for path in flagfiles]!r}:
+            flags.FLAGS.unparse_flags()
+            main.parse_flags(["nsk", "--flagfile=" + path])
+            main.read_config()
+            for name in flags.FLAGS:
+                flags.FLAGS[name].unparse()
+    """
+    code, _, err = run("-c", textwrap.dedent(program))
+    assert code == 0, err
+
+
+def wait_for_line(process, line):
+    assert process.stdout.readline().strip() == line
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_says_so_and_exits_with_75(tmp_path, fake_tensorflow, kind):
+    work = "print('working', flush=True); import time; time.sleep(60)"
+    process = start(*fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow)
+    wait_for_line(process, "working")
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert err.count("\n") == 1 and err.startswith("nsk: stopped.") and "same command again" in err
+
+
+def test_a_message_of_several_lines_becomes_one(tmp_path, fake_tensorflow):
+    work = "from nsk.errors import UserError; raise UserError('first\\nsecond')"
+    result = run(*fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow)
+    assert_one_line(*result, "nsk: first second\n")
+
+
+def test_a_bug_shows_its_traceback_and_exits_with_1(tmp_path, fake_tensorflow):
+    work = "raise RuntimeError('a bug')"
+    code, _, err = run(
+        *fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow
+    )
+    assert code == 1
+    assert "Traceback" in err and "RuntimeError: a bug" in err
+
+
+def test_native_messages_are_hidden_unless_they_are_asked_for(tmp_path, fake_tensorflow):
+    arguments = (*fake_run("pass"), *SETTINGS, f"--workdir={tmp_path}/run")
+    assert run(*arguments, path=fake_tensorflow) == (0, "", "")
+    shown = run(*arguments, path=fake_tensorflow, TF_CPP_MIN_LOG_LEVEL="0")
+    assert shown == (0, "", "I0000 native message\nE0000 cuInit\n")
+
+
+def test_a_tensorflow_that_cannot_be_imported_says_why(tmp_path, fake_tensorflow):
+    (tmp_path / "fake" / "tensorflow.py").write_text(
+        "raise ImportError('libwhatever.so is missing')"
+    )
+    code, _, err = run(
+        *fake_run("pass"), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow
+    )
+    assert code == 1
+    assert "libwhatever.so is missing" in err
+
+
+def test_only_warnings_of_other_libraries_are_logged(tmp_path, fake_tensorflow):
+    work = "from absl import logging; logging.info('chatter'); logging.warning('a warning')"
+    code, _, err = run(
+        *fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow
+    )
+    assert code == 0
+    assert "a warning" in err and "chatter" not in err

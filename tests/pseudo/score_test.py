@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import datasets
+
+from nsk.data import pipeline, records
+from nsk.data.shards import ShardSet, ShardWriter
+from nsk.pseudo.score import score, score_file
+from nsk.pseudo.scores import read_scores
+
+NUM_IMAGES = 25
+
+
+@pytest.fixture
+def unlabeled(tmp_path):
+    """25 handwritten digits in shards of 10, 10 and 5."""
+    pixels = np.round(datasets.load_digits().images * (255 / 16)).astype(np.uint8)
+    names = [str(digit) for digit in range(10)]
+    with ShardWriter(tmp_path / "unlabeled", "images", names, 10) as writer:
+        for number in range(NUM_IMAGES):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[number]).save(buffer, "PNG")
+            writer.write(records.image_example(f"digits/{number:04d}", buffer.getvalue()))
+    return ShardSet.load(tmp_path / "unlabeled")
+
+
+def predict(images):
+    """Log-probabilities that are a function of each image alone."""
+    pixels = np.asarray(images, np.float64).reshape(len(images), -1)
+    logits = pixels @ np.random.default_rng(0).normal(0, 0.01, (pixels.shape[1], 10))
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def run(unlabeled, folder):
+    folder.mkdir()
+    shown = []
+
+    def load_shard(number):
+        shown.append(number)
+        return pipeline.load_images(unlabeled, 8, number)
+
+    return score(unlabeled, load_shard, predict, folder), shown
+
+
+def test_every_image_is_scored_once_row_for_row(unlabeled, tmp_path):
+    counts, shown = run(unlabeled, tmp_path / "scores")
+    assert counts == {"scored": NUM_IMAGES}
+    assert shown == [0, 1, 2]
+
+    files = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    assert files == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert files == [score_file(name) for name in unlabeled.names]
+    ids = []
+    for number, name in enumerate(files):
+        scores = read_scores([tmp_path / "scores" / name])
+        images = pipeline.load_images(unlabeled, 8, number)
+        assert scores.ids == images.ids
+        expected = predict(images.images)
+        np.testing.assert_array_equal(scores.log_probabilities, expected.astype(np.float16))
+        np.testing.assert_array_equal(scores.labels, expected.argmax(axis=1))
+        ids += scores.ids
+    assert ids == [f"digits/{number:04d}" for number in range(NUM_IMAGES)]
+
+
+def test_scores_say_nothing_of_the_truth(unlabeled, tmp_path):
+    run(unlabeled, tmp_path / "scores")
+    assert (
+        "truth"
+        not in read_scores.__globals__["read_table"](
+            tmp_path / "scores" / "00000.parquet"
+        ).column_names
+    )
+
+
+def test_progress_ends_with_all_images(unlabeled, tmp_path, capsys):
+    run(unlabeled, tmp_path / "scores")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("scoring: 25 images in ")

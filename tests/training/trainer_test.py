@@ -1,0 +1,416 @@
+"""One device and two give the same numbers, and those of the written formulas."""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from tensorflow.core.util import event_pb2
+
+from nsk import models, noise
+from nsk.data import augment, pipeline
+from nsk.errors import UserError
+from nsk.evaluation import metrics
+from nsk.evaluation.predict import Predictor
+from nsk.models import layers
+from nsk.training import losses
+from nsk.training import strategy as strategies
+from nsk.training.trainer import Recipe, Trainer, evaluation_steps
+
+KEY = noise.key(0, "trainer test")
+STEPS = 50
+
+
+@functools.cache
+def digits():
+    """Handwritten digits: uint8 images (1797, 8, 8, 3) and int32 labels."""
+    data = load_digits()
+    images = np.minimum(data.images * 16, 255).astype(np.uint8)
+    return np.repeat(images[..., np.newaxis], 3, axis=-1), data.target.astype(np.int32)
+
+
+@functools.cache
+def streams():
+    """16 labelled and 48 pseudo-labelled images a step, the latter with soft labels and copies."""
+    images, labels = digits()
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.full(10, 0.3), 300).astype(np.float32)
+    copies = random.integers(1, 4, 300)
+    return (
+        pipeline.Stream(
+            "labeled",
+            tf.constant(images[:100]),
+            losses.label_targets(labels[:100], 10, 0.1),
+            np.ones(100, np.int32),
+            16,
+        ),
+        pipeline.Stream(
+            "pseudo", tf.constant(images[100:400]), tf.constant(probabilities), copies, 48
+        ),
+    )
+
+
+def batches(first_step, num_steps):
+    """Crop and RandAugment; few operations, since each makes tracing longer."""
+    noisy = functools.partial(
+        augment.augment,
+        crop_padding=1,
+        num_ops=2,
+        magnitude=9.0,
+        operations=("rotate", "translate_x", "brightness"),
+    )
+    return pipeline.training_batches(streams(), KEY, noisy, first_step, num_steps)
+
+
+def noisy_resnet(synchronized):
+    return models.build_model(
+        "resnet8",
+        num_classes=10,
+        image_size=8,
+        dropout_rate=0.3,
+        survival_probability=0.5,
+        synchronized=synchronized,
+        seed=1,
+    )
+
+
+RECIPE = Recipe(
+    learning_rates=np.linspace(0.05, 0.005, STEPS, dtype=np.float32),
+    batch_sizes=(16, 48),
+    weight_decay=1e-2,
+    gradient_clip_norm=2.0,
+    ema_decay=0.9,
+)
+
+
+def make_trainer(strategy, recipe=RECIPE, build_model=noisy_resnet):
+    return Trainer(build_model, recipe, KEY, strategies.make_strategy(strategy))
+
+
+def run(trainer, make_batches, calls):
+    """Losses and gradient norms of all steps, made by calls of the given lengths."""
+    dataset = make_batches(0, sum(calls))
+    iterator = iter(trainer.strategy.experimental_distribute_dataset(dataset))
+    step, parts = 0, []
+    for count in calls:
+        parts.append(trainer.run_steps(iterator, tf.constant(step), tf.constant(count)))
+        step += count
+    return (np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def weights(model):
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+@dataclasses.dataclass
+class Outcome:
+    losses: np.ndarray
+    norms: np.ndarray
+    weights: dict
+    averages: dict
+
+
+@functools.cache
+def outcome(strategy):
+    trainer = make_trainer(strategy)
+    loss, norms = run(trainer, batches, [1, 20, STEPS - 21])
+    return Outcome(loss, norms, weights(trainer.model), weights(trainer.publish()))
+
+
+def assert_all_close(first, second, tolerance):
+    for path in first:
+        np.testing.assert_allclose(
+            first[path], second[path], rtol=tolerance, atol=tolerance, err_msg=path
+        )
+
+
+def test_two_devices_equal_one():
+    """With synchronised BatchNorm, noise, two streams, decay, clipping and averages.
+
+    What is left is float32: 1e-6 here, but rounding grows with the rate, to 1e-5 at twice this one.
+    """
+    one, two = outcome("one"), outcome("mirrored")
+    np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4)
+    np.testing.assert_allclose(one.norms, two.norms, rtol=1e-4)
+    assert_all_close(one.weights, two.weights, 1e-4)
+    assert_all_close(one.averages, two.averages, 1e-4)
+    print(
+        np.abs(one.losses / two.losses - 1).max(),
+        np.abs(one.norms / two.norms - 1).max(),
+        max(np.abs(one.weights[p] - two.weights[p]).max() for p in one.weights),
+    )
+    # The comparison would prove little had nothing happened: weights move, every step is clipped.
+    assert one.norms.min() > RECIPE.gradient_clip_norm
+    start = weights(noisy_resnet(synchronized=False))
+    for path, value in one.weights.items():
+        assert np.abs(value - start[path]).max() > 1e-3, path
+        assert np.abs(value - one.averages[path]).max() > 1e-5, path
+
+
+def test_synchronised_batch_norm_on_one_device_changes_nothing():
+    """So that a model trained on several devices is the one that a single device evaluates."""
+    model, synchronised = noisy_resnet(synchronized=False), noisy_resnet(synchronized=True)
+    images = tf.cast(digits()[0][:32], tf.float32)
+    for one in (model, synchronised):
+        with noise.scope(KEY, tf.range(32), 32):
+            one(images, training=True)
+    assert_all_close(weights(model), weights(synchronised), 1e-6)
+    np.testing.assert_allclose(model(images), synchronised(images), rtol=1e-4, atol=1e-5)
+
+
+# The formulas, written out for a linear model.
+
+
+def linear(synchronized):
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    initializer = keras.initializers.GlorotUniform(seed=3)
+    return keras.Model(pixels, keras.layers.Dense(10, kernel_initializer=initializer)(features))
+
+
+def weighted_batches(first_step, num_steps):
+    """4 labelled and 6 pseudo-labelled rows with unequal weights, other ones each step."""
+    images, labels = digits()
+    random = np.random.default_rng(1)
+    targets = np.eye(10, dtype=np.float32)[labels]
+    elements = []
+    for step in range(num_steps):
+        rows = slice(10 * step, 10 * step + 4), slice(10 * step + 4, 10 * step + 10)
+        elements.append(
+            tuple(
+                {
+                    "image": images[some],
+                    "target": targets[some],
+                    "weight": random.uniform(0.2, 2.0, some.stop - some.start).astype(np.float32),
+                }
+                for some in rows
+            )
+        )
+    stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *elements)
+    return tf.data.Dataset.from_tensor_slices(stacked).skip(first_step)
+
+
+def linear_training_by_hand(recipe):
+    """Loss, gradient norm, weights and averages of every step, in float64."""
+    model = linear(False)
+    parameters = [variable.numpy().astype(np.float64) for variable in model.variables]
+    velocity = [np.zeros_like(one) for one in parameters]
+    averages = [one.copy() for one in parameters]
+    losses_, norms = [], []
+    for step, element in enumerate(weighted_batches(0, recipe.num_steps).as_numpy_iterator()):
+        labeled, _ = element
+        images, targets, row_weights = (
+            np.concatenate([stream[part] for stream in element]).astype(np.float64)
+            for part in ("image", "target", "weight")
+        )
+        counted = labeled["weight"] if recipe.loss_normalization == "labelled" else row_weights
+        pixels = images.reshape(len(images), -1) / 255
+        logits = pixels @ parameters[0] + parameters[1]
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        entropies = -np.sum(targets * np.log(probabilities), axis=1)
+        losses_.append(np.sum(row_weights * entropies) / np.sum(counted))
+        errors = row_weights[:, np.newaxis] * (probabilities - targets) / np.sum(counted)
+        gradients = [pixels.T @ errors, errors.sum(axis=0)]
+        gradients = [
+            one + recipe.weight_decay * parameter
+            for one, parameter in zip(gradients, parameters, strict=True)
+        ]
+        norms.append(np.sqrt(sum(np.sum(one**2) for one in gradients)))
+        clip = min(1.0, (recipe.gradient_clip_norm or np.inf) / norms[-1])
+        decay = min(recipe.ema_decay, (1 + step) / (10 + step))
+        for i, one in enumerate(gradients):
+            velocity[i] = 0.9 * velocity[i] - recipe.learning_rates[step] * clip * one
+            parameters[i] = parameters[i] + velocity[i]
+            averages[i] += (1 - decay) * (parameters[i] - averages[i])
+    return losses_, norms, parameters, averages
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize(("normalization", "clip"), [("labelled", 0.0), ("all", 0.5)])
+def test_steps_equal_the_written_formulas(strategy, normalization, clip):
+    recipe = Recipe(
+        learning_rates=np.float32([0.3, 0.05, 0.2, 0.1]),
+        batch_sizes=(4, 6),
+        weight_decay=0.02,
+        gradient_clip_norm=clip,
+        loss_normalization=normalization,
+        ema_decay=0.2,
+    )
+    trainer = make_trainer(strategy, recipe, linear)
+    received_losses, received_norms = run(trainer, weighted_batches, [1, 3])
+    expected_losses, expected_norms, parameters, averages = linear_training_by_hand(recipe)
+    np.testing.assert_allclose(received_losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(received_norms, expected_norms, rtol=1e-5)
+    for model, expected in ((trainer.model, parameters), (trainer.publish(), averages)):
+        for variable, value in zip(model.variables, expected, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, rtol=1e-4, atol=1e-6)
+    if clip:
+        assert min(expected_norms) > clip
+
+
+def small_noisy(synchronized):
+    """Every kind of layer that matters here, and quick to trace."""
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
+    initializer = keras.initializers.HeNormal(seed=5)
+    features = keras.layers.Conv2D(8, 3, strides=2, kernel_initializer=initializer)(features)
+    features = keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(features)
+    features = layers.StochasticDepth(0.7, name="depth")(keras.layers.ReLU()(features))
+    features = layers.Dropout(0.3, name="dropout")(keras.layers.Flatten()(features))
+    initializer = keras.initializers.GlorotUniform(seed=6)
+    return keras.Model(pixels, keras.layers.Dense(10, kernel_initializer=initializer)(features))
+
+
+def test_weight_decay_is_the_gradient_of_the_penalty_without_batch_norm():
+    """One step of SGD: what decay adds is -rate x gradient of decay x sum of 1/2 w^2."""
+    rate, decay = 0.1, 0.3
+    after = {}
+    for weight_decay in (0.0, decay):
+        rates = np.float32([rate])
+        recipe = Recipe(rates, (16, 48), momentum=0.0, weight_decay=weight_decay)
+        trainer = make_trainer("one", recipe, small_noisy)
+        run(trainer, batches, [1])
+        after[weight_decay] = trainer.model.trainable_variables
+
+    start = small_noisy(synchronized=False).trainable_variables
+    with tf.GradientTape() as tape:
+        decayed = [one.value for one in start if one.name in ("kernel", "bias")]
+        penalty = decay * sum(tf.nn.l2_loss(one) for one in decayed)
+    gradients = iter(tape.gradient(penalty, decayed))
+    for variable, with_decay, without in zip(start, after[decay], after[0.0], strict=True):
+        is_decayed = variable.name in ("kernel", "bias")
+        assert is_decayed or variable.name in ("gamma", "beta")
+        expected = -rate * next(gradients) if is_decayed else tf.zeros_like(variable.value)
+        difference = with_decay.numpy() - without.numpy()
+        np.testing.assert_allclose(difference, expected, atol=1e-6, err_msg=variable.path)
+
+
+def test_how_steps_are_divided_into_calls_changes_nothing():
+    """Noise and order depend on the step and the position alone: equal bit for bit."""
+    recipe = dataclasses.replace(RECIPE, learning_rates=np.full(12, 0.05, np.float32))
+    first = make_trainer("one", recipe, small_noisy)
+    losses_, norms = run(first, batches, [1, 11])
+
+    other = make_trainer("one", recipe, small_noisy)
+    parts = []
+    for start, stop in ((0, 5), (5, 6), (6, 12)):  # Each from batches that begin at its own step.
+        distributed = other.strategy.experimental_distribute_dataset(batches(start, stop))
+        count = tf.constant(stop - start)
+        parts.append(other.run_steps(iter(distributed), tf.constant(start), count))
+    other_losses, other_norms = (np.concatenate(part) for part in zip(*parts, strict=True))
+    np.testing.assert_array_equal(losses_, other_losses)
+    np.testing.assert_array_equal(norms, other_norms)
+    for ours, theirs in zip(first.model.variables, other.model.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+
+    another_key = Trainer(small_noisy, recipe, noise.key(1), first.strategy)
+    assert next(run(another_key, batches, [1]))[0] != losses_[0]
+
+
+# A whole run.
+
+
+def read_events(folder):
+    """{tag: {step: value}} of TensorBoard's scalars."""
+    scalars = {}
+    for path in sorted(folder.iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = event_pb2.Event.FromString(record)
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                scalars.setdefault(value.tag, {})[event.step] = number
+    return scalars
+
+
+def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
+    images, labels = digits()
+    recipe = Recipe(
+        learning_rates=np.linspace(0.2, 0.0, 61, dtype=np.float32)[:60],
+        batch_sizes=(64,),
+        loss_normalization="all",
+        ema_decay=0.9,
+    )
+    stream = pipeline.Stream(
+        "labeled",
+        tf.constant(images[:800]),
+        losses.label_targets(labels[:800], 10),
+        np.ones(800, np.int32),
+        64,
+    )
+
+    def make_batches(first_step, num_steps):
+        return pipeline.training_batches((stream,), KEY, lambda one, _: one, first_step, num_steps)
+
+    trainer = make_trainer("one", recipe, small_noisy)
+    predict = Predictor(trainer.published_model, 500)
+    result = trainer.train(
+        make_batches,
+        evaluate=lambda _: metrics.summarize(predict(images[1000:]), labels[1000:]),
+        evaluations=3,
+        summary_folder=tmp_path / "events",
+        title="small run",
+    )
+    scalars = read_events(tmp_path / "events")
+    assert result["steps"] == 60
+    assert result["images_seen"] == 60 * 64
+    assert result["final_loss"] == pytest.approx(scalars["train/loss"][60], rel=1e-6)
+    assert result["final_loss"] < 0.5 * scalars["train/loss"][1]
+    assert result["dev"]["accuracy"] > 0.8
+    assert result["dev"] == metrics.summarize(predict(images[1000:]), labels[1000:])
+    assert set(scalars["dev/accuracy"]) == {20, 40, 60}
+    for name in ("accuracy", "top5", "nll", "ece", "brier"):
+        assert scalars[f"dev/{name}"][60] == pytest.approx(result["dev"][name], rel=1e-6)
+    for step, rate in scalars["train/learning_rate"].items():
+        assert rate == recipe.learning_rates[step - 1]
+    steps = set(scalars["train/loss"])
+    assert {1, 20, 40, 60} <= steps
+    assert set(scalars["train/gradient_norm"]) == set(scalars["train/images_per_second"]) == steps
+    assert min(scalars["train/images_per_second"].values()) > 0
+
+
+def train_with_broken_step(tmp_path, broken_step):
+    def make_batches(first_step, num_steps):
+        def spoil(step, element):
+            labeled, pseudo = element
+            factor = tf.where(step == broken_step, np.nan, 1.0)
+            return labeled, {**pseudo, "weight": pseudo["weight"] * tf.cast(factor, tf.float32)}
+
+        return weighted_batches(first_step, num_steps).enumerate().map(spoil)
+
+    recipe = Recipe(np.full(6, 0.01, np.float32), (4, 6))
+    return make_trainer("one", recipe, linear).train(
+        make_batches,
+        evaluate=lambda model: {"accuracy": 0.5, "top5": None},
+        evaluations=2,
+        summary_folder=tmp_path / "events",
+        title="broken",
+    )
+
+
+@pytest.mark.parametrize("broken_step", [0, 4])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tmp_path, broken_step):
+    with pytest.raises(UserError, match=f"loss became nan at step {broken_step}: lower --learning"):
+        train_with_broken_step(tmp_path, broken_step)
+
+
+def test_a_metric_that_is_not_defined_is_left_out_of_tensorboard(tmp_path):
+    result = train_with_broken_step(tmp_path, broken_step=-1)
+    assert result["dev"] == {"accuracy": 0.5, "top5": None}
+    scalars = read_events(tmp_path / "events")
+    assert set(scalars["dev/accuracy"]) == {3, 6}
+    assert "dev/top5" not in scalars
+
+
+def test_evaluations_are_spread_evenly_and_the_last_step_is_among_them():
+    assert evaluation_steps(10, 3) == {3, 7, 10}
+    assert evaluation_steps(2, 5) == {1, 2}
+    assert evaluation_steps(7, 1) == {7}
+    for num_steps in range(1, 30):
+        for evaluations in range(1, 35):
+            steps = sorted(evaluation_steps(num_steps, evaluations))
+            assert len(steps) == min(num_steps, evaluations)
+            assert steps[-1] == num_steps
+            assert steps[0] > 0
