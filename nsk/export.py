@@ -29,12 +29,19 @@ def export(model, class_names, folder):
     """
     image_size = model.input_shape[1]
     model.save(folder / "model.keras")
-    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in class_names))
+    (folder / "class_names.txt").write_text(
+        "".join(f"{name}\n" for name in class_names), encoding="utf-8"
+    )
     names = tf.constant(class_names)
 
     def classify_pixels(images):
-        probabilities = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
-        count = tf.shape(probabilities)[0]
+        # One black image in place of none, cut off below: on an empty batch, TensorFlow 2.21's
+        # convolution on CPU gives a result of the wrong shape.
+        count = tf.shape(images)[0]
+        missing = tf.cast(tf.equal(count, 0), tf.int32)
+        filled = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        logits = tf.cast(model(filled, training=False), tf.float32)
+        probabilities = tf.nn.softmax(logits)[:count]
         return {
             "class_names": tf.gather(names, tf.argmax(probabilities, axis=-1)),
             "probabilities": probabilities,

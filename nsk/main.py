@@ -1,7 +1,8 @@
-"""The command line: `python -m nsk.main [run] --flagfile=... --workdir=...`.
+"""The command line: `python -m nsk.main [COMMAND] --flagfile=... --workdir=...`.
 
 Commands:
   run       teacher, pseudo-labels, students, best model (the default)
+  plan      what a run would do, without training
 
 Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request; 1 a bug.
 """
@@ -9,7 +10,6 @@ Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request
 import contextlib
 import logging as python_logging
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from nsk import stage
 from nsk.errors import UserError
 
 OK, WRONG_INPUT, STOPPED = 0, 2, 75
-COMMANDS = ("run",)
+COMMANDS = ("run", "plan")
 
 
 def define_flags():
@@ -80,11 +80,15 @@ def main(argv):
     with native_messages_hidden():
         import tensorflow as tf
 
-        from nsk import self_training
+        from nsk import models, self_training
 
         tf.config.list_physical_devices()
-    check_models(config.model.models)
-    self_training.run(config)
+    for name in config.model.models:  # Now, and not when a network's turn to train has come.
+        models.check_name(name)
+    if command == "plan":
+        self_training.plan(config)
+    else:
+        self_training.run(config)
     return OK
 
 
@@ -96,7 +100,7 @@ def native_messages_hidden():
     straight to file descriptor 2, so the descriptor itself points to nowhere meanwhile. Exceptions
     come through as ever, and TF_CPP_MIN_LOG_LEVEL=0 shows everything.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
     sys.stderr.flush()
@@ -110,20 +114,6 @@ def native_messages_hidden():
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
-
-
-def check_models(names):
-    """UserError for an unknown network: now, and not when its turn to train has come."""
-    from nsk import models
-
-    for name in names:
-        match = re.fullmatch(r"resnet([1-9][0-9]*)", name)
-        is_resnet = match and int(match[1]) >= 8 and int(match[1]) % 6 == 2
-        if not is_resnet and name not in models.model_names():
-            raise UserError(
-                f"--models names {name!r}: expected one of {', '.join(models.model_names())}, or "
-                "resnetN with another N = 6n + 2."
-            )
 
 
 def tell(message):

@@ -59,7 +59,17 @@ class Stages:
                 f"No unlabelled images are left of --dataset={data.dataset} for students: lower "
                 "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
             )
+        self._check_chain(images)
         return images
+
+    def _check_chain(self, images):
+        """UserError now for what would stop a later generation after hours of training."""
+        for generation in range(1 if self.config.run.teacher else 0, self.config.num_students + 1):
+            settings = self.training_settings(generation, images)
+            sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
+            names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
+            strategies.check_divisible(self.strategy, **dict(zip(names, sizes, strict=True)))
+            train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
@@ -84,12 +94,10 @@ class Stages:
 
     def train(self, generation, images, pseudo_labels=None):
         """A teacher (generation 0) or a student, by the same trainer."""
-        name = f"gen{generation}/" + ("student" if generation else "teacher")
         settings = self.training_settings(generation, images)
 
         def build(folder):
             job = train_stage.Job(
-                name=name,
                 settings=settings,
                 labeled=shard_set(images, "labeled"),
                 dev=shard_set(images, "dev"),
@@ -105,12 +113,13 @@ class Stages:
         inputs = (
             {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
         )
-        return self._run(name, build, settings, **inputs)
+        return self._run(settings["name"], build, settings, **inputs)
 
     def training_settings(self, generation, images):
         """All that a training stage depends on beside its inputs, as JSON-like values."""
         config = self.config
         settings = {
+            "name": f"gen{generation}/" + ("student" if generation else "teacher"),
             "seed": config.run.seed,
             "architecture": config.model_name(generation),
             "image_size": self.image_size(images),

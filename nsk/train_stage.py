@@ -24,8 +24,8 @@ class Job:
     """One training stage.
 
     Attributes:
-        name: folder and kind, as `gen1/student`; tells its noise from every other stage's.
-        settings: the stage's settings, as `stages.training_settings` makes them.
+        settings: the stage's settings, as `Stages.training_settings` makes them. Their `name`
+            (folder and kind, as `gen1/student`) tells the stage's noise from every other's.
         labeled, dev: `ShardSet`s.
         pseudo: the student's `ShardSet` of pseudo-labels; None for a teacher.
         labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one
@@ -34,7 +34,6 @@ class Job:
         eval_batch_size: images in a batch of evaluation.
     """
 
-    name: str
     settings: dict
     labeled: object
     dev: object
@@ -65,8 +64,10 @@ def train(job, strategy, model_path):
     recipe = make_recipe(settings, streams)
     for stream in streams:
         strategies.check_divisible(strategy, **{f"{stream.name}_batch": stream.batch_size})
-    key = noise.key(settings["seed"], job.name)
-    trainer = Trainer(functools.partial(build_model, job), recipe, key, strategy)
+    key = noise.key(settings["seed"], settings["name"])
+    trainer = Trainer(
+        functools.partial(build_model, settings, job.num_classes), recipe, key, strategy
+    )
     accounting = {stream.name: account(stream, recipe.num_steps) for stream in streams}
     for name, seen in accounting.items():
         logging.info(
@@ -85,7 +86,7 @@ def train(job, strategy, model_path):
         evaluate=lambda _: metrics.summarize(predict(dev.images), dev.labels),
         evaluations=settings["train"]["evaluations"],
         summary_folder=job.summary_folder,
-        title=f"{job.name} {settings['architecture']}",
+        title=f"{settings['name']} {settings['architecture']}",
     )
     model = trainer.publish()
     model.save(model_path)
@@ -211,15 +212,20 @@ def make_augmentation(settings):
     )
 
 
-def build_model(job, synchronized):
-    """The stage's network with its initial weights."""
-    settings = job.settings
+def build_model(settings, num_classes, synchronized):
+    """The network of a stage with its initial weights.
+
+    Args:
+        settings: the stage's settings.
+        num_classes: int.
+        synchronized: whether BatchNorm takes its statistics over all replicas.
+    """
     return models.build_model(
         settings["architecture"],
-        num_classes=job.num_classes,
+        num_classes=num_classes,
         image_size=settings["image_size"],
         synchronized=synchronized,
-        seed=noise.python_seed(settings["seed"], job.name, "weights"),
+        seed=noise.python_seed(settings["seed"], settings["name"], "weights"),
         **settings["model"],
     )
 

@@ -34,13 +34,14 @@ ALLOWED = {
     "nsk.export": {"nsk.data.records"},
 }
 # Those that bring the parts together.
-KNOWS_ALL = {"nsk.self_training", "nsk.stages", "nsk.train_stage", "nsk.main"}
+KNOWS_ALL = {"nsk.self_training", "nsk.stages", "nsk.train_stage", "nsk.plan", "nsk.main"}
 # Who imports those in turn.
 IMPORTED_BY = {
     "nsk.main": set(),
     "nsk.self_training": {"nsk.main"},
     "nsk.stages": {"nsk.self_training"},
-    "nsk.train_stage": {"nsk.stages"},
+    "nsk.plan": {"nsk.self_training"},
+    "nsk.train_stage": {"nsk.stages", "nsk.plan"},
 }
 
 

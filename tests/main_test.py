@@ -27,7 +27,7 @@ FAKE_TENSORFLOW = """
 FAKE_WORK = """
     import runpy, sys, types
     models = types.ModuleType("nsk.models")
-    models.model_names = lambda: ("resnet20", "resnet26")
+    models.check_name = lambda name: None
     self_training = types.ModuleType("nsk.self_training")
     import nsk
     nsk.models, nsk.self_training = models, self_training
@@ -35,6 +35,7 @@ FAKE_WORK = """
     def run(config):
         {work}
     self_training.run = run
+    self_training.plan = lambda config: print("planned")
     runpy.run_module("nsk.main", run_name="__main__", alter_sys=True)
 """
 
@@ -116,7 +117,7 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
         ([f"--flagfile={sys.executable}"], ["--help"]),
-        (["train", *SETTINGS], ["'train'", "expected run"]),
+        (["train", *SETTINGS], ["'train'", "expected run or plan"]),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),
@@ -156,25 +157,6 @@ def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
     assert "'resnet21'" in lines[0] and "/not/there" in lines[1] and "empty" in lines[2]
 
 
-def test_unknown_networks_are_those_that_build_model_does_not_know():
-    from nsk import main, models
-    from nsk.errors import UserError
-
-    def is_known(check, name):
-        try:
-            check(name)
-        except UserError as error:
-            return "--models names" not in str(error)
-        return True
-
-    names = [f"resnet{number}" for number in (*range(40), 44, 110, "08", "x", "")]
-    names += [*models.model_names(), "", "convnet", "Resnet20", "resnet20 "]
-    for name in names:
-        # Images of one pixel are too small for each network: nothing is built here.
-        built = is_known(lambda one: models.build_model(one, num_classes=2, image_size=1), name)
-        assert is_known(lambda one: main.check_models([one]), name) == built, name
-
-
 def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
     tmp_path, fake_tensorflow
 ):
@@ -191,6 +173,11 @@ def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
     )
     assert (code, out, err) == (0, "4|('resnet20', 'resnet26')|True\n", "")
     assert (tmp_path / "new" / "run").is_dir()
+
+
+def test_plan_plans_and_does_not_run(tmp_path, fake_tensorflow):
+    arguments = ("plan", *SETTINGS, f"--workdir={tmp_path}/run")
+    assert run(*fake_run("print('ran')"), *arguments, path=fake_tensorflow) == (0, "planned\n", "")
 
 
 def test_every_flagfile_of_the_project_is_understood():

@@ -161,8 +161,16 @@ def test_second_process_is_refused_with_the_owner_and_goes_on_when_it_has_died(t
     finally:
         owner.kill()
         owner.communicate()
-    # The dead process left its lock file and its partial folder.
+    # The dead process left its lock file and its partial folder, which the next one takes over.
     assert list((tmp_path / "gen1").glob("slow-*.lock"))
+    heir = start_process(tmp_path, "print('building', flush=True); time.sleep(60)")
+    try:
+        assert heir.stdout.readline().strip() == "building"
+        with pytest.raises(UserError, match=f"made by process {heir.pid} on [^:]*: wait"):
+            stage.run(tmp_path, "gen1/slow", must_not_build, settings={}, inputs={})
+    finally:
+        heir.kill()
+        heir.communicate()
     made = stage.run(tmp_path, "gen1/slow", lambda folder: {"mine": 1}, settings={}, inputs={})
     assert made.counts == {"mine": 1}
     assert not list((tmp_path / "gen1").glob("slow-*.*"))

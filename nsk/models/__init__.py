@@ -53,12 +53,8 @@ def build_model(
         UserError: `name` is unknown or the images are too small for the network's strides.
         ValueError: a rate or probability is out of its range.
     """
+    check_name(name)
     depth = _depth_6n2(name)
-    if depth is None and name not in model_names():
-        raise UserError(
-            f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
-            "another N = 6n + 2."
-        )
     total_stride = 8 if depth is None else 4
     if image_size < total_stride:
         raise UserError(
@@ -80,6 +76,15 @@ def build_model(
     if name == "resnet6":
         return resnet.build_resnet6(builder, **arguments)
     return convnet.build_convnet(builder, name, **arguments)
+
+
+def check_name(name):
+    """UserError where `build_model` does not know the name."""
+    if _depth_6n2(name) is None and name not in model_names():
+        raise UserError(
+            f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
+            "another N = 6n + 2."
+        )
 
 
 def _depth_6n2(name):

@@ -215,7 +215,7 @@ class Trainer:
         # Keras optimizers sum over replicas once more; every replica holds the whole sum already.
         shares = [gradient / self.strategy.num_replicas_in_sync for gradient in gradients]
         self.optimizer.apply(shares, self.model.trainable_variables)
-        return loss, norm
+        return loss, tf.cast(norm, tf.float32)
 
     def _global_positions(self, replica):
         """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""

@@ -58,10 +58,10 @@ def run(settings, scores, labeled, folder):
     return select_images(settings, scores, labeled, folder)
 
 
-def read_all(folder, num_shards=len(SHARDS)):
+def read_all(folder):
     """{id: copies} over all files, after a check that each stands row for row with its scores."""
     copies = {}
-    for number in range(num_shards):
+    for number in range(len(SHARDS)):
         ids, numbers = read_copies(folder / f"{number:05d}.parquet")
         assert ids == [f"image/{number}/{row}" for row in range(len(ids))]
         copies |= dict(zip(ids, numbers.tolist(), strict=True))
@@ -141,7 +141,7 @@ def test_a_threshold_that_keeps_nothing_is_a_user_error(tmp_path, labeled, setti
 def test_labelled_images_that_leave_no_room_are_a_user_error(tmp_path, labeled):
     # The smallest class has two images, and so may each of the others: the labelled ones.
     scores = make_scores(tmp_path / "scores", [[(2, 0.9)]])
-    with pytest.raises(UserError, match="no room .*--gap_margin=0"):
+    with pytest.raises(UserError, match=r"no room .*--gap_margin=0"):
         run(GAP | {"gap_floor": 0, "gap_margin": 0}, scores, labeled, tmp_path / "selection")
 
 

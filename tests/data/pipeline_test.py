@@ -1,0 +1,289 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from nsk import noise
+from nsk.data import pipeline, records, shards
+from nsk.errors import UserError
+from nsk.training import strategy as strategies
+
+KEY = noise.key(0, "pipeline test")
+NAMES = [str(digit) for digit in range(10)]
+
+
+def unchanged(images, key):
+    return images
+
+
+def stream(copies, batch_size, name="labeled", first=0):
+    """A stream whose image number i, counted from `first`, shows i in every pixel and target."""
+    numbers = first + np.arange(len(copies))
+    images = np.tile(numbers[:, np.newaxis, np.newaxis, np.newaxis], [1, 2, 2, 3]).astype(np.uint8)
+    targets = np.tile(numbers[:, np.newaxis], [1, 2]).astype(np.float32)
+    return pipeline.Stream(
+        name, tf.constant(images), tf.constant(targets), np.array(copies, np.int32), batch_size
+    )
+
+
+def shown(streams, num_steps, first_step=0, key=KEY):
+    """Which images each step shows: for each stream an array (steps, batch)."""
+    batches = pipeline.training_batches(tuple(streams), key, unchanged, first_step, num_steps)
+    steps = []
+    for element in batches.as_numpy_iterator():
+        for one in element:
+            np.testing.assert_array_equal(one["image"][:, 1, 1, 2], one["target"][:, 1])
+            np.testing.assert_array_equal(one["weight"], 1.0)
+        steps.append([one["target"][:, 0].astype(int) for one in element])
+    return [np.stack(of_stream) for of_stream in zip(*steps, strict=True)]
+
+
+# Order.
+
+
+@pytest.mark.parametrize(
+    ("copies", "batch_size"),
+    [
+        ([1] * 12, 4),
+        ([1, 3, 2, 5, 1], 6),  # 12 rows in an epoch: two batches.
+        ([2, 1, 1], 10),  # Several epochs in a batch.
+        ([1] * 7, 5),  # Batches reach over the end of an epoch.
+        ([4, 0, 3], 3),  # What has no copies is never shown.
+        ([1], 3),
+        ([2], 3),
+        ([0, 1], 2),
+    ],
+)
+def test_every_epoch_shows_every_image_as_often_as_it_has_copies(copies, batch_size):
+    one = stream(copies, batch_size)
+    epoch_size = sum(copies)
+    assert one.epoch_size == epoch_size
+    num_epochs = 6
+    num_steps = -(-num_epochs * epoch_size // batch_size)
+    rows = shown([one], num_steps)[0].ravel()
+    epochs = rows[: num_epochs * epoch_size].reshape(num_epochs, epoch_size)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.bincount(epoch, minlength=len(copies)), copies)
+    if epoch_size >= 12:
+        assert len({tuple(epoch) for epoch in epochs}) == num_epochs
+
+
+def test_the_order_of_an_epoch_is_well_mixed():
+    """Over many epochs every image is about as often in each place, and next to each other one."""
+    rows = shown([stream([1] * 8, 8)], 800)[0]
+    counts = np.stack([np.bincount(place, minlength=8) for place in rows.T])
+    assert np.all(np.abs(counts - 100) < 45)  # 4.8 standard deviations.
+    neighbours = np.mean(np.diff(rows, axis=1) == 1)
+    assert abs(neighbours - 7 / 56) < 0.02
+
+
+def test_a_batch_is_a_function_of_its_step_alone():
+    streams = [stream([1, 2, 1, 4], 3), stream([1] * 9, 5, "pseudo", first=100)]
+    whole = shown(streams, 20)
+    for first_step in (1, 7, 19):
+        for all_of_it, rest in zip(whole, shown(streams, 20, first_step), strict=True):
+            np.testing.assert_array_equal(rest, all_of_it[first_step:])
+    assert shown(streams, 4000, 3999)[0].shape == (1, 3)  # Far steps cost nothing.
+
+
+def test_far_steps_neither_repeat_nor_overflow():
+    one = stream([1] * 50, 50)
+    far = 2**31 - 3  # x 50 rows: beyond 32 bits.
+    rows = shown([one], far + 3, far)[0]
+    for epoch in rows:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
+    assert len({tuple(epoch) for epoch in rows}) == 3
+
+
+def test_orders_differ_by_key_and_by_stream_name():
+    orders = [
+        shown([stream([1] * 30, 30)], 1)[0],
+        shown([stream([1] * 30, 30)], 1, key=noise.key(1, "pipeline test"))[0],
+        shown([stream([1] * 30, 30, "pseudo")], 1)[0],
+    ]
+    assert len({tuple(order.ravel()) for order in orders}) == 3
+    # A second stream beside it changes nothing of the first.
+    both = shown([stream([1] * 30, 30), stream([1] * 30, 7, "pseudo")], 1)
+    np.testing.assert_array_equal(both[0], orders[0])
+    assert both[1].shape == (1, 7)
+
+
+def test_union_draws_from_both_with_their_copies():
+    joined = pipeline.join(
+        stream([1, 2, 1], 4), stream([3, 1], 12, "pseudo", first=50), "union", 16
+    )
+    assert joined.batch_size == joined.epoch_size * 2 == 16
+    rows = shown([joined], 3)[0]
+    for batch in rows:
+        for epoch in (batch[:8], batch[8:]):
+            assert sorted(epoch) == [0, 1, 1, 2, 50, 50, 50, 51]
+
+
+# Augmentation.
+
+
+def test_augmentation_is_keyed_by_stream_and_step():
+    """Every batch is augmented with a key of its own, which does not depend on the first step."""
+
+    def mark(images, key):
+        marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 200)
+        return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images))
+
+    streams = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
+
+    def marks(first_step):
+        batches = pipeline.training_batches(streams, KEY, mark, first_step, 8)
+        return [
+            [one["image"][:, 0, 0, 0] for one in element] for element in batches.as_numpy_iterator()
+        ]
+
+    whole = marks(0)
+    for ours, theirs in zip(whole[5:], marks(5), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len({tuple(one) for element in whole for one in element}) == 16
+
+
+def test_parallelism_changes_nothing(monkeypatch):
+    """Slow first steps are handed out first all the same."""
+
+    def slow_at_first(images, key):
+        work = tf.linalg.matmul(tf.ones([600, 600]), tf.ones([600, 600]))
+        again = tf.cond(images[0, 0, 0, 0] % 2 == 0, lambda: work @ work @ work, lambda: work)
+        return images + tf.cast(0.0 * again[0, 0], tf.uint8)
+
+    one = stream([1, 3, 1, 1, 2, 1, 1], 4)
+    outcomes = []
+    for parallel in (1, 8):
+        monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+        batches = pipeline.training_batches((one,), KEY, slow_at_first, 0, 30)
+        outcomes.append([element[0]["image"] for element in batches.as_numpy_iterator()])
+    np.testing.assert_array_equal(*outcomes)
+
+
+# Distribution.
+
+
+def test_two_replicas_split_each_stream_of_a_global_batch_in_order():
+    """The trainer counts on it when it tells each replica the positions of its rows."""
+    streams = (stream([1] * 20, 6), stream([1] * 40, 10, "pseudo", first=100))
+    whole = shown(streams, 4)
+    strategy = strategies.make_strategy("mirrored")
+    batches = pipeline.training_batches(streams, KEY, unchanged, 0, 4)
+    for step, element in enumerate(strategy.experimental_distribute_dataset(batches)):
+        for number, of_stream in enumerate(element):
+            parts = strategy.experimental_local_results(of_stream["target"])
+            half = streams[number].batch_size // 2
+            assert [len(part) for part in parts] == [half, half]
+            together = np.concatenate([part[:, 0] for part in parts])
+            np.testing.assert_array_equal(together, whole[number][step])
+            images = strategy.experimental_local_results(of_stream["image"])
+            np.testing.assert_array_equal(
+                np.concatenate([part[:, 0, 0, 0] for part in images]), together
+            )
+
+
+# Loading.
+
+
+def digit_images(count):
+    images = np.minimum(load_digits().images[:count] * 16, 255).astype(np.uint8)
+    return np.repeat(images[..., np.newaxis], 3, axis=-1)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    """600 digits (more than the reader takes at once) in shards of 250."""
+    pixels, labels = digit_images(600), load_digits().target[:600]
+    with shards.ShardWriter(tmp_path / "labeled", "images", NAMES, 250) as writer:
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            writer.write(records.image_example(f"digit/{number}", png(image), label))
+    return shards.ShardSet.load(tmp_path / "labeled")
+
+
+def test_images_are_loaded_in_file_order(labeled):
+    images = pipeline.load_images(labeled, 8)
+    assert len(images) == 600
+    assert images.ids == [f"digit/{number}" for number in range(600)]
+    assert images.images.dtype == tf.uint8
+    np.testing.assert_array_equal(images.images, digit_images(600))
+    assert images.labels.dtype == np.int32
+    np.testing.assert_array_equal(images.labels, load_digits().target[:600])
+    assert images.log_probabilities is None
+    np.testing.assert_array_equal(images.copies, np.ones(600))
+
+
+def test_one_shard_and_another_size(labeled):
+    images = pipeline.load_images(labeled, 16, shard=1)
+    assert images.ids == [f"digit/{number}" for number in range(250, 500)]
+    assert images.images.shape == (250, 16, 16, 3)
+    expected = records.decode_image(tf.constant(png(digit_images(600)[250])), 16)
+    np.testing.assert_array_equal(images.images[0], expected)
+
+
+def test_images_without_labels_have_the_label_minus_one(tmp_path):
+    with shards.ShardWriter(tmp_path, "images", NAMES, 5) as writer:
+        writer.write(records.image_example("one", png(digit_images(1)[0])))
+    assert pipeline.load_images(shards.ShardSet.load(tmp_path), 8).labels.tolist() == [-1]
+
+
+def test_pseudo_labels_are_loaded_with_copies_and_log_probabilities(tmp_path):
+    random = np.random.default_rng(0)
+    log_probabilities = np.log(random.dirichlet(np.full(10, 0.1), 30)).astype(np.float16)
+    copies = random.integers(1, 5, 30)
+    labels = log_probabilities.argmax(axis=1)
+    with shards.ShardWriter(tmp_path, "pseudo", NAMES, 20) as writer:
+        for number, image in enumerate(digit_images(30)):
+            confidence = np.exp(np.float32(log_probabilities[number].max()))
+            writer.write(
+                records.pseudo_example(
+                    f"digit/{number}",
+                    png(image),
+                    labels[number],
+                    confidence,
+                    log_probabilities[number],
+                    copies[number],
+                )
+            )
+    images = pipeline.load_images(shards.ShardSet.load(tmp_path), 8)
+    np.testing.assert_array_equal(images.images, digit_images(30))
+    np.testing.assert_array_equal(images.labels, labels)
+    assert images.log_probabilities.dtype == np.float32
+    np.testing.assert_array_equal(images.log_probabilities, log_probabilities.astype(np.float32))
+    np.testing.assert_array_equal(images.copies, copies)
+
+
+def cut_bytes(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def cut_last_record(path):
+    kept = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())[:-1]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in kept:
+            writer.write(record)
+
+
+@pytest.mark.parametrize("damage", [cut_bytes, cut_last_record])
+def test_a_truncated_shard_is_named(labeled, damage):
+    damage(labeled.paths[1])
+    with pytest.raises(UserError, match=r"00001\.tfrecord"):
+        pipeline.load_images(labeled, 8)
+    with pytest.raises(UserError, match=r"00001\.tfrecord"):
+        pipeline.load_images(labeled, 8, shard=1)
+    assert len(pipeline.load_images(labeled, 8, shard=2)) == 100
+
+
+def test_an_empty_shard_set_is_told(tmp_path):
+    with shards.ShardWriter(tmp_path / "none", "images", NAMES, 5):
+        pass
+    with pytest.raises(UserError, match="none holds no images"):
+        pipeline.load_images(shards.ShardSet.load(tmp_path / "none"), 8)
