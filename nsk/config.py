@@ -13,9 +13,9 @@ with it.
 # ruff: noqa: RUF009 -- `setting` makes a dataclass field, it is no mutable default.
 
 import dataclasses
-import math
 
 from nsk.errors import UserError
+from nsk.settings import PerGeneration, Section, convert, setting
 
 RANDAUGMENT_OPERATIONS = (
     "auto_contrast",
@@ -38,77 +38,6 @@ RANDAUGMENT_OPERATIONS = (
 
 # Mirroring turns these data sets' classes into something else.
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
-
-
-class PerGeneration(tuple):
-    """One value for each generation; the last one goes on for the generations after it."""
-
-    def at(self, generation):
-        return self[min(generation, len(self) - 1)]
-
-
-def setting(default, help, *, choices=None, minimum=None, maximum=None, of=None, first=0):
-    """A dataclass field with the help text and the check of one setting.
-
-    Args:
-        default: the default; a tuple of values makes a `PerGeneration` setting.
-        help: what it does, with its unit.
-        choices: the allowed values.
-        minimum, maximum: the allowed range, both ends included.
-        of: int, float or str, the type of a `PerGeneration` setting's values.
-        first: the generation that a list begins with: 0, the teacher, or 1 where only students have
-            it.
-    """
-    if of is not None:
-        default = PerGeneration(default)
-        begins = "the first student" if first else "the teacher"
-        help = f"{help} (list: {begins} first)"
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "of": of,
-        "first": first,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _check(field, value):
-    values = value if isinstance(value, PerGeneration) else (value,)
-    allowed = field.metadata
-    if not values:
-        raise UserError(f"--{field.name} is empty: give at least one value.")
-    for one in values:
-        if allowed["choices"] is not None and one not in allowed["choices"]:
-            raise UserError(
-                f"--{field.name}={one!r} is not known: expected one of "
-                f"{', '.join(map(str, allowed['choices']))}."
-            )
-        if isinstance(one, float) and not math.isfinite(one):
-            raise UserError(f"--{field.name}={one} is not a number: give a finite one.")
-        if allowed["minimum"] is not None and one < allowed["minimum"]:
-            raise UserError(f"--{field.name}={one} is too small: at least {allowed['minimum']}.")
-        if allowed["maximum"] is not None and one > allowed["maximum"]:
-            raise UserError(f"--{field.name}={one} is too large: at most {allowed['maximum']}.")
-
-
-class Section:
-    """A part of the configuration; its fields are checked when it is made."""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-
-    def at(self, generation):
-        """All values of one generation (0: the teacher), as a dict of JSON-like values."""
-        values = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, PerGeneration):
-                value = value.at(max(0, generation - field.metadata["first"]))
-            values[field.name] = value
-        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -532,11 +461,14 @@ class Config:
     pseudo: PseudoConfig
 
     def __post_init__(self):
-        self._check_lengths()
         self._check_ratio()
 
-    def _check_lengths(self):
-        """A list longer than the chain is a slip: its last values would never be used."""
+    def unused_values(self):
+        """A line for each list that is longer than the chain: its last values are not used.
+
+        No error, since a flagfile's lists stay when `--models` is given anew, shorter, beside it.
+        """
+        lines = []
         for part in dataclasses.fields(self):
             section = getattr(self, part.name)
             for field in dataclasses.fields(section):
@@ -544,15 +476,13 @@ class Config:
                 if not isinstance(value, PerGeneration) or field.name == "models":
                     continue
                 # Defaults are written for a teacher and students, whatever the chain.
-                expected = max(1, self.num_students + 1 - field.metadata["first"])
-                if len(value) > expected and value != field.default:
-                    begins = "student" if field.metadata["first"] else "teacher"
-                    raise UserError(
-                        f"--{field.name}={','.join(map(str, value))} has {len(value)} values: "
-                        f"expected at most {expected}, the first {begins}'s and one for each "
-                        f"student after it (--models names {len(self.model.models)} networks). "
-                        "Shorten it."
+                used = max(1, self.num_students + 1 - field.metadata["first"])
+                if len(value) > used and value != field.default:
+                    lines.append(
+                        f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
+                        f"chain of {len(self.model.models)} networks: the first {used} are used."
                     )
+        return lines
 
     def _check_ratio(self):
         """Pseudo-labels that were asked for must not be rounded away."""
@@ -588,7 +518,7 @@ class Config:
             given = {}
             for field in dataclasses.fields(part.type):
                 if field.name in values:
-                    given[field.name] = _convert(field, values[field.name])
+                    given[field.name] = convert(field, values[field.name])
             sections[part.name] = part.type(**given)
         return cls(**sections)
 
@@ -616,16 +546,3 @@ class Config:
 def settings():
     """All settings in order, as dataclass fields."""
     return [field for part in dataclasses.fields(Config) for field in dataclasses.fields(part.type)]
-
-
-def _convert(field, value):
-    kind = field.metadata["of"]
-    if kind is None:
-        return value
-    try:
-        return PerGeneration(kind(one) for one in value)
-    except ValueError:
-        raise UserError(
-            f"--{field.name}={','.join(map(str, value))} is not understood: expected a comma list "
-            f"of {kind.__name__} values."
-        ) from None

@@ -69,6 +69,8 @@ def main(argv):
             "given as --name=value."
         )
     config = read_config()
+    for line in config.unused_values():
+        logging.warning("%s", line)
     if not config.run.workdir:
         raise UserError(
             "--workdir is not given: name a folder for the run, as --workdir=runs/first."

@@ -6,11 +6,12 @@
     4. Train an equal or larger student on both, with noise.
     5. The student becomes the teacher: go to 2.
 
-Each line below is a stage: a function of the configuration and of earlier stages' folders that fills a folder
-of its own, or finds it finished (`nsk/stage.py`). What the stages do is in `nsk/stages.py`.
+Each line below is a stage: a function of the configuration and of earlier stages' folders that
+fills a folder of its own, or finds it finished (`nsk/stage.py`). What the stages do is in
+`nsk/stages.py`.
 
-Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet classification (2020),
-arXiv 1911.04252.
+Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves ImageNet classification
+(2020), arXiv 1911.04252.
 """
 
 from nsk import deciding

@@ -362,7 +362,6 @@ def test_too_few_images_are_refused(tmp_path, given):
     refused("--dev_fraction leaves no dev", tmp_path, num_labeled=1, dev_fraction=0.001)
 
 
-
 def test_images_without_labels_are_refused(tmp_path, given):
     settings = {"num_labeled": 2, "num_dev": 2}
     given["digits"] = GivenSource(None, {"unlabeled": pool(5, labels=False)})
