@@ -39,6 +39,7 @@ class Stages:
         self.all_reused = True
         strategies.split_cpu(config.run.logical_devices)
         self.strategy = strategies.make_strategy(config.run.strategy)
+        stage.make_folder(self.workdir)
         stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(config))
 
     def _run(self, name, build, settings=None, **inputs):
@@ -97,15 +98,15 @@ class Stages:
         settings = self.training_settings(generation, images)
 
         def build(folder):
+            summary_folder = self._summary_folder(folder)
+            shutil.rmtree(summary_folder, ignore_errors=True)  # Curves of a run that was stopped.
             job = train_stage.Job(
                 settings=settings,
                 labeled=shard_set(images, "labeled"),
                 dev=shard_set(images, "dev"),
                 pseudo=shard_set(pseudo_labels, write.SHARDS) if generation else None,
                 labeled_copies=write.read_labeled_copies(pseudo_labels.path) if generation else {},
-                summary_folder=self.workdir
-                / "tensorboard"
-                / folder.relative_to(self.workdir).with_suffix(""),
+                summary_folder=summary_folder,
                 eval_batch_size=self.config.run.eval_batch_size,
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
@@ -114,6 +115,10 @@ class Stages:
             {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
         )
         return self._run(settings["name"], build, settings, **inputs)
+
+    def _summary_folder(self, folder):
+        """Where TensorBoard's events of a stage's (partial) folder go: a place that is not renamed."""
+        return self.workdir / "tensorboard" / folder.relative_to(self.workdir).with_suffix("")
 
     def training_settings(self, generation, images):
         """All that a training stage depends on beside its inputs, as JSON-like values."""

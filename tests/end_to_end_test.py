@@ -41,6 +41,7 @@ BASE = {
 
 
 def run(workdir, **changes):
+    workdir.mkdir(exist_ok=True)
     return self_training.run(Config.from_values({**BASE, **changes, "workdir": str(workdir)}))
 
 
