@@ -6,9 +6,8 @@ from nsk import models, train_stage
 from nsk.report.table import columns
 
 FLOAT_BYTES = 4
-SCORE_BYTES = (
-    64  # Of a score's id, key, label and confidence, about; log-probabilities come on top.
-)
+# Of a score's id, key, label and confidence, about; log-probabilities come on top.
+SCORE_BYTES = 64
 
 
 def plan(stages, images):

@@ -117,7 +117,7 @@ class Stages:
         return self._run(settings["name"], build, settings, **inputs)
 
     def _summary_folder(self, folder):
-        """Where TensorBoard's events of a stage's (partial) folder go: a place that is not renamed."""
+        """Where TensorBoard's events of a stage go: a folder that is not renamed at its end."""
         return self.workdir / "tensorboard" / folder.relative_to(self.workdir).with_suffix("")
 
     def training_settings(self, generation, images):
