@@ -15,6 +15,7 @@ import numpy as np
 from nsk import stage
 from nsk.progress import clock
 from nsk.pseudo.scores import read_table
+from nsk.report import tensorboard
 from nsk.report.table import columns
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -62,6 +63,7 @@ def report(config, images, chain, best, export, nothing_new):
         },
     }
     stage.write_json_atomically(workdir / "summary.json", summary)
+    tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
     sys.stdout.write(closing_table(summary, workdir))
     if nothing_new:
         sys.stdout.write("Every stage was finished before: nothing was done.\n")

@@ -1,0 +1,67 @@
+"""Prints a table over finished runs: what the teacher reached and what the chosen model reached.
+
+    python tools/compare_runs.py runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+
+Each argument is a workdir with a `summary.json`. The last line is one JSON object.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from nsk.errors import UserError
+from nsk.report.table import columns
+
+
+def read_summary(workdir):
+    """The summary of a finished run; UserError where there is none."""
+    path = Path(workdir) / "summary.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}): give the workdirs of finished runs."
+        ) from None
+
+
+def compare(workdirs):
+    """Rows of (workdir, seed, teacher's test accuracy, chosen generation and its test accuracy)."""
+    rows = []
+    for workdir in workdirs:
+        summary = read_summary(workdir)
+        best = summary["best"]["index"]
+        accuracies = [one["test"]["accuracy"] for one in summary["generations"]]
+        rows.append((str(workdir), summary["seed"], accuracies[0], best, accuracies[best]))
+    return rows
+
+
+def main(workdirs):
+    if not workdirs:
+        raise UserError("No runs are given: name the workdirs of finished runs.")
+    rows = compare(workdirs)
+    table = [("run", "seed", "teacher", "chosen", "accuracy", "gain")]
+    table += [
+        (
+            name,
+            str(seed),
+            f"{teacher:.2%}",
+            f"gen {best}",
+            f"{chosen:.2%}",
+            f"{chosen - teacher:+.2%}",
+        )
+        for name, seed, teacher, best, chosen in rows
+    ]
+    teacher = sum(row[2] for row in rows) / len(rows)
+    chosen = sum(row[4] for row in rows) / len(rows)
+    table.append(("mean", "", f"{teacher:.2%}", "", f"{chosen:.2%}", f"{chosen - teacher:+.2%}"))
+    print(*columns(table, left=1), sep="\n")
+    every = all(row[4] > row[2] for row in rows)
+    print(json.dumps({"teacher": teacher, "chosen": chosen, "every_run_gains": every}))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"compare_runs: {error}", file=sys.stderr)
+        sys.exit(2)
