@@ -3,6 +3,7 @@
 import sys
 
 from nsk import models, train_stage
+from nsk.data import ingest
 from nsk.report.table import columns
 
 FLOAT_BYTES = 4
@@ -25,14 +26,12 @@ def plan(stages, images):
     disk = _disk_bytes(images, rows)
     header = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
     table = [header, *(_as_text(row) for row in rows)]
-    split_sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
     sys.stdout.write(
         "\n".join(
             (
-                f"Images: {split_sizes}; {counts['num_classes']} classes; "
-                f"{stages.image_size(images)} pixels. {counts['corrupt']['count']:,} unreadable, "
-                f"{sum(counts['duplicates_removed'].values()):,} left out as duplicates.",
+                *ingest.describe(counts),
                 *columns(table, left=3),
+                f"Image size: {stages.image_size(images)}. "
                 f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
                 f"{disk / 2**20:,.0f} MiB in {stages.workdir}. Nothing was trained.",
                 "",

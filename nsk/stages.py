@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import keras
+from absl import logging
 
 from nsk import export, stage, train_stage
 from nsk.data import ingest, pipeline
@@ -60,6 +61,8 @@ class Stages:
                 f"No unlabelled images are left of --dataset={data.dataset} for students: lower "
                 "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
             )
+        for line in ingest.describe(images.counts):
+            logging.info("%s", line)
         self._check_chain(images)
         return images
 

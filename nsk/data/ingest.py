@@ -88,6 +88,28 @@ def ingest(config, seed, folder, progress=None):
     }
 
 
+def describe(counts):
+    """What `ingest` returned as lines for a person: what went where, and all that was left out."""
+    sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
+    lines = [
+        f"Images: {sizes}; {counts['num_classes']} classes; the first labelled one's shorter side "
+        f"has {counts['image_side']} pixels; {counts['reencoded']:,} were re-encoded."
+    ]
+    duplicates = {split: number for split, number in counts["duplicates_removed"].items() if number}
+    for split, number in duplicates.items():
+        lines.append(
+            f"Left out of {split}: {number:,} with the pixels of an earlier split's image."
+        )
+    corrupt = counts["corrupt"]
+    if corrupt["count"]:
+        named = "; ".join(f"{one['id']} ({one['reason']})" for one in corrupt["images"][:3])
+        lines.append(
+            f"Left out: {corrupt['count']:,} that cannot be read, listed in stage.json: {named}"
+            + ("; ..." if corrupt["count"] > 3 else ".")
+        )
+    return lines
+
+
 def open_sources(config):
     """Opens the sources and says which of their splits serve as what.
 

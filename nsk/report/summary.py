@@ -56,6 +56,10 @@ def report(config, images, chain, best, export, nothing_new):
         "best": {"index": best},
         "export": export.path.relative_to(workdir).as_posix(),
         "num_images": images.counts["images"],
+        "left_out": {
+            "corrupt": images.counts["corrupt"]["count"],
+            "duplicates": sum(images.counts["duplicates_removed"].values()),
+        },
         "seed": config.run.seed,
         "environment": {
             "python": platform.python_version(),

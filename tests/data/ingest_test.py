@@ -11,7 +11,7 @@ from PIL import Image
 from nsk.config import DataConfig
 from nsk.data import ingest as ingest_module
 from nsk.data import records, shards, sources
-from nsk.data.ingest import ingest
+from nsk.data.ingest import describe, ingest
 from nsk.data.splits import balanced_quotas, proportional_quotas
 from nsk.errors import UserError
 
@@ -405,3 +405,23 @@ def test_progress_is_told(tmp_path, given, monkeypatch):
     assert told == [("reading", done, None) for done in (10, 20, 30, 40)] + [
         ("writing", done, 40) for done in (10, 20, 30, 40)
     ]
+
+
+def test_all_that_is_left_out_is_told():
+    counts = {
+        "images": {"test": 1000, "dev": 2},
+        "num_classes": 3,
+        "image_side": 8,
+        "reencoded": 5,
+        "duplicates_removed": {"test": 0, "dev": 7},
+        "corrupt": {
+            "count": 4,
+            "images": [{"id": f"{i}.png", "reason": "broken"} for i in range(4)],
+        },
+    }
+    images, duplicates, corrupt = describe(counts)
+    assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
+    assert "Left out of dev: 7" in duplicates
+    assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
+    counts["corrupt"] = {"count": 0, "images": []}
+    assert len(describe(counts)) == 2

@@ -39,7 +39,15 @@ def make_stage(workdir, name, counts):
 
 
 def make_images(workdir, with_truth=True):
-    images = make_stage(workdir, "data/images", {"images": NUM_IMAGES})
+    images = make_stage(
+        workdir,
+        "data/images",
+        {
+            "images": NUM_IMAGES,
+            "corrupt": {"count": 2, "images": []},
+            "duplicates_removed": {"test": 0, "dev": 1, "labeled": 0, "unlabeled": 4},
+        },
+    )
     if with_truth:
         truth = [
             (f"image/{number}/{row}", label)
@@ -104,6 +112,7 @@ def test_summary_has_the_fields_that_are_promised(tmp_path):
     assert written["export"] == "export-0123456789"
     # Label counts: training and dev apart.
     assert written["num_images"] == NUM_IMAGES
+    assert written["left_out"] == {"corrupt": 2, "duplicates": 5}
     assert re.fullmatch(r"\d+\.\d+.*", written["environment"]["tensorflow"])
 
     teacher, student = written["generations"]
