@@ -5,14 +5,15 @@ command-line flag of every field and builds a `Config` from what was given; noth
 flags.
 
 A setting that may differ between generations is a `PerGeneration` tuple, written as a comma list:
-first the teacher's value, then each student's; where the list is shorter than the chain, its last
-value goes on. So `--survival_probability=1,0.8` is a teacher without stochastic depth and students
-with it.
+first the teacher's value, then each student's (what only students have begins with the first
+student's); where the list is shorter than the chain, its last value goes on. So
+`--survival_probability=1,0.8` is a teacher without stochastic depth and students with it.
 """
 
 # ruff: noqa: RUF009 -- `setting` makes a dataclass field, it is no mutable default.
 
 import dataclasses
+from pathlib import Path
 
 from nsk.errors import UserError
 from nsk.settings import PerGeneration, Section, convert, setting
@@ -56,8 +57,12 @@ class DataConfig(Section):
     test_dataset: str = setting(
         "", "Another source of test images; empty: the test split of --dataset."
     )
-    train_split: str = setting("train", "The TFDS split that training images are taken from.")
-    test_split: str = setting("test", "The TFDS split that test images are taken from.")
+    train_split: str = setting(
+        "train", "The TFDS split of --dataset that training images are taken from."
+    )
+    test_split: str = setting(
+        "test", "The TFDS split of --dataset that test images are taken from."
+    )
     num_labeled: int = setting(
         0,
         "Labelled training images, balanced over the classes; 0: see --labeled_fraction.",
@@ -65,7 +70,8 @@ class DataConfig(Section):
     )
     labeled_fraction: float = setting(
         0.0,
-        "Labelled share of the training images, instead of --num_labeled.",
+        "Labelled share of the training images (all but test; those of dev count among them), "
+        "instead of --num_labeled; 1: all that dev leaves.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -74,7 +80,7 @@ class DataConfig(Section):
     )
     dev_fraction: float = setting(
         0.0,
-        "Held-out share of the training images, instead of --num_dev.",
+        "Held-out share of the training images (all but test), instead of --num_dev.",
         minimum=0.0,
         maximum=0.9,
     )
@@ -137,8 +143,8 @@ class ModelConfig(Section):
     )
     survival_probability: PerGeneration = setting(
         (1.0, 0.8),
-        "Stochastic depth: the survival probability of the last residual block, falling linearly "
-        "from 1 at the first; 1: off.",
+        "Stochastic depth: residual block i of L survives with 1 - (1 - this) i / L; 1: off. Only "
+        "the 6n+2 ResNets have it.",
         minimum=0.01,
         maximum=1.0,
         of=float,
@@ -177,7 +183,10 @@ class NoiseConfig(Section):
         choices=("constant", "uniform"),
     )
     fill: int = setting(
-        128, "Gray level of what a geometric operation leaves empty.", minimum=0, maximum=255
+        128,
+        "Gray level of what a geometric operation leaves empty, and of cutout.",
+        minimum=0,
+        maximum=255,
     )
     crop_padding: PerGeneration = setting(
         (4,),
@@ -187,9 +196,13 @@ class NoiseConfig(Section):
     )
     flip: str = setting(
         "auto",
-        "Random horizontal flip: on | off | auto (off for digits, on otherwise).",
+        "Random horizontal flip: on | off | auto (off for "
+        f"{', '.join(NEVER_FLIPPED)}, on otherwise).",
         choices=("auto", "on", "off"),
     )
+
+    def at(self, generation):
+        return {**super().at(generation), "randaugment_operations": list(self.operations)}
 
     @property
     def operations(self):
@@ -314,6 +327,9 @@ class TrainConfig(Section):
         10, "How often a stage is evaluated on dev while it trains.", minimum=1
     )
 
+    def at(self, generation):
+        return {**super().at(generation), "multistep_fractions": self.fractions}
+
     @property
     def fractions(self):
         """`multistep_fractions` as a list of floats."""
@@ -336,7 +352,7 @@ class TrainConfig(Section):
             received = " and ".join(f"--{name}" for name in given) or "none"
             raise UserError(
                 f"{received} of --train_images, --train_steps and --train_epochs: give exactly one "
-                "budget."
+                "budget (0 takes back what a flagfile gives)."
             )
         if not all(getattr(self, given[0])):
             raise UserError(f"--{given[0]}: every value must be above 0.")
@@ -482,6 +498,8 @@ class Config:
                         f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
                         f"chain of {len(self.model.models)} networks: the first {used} are used."
                     )
+        if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:
+            lines.append("--select=once: only the first value of --min_confidence is used.")
         return lines
 
     def _check_ratio(self):
@@ -530,6 +548,16 @@ class Config:
     def model_name(self, generation):
         """Name of the network of a generation; 0 is the teacher."""
         return self.model.models[generation - (1 if self.run.teacher else 0)]
+
+    @property
+    def workdir(self):
+        """Folder of the run, `~` expanded."""
+        return Path(self.run.workdir).expanduser()
+
+    @property
+    def teacher_path(self):
+        """The adopted teacher, `~` expanded."""
+        return Path(self.run.teacher).expanduser()
 
     @property
     def split_seed(self):

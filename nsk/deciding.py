@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError
 from nsk.evaluation import metrics
 from nsk.pseudo.scores import read_table
 
@@ -16,7 +16,7 @@ def best_generation(chain):
     it, so that many small losses do not add up.
 
     Args:
-        chain: list of `report.summary.Generation`s, the teacher first.
+        chain: list of `Generation`s, the teacher first.
     """
     correct = [_correct_on_dev(generation) for generation in chain]
     top = int(np.argmax([one.mean() for one in correct]))
@@ -36,7 +36,7 @@ def students_without_gain(chain):
 
 
 def refuse_chance(teacher, p_value):
-    """UserError where guessing the most common class would do as well as the teacher on dev.
+    """CannotTeachError where guessing the most common class would do as well as the teacher on dev.
 
     Pseudo-labels of such a teacher are noise, and every student after it would learn noise.
     """
@@ -44,7 +44,7 @@ def refuse_chance(teacher, p_value):
     num_correct = int((truth == choice).sum())
     chance = metrics.chance_p_value(num_correct, truth, int(max(truth.max(), choice.max())) + 1)
     if chance > p_value:
-        raise UserError(
+        raise CannotTeachError(
             f"{teacher.model.name} gets {num_correct} of {len(truth)} dev images right, which "
             f"guessing one class would do with probability {chance:.2g} (allowed: "
             f"--chance_p_value={p_value}): it cannot teach. Give it more labels or a longer "

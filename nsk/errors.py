@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The message says what was received, what was expected and what to do.
     """
+
+
+class CannotTeachError(UserError):
+    """A teacher is no better than chance, a training diverged or no pseudo-label is kept.
+
+    At the first generation this ends the run, as any `UserError`. Later it ends the chain alone:
+    the generations before it stand.
+    """

@@ -6,6 +6,9 @@
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
 
+Images are decoded as in training, but not rotated by EXIF, and transparency is dropped: rotate and
+flatten photographs before, as ingest does.
+
 Both signatures return `class_names`: string (n,), the first choices; `probabilities`: float32
 (n, classes); and `labels`: string (n, classes), the name of each column of `probabilities`.
 """

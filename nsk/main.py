@@ -12,7 +12,6 @@ import logging as python_logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -75,9 +74,9 @@ def main(argv):
         raise UserError(
             "--workdir is not given: name a folder for the run, as --workdir=runs/first."
         )
-    if config.run.teacher and not Path(config.run.teacher).is_file():
+    if config.run.teacher and not config.teacher_path.is_file():
         raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
-    stage.make_folder(Path(config.run.workdir))
+    stage.make_folder(config.workdir)
     # TensorFlow takes seconds to import, which --help and wrong flags should not wait for.
     with native_messages_hidden():
         import tensorflow as tf
@@ -85,6 +84,8 @@ def main(argv):
         from nsk import models, self_training
 
         tf.config.list_physical_devices()
+    # Each stage has functions of its own, which TensorFlow takes for retracing and warns of.
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     for name in config.model.models:  # Now, and not when a network's turn to train has come.
         models.check_name(name)
     if command == "plan":

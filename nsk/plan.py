@@ -42,7 +42,7 @@ def plan(stages, images):
 
 
 def _describe(stages, images, generation):
-    """One training stage; pseudo-label epochs are a lower bound until a teacher has scored."""
+    """One training stage; pseudo-label epochs are as if all unlabelled images were kept once."""
     config, counts = stages.config, images.counts
     if generation == 0 and config.run.teacher:
         return {"index": 0, "role": "teacher", "model": f"adopted from {config.run.teacher}"}
@@ -89,7 +89,7 @@ def _as_text(row):
         " + ".join(map(str, row["batch_sizes"])),
         f"{row['images_seen']:,}",
         ", ".join(
-            f"{name} {'>= ' if 'pseudo' in name else ''}{value:,.1f}"
+            f"{name} {'~' if 'pseudo' in name else ''}{value:,.1f}"
             for name, value in row["epochs"].items()
         ),
     )

@@ -14,8 +14,12 @@ Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves Image
 (2020), arXiv 1911.04252.
 """
 
+from absl import logging
+
 from nsk import deciding
 from nsk import plan as plan_module
+from nsk.errors import CannotTeachError
+from nsk.generation import Generation
 from nsk.report import summary
 from nsk.stages import Stages
 
@@ -36,26 +40,37 @@ def run(config):
     images = stages.ingest()
 
     model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
-    chain = [summary.Generation(model, stages.evaluate(model, images))]
+    chain = [Generation(model, stages.evaluate(model, images))]
 
     for generation in range(1, config.num_students + 1):
-        deciding.refuse_chance(chain[-1], config.pseudo.chance_p_value)
-        scores = stages.score(generation, chain[-1].model, images)
-        if generation == 1 or config.pseudo.select == "each_generation":
-            selection = stages.select(generation, scores, images)
-        pseudo_labels = stages.write(generation, images, scores, selection)
-        student = stages.train(generation, images, pseudo_labels)
-        chain.append(
-            summary.Generation(
-                student, stages.evaluate(student, images), scores, selection, pseudo_labels
-            )
-        )
+        try:
+            chain.append(teach(config, stages, images, chain))
+        except CannotTeachError as error:
+            if generation == 1:
+                raise
+            logging.warning("The chain ends before generation %d: %s", generation, error)
+            break
         if deciding.students_without_gain(chain) >= config.run.patience > 0:
             break
 
     best = deciding.best_generation(chain)
     export = stages.export(chain[best].model, images)
     return summary.report(config, images, chain, best, export, stages.all_reused)
+
+
+def teach(config, stages, images, chain):
+    """The last generation teaches the next one: score, select, write, train; a `Generation`."""
+    teacher, number = chain[-1], len(chain)
+    deciding.refuse_chance(teacher, config.pseudo.chance_p_value)
+    scores = stages.score(number, teacher.model, images)
+    if config.pseudo.select == "once" and number > 1:
+        selection = chain[1].selection
+    else:
+        selection = stages.select(number, scores, images)
+    pseudo_labels = stages.write(number, images, scores, selection)
+    student = stages.train(number, images, pseudo_labels)
+    evaluation = stages.evaluate(student, images)
+    return Generation(student, evaluation, scores, selection, pseudo_labels)
 
 
 def plan(config):

@@ -7,9 +7,10 @@ its fingerprint, so a changed setting rebuilds exactly the stages that depend on
 import dataclasses
 import hashlib
 import shutil
-from pathlib import Path
+import zipfile
 
 import keras
+import numpy as np
 from absl import logging
 
 from nsk import export, stage, train_stage
@@ -36,7 +37,7 @@ class Stages:
 
     def __init__(self, config):
         self.config = config
-        self.workdir = Path(config.run.workdir)
+        self.workdir = config.workdir
         self.all_reused = True
         strategies.split_cpu(config.run.logical_devices)
         self.strategy = strategies.make_strategy(config.run.strategy)
@@ -68,6 +69,8 @@ class Stages:
 
     def _check_chain(self, images):
         """UserError now for what would stop a later generation after hours of training."""
+        if self.config.run.teacher:
+            self._check_teacher(images)
         for generation in range(1 if self.config.run.teacher else 0, self.config.num_students + 1):
             settings = self.training_settings(generation, images)
             sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
@@ -77,9 +80,25 @@ class Stages:
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
-        path = Path(self.config.run.teacher)
+        path = self.config.teacher_path
         model = load_model(path)
-        expected = (self.image_size(images), len(images.counts["class_names"]))
+
+        def build(folder):
+            shutil.copyfile(path, folder / MODEL)
+            return {
+                "model": model.name,
+                "parameters": train_stage.trainable_parameters(model),
+                "class_names": images.counts["class_names"],
+            }
+
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._run("gen0/teacher", build, {"sha256": digest}, images=images)
+
+    def _check_teacher(self, images):
+        """UserError where the adopted teacher does not fit the run's images and classes."""
+        path, class_names = self.config.teacher_path, images.counts["class_names"]
+        model = load_model(path)
+        expected = (self.image_size(images), len(class_names))
         received = (model.input_shape[1], model.output_shape[-1])
         if received != expected:
             raise UserError(
@@ -87,14 +106,20 @@ class Stages:
                 f"classes; the run has {expected[0]} pixels and {expected[1]} classes: give a "
                 "teacher that fits, or change --image_size or --dataset."
             )
-
-        def build(folder):
-            shutil.copyfile(path, folder / MODEL)
-            parameters = train_stage.trainable_parameters(model)
-            return {"model": model.name, "parameters": parameters, "adopted": True}
-
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return self._run("gen0/teacher", build, {"sha256": digest}, images=images)
+        known = class_names_of(path)
+        if known is None:
+            logging.warning("--teacher: no class names beside %s, their order is trusted.", path)
+        elif known != class_names:
+            raise UserError(
+                f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
+                f"{', '.join(class_names)}: give a teacher of the same classes in the same order."
+            )
+        grays = np.linspace(0, 255, 8, dtype=np.float32).reshape(-1, 1, 1, 1)
+        outputs = np.asarray(model(np.ones((1, *model.input_shape[1:]), np.float32) * grays))
+        if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3):
+            raise UserError(
+                f"--teacher={path} returns probabilities; expected logits: leave out its softmax."
+            )
 
     def train(self, generation, images, pseudo_labels=None):
         """A teacher (generation 0) or a student, by the same trainer."""
@@ -117,7 +142,7 @@ class Stages:
         inputs = (
             {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
         )
-        return self._run(settings["name"], build, settings, **inputs)
+        return self._run(settings["name"], build, train_stage.relevant(settings), **inputs)
 
     def _summary_folder(self, folder):
         """Where TensorBoard's events of a stage go: a folder that is not renamed at its end."""
@@ -136,7 +161,6 @@ class Stages:
             "noise": {
                 **config.noise.at(generation),
                 "flip": config.flips,
-                "operations": list(config.noise.operations),
             },
             "train": config.train.at(generation),
         }
@@ -145,8 +169,6 @@ class Stages:
             pseudo = config.pseudo.at(generation)
             targets = ("pseudo_label", "smooth_epsilon", "temperature")
             settings["targets"] = {name: pseudo[name] for name in targets}
-        else:
-            del settings["train"]["ratio"], settings["train"]["mixing"]
         return settings
 
     def evaluate(self, model, images):
@@ -225,7 +247,13 @@ class Stages:
 
     def image_size(self, images):
         """Side of the images that the networks take, pixels."""
-        return self.config.model.image_size or images.counts["image_side"]
+        size = self.config.model.image_size or images.counts["image_side"]
+        if size is None:
+            smallest, largest = images.counts["image_sizes"].values()
+            raise UserError(
+                f"The images' shorter sides are {smallest} to {largest} pixels: give --image_size."
+            )
+        return size
 
     def _predictor(self, model):
         with self.strategy.scope():
@@ -236,6 +264,16 @@ class Stages:
 def shard_set(made, split):
     """A shard set inside a finished stage."""
     return ShardSet.load(made.path / split)
+
+
+def class_names_of(path):
+    """Class names of a model that nsk trained or exported, from beside it; None where unknown."""
+    listed = path.with_name("class_names.txt")
+    if listed.is_file():
+        return listed.read_text(encoding="utf-8").splitlines()
+    if path.with_name(stage.MANIFEST).is_file():
+        return stage.load(path.parent).counts.get("class_names")
+    return None
 
 
 def load_model(path):
@@ -250,8 +288,8 @@ def load_model(path):
         )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The model {path} cannot be loaded ({reason}): give another one."
         ) from None

@@ -7,6 +7,7 @@ a second one, the pseudo-labelled images, or with `--mixing=union` one stream ov
 import dataclasses
 import functools
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -17,6 +18,17 @@ from nsk.evaluation.predict import Predictor
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
+
+# What says nothing where RandAugment is off; the fill is that of its operations.
+RANDAUGMENT_SETTINGS = (
+    "randaugment_num_ops",
+    "randaugment_magnitude",
+    "randaugment_max_level",
+    "randaugment_profile",
+    "randaugment_operations",
+    "magnitude_mode",
+    "fill",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +105,7 @@ def train(job, strategy, model_path):
     return {
         "model": settings["architecture"],
         "parameters": trainable_parameters(model),
+        "class_names": list(job.labeled.class_names),
         "streams": accounting,
         **counts,
     }
@@ -102,40 +115,35 @@ def make_streams(job):
     """(labelled,), (labelled, pseudo-labelled) or (union,), as `pipeline.Stream`s."""
     train = job.settings["train"]
     sizes = stream_batch_sizes(train, with_pseudo=job.pseudo is not None)
+    labeled = _labeled_stream(job, sizes[0])
+    if job.pseudo is None or train["ratio"] == 0:
+        return (labeled,)
+    pseudo = _pseudo_stream(job, sizes[-1])
+    if train["mixing"] == "union":
+        return (pipeline.join(labeled, pseudo, "union", sizes[0]),)
+    return labeled, pseudo
+
+
+def _labeled_stream(job, batch_size):
+    train = job.settings["train"]
     labeled = pipeline.load_images(job.labeled, job.settings["image_size"])
-    copies = [job.labeled_copies.get(one, 1) for one in labeled.ids]
-    streams = [
-        pipeline.Stream(
-            "labeled",
-            labeled.images,
-            losses.label_targets(labeled.labels, job.num_classes, train["label_smoothing"]),
-            labeled.copies * copies,
-            sizes[0],
-        )
-    ]
-    if job.pseudo is not None and len(sizes) > 1 and sizes[1] == 0:
-        return tuple(streams)
-    if job.pseudo is not None:
-        pseudo = pipeline.load_images(job.pseudo, job.settings["image_size"])
-        targets = job.settings["targets"]
-        streams.append(
-            pipeline.Stream(
-                "pseudo",
-                pseudo.images,
-                losses.pseudo_targets(
-                    tf.constant(pseudo.log_probabilities),
-                    targets["pseudo_label"],
-                    temperature=targets["temperature"],
-                    smooth_epsilon=targets["smooth_epsilon"],
-                    label_smoothing=train["label_smoothing"],
-                ),
-                pseudo.copies,
-                sizes[-1],
-            )
-        )
-    if len(streams) > len(sizes):
-        return (pipeline.join(*streams, "union", sizes[0]),)
-    return tuple(streams)
+    targets = losses.label_targets(labeled.labels, job.num_classes, train["label_smoothing"])
+    copies = np.array([job.labeled_copies.get(one, 1) for one in labeled.ids], np.int32)
+    return pipeline.Stream("labeled", labeled.images, targets, copies, batch_size)
+
+
+def _pseudo_stream(job, batch_size):
+    targets = job.settings["targets"]
+    pseudo = pipeline.load_images(job.pseudo, job.settings["image_size"])
+    learned = losses.pseudo_targets(
+        pseudo.labels,
+        tf.constant(pseudo.log_probabilities),
+        targets["pseudo_label"],
+        temperature=targets["temperature"],
+        smooth_epsilon=targets["smooth_epsilon"],
+        label_smoothing=job.settings["train"]["label_smoothing"],
+    )
+    return pipeline.Stream("pseudo", pseudo.images, learned, pseudo.copies, batch_size)
 
 
 def stream_batch_sizes(train, with_pseudo):
@@ -146,10 +154,42 @@ def stream_batch_sizes(train, with_pseudo):
         with_pseudo: whether there are pseudo-labels.
     """
     labeled = train["labeled_batch_size"]
-    if not with_pseudo:
+    if not with_pseudo or train["ratio"] == 0:
         return (labeled,)
     pseudo = round(labeled * train["ratio"])
     return (labeled + pseudo,) if train["mixing"] == "union" else (labeled, pseudo)
+
+
+def relevant(settings):
+    """The settings that can change what a stage makes, for its fingerprint.
+
+    Those of a schedule, optimizer or label type that is not the chosen one are left out, so that
+    changing them retrains nothing.
+
+    Args:
+        settings: as `Stages.training_settings` makes them; unchanged.
+    """
+    train, noises = dict(settings["train"]), dict(settings["noise"])
+    unused = ["evaluations"]
+    if train["schedule"] != "exponential":
+        unused += ["decay_epochs", "decay_rate"]
+    if train["schedule"] != "multistep":
+        unused += ["multistep_fractions", "multistep_factor"]
+    if train["optimizer"] != "sgd":
+        unused += ["nesterov"]
+    if "targets" not in settings:  # A teacher: one stream, so nothing is mixed.
+        unused += ["ratio", "mixing", "loss_normalization"]
+    for name in unused:
+        del train[name]
+    if not noises["randaugment_num_ops"]:
+        for name in RANDAUGMENT_SETTINGS:
+            del noises[name]
+    kept = {**settings, "train": train, "noise": noises}
+    if "targets" in settings:
+        kind = settings["targets"]["pseudo_label"]
+        used = {"soft": ("temperature",), "smooth": ("smooth_epsilon",), "hard": ()}[kind]
+        kept["targets"] = {name: settings["targets"][name] for name in ("pseudo_label", *used)}
+    return kept
 
 
 def num_training_steps(train, num_labeled, global_batch_size):
@@ -180,7 +220,7 @@ def make_recipe(settings, streams):
         warmup_steps=round(train["warmup_epochs"] * steps_per_epoch),
         decay_steps=train["decay_epochs"] * steps_per_epoch,
         decay_rate=train["decay_rate"],
-        multistep_fractions=[float(one) for one in train["multistep_fractions"].split(",")],
+        multistep_fractions=train["multistep_fractions"],
         multistep_factor=train["multistep_factor"],
     )
     return Recipe(
@@ -206,7 +246,7 @@ def make_augmentation(settings):
         magnitude=settings["randaugment_magnitude"],
         max_level=settings["randaugment_max_level"],
         profile=settings["randaugment_profile"],
-        operations=settings["operations"],
+        operations=settings["randaugment_operations"],
         magnitude_mode=settings["magnitude_mode"],
         fill=settings["fill"],
     )

@@ -30,7 +30,8 @@ ALLOWED = {
     "nsk.pseudo.select_stage": {"nsk.pseudo", "nsk.data"},
     "nsk.pseudo.write": {"nsk.pseudo", "nsk.data"},
     "nsk.evaluation.suite": {"nsk.evaluation", "nsk.pseudo.scores"},
-    "nsk.report": {"nsk.stage", "nsk.pseudo.scores", "nsk.report"},
+    "nsk.generation": {"nsk.stage"},
+    "nsk.report": {"nsk.stage", "nsk.generation", "nsk.pseudo.scores", "nsk.report"},
     "nsk.deciding": {"nsk.evaluation.metrics", "nsk.pseudo.scores"},
     "nsk.export": {"nsk.data.records"},
 }

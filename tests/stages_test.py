@@ -2,11 +2,12 @@
 
 import json
 
+import keras
 import pytest
 
 from nsk import self_training
 from nsk.config import Config
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError, UserError
 
 
 def make_config(workdir, **values):
@@ -50,3 +51,60 @@ def test_the_resolved_configuration_is_saved(tmp_path):
     self_training.plan(make_config(tmp_path / "run", temperature=0.5))
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert saved["pseudo"]["temperature"] == 0.5 and saved["train"]["momentum"] == 0.9
+
+
+def test_a_later_generation_that_cannot_be_taught_ends_the_chain_alone(tmp_path, monkeypatch):
+    config = make_config(tmp_path / "run", models=["convnet5"] * 3, min_confidence=["0"])
+
+    def refuse(generation):
+        def check(teacher, p_value):
+            if teacher.model.path.parent.name == f"gen{generation}":
+                raise CannotTeachError("no better than chance")
+
+        monkeypatch.setattr(self_training.deciding, "refuse_chance", check)
+
+    refuse(1)
+    summary = self_training.run(config)
+    assert [one["index"] for one in summary["generations"]] == [0, 1]
+    assert (tmp_path / "run" / summary["export"] / "saved_model").is_dir()
+    refuse(0)
+    with pytest.raises(CannotTeachError):
+        self_training.run(config)
+
+
+def teacher_with(path, *, softmax=False, image_size=8, num_classes=10):
+    inputs = keras.Input((image_size, image_size, 3))
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(num_classes)(features)
+    if softmax:
+        outputs = keras.layers.Softmax()(outputs)
+    keras.Model(inputs, outputs).save(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "class_names", "message"),
+    [
+        ({"softmax": True}, None, "returns probabilities; expected logits"),
+        ({"image_size": 16}, None, "takes images of 16 pixels.*the run has 8 pixels"),
+        ({"num_classes": 9}, None, "knows 9 classes; the run has .* 10 classes"),
+        ({}, [*"1023456789"], "was trained on the classes 1, 0, 2"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_by_plan_already(tmp_path, model, class_names, message):
+    path = tmp_path / "teacher.keras"
+    teacher_with(path, **model)
+    if class_names:
+        (tmp_path / "class_names.txt").write_text("\n".join(class_names) + "\n")
+    with pytest.raises(UserError, match=message):
+        self_training.plan(make_config(tmp_path / "run", teacher=str(path), models=["convnet5"]))
+
+
+def test_a_damaged_teacher_is_named(tmp_path):
+    path = tmp_path / "teacher.keras"
+    teacher_with(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damaged in (content, content[:1000], b"not a model"):
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(UserError, match=r"teacher\.keras cannot be loaded"):
+            self_training.plan(make_config(tmp_path / "run", teacher=str(path)))

@@ -86,7 +86,6 @@ def make_job(shard_sets, folder, generation=1, labeled_copies=None, **changes):
         "noise": {
             **config.noise.at(generation),
             "flip": False,
-            "operations": list(config.noise.operations),
         },
         "train": config.train.at(generation),
     }
@@ -171,7 +170,7 @@ def test_a_student_at_ratio_zero_learns_from_labels_alone(shard_sets, tmp_path):
         (3.0, "ratio", False, (16,)),
         (1.5, "ratio", True, (16, 24)),
         (14.0, "union", True, (240,)),
-        (0.0, "ratio", True, (16, 0)),
+        (0.0, "ratio", True, (16,)),
     ],
 )
 def test_stream_batch_sizes(ratio, mixing, with_pseudo, expected):
@@ -319,7 +318,7 @@ def test_a_stage_learns_saves_its_average_and_repeats_itself(shard_sets, tmp_pat
         folder = tmp_path / turn
         folder.mkdir()
         job = make_job(shard_sets, folder, randaugment_num_ops=[1], **changes)
-        job.settings["noise"]["operations"] = ["rotate", "brightness"]
+        job.settings["noise"]["randaugment_operations"] = ["rotate", "brightness"]
         counts = train_stage.train(job, strategies.make_strategy("one"), folder / "model.keras")
         model = keras.models.load_model(folder / "model.keras", compile=False)
         outcomes.append((counts, model))
@@ -350,3 +349,44 @@ def test_a_batch_that_does_not_divide_over_the_replicas_is_refused(shard_sets, t
     job = make_job(shard_sets, tmp_path, labeled_batch_size=[6], ratio=[1.5])
     with pytest.raises(UserError, match="pseudo batch of 9 images"):
         train_stage.train(job, strategies.make_strategy("mirrored"), tmp_path / "model.keras")
+
+
+# Fingerprints.
+
+
+def settings_of(generation, **values):
+    config = Config.from_values({"train_steps": ["4"], "models": ["convnet5"] * 2, **values})
+    settings = {
+        "noise": config.noise.at(generation),
+        "train": config.train.at(generation),
+    }
+    if generation:
+        settings["targets"] = {
+            name: config.pseudo.at(generation)[name]
+            for name in ("pseudo_label", "smooth_epsilon", "temperature")
+        }
+    return train_stage.relevant(settings)
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "same"),
+    [
+        ({}, {"evaluations": 3}, {0: True, 1: True}),
+        ({}, {"ratio": ["5"]}, {0: True, 1: False}),
+        ({}, {"loss_normalization": "all"}, {0: True, 1: False}),
+        ({}, {"decay_rate": 0.5}, {0: True, 1: True}),
+        ({"schedule": "exponential"}, {"decay_rate": 0.5}, {0: False, 1: False}),
+        ({"schedule": "multistep"}, {"multistep_fractions": "0.1"}, {0: False, 1: False}),
+        ({"randaugment_num_ops": ["0"]}, {"fill": 3}, {0: True, 1: True}),
+        ({"randaugment_num_ops": ["0", "1"]}, {"fill": 3}, {0: True, 1: False}),
+        ({}, {"temperature": 2.0}, {0: True, 1: False}),
+        ({"pseudo_label": "hard"}, {"temperature": 2.0}, {0: True, 1: True}),
+        ({"pseudo_label": "smooth"}, {"smooth_epsilon": 0.3}, {0: True, 1: False}),
+        ({}, {"learning_rate": ["0.3"]}, {0: False, 1: False}),
+        ({}, {"crop_padding": ["1"]}, {0: False, 1: False}),
+    ],
+)
+def test_only_what_can_change_the_result_is_in_the_fingerprint(base, changed, same):
+    for generation, equal in same.items():
+        before, after = settings_of(generation, **base), settings_of(generation, **base, **changed)
+        assert (before == after) == equal

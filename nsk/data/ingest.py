@@ -6,59 +6,64 @@ digests. Then the splits are decided (`nsk.data.splits`) and written.
 
 import concurrent.futures
 import contextlib
+import hashlib
 import io
 import itertools
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from absl import logging
 from PIL import Image
 
 from nsk.data import records, shards, sources
 from nsk.data.splits import FIXED_SEED, Images, choose_splits, hash_keys
 from nsk.errors import UserError
+from nsk.progress import Progress
 
 IMAGES_AT_ONCE = 256
+SECONDS_BETWEEN_LINES = 30.0
 CORRUPT_NAMED = 100
 
 
-def ingest(config, seed, folder, progress=None):
+def ingest(config, seed, folder):
     """Writes the shard sets labeled, unlabeled, dev and test below `folder`.
 
     The labels of unlabelled images, where the source knew them, go to
-    `sealed/unlabeled_truth.parquet` (id string, label int32) and nowhere else.
+    `sealed/unlabeled_truth.parquet` (id string, label int32, source_id string) and nowhere else:
+    where a source's ids may tell the labels, such an image's `id` is a digest of its `source_id`.
 
     Args:
-        config: a `DataConfig`.
-        seed: int, the run's seed; `config.split_seed` takes its place where it is not -1.
+        config: a `DataConfig`; its `split_seed` is not looked at.
+        seed: int, of the choice of labelled and dev images and of the order in the shards.
         folder: path, made if needed.
-        progress: None or a function of (what, done, total) that is called now and then with
-            "reading" or "writing", the images done, and how many there are (None while that is not
-            known).
 
     Returns:
-        dict of `num_classes`, `class_names`, `image_side` (the first labelled image's shorter
-        side), `images` (split -> number), `per_class` (split -> list of numbers, without
-        unlabeled), `duplicates_removed` (split -> images left out since an earlier split has the
-        same pixels), `reencoded`, and `corrupt` (`count`, and `images`: id and reason of the first
-        100).
+        dict of `num_classes`, `class_names`, `image_side` (the shorter side in pixels where all
+        images have the same, else None), `image_sizes` (`smallest` and `largest` shorter side),
+        `images` (split -> number), `per_class` (split -> list of numbers, without unlabeled),
+        `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
+        `unused` (split of the source -> readable images that serve as nothing), `other_files`
+        (files in folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id
+        and reason of the first 100).
 
     Raises:
         UserError: a source is not as it should be, or has too few images for the requested splits.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    split_seed = seed if config.split_seed < 0 else config.split_seed
-    progress = progress or (lambda what, done, total: None)
     origins, class_names = open_sources(config)
     with _temporary_file(folder / "spool.unfinished") as spool:
-        images, counts = read_images(origins, spool, config.max_corrupt_fraction, progress)
-        splits, removed = choose_splits(images, class_names, config, split_seed)
+        images, counts = read_images(origins, spool, config.max_corrupt_fraction)
+        splits, removed, unused = choose_splits(images, class_names, config, seed)
+        ids = _opaque_ids(images, splits["unlabeled"], origins)
+        progress = Progress("data/images", sum(map(len, splits.values())))
         done = 0
         for split, rows in splits.items():
-            order_seed = FIXED_SEED if split == "test" else split_seed
+            order_seed = FIXED_SEED if split == "test" else seed
             rows = rows[np.argsort(hash_keys(order_seed, f"order/{split}", images.ids, rows))]
             splits[split] = rows
             with shards.ShardWriter(
@@ -67,17 +72,18 @@ def ingest(config, seed, folder, progress=None):
                 for row in rows.tolist():
                     label = None if split == "unlabeled" else images.labels[row]
                     encoded = _read_span(spool, images.spans[row])
-                    writer.write(records.image_example(images.ids[row], encoded, label))
+                    id = ids.get(row, images.ids[row])
+                    writer.write(records.image_example(id, encoded, label))
                     done += 1
-                    if done % IMAGES_AT_ONCE == 0:
-                        progress("writing", done, sum(map(len, splits.values())))
-        with Image.open(io.BytesIO(_read_span(spool, images.spans[splits["labeled"][0]]))) as first:
-            image_side = min(first.size)
-    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", images, splits["unlabeled"])
+                    progress.update(done)
+        progress.close()
+    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", images, splits["unlabeled"], ids)
+    smallest, largest = int(images.sides.min()), int(images.sides.max())
     return counts | {
         "num_classes": len(class_names),
         "class_names": class_names,
-        "image_side": image_side,
+        "image_side": smallest if smallest == largest else None,
+        "image_sizes": {"smallest": smallest, "largest": largest},
         "images": {split: len(rows) for split, rows in splits.items()},
         "per_class": {
             split: np.bincount(images.labels[rows], minlength=len(class_names)).tolist()
@@ -85,20 +91,36 @@ def ingest(config, seed, folder, progress=None):
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
+        "unused": unused,
+        "other_files": sum(source.other_files() for source in _distinct_sources(origins)),
     }
 
 
 def describe(counts):
     """What `ingest` returned as lines for a person: what went where, and all that was left out."""
     sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
+    side = counts["image_side"]
+    if side is None:
+        sides = counts["image_sizes"]
+        pixels = f"shorter sides from {sides['smallest']} to {sides['largest']} pixels"
+    else:
+        pixels = f"shorter side {side} pixels"
     lines = [
-        f"Images: {sizes}; {counts['num_classes']} classes; the first labelled one's shorter side "
-        f"has {counts['image_side']} pixels; {counts['reencoded']:,} were re-encoded."
+        f"Images: {sizes}; {counts['num_classes']} classes; {pixels}; "
+        f"{counts['reencoded']:,} were re-encoded."
     ]
     duplicates = {split: number for split, number in counts["duplicates_removed"].items() if number}
     for split, number in duplicates.items():
         lines.append(
             f"Left out of {split}: {number:,} with the pixels of an earlier split's image."
+        )
+    for pool, number in counts.get("unused", {}).items():
+        if number:
+            lines.append(f"Not used: {number:,} readable {pool} images, which no split takes.")
+    if counts.get("other_files"):
+        lines.append(
+            f"Not read: {counts['other_files']:,} files that are no "
+            f"{', '.join(sources.IMAGE_SUFFIXES)} or in no class folder."
         )
     corrupt = counts["corrupt"]
     if corrupt["count"]:
@@ -117,7 +139,8 @@ def open_sources(config):
         dict from train, labeled, dev, test or unlabeled to (source, its split, whether its labels
         are of the same classes), and the list of class names.
     """
-    source = sources.open_source(config.dataset, config)
+    opened = sources.open_sources(config)
+    source = opened["dataset"]
     if source.class_names is None:
         raise UserError(
             f"--dataset={config.dataset} has no labels: give images in class folders or labelled."
@@ -128,7 +151,7 @@ def open_sources(config):
         )
     origins = {split: (source, split, True) for split in source.splits}
     if config.test_dataset:
-        other = sources.open_source(config.test_dataset, config)
+        other = opened["test_dataset"]
         if other.class_names != source.class_names:
             raise UserError(
                 f"--test_dataset={config.test_dataset} has the classes "
@@ -137,14 +160,14 @@ def open_sources(config):
             )
         origins["test"] = (other, _first_split(other, "test", "train", "labeled", "dev"), True)
     if config.unlabeled_dataset:
-        other = sources.open_source(config.unlabeled_dataset, config)
+        other = opened["unlabeled_dataset"]
         # Images of other classes are welcome here, but their labels then mean nothing.
         same = other.class_names == source.class_names
         origins["unlabeled"] = (other, _first_split(other, "unlabeled", "train", "labeled"), same)
     if "train" not in origins and "labeled" not in origins:
         raise UserError(
             f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
-            "folders, or a labeled folder with class folders."
+            "folders, or a labeled folder with class folders, or a --train_split."
         )
     return origins, source.class_names
 
@@ -174,23 +197,23 @@ def _read_span(spool, span):
     return spool.read(length)
 
 
-def read_images(origins, spool, max_corrupt_fraction, progress):
+def read_images(origins, spool, max_corrupt_fraction):
     """Normalises every image into the spool.
 
     Args:
         origins: as `open_sources` returns them.
         spool: a binary file, open for writing and reading.
         max_corrupt_fraction: float, the largest share of unreadable images.
-        progress: as in `ingest`.
 
     Returns:
         `Images`, and a dict of `reencoded` and `corrupt`.
     """
-    ids, labels, digests, lengths, corrupt = [], [], [], [], []
+    ids, labels, digests, lengths, sides, corrupt = [], [], [], [], [], []
     pools, reencoded = {}, 0
+    shown = time.monotonic()
     for split, (source, source_split, same_classes) in origins.items():
         start = len(ids)
-        for image, result in _normalized(source.images(source_split)):
+        for image, result, side in _normalized(source.images(source_split)):
             if isinstance(result, ValueError):
                 corrupt.append({"id": image.id, "reason": str(result)})
             else:
@@ -199,9 +222,12 @@ def read_images(origins, spool, max_corrupt_fraction, progress):
                 labels.append(image.label if same_classes and image.label is not None else -1)
                 digests.append(result.digest)
                 lengths.append(len(result.encoded))
+                sides.append(side)
                 reencoded += result.reencoded
-            if (len(ids) + len(corrupt)) % IMAGES_AT_ONCE == 0:
-                progress("reading", len(ids) + len(corrupt), None)
+            # How many there will be is not known yet, so that there is no `Progress`.
+            if time.monotonic() - shown >= SECONDS_BETWEEN_LINES:
+                shown = time.monotonic()
+                logging.info("data/images: %d images read", len(ids) + len(corrupt))
         pools[split] = np.arange(start, len(ids))
         _check_unique(ids[start:], split)
     total = len(ids) + len(corrupt)
@@ -213,25 +239,29 @@ def read_images(origins, spool, max_corrupt_fraction, progress):
         )
     lengths = np.array(lengths, np.int64)
     spans = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
-    images = Images(ids, np.array(labels, np.int32), digests, spans, pools)
+    labels, sides = np.array(labels, np.int32), np.array(sides, np.int32)
+    images = Images(ids, labels, digests, spans, sides, pools)
     named = {"count": len(corrupt), "images": corrupt[:CORRUPT_NAMED]}
     return images, {"reencoded": reencoded, "corrupt": named}
 
 
 def _normalized(source_images):
-    """Yields each image with its `NormalizedImage`, or the ValueError that says why it has none."""
+    """Yields each image, its `NormalizedImage` and shorter side, or a ValueError and 0."""
 
     def normalize(image):
         try:
-            return records.normalize_image(image.encoded)
+            normalized = records.normalize_image(image.encoded)
         except ValueError as error:
-            return error
+            return error, 0
+        with Image.open(io.BytesIO(normalized.encoded)) as opened:  # Reads the header alone.
+            return normalized, min(opened.size)
 
     # Decoding lets go of Python's lock, so threads help with images of photograph size.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         source_images = iter(source_images)
         while chunk := list(itertools.islice(source_images, IMAGES_AT_ONCE)):
-            yield from zip(chunk, executor.map(normalize, chunk), strict=True)
+            for image, (result, side) in zip(chunk, executor.map(normalize, chunk), strict=True):
+                yield image, result, side
 
 
 def _check_unique(ids, split):
@@ -243,13 +273,31 @@ def _check_unique(ids, split):
         )
 
 
-def _seal_truth(path, images, rows):
+def _distinct_sources(origins):
+    return {id(source): source for source, _, _ in origins.values()}.values()
+
+
+def _opaque_ids(images, rows, origins):
+    """dict from row to another id, for those rows whose own id may tell the label."""
+    telling = np.zeros(len(images.ids), bool)
+    for split, (source, _, _) in origins.items():
+        telling[images.pools[split]] = source.ids_tell_labels
+    rows = rows[telling[rows] & (images.labels[rows] >= 0)]
+    return {
+        row: "image-" + hashlib.blake2b(images.ids[row].encode(), digest_size=16).hexdigest()
+        for row in rows.tolist()
+    }
+
+
+def _seal_truth(path, images, rows, opaque_ids):
     rows = rows[images.labels[rows] >= 0]
     if not len(rows):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    source_ids = {row: images.ids[row] for row in rows.tolist()}
     table = {
-        "id": pa.array([images.ids[row] for row in rows.tolist()], pa.string()),
+        "id": pa.array([opaque_ids.get(row, id) for row, id in source_ids.items()], pa.string()),
         "label": pa.array(images.labels[rows], pa.int32()),
+        "source_id": pa.array(source_ids.values(), pa.string()),
     }
     pq.write_table(pa.table(table), path)

@@ -5,7 +5,10 @@ A source has
 - `class_names`: a list of strings, or None where it has no labels;
 - `splits`: those of train, labeled, unlabeled, dev and test that it has. `train` is a pool that is
   still to be divided; the others are taken as they are;
-- `images(split)`: an iterator over `SourceImage`s, as often as it is asked for.
+- `images(split)`: an iterator over `SourceImage`s, as often as it is asked for;
+- `content()`: a JSON-like dict that changes when its images do, found without reading them;
+- `ids_tell_labels`: whether an image's id may give its label away, as a path below a class does;
+- `other_files()`: how many files lie among its own that are not read.
 
 Ids are unique within a split and stay the same from run to run.
 """
@@ -14,6 +17,8 @@ import collections
 import dataclasses
 import functools
 import glob
+import hashlib
+import importlib.metadata
 import io
 import os
 from pathlib import Path
@@ -39,12 +44,13 @@ class SourceImage:
     label: int | None
 
 
-def open_source(name, config):
+def open_source(name, train_split="train", test_split="test"):
     """Opens a source by its name on the command line.
 
     Args:
         name: digits, tfds:NAME[/config], folder:PATH or tfrecord:PATTERN.
-        config: a `DataConfig`; `train_split` and `test_split` say which TFDS splits are meant.
+        train_split: the TFDS split to train on; the default one may be missing.
+        test_split: the TFDS split to test on; the default one may be missing.
 
     Raises:
         UserError: the source is missing or not laid out as it should be.
@@ -53,21 +59,72 @@ def open_source(name, config):
     if name == "digits":
         return DigitsSource()
     if kind == "tfds":
-        return TfdsSource(place, config.train_split, config.test_split)
+        return TfdsSource(place, train_split, test_split)
     if kind == "folder":
-        return FolderSource(Path(place))
+        return FolderSource(Path(os.path.expanduser(place)))
     if kind == "tfrecord":
         return TfrecordSource(place)
     raise ValueError(f"Not the name of a source: {name!r}.")
+
+
+def open_sources(config):
+    """Opens the sources that a `DataConfig` names.
+
+    Returns:
+        dict from dataset and, where given, test_dataset and unlabeled_dataset to the source.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    # The flags of splits are about --dataset: another source has splits of its own.
+    opened = {"dataset": open_source(config.dataset, config.train_split, config.test_split)}
+    for flag in ("test_dataset", "unlabeled_dataset"):
+        if getattr(config, flag):
+            opened[flag] = open_source(getattr(config, flag))
+    return opened
+
+
+def content(config):
+    """What the sources hold, to notice that images were added, removed or replaced.
+
+    Args:
+        config: a `DataConfig`.
+
+    Returns:
+        JSON-like dict from dataset, test_dataset and unlabeled_dataset, those that are used, to
+        `content()` of the source. No image is read: files are told apart by size and time.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    return {flag: source.content() for flag, source in open_sources(config).items()}
+
+
+def _describe_files(paths, root=""):
+    """Number of files, and SHA-256 of their names below `root`, sizes and times of change."""
+    digest = hashlib.sha256()
+    names = {os.fsencode(os.path.relpath(path, root) if root else path): path for path in paths}
+    for name in sorted(names):
+        path = names[name]
+        status = os.stat(path, follow_symlinks=path.exists())
+        digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"files": len(names), "sha256": digest.hexdigest()}
 
 
 class DigitsSource:
     """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings along."""
 
     splits = ("train",)
+    ids_tell_labels = False
 
     def __init__(self):
         self.class_names = [str(digit) for digit in range(10)]
+
+    def content(self):
+        return {"sklearn": importlib.metadata.version("scikit-learn")}
+
+    def other_files(self):
+        return 0
 
     def images(self, split):
         from sklearn import datasets
@@ -88,6 +145,8 @@ class TfdsSource:
     there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one.
     """
 
+    ids_tell_labels = False
+
     def __init__(self, name, train_split, test_split):
         self.name = name
         self._builder = _prepared_builder(name)
@@ -95,20 +154,24 @@ class TfdsSource:
         present = set(self._builder.info.splits)
         for unlabeled in sorted(present & {"unlabeled", "unlabelled"}):
             self._names["unlabeled"] = unlabeled
-        # Many data sets have no test split: the default name is then no mistake of the user's.
-        if test_split == "test" and "test" not in present:
-            del self._names["test"]
-        for flag in ("train", "test"):
-            self._check_split(flag)
+        for split in ("train", "test"):
+            # Many data sets lack one of the two: the default name is then no mistake of the user's.
+            if self._names[split] == split and split not in present:
+                del self._names[split]
+            else:
+                self._check_split(split)
+        if not self._names:
+            raise UserError(
+                f"tfds:{name} has neither a train nor a test split: its splits are "
+                f"{', '.join(self._builder.info.splits)}; as --dataset, give --train_split."
+            )
         self.splits = tuple(split for split in SPLITS if split in self._names)
         self._image, self._label = _find_features(name, self._builder.info)
         feature = self._builder.info.features[self._label] if self._label else None
         self.class_names = list(feature.names) if feature is not None else None
 
     def _check_split(self, flag):
-        split = self._names.get(flag)
-        if split is None:
-            return
+        split = self._names[flag]
         try:
             self._builder.info.splits[split]
         except (KeyError, ValueError) as error:
@@ -116,6 +179,19 @@ class TfdsSource:
                 f"--{flag}_split={split!r} is not a split of tfds:{self.name}: expected one of "
                 f"{', '.join(self._builder.info.splits)}."
             ) from error
+
+    def content(self):
+        splits = self._builder.info.splits
+        return {
+            "tfds": self.name,
+            "version": str(self._builder.version),
+            "examples": {
+                split: int(splits[name].num_examples) for split, name in self._names.items()
+            },
+        }
+
+    def other_files(self):
+        return 0
 
     def images(self, split):
         import tensorflow_datasets as tfds
@@ -188,10 +264,11 @@ class FolderSource:
     """Image files below a folder; ids are their paths relative to it.
 
     Either every subfolder is a class, or the subfolders are splits: train or labeled, dev and test
-        with a
-    subfolder for each class, and unlabeled with images at any depth. A folder that holds images
-    directly is a set of unlabelled ones.
+    with a subfolder for each class, and unlabeled with images at any depth. A folder that holds
+    images directly is a set of unlabelled ones.
     """
+
+    ids_tell_labels = True
 
     def __init__(self, root):
         self.root = root
@@ -252,6 +329,21 @@ class FolderSource:
             for path in _image_files(folder / name):
                 yield path, label
 
+    def content(self):
+        return _describe_files(self._all_files(), self.root)
+
+    def other_files(self):
+        read = sum(1 for split in self.splits for _ in self._files(split))
+        return len(self._all_files()) - read
+
+    def _all_files(self):
+        """The paths of all visible files, those included that are no images or in no class."""
+        folders = list(self._folders.values())
+        folders += [path for folder in folders for path in _visible(folder)]
+        # A walk does not enter the links that it meets, but splits and classes may be links.
+        tops = [self.root, *(path for path in folders if path.is_symlink() and path.is_dir())]
+        return {path for top in tops for path in _visible_files(top)}
+
     def images(self, split):
         for path, label in self._files(split):
             try:
@@ -275,12 +367,15 @@ def _is_image(path):
 
 def _image_files(folder):
     """Yields the image files below a folder, at any depth; none where there is no such folder."""
+    return filter(_is_image, _visible_files(folder))
+
+
+def _visible_files(folder):
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            path = Path(parent, name)
-            if not name.startswith(".") and _is_image(path):
-                yield path
+            if not name.startswith("."):
+                yield Path(parent, name)
 
 
 class TfrecordSource:
@@ -291,6 +386,7 @@ class TfrecordSource:
     """
 
     splits = ("train",)
+    ids_tell_labels = True  # They may be the paths that a folder source gave.
 
     def __init__(self, pattern):
         self.pattern = pattern
@@ -330,6 +426,13 @@ class TfrecordSource:
                 f"expected 0 to {len(names) - 1}."
             )
         return names
+
+    def content(self):
+        manifests = {path.parent / shards.MANIFEST for path in self._paths}
+        return _describe_files([*self._paths, *(path for path in manifests if path.is_file())])
+
+    def other_files(self):
+        return 0
 
     def images(self, split):
         for path in self._paths:

@@ -25,6 +25,7 @@ class Images:
         labels: int32 array, -1 where the label is not known.
         digests: list of bytes, equal where the pixels are.
         spans: int64 array of shape (images, 2), offset and length in the spool.
+        sides: int32 array, the shorter side in pixels.
         pools: dict from the split of a source to the rows that it gave.
     """
 
@@ -32,6 +33,7 @@ class Images:
     labels: np.ndarray
     digests: list[bytes]
     spans: np.ndarray
+    sides: np.ndarray
     pools: dict[str, np.ndarray]
 
 
@@ -45,8 +47,8 @@ def choose_splits(images, class_names, config, split_seed):
         split_seed: int.
 
     Returns:
-        dict from test, dev, labeled and unlabeled to their rows, and a dict of how many duplicates
-        each of them left out.
+        dict from test, dev, labeled and unlabeled to their rows, a dict of how many duplicates each
+        of them left out, and a dict from the pools to how many of their images serve as nothing.
 
     Raises:
         UserError: there are not enough images for a split.
@@ -63,6 +65,7 @@ def choose_splits(images, class_names, config, split_seed):
 
     pool = "dev" if "dev" in images.pools else base
     rows = division.labelled("dev", pool)
+    training_images = len(rows)
     number = config.num_dev or round(config.dev_fraction * len(rows))
     if config.num_dev or config.dev_fraction:
         flag = "--num_dev" if config.num_dev else "--dev_fraction"
@@ -74,9 +77,13 @@ def choose_splits(images, class_names, config, split_seed):
         )
     division.take("dev", rows)
 
-    pool = "labeled" if "labeled" in images.pools else base
+    dev_pool, pool = pool, "labeled" if "labeled" in images.pools else base
     rows = division.labelled("labeled", pool)
-    number = config.num_labeled or round(config.labeled_fraction * len(rows))
+    # Both fractions are of the same images: those without test, but with dev.
+    share = config.labeled_fraction * (training_images if pool == dev_pool else len(rows))
+    number = config.num_labeled or round(share)
+    if config.labeled_fraction == 1.0:  # All that there are: those that dev leaves.
+        number = len(rows)
     if config.num_labeled or config.labeled_fraction:
         flag = "--num_labeled" if config.num_labeled else "--labeled_fraction"
         balanced = bool(config.num_labeled)
@@ -90,7 +97,7 @@ def choose_splits(images, class_names, config, split_seed):
 
     rows = division.fresh("unlabeled", "unlabeled" if "unlabeled" in images.pools else base)
     division.take("unlabeled", rows)
-    return division.splits, division.removed
+    return division.splits, division.removed, division.unused()
 
 
 class _Division:
@@ -129,6 +136,11 @@ class _Division:
         self.splits[split] = rows
         self._gone[rows] = True
         self._taken_digests.update(self.images.digests[row] for row in rows.tolist())
+
+    def unused(self):
+        """dict from each pool to the number of its images that are in no split, nor duplicates."""
+        gone = self._gone
+        return {pool: int((~gone[rows]).sum()) for pool, rows in self.images.pools.items()}
 
     def choose(self, rows, number, split, seed, flag, balanced=False):
         """`number` of the rows, class by class in the order of their hashes."""

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError
 
 
 class Predictor:
@@ -32,7 +32,7 @@ class Predictor:
             float32 array (n, classes), natural logarithms of probabilities.
 
         Raises:
-            UserError: the model's weights are broken.
+            CannotTeachError: the model's weights are broken.
         """
         count = len(images)
         parts = []
@@ -43,7 +43,7 @@ class Predictor:
             parts.append(self._global_batch(tf.pad(batch, [[0, missing], [0, 0], [0, 0], [0, 0]])))
         log_probabilities = tf.concat(parts, axis=0)[:count].numpy()
         if not np.isfinite(log_probabilities).all():
-            raise UserError(
+            raise CannotTeachError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
                 "diverged. Lower --learning_rate or set --gradient_clip_norm."
             )

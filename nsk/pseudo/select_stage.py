@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from absl import logging
 
 from nsk.data import records
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError
 from nsk.pseudo import select
 from nsk.pseudo.scores import read_scores, read_table
 
@@ -33,7 +33,7 @@ def select_images(settings, scores_folder, labeled, folder):
             `select.Statistics`.
 
     Raises:
-        UserError: the threshold or the policy keeps nothing.
+        CannotTeachError: the threshold or the policy keeps nothing.
     """
     paths = sorted(scores_folder.glob("*.parquet"))
     scores = read_scores(paths)
@@ -65,15 +65,15 @@ def select_images(settings, scores_folder, labeled, folder):
 
 
 def _check_kept(statistics, settings, scores, class_names):
-    """UserError where nothing is kept; a warning that names the classes of which nothing is."""
+    """CannotTeachError where nothing is kept; a warning that names the starved classes."""
     if not any(statistics.candidates):
-        raise UserError(
+        raise CannotTeachError(
             f"--min_confidence={settings['min_confidence']} keeps none of {len(scores):,} images: "
             f"the most confident has {scores.confidences.max():.3f}. Lower it, or train a better "
             "teacher."
         )
     if not any(statistics.kept):
-        raise UserError(
+        raise CannotTeachError(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
             f"pseudo-labels: raise --gap_margin={settings['gap_margin']}."
         )

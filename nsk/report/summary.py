@@ -4,11 +4,9 @@ This is the only reader of test metrics, and of the sealed file with the truth a
 images.
 """
 
-import dataclasses
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
@@ -19,22 +17,6 @@ from nsk.report import tensorboard
 from nsk.report.table import columns
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """The stages of one generation.
-
-    Attributes:
-        model, evaluation: `Stage`s.
-        scores, selection, pseudo_labels: `Stage`s of a student; None for a teacher.
-    """
-
-    model: stage.Stage
-    evaluation: stage.Stage
-    scores: stage.Stage | None = None
-    selection: stage.Stage | None = None
-    pseudo_labels: stage.Stage | None = None
 
 
 def report(config, images, chain, best, export, nothing_new):
@@ -48,7 +30,7 @@ def report(config, images, chain, best, export, nothing_new):
         export: the export `Stage`.
         nothing_new: whether every stage was finished before.
     """
-    workdir = Path(config.run.workdir)
+    workdir = config.workdir
     summary = {
         "generations": [
             _describe(index, generation, images) for index, generation in enumerate(chain)
@@ -95,32 +77,44 @@ def _describe(index, generation, images):
         **{split: generation.evaluation.counts[split] for split in ("dev", "test")},
     }
     if generation.pseudo_labels is not None:
-        selection = generation.selection.counts
-        description["pseudo"] = {
-            "scored": generation.scores.counts["scored"],
-            "kept": selection["images"],
-            "copies": selection["copies"],
-            "precision": _precision(generation, images),
-            "per_class_candidates": selection["per_class"]["candidates"],
-            "per_class_copies": selection["per_class"]["copies"],
-        }
+        description["pseudo"] = _describe_pseudo_labels(generation, images)
     return description
 
 
-def _precision(generation, images):
+def _describe_pseudo_labels(generation, images):
+    """What a student learned from: counts by class, and how much of it was true."""
+    labels, copies, ids = [], [], []
+    for path in sorted(generation.scores.path.glob("*.parquet")):
+        scored = read_table(path, ["id", "label"])
+        ids += scored["id"].to_pylist()
+        labels.append(scored["label"].to_numpy())
+        copies.append(
+            read_table(generation.selection.path / path.name, ["copies"])["copies"].to_numpy()
+        )
+    labels, copies = np.concatenate(labels), np.concatenate(copies)
+    selection = generation.selection.counts
+    num_classes = len(selection["per_class"]["candidates"])
+    # With --select=once an earlier teacher chose the images, and this one has labelled them anew.
+    chosen_anew = generation.selection.path.parent == generation.scores.path.parent
+    return {
+        "scored": generation.scores.counts["scored"],
+        "kept": selection["images"],
+        "copies": selection["copies"],
+        "precision": _precision(ids, labels, copies, images),
+        "per_class_candidates": selection["per_class"]["candidates"] if chosen_anew else None,
+        "per_class_copies": np.bincount(labels, copies, num_classes).astype(int).tolist(),
+    }
+
+
+def _precision(ids, labels, copies, images):
     """Share of kept pseudo-labels that are true; None where the truth is not known."""
     sealed = images.path / "sealed" / "unlabeled_truth.parquet"
     if not sealed.exists():
         return None
-    table = read_table(sealed)
+    table = read_table(sealed, ["id", "label"])
     truth = dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))
-    right = []
-    for path in sorted(generation.scores.path.glob("*.parquet")):
-        scored = read_table(path, ["id", "label"])
-        copies = read_table(generation.selection.path / path.name, ["copies"])["copies"]
-        rows = zip(*(column.to_pylist() for column in (*scored.columns, copies)), strict=True)
-        right += [truth[one] == label for one, label, shown in rows if shown and one in truth]
-    return float(np.mean(right)) if right else None
+    kept = [row for row in np.flatnonzero(copies).tolist() if ids[row] in truth]
+    return float(np.mean([truth[ids[row]] == labels[row] for row in kept])) if kept else None
 
 
 def closing_table(summary, workdir):

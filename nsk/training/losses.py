@@ -25,11 +25,13 @@ def label_targets(labels, num_classes, label_smoothing=0.0):
 
 
 def pseudo_targets(
-    log_probabilities, kind, *, temperature=1.0, smooth_epsilon=0.1, label_smoothing=0.0
+    labels, log_probabilities, kind, *, temperature=1.0, smooth_epsilon=0.1, label_smoothing=0.0
 ):
     """What a student learns from a teacher's prediction.
 
     Args:
+        labels: int tensor (batch,), the teacher's first choices. Stored log-probabilities are
+            rounded to float16, where the first two may tie: the choice was made before.
         log_probabilities: float32 tensor (batch, C), the teacher's.
         kind: `soft`: p^(1/T) / sum p^(1/T), not smoothed | `hard`: the label-smoothed one-hot of
             the first choice | `smooth`: 1 - e on the first choice and e / (C - 1) on each other.
@@ -41,14 +43,13 @@ def pseudo_targets(
         float32 tensor (batch, C); rows sum to 1.
     """
     num_classes = log_probabilities.shape[-1]
-    first_choice = tf.argmax(log_probabilities, axis=-1)
     if kind == "soft":
         return tf.nn.softmax(log_probabilities / temperature)
     if kind == "hard":
-        return label_targets(first_choice, num_classes, label_smoothing)
+        return label_targets(labels, num_classes, label_smoothing)
     if kind == "smooth":
         off = smooth_epsilon / (num_classes - 1)
-        return tf.one_hot(first_choice, num_classes, on_value=1.0 - smooth_epsilon, off_value=off)
+        return tf.one_hot(labels, num_classes, on_value=1.0 - smooth_epsilon, off_value=off)
     raise ValueError(f"kind={kind!r}: expected soft, hard or smooth.")
 
 

@@ -13,9 +13,10 @@ import time
 import tensorflow as tf
 
 from nsk import noise
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError
 from nsk.progress import Progress
 from nsk.training import optimizers
+from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.losses import summed_cross_entropy
 
@@ -106,12 +107,12 @@ class Trainer:
             dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.
 
         Raises:
-            UserError: the loss is not finite.
+            CannotTeachError: the loss is not finite.
         """
         num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
         stops = evaluation_steps(num_steps, evaluations)
         batches = iter(self.strategy.experimental_distribute_dataset(make_batches(0, num_steps)))
-        writer = tf.summary.create_file_writer(str(summary_folder))
+        curves = Curves(summary_folder, self.recipe.learning_rates)
         progress = Progress(title, num_steps * batch)
         started, step, steps_per_call = time.monotonic(), 0, 1
         measured = {}
@@ -125,28 +126,21 @@ class Trainer:
             if step > 0:  # The first call also compiles.
                 steps_per_call = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
             step += count
+            curves.add_steps(losses, norms, count * batch / seconds)
             if step in stops:
                 measured = evaluate(self.publish())
-            with writer.as_default(step):
-                tf.summary.scalar("train/loss", losses.mean())
-                tf.summary.scalar("train/gradient_norm", norms.mean())
-                tf.summary.scalar("train/learning_rate", self.recipe.learning_rates[step - 1])
-                tf.summary.scalar("train/images_per_second", count * batch / seconds)
-                if step in stops:
-                    for name, value in measured.items():
-                        if value is not None:  # Top-5 accuracy, where there are five classes.
-                            tf.summary.scalar(f"dev/{name}", value)
+                curves.add_evaluation(measured)
             note = f"loss {losses.mean():.3f}" + (
                 f", dev accuracy {measured['accuracy']:.2%}" if measured else ""
             )
             progress.update(step * batch, note)
-        writer.close()
+        curves.close()
         progress.close(note=note)
         return {
             "steps": num_steps,
             "images_seen": num_steps * batch,
             "seconds": round(time.monotonic() - started, 1),
-            "final_loss": float(losses.mean()),
+            "final_loss": curves.final_loss,
             "dev": measured,
         }
 
@@ -248,7 +242,7 @@ def evaluation_steps(num_steps, evaluations):
 def _check_finite(losses, first_step):
     for i, loss in enumerate(losses):
         if not math.isfinite(loss):
-            raise UserError(
+            raise CannotTeachError(
                 f"The loss became {loss} at step {first_step + i}: lower --learning_rate, lengthen "
                 "--warmup_epochs or set --gradient_clip_norm."
             )

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ class GivenSource:
     class_names: list
     pools: dict
     order: np.random.Generator = dataclasses.field(default_factory=np.random.default_rng)
+    ids_tell_labels: bool = False
 
     @property
     def splits(self):
@@ -42,12 +44,15 @@ class GivenSource:
         pool = self.pools[split]
         return iter([pool[index] for index in self.order.permutation(len(pool))])
 
+    def other_files(self):
+        return 0
+
 
 @pytest.fixture
 def given(monkeypatch):
     """Sources by the names digits (the default --dataset), tfds:more and tfds:test."""
     named = {}
-    monkeypatch.setattr(sources, "open_source", lambda name, config: named[name])
+    monkeypatch.setattr(sources, "open_source", lambda name, *splits: named[name])
     return named
 
 
@@ -165,15 +170,13 @@ def test_a_split_is_a_function_of_ids_and_seed(tmp_path, given):
     settings = {"num_labeled": 9, "num_dev": 6}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / name, seed, **settings)
-    run(tmp_path / "d", 5, split_seed=1, **settings)
-    a, b, c, d = (ids(tmp_path / name) for name in "abcd")
+    a, b, c = (ids(tmp_path / name) for name in "abc")
     # The source gave its images in another order: not even the order in the shards depends on it.
     assert a == b
     # Another seed chooses other images, but tests on the same ones.
     assert a["test"] == c["test"]
     for split in ("dev", "labeled", "unlabeled"):
         assert set(a[split]) != set(c[split])
-    assert c == d
 
 
 def test_shards_are_mixed(tmp_path, given):
@@ -197,9 +200,29 @@ def test_fractions_are_proportional_to_the_classes(tmp_path, given):
     counts = run(tmp_path, labeled_fraction=0.25, dev_fraction=0.25, test_fraction=0.2)
     assert counts["per_class"]["test"] == [12, 6, 2]
     assert counts["per_class"]["dev"] == [12, 6, 2]
-    # A quarter of the 60 that are left of training images: 9, 4.5 and 1.5.
-    assert counts["per_class"]["labeled"] == [9, 5, 1]
-    assert counts["images"]["unlabeled"] == 45
+    # A quarter of the same 80 images, though 60 are left: of 36, 18 and 6 in proportion.
+    assert counts["per_class"]["labeled"] == [12, 6, 2]
+    assert counts["images"]["unlabeled"] == 40
+
+
+def test_the_labelled_fraction_is_of_the_training_images_with_dev(tmp_path, given):
+    given["digits"] = GivenSource(
+        names(2), {"train": pool(50, 50), "test": pool(2, 2, start=200, prefix="test")}
+    )
+    given["tfds:more"] = GivenSource(names(2), {"train": pool(4, 4, start=300, prefix="more")})
+    assert run(tmp_path / "a", labeled_fraction=0.1, num_dev=40)["images"]["labeled"] == 10
+    # 1 is whatever there is besides dev; anything else is exact or refused.
+    settings = {"num_dev": 40, "unlabeled_dataset": "tfds:more"}
+    counts = run(tmp_path / "b", labeled_fraction=1.0, **settings)
+    assert counts["images"]["labeled"] == 60
+    refused("--labeled_fraction asks for 70 .* only 60", tmp_path, labeled_fraction=0.7, **settings)
+
+
+def test_a_dev_split_of_its_own_does_not_count_among_the_training_images(tmp_path, given):
+    dev = pool(20, 20, start=100, prefix="dev")
+    given["digits"] = GivenSource(names(2), {"train": pool(10, 15), "dev": dev})
+    counts = run(tmp_path, labeled_fraction=0.5, dev_fraction=0.25)
+    assert counts["images"] == {"test": 5, "dev": 10, "labeled": 10, "unlabeled": 10}
 
 
 def test_the_splits_of_the_source_are_taken_whole(tmp_path, given):
@@ -216,8 +239,10 @@ def test_the_splits_of_the_source_are_taken_whole(tmp_path, given):
     assert counts["images"] == {"test": 7, "dev": 4, "labeled": 7, "unlabeled": 10}
     assert all(id.startswith("dev/") for id in ids(tmp_path)["dev"])
     assert not (tmp_path / "sealed").exists()
-    # A requested number is taken out of the split.
+    assert not any(counts["unused"].values())
+    # A requested number is taken out of the split, and the rest is counted.
     counts = run(tmp_path / "fewer", num_labeled=4, num_dev=2)
+    assert counts["unused"] == {"labeled": 3, "unlabeled": 0, "dev": 2, "test": 0}
     assert counts["images"] == {"test": 7, "dev": 2, "labeled": 4, "unlabeled": 10}
     assert counts["per_class"]["labeled"] == [2, 2]
 
@@ -246,6 +271,27 @@ def test_other_sources_of_test_and_unlabelled_images(tmp_path, given):
     assert not (tmp_path / "b" / "sealed").exists()
     given["tfds:test"].class_names = ["something", "else"]
     refused("something, else.*class 0, class 1", tmp_path, test_dataset="tfds:test", **settings)
+
+
+def test_every_image_is_in_a_split_or_counted(tmp_path, given):
+    train = [*pool(20, 20), *pool(3, start=80, labels=False)]
+    train += [same_pixels(image, f"{image.id}/copy", image.label) for image in train[:10]]
+    train.append(sources.SourceImage("broken", b"", 0))
+    dev = pool(6, 6, start=100, prefix="dev") + pool(2, start=120, prefix="dev", labels=False)
+    test = pool(4, 4, start=200, prefix="test") + pool(5, start=220, prefix="test", labels=False)
+    given["digits"] = GivenSource(names(2), {"train": train, "dev": dev, "test": test})
+    given["tfds:more"] = GivenSource(names(2), {"train": pool(7, start=300, prefix="more")})
+    settings = {"num_labeled": 10, "num_dev": 4, "max_corrupt_fraction": 0.1}
+    total = len(train) + len(dev) + len(test)
+    for folder, unlabeled, expected in (("a", "", 0), ("b", "tfds:more", 43)):
+        counts = run(tmp_path / folder, unlabeled_dataset=unlabeled, **settings)
+        assert counts["unused"]["dev"] == 10 and counts["unused"]["test"] == 5
+        assert counts["unused"]["train"] == expected
+        told = [counts["images"], counts["duplicates_removed"], counts["unused"]]
+        summed = sum(sum(one.values()) for one in told) + counts["corrupt"]["count"]
+        assert summed == total + (7 if unlabeled else 0)
+        assert any("Not used: 10 readable dev" in line for line in describe(counts))
+        assert any("43 readable train" in line for line in describe(counts)) == bool(unlabeled)
 
 
 def same_pixels(image, id, label):
@@ -309,18 +355,26 @@ def test_mixed_formats_from_a_folder(tmp_path):
     (root / "dog" / "broken.png").write_bytes(b"no image")
     (root / "dog" / "cut.jpg").write_bytes(picture(5, "JPEG", side=40)[:-200])
     (root / "dog" / "nothing.jpg").write_bytes(b"")
+    for name in ("dog/new.webp", "cat/old.TIF", "notes.txt", ".hidden"):
+        (root / name).write_bytes(b"anything")
     settings = {"dataset": f"folder:{root}", "num_labeled": 10, "num_dev": 10}
     counts = run(tmp_path / "out", **settings, max_corrupt_fraction=0.1)
     assert counts["class_names"] == ["cat", "dog"]
     assert counts["reencoded"] == 4
     assert counts["image_side"] == 12
+    assert counts["other_files"] == 3
+    assert any("Not read: 3 files" in line for line in describe(counts))
     assert sum(counts["images"].values()) == 44
     assert counts["corrupt"]["count"] == 3
     reasons = {image["id"]: image["reason"] for image in counts["corrupt"]["images"]}
     assert set(reasons) == {"dog/broken.png", "dog/cut.jpg", "dog/nothing.jpg"}
     assert "cannot identify" in reasons["dog/broken.png"]
     assert "truncated" in reasons["dog/cut.jpg"]
-    written = {id: encoded for rows in read(tmp_path / "out").values() for id, _, encoded in rows}
+    truth = pq.read_table(tmp_path / "out" / "sealed" / "unlabeled_truth.parquet").to_pylist()
+    paths = {row["id"]: row["source_id"] for row in truth}
+    rows = [row for rows in read(tmp_path / "out").values() for row in rows]
+    written = {paths.get(id, id): encoded for id, _, encoded in rows}
+    assert len(written) == 44
     for id, encoded in written.items():
         pixels = records.decode_image(tf.constant(encoded), 12).numpy()
         assert pixels.shape == (12, 12, 3)
@@ -330,6 +384,50 @@ def test_mixed_formats_from_a_folder(tmp_path):
         np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(rotated), -1))
     refused("3 of 47 images.*max_corrupt_fraction=0.05.*dog/", tmp_path / "no", **settings,
             max_corrupt_fraction=0.05)  # fmt: skip
+
+
+def test_ids_of_unlabelled_images_do_not_tell_their_class(tmp_path):
+    root = tmp_path / "images"
+    for number in range(40):
+        image = Image.open(io.BytesIO(picture(number)))
+        save(root / ("cat", "dog")[number % 2] / f"{number}.png", image, "PNG")
+    run(tmp_path / "out", dataset=f"folder:{root}", num_labeled=4, num_dev=4)
+    content = read(tmp_path / "out")
+    truth = pq.read_table(tmp_path / "out" / "sealed" / "unlabeled_truth.parquet").to_pylist()
+    assert [row["id"] for row in truth] == [id for id, _, _ in content["unlabeled"]]
+    for row, (id, _, encoded) in zip(truth, content["unlabeled"], strict=True):
+        assert re.fullmatch("image-[0-9a-f]{32}", id)
+        assert (root / row["source_id"]).read_bytes() == encoded
+        assert row["source_id"].startswith(("cat/", "dog/")[row["label"]])
+    assert len({row["id"] for row in truth}) == len(truth)
+    for path in (tmp_path / "out" / "unlabeled").iterdir():
+        assert b"cat" not in path.read_bytes().replace(b'"cat"', b"")  # A manifest names classes.
+    for split in ("labeled", "dev", "test"):
+        assert all((root / id).is_file() for id, _, _ in content[split])
+
+
+def test_ids_stay_where_no_label_is_known(tmp_path, given):
+    more = pool(5, start=100, prefix="more", labels=False)
+    source = GivenSource(names(2), {"labeled": pool(9, 9), "unlabeled": more}, ids_tell_labels=True)
+    given["digits"] = source
+    run(tmp_path, num_dev=4)
+    assert set(ids(tmp_path)["unlabeled"]) == {image.id for image in more}
+
+
+def test_image_sizes(tmp_path, given):
+    small = [sources.SourceImage(f"small/{n}", picture(n, side=3), n % 2) for n in range(20)]
+    large = [sources.SourceImage(f"large/{n}", picture(n, side=9), n % 2) for n in range(20)]
+    given["digits"] = GivenSource(names(2), {"train": small})
+    settings = {"num_labeled": 4, "num_dev": 4}
+    counts = run(tmp_path / "same", **settings)
+    assert counts["image_side"] == 3
+    assert counts["image_sizes"] == {"smallest": 3, "largest": 3}
+    assert "shorter side 3 pixels" in describe(counts)[0]
+    given["digits"] = GivenSource(names(2), {"train": small + large})
+    counts = run(tmp_path / "mixed", **settings)
+    assert counts["image_side"] is None
+    assert counts["image_sizes"] == {"smallest": 3, "largest": 9}
+    assert "shorter sides from 3 to 9 pixels" in describe(counts)[0]
 
 
 def test_at_most_100_corrupt_images_are_named(tmp_path, given):
@@ -397,14 +495,13 @@ def test_ids_must_be_unique(tmp_path, given):
     refused("'train/3' stands twice", tmp_path, num_labeled=2, num_dev=2)
 
 
-def test_progress_is_told(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(ingest_module, "IMAGES_AT_ONCE", 10)
+def test_progress_is_told(tmp_path, given, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(ingest_module, "SECONDS_BETWEEN_LINES", 0.0)
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
-    told = []
-    ingest(DataConfig(num_labeled=4, num_dev=4), 0, tmp_path, lambda *what: told.append(what))
-    assert told == [("reading", done, None) for done in (10, 20, 30, 40)] + [
-        ("writing", done, 40) for done in (10, 20, 30, 40)
-    ]
+    with caplog.at_level("INFO", "absl"):
+        run(tmp_path, num_labeled=4, num_dev=4)
+    assert "data/images: 40 images read" in caplog.messages
+    assert "data/images: 40 images in" in capsys.readouterr().err
 
 
 def test_all_that_is_left_out_is_told():
@@ -420,6 +517,7 @@ def test_all_that_is_left_out_is_told():
         },
     }
     images, duplicates, corrupt = describe(counts)
+    assert "shorter side 8 pixels" in images
     assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
     assert "Left out of dev: 7" in duplicates
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt

@@ -1,8 +1,11 @@
 import io
+import json
+import os
 import warnings
 
 import numpy as np
 import pytest
+import sklearn
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -26,7 +29,7 @@ def fill(root, *paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         kind = "JPEG" if path.lower().endswith(("jpg", "jpeg")) else "PNG"
         (root / path).write_bytes(encoded_image(seed, kind))
-    return sources.open_source(f"folder:{root}", DataConfig())
+    return sources.open_source(f"folder:{root}")
 
 
 def listed(source, split="train"):
@@ -39,7 +42,7 @@ def refused(pattern, root, *paths):
 
 
 def test_digits():
-    source = sources.open_source("digits", DataConfig())
+    source = sources.open_source("digits")
     images = list(source.images("train"))
     assert source.splits == ("train",)
     assert source.class_names == [str(digit) for digit in range(10)]
@@ -131,7 +134,7 @@ def test_tfrecord_without_a_manifest(tmp_path):
         [records.image_example("one", b"1", 0), records.image_example("two", b"2")],
     )
     write_tfrecord(tmp_path / "b.tfrecord", [records.image_example("three", b"3", 3)])
-    source = sources.open_source(f"tfrecord:{tmp_path}/*.tfrecord", DataConfig())
+    source = sources.open_source(f"tfrecord:{tmp_path}/*.tfrecord")
     assert source.class_names == ["0", "1", "2", "3"]
     assert source.splits == ("train",)
     assert list(source.images("train")) == [
@@ -143,14 +146,14 @@ def test_tfrecord_without_a_manifest(tmp_path):
 
 def test_tfrecord_without_labels(tmp_path):
     write_tfrecord(tmp_path / "a.tfrecord", [records.image_example("one", b"1")])
-    assert sources.open_source(f"tfrecord:{tmp_path}/a*", DataConfig()).class_names is None
+    assert sources.open_source(f"tfrecord:{tmp_path}/a*").class_names is None
 
 
 def test_tfrecord_beside_a_manifest(tmp_path):
     with shards.ShardWriter(tmp_path, "images", ["x", "y"], 1) as writer:
         writer.write(records.image_example("one", b"1", 0))
         writer.write(records.image_example("two", b"2", 1))
-    source = sources.open_source(f"tfrecord:{tmp_path}/*.tfrecord", DataConfig())
+    source = sources.open_source(f"tfrecord:{tmp_path}/*.tfrecord")
     assert source.class_names == ["x", "y"]
     assert listed(source) == [("one", 0), ("two", 1)]
     (tmp_path / "00001.tfrecord").write_bytes(b"")
@@ -161,10 +164,10 @@ def test_tfrecord_beside_a_manifest(tmp_path):
 def test_tfrecords_that_are_refused(tmp_path):
     def opened(examples):
         write_tfrecord(tmp_path / "a.tfrecord", examples)
-        return sources.open_source(f"tfrecord:{tmp_path}/a.tfrecord", DataConfig())
+        return sources.open_source(f"tfrecord:{tmp_path}/a.tfrecord")
 
     with pytest.raises(UserError, match="matches no file"):
-        sources.open_source(f"tfrecord:{tmp_path}/nothing*", DataConfig())
+        sources.open_source(f"tfrecord:{tmp_path}/nothing*")
     with pytest.raises(UserError, match=r"a\.tfrecord has a record that is no"):
         listed(opened([b"\xff\xffnot an example"]))
     with pytest.raises(UserError, match=r"a\.tfrecord has a record that is no"):
@@ -215,7 +218,7 @@ def pictures(tfds_folder, monkeypatch):
 
 
 def test_tfds(pictures):
-    source = sources.open_source("tfds:pictures", DataConfig())
+    source = sources.open_source("tfds:pictures")
     assert source.splits == ("train", "unlabeled", "test")
     assert source.class_names == ["hare", "tortoise"]
     images = list(source.images("train"))
@@ -231,19 +234,54 @@ def test_tfds(pictures):
 
 
 def test_tfds_splits_are_chosen(pictures):
-    config = DataConfig(train_split="train[:2]", test_split="unlabelled")
-    source = sources.open_source("tfds:pictures", config)
+    source = sources.open_source("tfds:pictures", "train[:2]", "unlabelled")
     assert len(list(source.images("train"))) == 2
     assert [image.label for image in source.images("test")] == [None] * 3
     with pytest.raises(UserError, match=r"--test_split='validation'.*train, test"):
-        sources.open_source("tfds:pictures", DataConfig(test_split="validation"))
+        sources.open_source("tfds:pictures", test_split="validation")
     with pytest.raises(UserError, match="--train_split='trian'"):
-        sources.open_source("tfds:pictures", DataConfig(train_split="trian"))
+        sources.open_source("tfds:pictures", train_split="trian")
+
+
+@pytest.mark.parametrize(("present", "expected"), [(["test"], ("test",)), (["train"], ("train",))])
+def test_tfds_without_one_of_the_default_splits(pictures, monkeypatch, present, expected):
+    keep_splits(monkeypatch, *present)
+    source = sources.open_source("tfds:pictures")
+    assert source.splits == expected
+    assert len(list(source.images(expected[0]))) == 3
+
+
+def test_tfds_without_both_default_splits(pictures, monkeypatch):
+    monkeypatch.setattr(tfds.core.DatasetInfo, "splits", {"odd": None})
+    with pytest.raises(UserError, match="neither a train nor a test split: its splits are odd"):
+        sources.open_source("tfds:pictures")
+
+
+def keep_splits(monkeypatch, *names):
+    """Lets the prepared data set seem to have splits of these names alone."""
+    splits = tfds.builder("pictures").info.splits
+    kept = tfds.core.splits.SplitDict([splits[name] for name in names])
+    monkeypatch.setattr(tfds.core.DatasetInfo, "splits", property(lambda info: kept))
+
+
+def test_the_split_flags_are_about_the_dataset_alone(pictures):
+    config = DataConfig(
+        dataset="tfds:pictures",
+        train_split="train[:2]",
+        test_split="unlabelled",
+        test_dataset="tfds:pictures",
+        unlabeled_dataset="tfds:pictures",
+    )
+    opened = sources.open_sources(config)
+    assert list(opened) == ["dataset", "test_dataset", "unlabeled_dataset"]
+    assert [len(list(source.images("train"))) for source in opened.values()] == [2, 3, 3]
+    assert next(opened["dataset"].images("test")).label is None
+    assert next(opened["test_dataset"].images("test")).label is not None
 
 
 def test_an_unknown_tfds_name_is_one_line():
     with pytest.raises(UserError, match="TFDS_DATA_DIR") as refusal:
-        sources.open_source("tfds:no_such_data_set", DataConfig())
+        sources.open_source("tfds:no_such_data_set")
     assert "\n" not in str(refusal.value)
 
 
@@ -254,7 +292,87 @@ def test_a_failed_download_is_one_line(monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda self: False)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(UserError, match=r"ConnectionError: no network.*TFDS_DATA_DIR"):
-        sources.open_source("tfds:cifar10", DataConfig())
+        sources.open_source("tfds:cifar10")
+
+
+def test_content_of_a_folder_changes_with_its_files(tmp_path):
+    fill(tmp_path / "images", "a/1.png", "b/2.png")
+    config = DataConfig(dataset=f"folder:{tmp_path}/images")
+    seen = [sources.content(config)]
+    assert seen[0]["dataset"]["files"] == 2
+    assert json.loads(json.dumps(seen[0])) == seen[0] == sources.content(config)
+
+    def changed():
+        seen.append(sources.content(config))
+        assert seen[-1] not in seen[:-1]
+
+    fill(tmp_path / "images", "b/deep/3.png")  # Written anew: 3.png has the first one's pixels.
+    changed()
+    one = tmp_path / "images/a/1.png"
+    os.utime(one, ns=(1, 1))
+    changed()
+    one.write_bytes(one.read_bytes() + b"x")
+    os.utime(one, ns=(1, 1))
+    changed()
+    one.rename(one.with_name("4.png"))
+    changed()
+    # A class that is a link is looked into as well.
+    one = tmp_path / "elsewhere" / "5.png"
+    fill(tmp_path / "elsewhere", "5.png")
+    (tmp_path / "images/c").symlink_to(tmp_path / "elsewhere")
+    changed()
+    fill(tmp_path / "elsewhere", "6.png")
+    changed()
+    assert seen[-1]["dataset"]["files"] == 5
+
+
+def test_content_does_not_depend_on_where_the_folder_is(tmp_path):
+    fill(tmp_path / "one", "a/1.png", "b/2.png")
+    before = sources.open_source(f"folder:{tmp_path}/one").content()
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert sources.open_source(f"folder:{tmp_path}/two").content() == before
+
+
+def test_content_of_every_source(tmp_path, pictures):
+    write_tfrecord(tmp_path / "a.tfrecord", [records.image_example("one", b"1", 0)])
+    fill(tmp_path / "images", "1.png")
+    config = DataConfig(
+        dataset="tfds:pictures",
+        train_split="train[:2]",
+        test_dataset=f"tfrecord:{tmp_path}/*.tfrecord",
+        unlabeled_dataset=f"folder:{tmp_path}/images",
+    )
+    before = sources.content(config)
+    assert list(before) == ["dataset", "test_dataset", "unlabeled_dataset"]
+    assert before["dataset"] == {
+        "tfds": "pictures",
+        "version": "1.0.0",
+        "examples": {"train": 2, "test": 3, "unlabeled": 3},
+    }
+    assert before["test_dataset"]["files"] == 1
+    write_tfrecord(tmp_path / "b.tfrecord", [records.image_example("two", b"2", 0)])
+    after = sources.content(config)
+    assert after["test_dataset"]["files"] == 2
+    assert after["test_dataset"]["sha256"] != before["test_dataset"]["sha256"]
+    assert after["unlabeled_dataset"] == before["unlabeled_dataset"]
+    assert sources.content(DataConfig()) == {"dataset": {"sklearn": sklearn.__version__}}
+    with pytest.raises(UserError, match="no_such is not a folder"):
+        sources.content(DataConfig(unlabeled_dataset=f"folder:{tmp_path}/no_such"))
+
+
+def test_files_that_are_not_read_are_counted(tmp_path):
+    source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "train/stray.png", "test/a/x.webp",
+                  "test/a/3.png", "README.txt", ".hidden")  # fmt: skip
+    assert source.other_files() == 3
+    assert fill(tmp_path / "flat", "1.png", "2.tiff").other_files() == 1
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "photos", "a/1.png", "b/2.png")
+    assert listed(sources.open_source("folder:~/photos")) == [("a/1.png", 0), ("b/2.png", 1)]
+    write_tfrecord(tmp_path / "a.tfrecord", [records.image_example("one", b"1", 0)])
+    assert listed(sources.open_source("tfrecord:~/a.*")) == [("one", 0)]
 
 
 def cifar10_is_prepared():
@@ -267,7 +385,7 @@ def cifar10_is_prepared():
 if cifar10_is_prepared():
 
     def test_cifar10():
-        source = sources.open_source("tfds:cifar10", DataConfig(train_split="train[:300]"))
+        source = sources.open_source("tfds:cifar10", "train[:300]")
         assert source.splits == ("train", "test")
         assert source.class_names[:3] == ["airplane", "automobile", "bird"]
         images = list(source.images("train"))

@@ -8,6 +8,7 @@ import pytest
 
 from nsk.config import Config
 from nsk.errors import UserError
+from nsk.generation import Generation
 from nsk.pseudo.scores import from_predictions, write_scores
 from nsk.report import summary
 from nsk.stage import Stage
@@ -72,7 +73,7 @@ def make_generation(workdir, index, dev, test, adopted=False):
         workdir, f"{folder}/evaluation", {"dev": metrics(dev), "test": metrics(test)}
     )
     if not index:
-        return summary.Generation(model, evaluation)
+        return Generation(model, evaluation)
     scores = make_stage(workdir, f"{folder}/scores", {"scored": 7})
     selection = make_stage(
         workdir,
@@ -88,7 +89,7 @@ def make_generation(workdir, index, dev, test, adopted=False):
         copies = pa.array([shown for _, _, shown in rows], pa.int32())
         pq.write_table(pa.table({"id": ids, "copies": copies}), selection.path / name)
     pseudo_labels = make_stage(workdir, f"{folder}/pseudo", {"images": 5, "copies": 8})
-    return summary.Generation(model, evaluation, scores, selection, pseudo_labels)
+    return Generation(model, evaluation, scores, selection, pseudo_labels)
 
 
 def report(workdir, *, images=None, chain=None, best=1, nothing_new=False):

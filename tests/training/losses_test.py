@@ -16,25 +16,35 @@ def test_labels_are_smoothed_over_all_classes():
     np.testing.assert_array_equal(losses.label_targets(np.array([2, 0]), 4), np.eye(4)[[2, 0]])
 
 
+FIRST_CHOICES = np.array([0, 3])
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_soft_targets_are_the_normalised_power_of_the_probabilities(temperature):
     targets = losses.pseudo_targets(
-        LOG_PROBABILITIES, "soft", temperature=temperature, label_smoothing=0.1, smooth_epsilon=0.3
+        FIRST_CHOICES,
+        LOG_PROBABILITIES,
+        "soft",
+        temperature=temperature,
+        label_smoothing=0.1,
+        smooth_epsilon=0.3,
     )
     powers = PROBABILITIES.astype(np.float64) ** (1 / temperature)
     np.testing.assert_allclose(targets, powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_hard_targets_are_smoothed_as_labels_are():
-    targets = losses.pseudo_targets(LOG_PROBABILITIES, "hard", label_smoothing=0.2, temperature=5)
+    targets = losses.pseudo_targets(
+        FIRST_CHOICES, LOG_PROBABILITIES, "hard", label_smoothing=0.2, temperature=5
+    )
     np.testing.assert_array_equal(targets, losses.label_targets(np.array([0, 3]), 4, 0.2))
-    sharp = losses.pseudo_targets(LOG_PROBABILITIES, "hard")
+    sharp = losses.pseudo_targets(FIRST_CHOICES, LOG_PROBABILITIES, "hard")
     np.testing.assert_array_equal(sharp, np.eye(4)[[0, 3]])
 
 
 def test_smooth_targets_leave_epsilon_to_the_other_classes():
     """1 - e on the first choice and e / (C - 1) elsewhere: not the label smoothing with e / C."""
-    targets = losses.pseudo_targets(LOG_PROBABILITIES, "smooth", smooth_epsilon=0.3)
+    targets = losses.pseudo_targets(FIRST_CHOICES, LOG_PROBABILITIES, "smooth", smooth_epsilon=0.3)
     expected = [[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]]
     np.testing.assert_allclose(targets, expected, rtol=1e-6)
 
@@ -45,16 +55,27 @@ def test_rows_sum_to_one_from_float16_scores_with_deep_tails(kind):
     stored = np.float16([[-1e-3, -8.0, -12.5, -np.inf], [-0.6, -0.8, -30000.0, -20.0]])
     for temperature in (0.3, 1.0, 4.0):
         targets = losses.pseudo_targets(
-            stored.astype(np.float32), kind, temperature=temperature, label_smoothing=0.1
+            np.array([0, 0]),
+            stored.astype(np.float32),
+            kind,
+            temperature=temperature,
+            label_smoothing=0.1,
         ).numpy()
         assert targets.dtype == np.float32
         np.testing.assert_allclose(targets.sum(axis=1), 1.0, rtol=1e-6)
         np.testing.assert_array_equal(targets.argmax(axis=1), [0, 0])
 
 
+@pytest.mark.parametrize("kind", ["hard", "smooth"])
+def test_the_stored_first_choice_counts_and_not_that_of_rounded_scores(kind):
+    tied = np.log(np.float32([[0.4, 0.4, 0.2]]))
+    targets = losses.pseudo_targets(np.array([1]), tied, kind, smooth_epsilon=0.1).numpy()
+    assert targets.argmax() == 1
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind='firm'"):
-        losses.pseudo_targets(LOG_PROBABILITIES, "firm")
+        losses.pseudo_targets(FIRST_CHOICES, LOG_PROBABILITIES, "firm")
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])

@@ -1,0 +1,23 @@
+"""One link of the chain: a model and the stages that it came from."""
+
+import dataclasses
+
+from nsk.stage import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The stages of one generation.
+
+    Attributes:
+        model: the trained (or adopted) model.
+        evaluation: its predictions and metrics on dev and test.
+        scores, selection, pseudo_labels: what a student learned from, made by the generation before
+            it; None for a teacher.
+    """
+
+    model: Stage
+    evaluation: Stage
+    scores: Stage | None = None
+    selection: Stage | None = None
+    pseudo_labels: Stage | None = None

@@ -1,0 +1,56 @@
+"""TensorBoard's curves of one training stage, and the losses they are drawn from."""
+
+import numpy as np
+import tensorflow as tf
+
+POINTS = 200  # About so many points has a curve, however long the stage is.
+FINAL_STEPS = 100  # The last steps, over which the final loss is a mean.
+
+
+class Curves:
+    """Collects what every step measured and writes means over fixed numbers of steps.
+
+    How many steps come in one call depends on the machine's speed; the points do not, so equal runs
+    have equal curves.
+
+    Args:
+        folder: where the events go.
+        learning_rates: float32 array (num_steps,).
+    """
+
+    def __init__(self, folder, learning_rates):
+        self._rates = learning_rates
+        self._losses = np.zeros(len(learning_rates), np.float32)
+        self._norms = np.zeros(len(learning_rates), np.float32)
+        self._every = max(1, len(learning_rates) // POINTS)
+        self._steps = self._written = 0
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def add_steps(self, losses, norms, images_per_second):
+        """The next steps' losses and gradient norms, float32 (count,), and their speed."""
+        after = self._steps + len(losses)
+        self._losses[self._steps : after], self._norms[self._steps : after] = losses, norms
+        self._steps = after
+        with self._writer.as_default():
+            while self._written + self._every <= after:
+                window = slice(self._written, self._written + self._every)
+                self._written = step = window.stop
+                tf.summary.scalar("train/loss", self._losses[window].mean(), step)
+                tf.summary.scalar("train/gradient_norm", self._norms[window].mean(), step)
+                tf.summary.scalar("train/learning_rate", self._rates[step - 1], step)
+                tf.summary.scalar("train/images_per_second", images_per_second, step)
+
+    def add_evaluation(self, metrics):
+        """Dev metrics after the steps so far: a dict of floats, None where one is not defined."""
+        with self._writer.as_default(self._steps):
+            for name, value in metrics.items():
+                if value is not None:  # Top-5 accuracy, where there are five classes.
+                    tf.summary.scalar(f"dev/{name}", value)
+
+    @property
+    def final_loss(self):
+        """Mean loss of the last steps."""
+        return float(self._losses[max(0, self._steps - FINAL_STEPS) : self._steps].mean())
+
+    def close(self):
+        self._writer.close()
