@@ -133,8 +133,8 @@ class ModelConfig(Section):
     )
     image_size: int = setting(
         0,
-        "Side of the square images that the networks take, pixels; 0: the first labelled image's "
-        "shorter side.",
+        "Side of the square images that the networks take, pixels; 0: the images' shorter side, "
+        "where it is the same for all.",
         minimum=0,
         maximum=2048,
     )

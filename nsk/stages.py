@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from nsk import export, stage, train_stage
-from nsk.data import ingest, pipeline
+from nsk.data import ingest, pipeline, sources
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation import suite
@@ -55,7 +55,7 @@ class Stages:
         images = self._run(
             "data/images",
             lambda folder: ingest.ingest(data, seed, folder),
-            {**data.at(0), "split_seed": seed},
+            {**data.at(0), "split_seed": seed, "content": sources.content(data)},
         )
         if self.config.num_students and not images.counts["images"]["unlabeled"]:
             raise UserError(
