@@ -21,6 +21,15 @@ from PIL import Image, ImageOps
 EXIF_ORIENTATION = 0x0112
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+    """One image as its source has it; `label` is None where it is not known."""
+
+    id: str
+    encoded: bytes
+    label: int | None
+
+
 def _bytes(value):
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 

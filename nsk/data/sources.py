@@ -14,7 +14,6 @@ Ids are unique within a split and stay the same from run to run.
 """
 
 import collections
-import dataclasses
 import functools
 import glob
 import hashlib
@@ -29,19 +28,12 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from nsk.data import shards
+from nsk.data.records import SourceImage
+from nsk.data.tfds_source import TfdsSource
 from nsk.errors import UserError
 
 SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceImage:
-    """One image as its source has it; `label` is None where it is not known."""
-
-    id: str
-    encoded: bytes
-    label: int | None
 
 
 def open_source(name, train_split="train", test_split="test"):
@@ -136,128 +128,6 @@ class DigitsSource:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")
             yield SourceImage(f"digits/{number:04d}", buffer.getvalue(), int(label))
-
-
-class TfdsSource:
-    """A data set of TensorFlow Datasets; its images keep their bytes.
-
-    It is looked for where TFDS looks (TFDS_DATA_DIR), and downloaded where it is not prepared
-    there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one.
-    """
-
-    ids_tell_labels = False
-
-    def __init__(self, name, train_split, test_split):
-        self.name = name
-        self._builder = _prepared_builder(name)
-        self._names = {"train": train_split, "test": test_split}
-        present = set(self._builder.info.splits)
-        for unlabeled in sorted(present & {"unlabeled", "unlabelled"}):
-            self._names["unlabeled"] = unlabeled
-        for split in ("train", "test"):
-            # Many data sets lack one of the two: the default name is then no mistake of the user's.
-            if self._names[split] == split and split not in present:
-                del self._names[split]
-            else:
-                self._check_split(split)
-        if not self._names:
-            raise UserError(
-                f"tfds:{name} has neither a train nor a test split: its splits are "
-                f"{', '.join(self._builder.info.splits)}; as --dataset, give --train_split."
-            )
-        self.splits = tuple(split for split in SPLITS if split in self._names)
-        self._image, self._label = _find_features(name, self._builder.info)
-        feature = self._builder.info.features[self._label] if self._label else None
-        self.class_names = list(feature.names) if feature is not None else None
-
-    def _check_split(self, flag):
-        split = self._names[flag]
-        try:
-            self._builder.info.splits[split]
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"--{flag}_split={split!r} is not a split of tfds:{self.name}: expected one of "
-                f"{', '.join(self._builder.info.splits)}."
-            ) from error
-
-    def content(self):
-        splits = self._builder.info.splits
-        return {
-            "tfds": self.name,
-            "version": str(self._builder.version),
-            "examples": {
-                split: int(splits[name].num_examples) for split, name in self._names.items()
-            },
-        }
-
-    def other_files(self):
-        return 0
-
-    def images(self, split):
-        import tensorflow_datasets as tfds
-
-        wanted = {self._image: True} | ({self._label: True} if self._label else {})
-        dataset = self._builder.as_dataset(
-            split=self._names[split],
-            decoders=tfds.decode.PartialDecoding(
-                wanted, decoders={self._image: tfds.decode.SkipDecoding()}
-            ),
-            read_config=tfds.ReadConfig(add_tfds_id=True),
-        )
-        try:
-            # In batches only because iterating one by one is several times slower.
-            for batch in dataset.batch(256).prefetch(2).as_numpy_iterator():
-                labels = (
-                    batch[self._label].tolist() if self._label else [-1] * len(batch["tfds_id"])
-                )
-                rows = zip(batch["tfds_id"], batch[self._image], labels, strict=True)
-                for id, encoded, label in rows:
-                    # TFDS writes -1 where the label is not known.
-                    yield SourceImage(id.decode(), encoded, label if label >= 0 else None)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"The prepared copy of tfds:{self.name} in {self._builder.data_dir} cannot be read "
-                f"({type(error).__name__}): prepare it again."
-            ) from error
-
-
-def _prepared_builder(name):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"--dataset=tfds:{name} needs TensorFlow Datasets: pip install tensorflow-datasets."
-        ) from error
-    try:
-        builder = tfds.builder(name)
-        if not builder.is_prepared():
-            builder.download_and_prepare()
-    # TFDS raises nearly anything: unknown names, no network, a manual download that is not there.
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"tfds:{name} is neither prepared nor can it be downloaded ({reason}): check the "
-            "name and the network, or set TFDS_DATA_DIR to a folder that holds a prepared copy."
-        ) from error
-    return builder
-
-
-def _find_features(name, info):
-    import tensorflow_datasets as tfds
-
-    def choose(kind, preferred):
-        found = [key for key, feature in info.features.items() if isinstance(feature, kind)]
-        supervised = [key for key in (info.supervised_keys or ()) if key in found]
-        named = [key for key in found if key == preferred]
-        return next(iter(supervised + named + found), None)
-
-    image = choose(tfds.features.Image, "image")
-    if image is None:
-        raise UserError(
-            f"tfds:{name} has no image feature, only {', '.join(info.features)}: choose another "
-            "data set."
-        )
-    return image, choose(tfds.features.ClassLabel, "label")
 
 
 class FolderSource:
