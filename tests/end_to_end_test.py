@@ -105,7 +105,7 @@ def test_the_chain_learns_and_its_summary_tells_how(finished):
 
 def test_the_loss_falls_in_every_generation(finished):
     workdir, _ = finished
-    folders = sorted((workdir / "tensorboard").glob("gen*/*"))
+    folders = sorted((workdir / "tensorboard").glob("gen[0-9]/*"))
     assert [folder.parent.name for folder in folders] == ["gen0", "gen1", "gen2"]
     for folder in folders:
         losses, accuracies = [], []

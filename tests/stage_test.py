@@ -243,7 +243,7 @@ def test_write_json_atomically_replaces_the_file_and_leaves_nothing_else(tmp_pat
 
 
 def test_log_tells_what_was_made_and_what_was_used_again(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "absl"):
         made = make(tmp_path, name="export")
         make(tmp_path, name="export")
     assert f"export-{made.fingerprint}: done in" in caplog.text

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 POINTS = 200  # About so many points has a curve, however long the stage is.
-FINAL_STEPS = 100  # The last steps, over which the final loss is a mean.
+FINAL_STEPS = 100  # At most so many steps, and a tenth of all, is the final loss a mean over.
 
 
 class Curves:
@@ -50,7 +50,8 @@ class Curves:
     @property
     def final_loss(self):
         """Mean loss of the last steps."""
-        return float(self._losses[max(0, self._steps - FINAL_STEPS) : self._steps].mean())
+        count = max(1, min(FINAL_STEPS, self._steps // 10))
+        return float(self._losses[self._steps - count : self._steps].mean())
 
     def close(self):
         self._writer.close()

@@ -371,7 +371,8 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     scalars = read_events(tmp_path / "events")
     assert result["steps"] == 60
     assert result["images_seen"] == 60 * 64
-    assert result["final_loss"] == pytest.approx(scalars["train/loss"][60], rel=1e-6)
+    last = [scalars["train/loss"][step] for step in range(55, 61)]
+    assert result["final_loss"] == pytest.approx(np.mean(last), rel=1e-6)
     assert result["final_loss"] < 0.5 * scalars["train/loss"][1]
     assert result["dev"]["accuracy"] > 0.8
     assert result["dev"] == metrics.summarize(predict(images[1000:]), labels[1000:])
