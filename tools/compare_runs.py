@@ -1,6 +1,6 @@
 """Prints a table over finished runs: what the teacher reached and what the chosen model reached.
 
-    python tools/compare_runs.py runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+    python -m tools.compare_runs runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
 
 Each argument is a workdir with a `summary.json`. The last line is one JSON object.
 """
