@@ -101,6 +101,14 @@ class DataConfig(Section):
         minimum=0.0,
         maximum=1.0,
     )
+    max_image_bytes: int = setting(
+        64 * 2**20, "Largest encoded image, bytes; larger ones count as unreadable.", minimum=1
+    )
+    max_image_pixels: int = setting(
+        100_000_000,
+        "Most pixels of an image; larger ones count as unreadable and are not decoded.",
+        minimum=1,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -149,6 +157,14 @@ class ModelConfig(Section):
         maximum=1.0,
         of=float,
     )
+    init_from: PerGeneration = setting(
+        ("scratch",),
+        "Where a student's weights begin: scratch | teacher, which must be the same network "
+        "(a warm start, for small budgets).",
+        choices=("scratch", "teacher"),
+        of=str,
+        first=1,
+    )
     batch_norm_momentum: float = setting(
         0.9, "Momentum of BatchNorm's moving statistics.", minimum=0.0, maximum=0.9999
     )
@@ -177,6 +193,12 @@ class NoiseConfig(Section):
         "all",
         "Comma list of the operations that take part, or all: " + ",".join(RANDAUGMENT_OPERATIONS),
     )
+    translate_share: float = setting(
+        0.45,
+        "Translation at full strength, as a share of the side (SVHN: 0.125).",
+        minimum=0.0,
+        maximum=1.0,
+    )
     magnitude_mode: str = setting(
         "constant",
         "constant: every operation at the magnitude | uniform: drawn below it for each image.",
@@ -193,6 +215,35 @@ class NoiseConfig(Section):
         "Random crop after padding by this many pixels on each side; 0: off.",
         minimum=0,
         of=int,
+    )
+    crop_mode: str = setting(
+        "constant",
+        "What --crop_padding pads with: constant (black) | reflect (the mirrored image).",
+        choices=("constant", "reflect"),
+    )
+    min_crop_area: PerGeneration = setting(
+        (0.0,),
+        "Random resized crop of at least this share of the image (ImageNet: 0.08), 3:4 to 4:3; 0: "
+        "off, and the image's centre is trained on.",
+        minimum=0.0,
+        maximum=1.0,
+        of=float,
+    )
+    cutout_side: PerGeneration = setting(
+        (0,), "Side of a square that is cut out of every image, pixels; 0: off.", minimum=0, of=int
+    )
+    mixup_alpha: PerGeneration = setting(
+        (0.0,),
+        "Mixup of pairs of images with weights drawn from Beta(alpha, alpha); 0: off.",
+        minimum=0.0,
+        of=float,
+    )
+    cutmix_alpha: PerGeneration = setting(
+        (0.0,),
+        "CutMix with areas drawn from Beta(alpha, alpha); 0: off. With mixup: either, for each "
+        "batch.",
+        minimum=0.0,
+        of=float,
     )
     flip: str = setting(
         "auto",
@@ -245,6 +296,18 @@ class TrainConfig(Section):
         minimum=0.0,
         of=float,
         first=1,
+    )
+    cache: str = setting(
+        "auto",
+        "memory: a stage's images are decoded once and stay in memory | none: they are read from "
+        "their shards in every epoch | auto: memory where they fit into --cache_mebibytes.",
+        choices=("auto", "memory", "none"),
+    )
+    cache_mebibytes: int = setting(
+        4096, "Memory that the images of a stage may take under --cache=auto, MiB.", minimum=1
+    )
+    shuffle_mebibytes: int = setting(
+        256, "Size of the window that is shuffled where images are not in memory, MiB.", minimum=1
     )
     mixing: str = setting(
         "ratio",

@@ -68,7 +68,7 @@ def teach(config, stages, images, chain):
     else:
         selection = stages.select(number, scores, images)
     pseudo_labels = stages.write(number, images, scores, selection)
-    student = stages.train(number, images, pseudo_labels)
+    student = stages.train(number, images, pseudo_labels, teacher.model)
     evaluation = stages.evaluate(student, images)
     return Generation(student, evaluation, scores, selection, pseudo_labels)
 

@@ -18,7 +18,7 @@ from nsk.data import ingest, pipeline, sources
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation import suite
-from nsk.evaluation.predict import Predictor
+from nsk.evaluation.predict import Predictor, collect
 from nsk.pseudo import score, select_stage, write
 from nsk.training import strategy as strategies
 
@@ -69,14 +69,22 @@ class Stages:
 
     def _check_chain(self, images):
         """UserError now for what would stop a later generation after hours of training."""
-        if self.config.run.teacher:
-            self._check_teacher(images)
+        teacher = self._checked_teacher(images) if self.config.run.teacher else None
         for generation in range(1 if self.config.run.teacher else 0, self.config.num_students + 1):
             settings = self.training_settings(generation, images)
             sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
             names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
             strategies.check_divisible(self.strategy, **dict(zip(names, sizes, strict=True)))
-            train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
+            model = train_stage.build_model(
+                settings, images.counts["num_classes"], synchronized=False
+            )
+            if settings.get("init_from") == "teacher" and _shapes(model) != _shapes(teacher):
+                raise UserError(
+                    f"--init_from=teacher: student {generation} is a {settings['architecture']}, "
+                    "which cannot take the weights of its teacher: name the same network twice in "
+                    "--models, or give scratch."
+                )
+            teacher = model
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
@@ -94,8 +102,8 @@ class Stages:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._run("gen0/teacher", build, {"sha256": digest}, images=images)
 
-    def _check_teacher(self, images):
-        """UserError where the adopted teacher does not fit the run's images and classes."""
+    def _checked_teacher(self, images):
+        """The adopted teacher; UserError where it does not fit the run's images and classes."""
         path, class_names = self.config.teacher_path, images.counts["class_names"]
         model = load_model(path)
         expected = (self.image_size(images), len(class_names))
@@ -120,10 +128,12 @@ class Stages:
             raise UserError(
                 f"--teacher={path} returns probabilities; expected logits: leave out its softmax."
             )
+        return model
 
-    def train(self, generation, images, pseudo_labels=None):
-        """A teacher (generation 0) or a student, by the same trainer."""
+    def train(self, generation, images, pseudo_labels=None, teacher=None):
+        """A teacher (generation 0), or a student of a teacher and its pseudo-labels."""
         settings = self.training_settings(generation, images)
+        warm = settings.get("init_from") == "teacher"
 
         def build(folder):
             summary_folder = self._summary_folder(folder)
@@ -134,14 +144,17 @@ class Stages:
                 dev=shard_set(images, "dev"),
                 pseudo=shard_set(pseudo_labels, write.SHARDS) if generation else None,
                 labeled_copies=write.read_labeled_copies(pseudo_labels.path) if generation else {},
+                initial=load_model(teacher.path / MODEL) if warm else None,
                 summary_folder=summary_folder,
                 eval_batch_size=self.config.run.eval_batch_size,
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
 
-        inputs = (
-            {"images": images, "pseudo_labels": pseudo_labels} if generation else {"images": images}
-        )
+        inputs = {"images": images}
+        if generation:
+            inputs["pseudo_labels"] = pseudo_labels
+        if warm:
+            inputs["teacher"] = teacher
         return self._run(settings["name"], build, train_stage.relevant(settings), **inputs)
 
     def _summary_folder(self, folder):
@@ -165,7 +178,9 @@ class Stages:
             "train": config.train.at(generation),
         }
         del settings["model"]["models"], settings["model"]["image_size"]
+        init_from = settings["model"].pop("init_from")
         if generation:
+            settings["init_from"] = init_from
             pseudo = config.pseudo.at(generation)
             targets = ("pseudo_label", "smooth_epsilon", "temperature")
             settings["targets"] = {name: pseudo[name] for name in targets}
@@ -175,13 +190,10 @@ class Stages:
         """Per-image predictions and metrics on dev and on test."""
 
         def build(folder):
-            predict = self._predictor(model)
-            size = self.image_size(images)
+            predict = self._predictor(model, images)
             return {
                 split: suite.evaluate(
-                    pipeline.load_images(shard_set(images, split), size),
-                    predict,
-                    folder / f"{split}.parquet",
+                    collect(predict(shard_set(images, split))), folder / f"{split}.parquet"
                 )
                 for split in ("dev", "test")
             }
@@ -192,14 +204,9 @@ class Stages:
         """The teacher's predictions of the unlabelled images."""
 
         def build(folder):
-            unlabeled, size = shard_set(images, "unlabeled"), self.image_size(images)
-            return score.score(
-                unlabeled,
-                lambda shard: pipeline.load_images(unlabeled, size, shard),
-                self._predictor(teacher),
-                folder,
-                title=f"gen{generation}/scores",
-            )
+            unlabeled = shard_set(images, "unlabeled")
+            predictions = self._predictor(teacher, images)(unlabeled)
+            return score.score(unlabeled, predictions, folder, title=f"gen{generation}/scores")
 
         return self._run(f"gen{generation}/scores", build, teacher=teacher, images=images)
 
@@ -255,15 +262,28 @@ class Stages:
             )
         return size
 
-    def _predictor(self, model):
+    def _predictor(self, model, images):
+        """Function of a `ShardSet` that yields the model's `Predictions` of it, batch by batch."""
         with self.strategy.scope():
             loaded = load_model(model.path / MODEL)
-        return Predictor(loaded, self.config.run.eval_batch_size, self.strategy)
+        size, batch_size = self.image_size(images), self.config.run.eval_batch_size
+        predict = Predictor(loaded, batch_size, self.strategy)
+
+        def predictions(shard_set):
+            with shard_set.naming_broken_shards():
+                yield from predict(pipeline.clean_batches(shard_set, size, batch_size))
+
+        return predictions
 
 
 def shard_set(made, split):
     """A shard set inside a finished stage."""
     return ShardSet.load(made.path / split)
+
+
+def _shapes(model):
+    """Shapes of all of a model's weights, in order."""
+    return [tuple(variable.shape) for variable in model.variables]
 
 
 def class_names_of(path):

@@ -4,17 +4,18 @@ Teachers and students go the same way. A teacher has one stream, the labelled im
 a second one, the pseudo-labelled images, or with `--mixing=union` one stream over both.
 """
 
+import contextlib
 import dataclasses
 import functools
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from nsk import models, noise
-from nsk.data import augment, pipeline
+from nsk.data import perturb, pipeline
+from nsk.data.streams import ShardStream
 from nsk.evaluation import metrics
-from nsk.evaluation.predict import Predictor
+from nsk.evaluation.predict import Predictor, collect
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
@@ -42,6 +43,7 @@ class Job:
         pseudo: the student's `ShardSet` of pseudo-labels; None for a teacher.
         labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one
             each.
+        initial: a model of the same network whose weights training starts from; None: fresh ones.
         summary_folder: where TensorBoard's events go.
         eval_batch_size: images in a batch of evaluation.
     """
@@ -51,6 +53,7 @@ class Job:
     dev: object
     pseudo: object
     labeled_copies: dict
+    initial: object
     summary_folder: object
     eval_batch_size: int
 
@@ -78,7 +81,10 @@ def train(job, strategy, model_path):
         strategies.check_divisible(strategy, **{f"{stream.name}_batch": stream.batch_size})
     key = noise.key(settings["seed"], settings["name"])
     trainer = Trainer(
-        functools.partial(build_model, settings, job.num_classes), recipe, key, strategy
+        functools.partial(build_model, settings, job.num_classes, initial=job.initial),
+        recipe,
+        key,
+        strategy,
     )
     accounting = {stream.name: account(stream, recipe.num_steps) for stream in streams}
     for name, seen in accounting.items():
@@ -89,17 +95,16 @@ def train(job, strategy, model_path):
             f"{seen['epoch']:,}",
             seen["epochs"],
         )
-    dev = pipeline.load_images(job.dev, settings["image_size"])
-    predict = Predictor(trainer.published_model, job.eval_batch_size)
-    counts = trainer.train(
-        functools.partial(
-            pipeline.training_batches, streams, key, make_augmentation(settings["noise"])
-        ),
-        evaluate=lambda _: metrics.summarize(predict(dev.images), dev.labels),
-        evaluations=settings["train"]["evaluations"],
-        summary_folder=job.summary_folder,
-        title=f"{settings['name']} {settings['architecture']}",
-    )
+    with contextlib.ExitStack() as readers:
+        for shard_set in (job.labeled, job.dev, *filter(None, [job.pseudo])):
+            readers.enter_context(shard_set.naming_broken_shards())
+        counts = trainer.train(
+            functools.partial(pipeline.training_batches, streams, key, make_perturbation(settings)),
+            evaluate=_make_evaluation(job, trainer.published_model),
+            evaluations=settings["train"]["evaluations"],
+            summary_folder=job.summary_folder,
+            title=f"{settings['name']} {settings['architecture']}",
+        )
     model = trainer.publish()
     model.save(model_path)
     return {
@@ -111,39 +116,74 @@ def train(job, strategy, model_path):
     }
 
 
+def _make_evaluation(job, model):
+    """Function of nothing that measures the model on dev; dev is decoded once where it fits."""
+    size, train = job.settings["image_size"], job.settings["train"]
+    dev = pipeline.clean_batches(job.dev, size, job.eval_batch_size)
+    if pipeline.fits_in_memory([job.dev], size, train["cache_mebibytes"]):
+        dev = dev.cache()
+    predict = Predictor(model, job.eval_batch_size)
+
+    def evaluate():
+        predictions = collect(predict(dev))
+        return metrics.summarize(predictions.log_probabilities, predictions.labels)
+
+    return evaluate
+
+
 def make_streams(job):
-    """(labelled,), (labelled, pseudo-labelled) or (union,), as `pipeline.Stream`s."""
+    """(labelled,), (labelled, pseudo-labelled) or (union,): streams of `nsk.data.streams`."""
     train = job.settings["train"]
     sizes = stream_batch_sizes(train, with_pseudo=job.pseudo is not None)
-    labeled = _labeled_stream(job, sizes[0])
     if job.pseudo is None or train["ratio"] == 0:
-        return (labeled,)
-    pseudo = _pseudo_stream(job, sizes[-1])
-    if train["mixing"] == "union":
-        return (pipeline.join(labeled, pseudo, "union", sizes[0]),)
-    return labeled, pseudo
+        parts = {"labeled": (job.labeled,)}
+    elif train["mixing"] == "union":
+        parts = {"union": (job.labeled, job.pseudo)}
+    else:
+        parts = {"labeled": (job.labeled,), "pseudo": (job.pseudo,)}
+    # A random resized crop needs the whole image, so that it is decoded anew each time.
+    decoded_size = None if job.settings["noise"]["min_crop_area"] else job.settings["image_size"]
+    in_memory = train["cache"] == "memory" or (
+        train["cache"] == "auto"
+        and pipeline.fits_in_memory(
+            [one for part in parts.values() for one in part], decoded_size, train["cache_mebibytes"]
+        )
+    )
+
+    def make(name, shard_sets, batch_size):
+        common = (
+            name,
+            shard_sets,
+            functools.partial(_targets, job),
+            job.labeled_copies,
+            batch_size,
+        )
+        if in_memory:
+            return pipeline.resident_stream(*common, decoded_size)
+        return ShardStream(*common, train["shuffle_mebibytes"] * pipeline.MEBIBYTE)
+
+    return tuple(
+        make(name, shard_sets, size)
+        for (name, shard_sets), size in zip(parts.items(), sizes, strict=True)
+    )
 
 
-def _labeled_stream(job, batch_size):
-    train = job.settings["train"]
-    labeled = pipeline.load_images(job.labeled, job.settings["image_size"])
-    targets = losses.label_targets(labeled.labels, job.num_classes, train["label_smoothing"])
-    copies = np.array([job.labeled_copies.get(one, 1) for one in labeled.ids], np.int32)
-    return pipeline.Stream("labeled", labeled.images, targets, copies, batch_size)
-
-
-def _pseudo_stream(job, batch_size):
+def _targets(job, parsed):
+    """What is learned from parsed records (see `records.parse_examples`): float32 (n, classes)."""
+    smoothing = job.settings["train"]["label_smoothing"]
+    true = losses.label_targets(parsed["label"], job.num_classes, smoothing)
+    if job.pseudo is None:
+        return true
     targets = job.settings["targets"]
-    pseudo = pipeline.load_images(job.pseudo, job.settings["image_size"])
-    learned = losses.pseudo_targets(
-        pseudo.labels,
-        tf.constant(pseudo.log_probabilities),
+    taught = losses.pseudo_targets(
+        parsed["label"],
+        parsed["log_probabilities"],
         targets["pseudo_label"],
         temperature=targets["temperature"],
         smooth_epsilon=targets["smooth_epsilon"],
-        label_smoothing=job.settings["train"]["label_smoothing"],
+        label_smoothing=smoothing,
     )
-    return pipeline.Stream("pseudo", pseudo.images, learned, pseudo.copies, batch_size)
+    return tf.where(parsed["is_pseudo"][:, None], taught, true)
 
 
 def stream_batch_sizes(train, with_pseudo):
@@ -179,6 +219,10 @@ def relevant(settings):
         unused += ["nesterov"]
     if "targets" not in settings:  # A teacher: one stream, so nothing is mixed.
         unused += ["ratio", "mixing", "loss_normalization"]
+    if train["cache"] != "auto":
+        unused += ["cache_mebibytes"]
+    if train["cache"] == "memory":
+        unused += ["shuffle_mebibytes"]
     for name in unused:
         del train[name]
     if not noises["randaugment_num_ops"]:
@@ -236,31 +280,39 @@ def make_recipe(settings, streams):
     )
 
 
-def make_augmentation(settings):
-    """Function of (images uint8, key) for the `NoiseConfig` values of one generation, a dict."""
+def make_perturbation(settings):
+    """Function of (images, targets, key), all of the noise on a stage's images; see `perturb`."""
+    noises = settings["noise"]
     return functools.partial(
-        augment.augment,
-        crop_padding=settings["crop_padding"],
-        flip=settings["flip"],
-        num_ops=settings["randaugment_num_ops"],
-        magnitude=settings["randaugment_magnitude"],
-        max_level=settings["randaugment_max_level"],
-        profile=settings["randaugment_profile"],
-        operations=settings["randaugment_operations"],
-        magnitude_mode=settings["magnitude_mode"],
-        fill=settings["fill"],
+        perturb.perturb,
+        image_size=settings["image_size"],
+        min_crop_area=noises["min_crop_area"],
+        mixup_alpha=noises["mixup_alpha"],
+        cutmix_alpha=noises["cutmix_alpha"],
+        crop_padding=noises["crop_padding"],
+        crop_mode=noises["crop_mode"],
+        flip=noises["flip"],
+        cutout_side=noises["cutout_side"],
+        num_ops=noises["randaugment_num_ops"],
+        magnitude=noises["randaugment_magnitude"],
+        max_level=noises["randaugment_max_level"],
+        profile=noises["randaugment_profile"],
+        operations=noises["randaugment_operations"],
+        magnitude_mode=noises["magnitude_mode"],
+        fill=noises["fill"],
     )
 
 
-def build_model(settings, num_classes, synchronized):
+def build_model(settings, num_classes, synchronized, initial=None):
     """The network of a stage with its initial weights.
 
     Args:
         settings: the stage's settings.
         num_classes: int.
         synchronized: whether BatchNorm takes its statistics over all replicas.
+        initial: a model whose weights it takes, BatchNorm's statistics included; None: fresh ones.
     """
-    return models.build_model(
+    model = models.build_model(
         settings["architecture"],
         num_classes=num_classes,
         image_size=settings["image_size"],
@@ -268,12 +320,15 @@ def build_model(settings, num_classes, synchronized):
         seed=noise.python_seed(settings["seed"], settings["name"], "weights"),
         **settings["model"],
     )
+    if initial is not None:
+        model.set_weights(initial.get_weights())
+    return model
 
 
 def account(stream, num_steps):
     """How often a stage sees a stream: images, rows in an epoch with copies, epochs."""
     return {
-        "images": int((stream.copies > 0).sum()),
+        "images": stream.num_images,
         "epoch": stream.epoch_size,
         "epochs": round(num_steps * stream.batch_size / stream.epoch_size, 2),
     }

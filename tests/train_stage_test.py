@@ -1,21 +1,26 @@
 """What settings make of shard sets: streams, recipe, network and a trained model."""
 
+import dataclasses
 import io
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk import noise, train_stage
 from nsk.config import Config
-from nsk.data import augment, pipeline, records, shards
+from nsk.data import augment, crops, mixup, pipeline, records, shards
+from nsk.data.streams import ResidentStream, ShardStream
 from nsk.errors import UserError
 from nsk.evaluation import metrics
-from nsk.evaluation.predict import Predictor
+from nsk.evaluation.predict import Predictor, collect
 from nsk.training import strategy as strategies
 
+KEY = noise.key(0, "train stage test")
+PARTS = ("image", "target", "weight")
 NAMES = [str(digit) for digit in range(10)]
 
 
@@ -53,7 +58,7 @@ def shard_sets(tmp_path_factory):
         for number, scores in enumerate(log_probabilities, start=60):
             label, confidence = scores.argmax(), np.exp(np.float32(scores.max()))
             row = (png(images[number]), label, confidence, scores, copies[number - 60])
-            writer.write(records.pseudo_example(f"{number}", *row))
+            writer.write(records.pseudo_example(f"{number}", *row), copies[number - 60])
     splits = ("labeled", "dev", "pseudo")
     return {split: shards.ShardSet.load(folder / split) for split in splits}
 
@@ -75,6 +80,7 @@ def make_job(shard_sets, folder, generation=1, labeled_copies=None, **changes):
         del values["train_steps"]
     config = Config.from_values(values)
     model = config.model.at(generation)
+    del model["init_from"]
     kind = "student" if generation else "teacher"
     settings = {
         "name": f"gen{generation}/{kind}",
@@ -98,6 +104,7 @@ def make_job(shard_sets, folder, generation=1, labeled_copies=None, **changes):
         dev=shard_sets["dev"],
         pseudo=shard_sets["pseudo"] if generation else None,
         labeled_copies=labeled_copies or {},
+        initial=None,
         summary_folder=folder / "tensorboard",
         eval_batch_size=64,
     )
@@ -156,6 +163,47 @@ def test_union_is_one_stream_of_the_same_size(shard_sets, tmp_path):
     assert (union.name, union.batch_size) == ("union", 32)
     assert union.epoch_size == 62 + copies.sum()
     np.testing.assert_array_equal(union.images, digits()[0][:150])
+
+
+def test_what_does_not_fit_in_memory_is_read_from_its_shards(shard_sets, tmp_path):
+    def kinds(**changes):
+        job = make_job(shard_sets, tmp_path, **changes)
+        return [type(stream) for stream in train_stage.make_streams(job)]
+
+    in_memory, from_shards = [[kind] * 2 for kind in (ResidentStream, ShardStream)]
+    assert kinds() == kinds(cache="memory", image_size=1000) == in_memory
+    # 150 images of 1,000 x 1,000 x 3 bytes are 430 MiB.
+    assert kinds(image_size=1000, cache_mebibytes=431) == in_memory
+    assert kinds(image_size=1000, cache_mebibytes=429) == kinds(cache="none") == from_shards
+    # For random resized crops encoded images are kept, which are smaller.
+    assert kinds(image_size=1000, cache_mebibytes=1, min_crop_area=[0.5]) == in_memory
+
+
+@pytest.mark.parametrize("mixing", ["ratio", "union"])
+def test_streams_from_shards_show_what_streams_in_memory_do(shard_sets, tmp_path, mixing):
+    """An epoch of each has the same images with the same targets, as often."""
+
+    def epoch(cache):
+        job = make_job(
+            shard_sets,
+            tmp_path,
+            labeled_copies={"7": 3},
+            mixing=mixing,
+            loss_normalization="all",
+            label_smoothing=0.2,
+            cache=cache,
+        )
+        seen = []
+        for stream in train_stage.make_streams(job):
+            one = dataclasses.replace(stream, batch_size=stream.epoch_size)
+            perturb = train_stage.make_perturbation(job.settings)
+            (batch,) = pipeline.training_batches((one,), KEY, perturb, 0, 1).as_numpy_iterator()
+            rows = [np.reshape(batch[0][part], [one.epoch_size, -1]) for part in PARTS]
+            seen.append(sorted(map(tuple, np.concatenate(rows, axis=1))))
+        return seen
+
+    for ours, theirs in zip(epoch("none"), epoch("memory"), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_a_student_at_ratio_zero_learns_from_labels_alone(shard_sets, tmp_path):
@@ -243,11 +291,15 @@ def test_the_recipe_takes_every_setting(shard_sets, tmp_path):
     assert (recipe.optimizer, recipe.loss_normalization) == ("rmsprop", "labelled")
 
 
-def test_augmentation_takes_every_setting(shard_sets, tmp_path):
+def test_perturbation_takes_every_setting(shard_sets, tmp_path):
     job = make_job(
         shard_sets,
         tmp_path,
+        min_crop_area=[0.3],
+        mixup_alpha=[0.7],
         crop_padding=[2],
+        crop_mode="reflect",
+        cutout_side=[3],
         randaugment_num_ops=[3],
         randaugment_magnitude=[7],
         randaugment_max_level=10.0,
@@ -257,12 +309,15 @@ def test_augmentation_takes_every_setting(shard_sets, tmp_path):
         fill=9,
     )
     job.settings["noise"]["flip"] = True
-    images, key = digits()[0][:40], noise.key(0)
-    expected = augment.augment(
-        images,
+    targets, key = tf.one_hot(tf.range(40) % 10, 10), noise.key(0)
+    encoded = tf.constant([png(image) for image in digits()[0][:40]])
+    augmented = augment.augment(
+        crops.random_resized_crop(encoded, key, 8, 0.3),
         key,
         crop_padding=2,
+        crop_mode="reflect",
         flip=True,
+        cutout_side=3,
         num_ops=3,
         magnitude=7.0,
         max_level=10.0,
@@ -271,9 +326,11 @@ def test_augmentation_takes_every_setting(shard_sets, tmp_path):
         magnitude_mode="uniform",
         fill=9,
     )
-    received = train_stage.make_augmentation(job.settings["noise"])(images, key)
-    np.testing.assert_array_equal(received, expected)
-    assert np.any(received != images)
+    expected = mixup.mixup(augmented, targets, key, 0.7)
+    received = train_stage.make_perturbation(job.settings)(encoded, targets, key)
+    for ours, theirs in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.any(received[0] != augmented)
 
 
 # Network.
@@ -327,8 +384,8 @@ def test_a_stage_learns_saves_its_average_and_repeats_itself(shard_sets, tmp_pat
         np.testing.assert_array_equal(ours, theirs)
     assert {**again, "seconds": 0} == {**counts, "seconds": 0}
 
-    dev = pipeline.load_images(shard_sets["dev"], 8)
-    assert metrics.summarize(Predictor(model, 64)(dev.images), dev.labels) == counts["dev"]
+    again = collect(Predictor(model, 64)(pipeline.clean_batches(shard_sets["dev"], 8, 64)))
+    assert metrics.summarize(again.log_probabilities, again.labels) == counts["dev"]
     assert counts["dev"]["accuracy"] > 0.3
     _, copies = pseudo_scores()
     assert counts["streams"] == {

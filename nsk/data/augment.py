@@ -21,6 +21,7 @@ from nsk.data.image_operations import (
     PROFILES,
     apply_operation,
     checked,
+    cutout,
     flat,
     gather_pixels,
     like,
@@ -47,6 +48,7 @@ def augment(
     crop_padding=0,
     crop_mode="constant",
     flip=False,
+    cutout_side=0,
     num_ops=0,
     magnitude=0.0,
     max_level=30.0,
@@ -55,7 +57,7 @@ def augment(
     magnitude_mode="constant",
     fill=128,
 ):
-    """Crops, flips and applies RandAugment, in this order; a part that is off costs nothing.
+    """Crops, flips, applies RandAugment and cuts out, in this order; what is off costs nothing.
 
     Args:
         images: uint8 (batch, height, width, 3).
@@ -63,6 +65,7 @@ def augment(
         crop_padding: int, pixels of `random_crop`; 0: off.
         crop_mode: "constant" or "reflect", the mode of `random_crop`.
         flip: bool, whether `random_flip` is on.
+        cutout_side: int, pixels of `random_cutout`; 0: off.
         num_ops: int, as all that follow an argument of `rand_augment`; 0: off.
         magnitude, max_level, profile, operations, magnitude_mode, fill: see `rand_augment`.
 
@@ -73,7 +76,7 @@ def augment(
         images = random_crop(images, key, crop_padding, crop_mode)
     if flip:
         images = random_flip(images, key)
-    return rand_augment(
+    images = rand_augment(
         images,
         key,
         num_ops=num_ops,
@@ -84,6 +87,29 @@ def augment(
         magnitude_mode=magnitude_mode,
         fill=fill,
     )
+    return random_cutout(images, key, cutout_side, fill) if cutout_side else images
+
+
+@tf.autograph.experimental.do_not_convert
+def random_cutout(images, key, side, fill=128):
+    """Fills a square of each image whose centre is drawn uniformly, so that the border may cut it.
+
+    Args:
+        images: uint8 (batch, height, width, 3).
+        key: int64 (2,), a key of `nsk.noise`.
+        side: int, pixels of the square.
+        fill: int in 0..255, its gray.
+
+    Returns:
+        uint8 tensor of the same shape.
+
+    Reference:
+        [DeVries and Taylor, 2017](https://arxiv.org/abs/1708.04552)
+    """
+    images = checked(images)
+    batch, _, _ = sizes(images)
+    centers = noise.uniform(noise.named(key, "cutout"), [batch, 2])
+    return like(cutout(images, tf.fill([batch], side), centers, fill), images)
 
 
 @tf.autograph.experimental.do_not_convert

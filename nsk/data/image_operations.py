@@ -122,7 +122,7 @@ def apply_operation(name, images, level, sign=1.0, center=0.5, *, profile="incre
             result = _blend(_smooth(images), images, amount)
         case "cutout":
             center = tf.broadcast_to(tf.cast(center, tf.float32), [batch, 2])
-            result = _cutout(images, amount, center, fill)
+            result = cutout(images, amount, center, fill)
         case _:
             result = _warp(images, _affine_matrix(name, amount, height, width), fill)
     return like(result, images)
@@ -243,7 +243,7 @@ def _warp(images, matrix, fill):
     return gather_pixels(images, rows, columns, fill)
 
 
-def _cutout(images, side, center, fill):
+def cutout(images, side, center, fill):
     """Fills a square around a pixel drawn anywhere, so that the border may cut it."""
     _, height, width = sizes(images)
     side = tf.cast(side, tf.int32)[:, None]

@@ -57,7 +57,7 @@ def ingest(config, seed, folder):
     folder.mkdir(parents=True, exist_ok=True)
     origins, class_names = open_sources(config)
     with _temporary_file(folder / "spool.unfinished") as spool:
-        images, counts = read_images(origins, spool, config.max_corrupt_fraction)
+        images, counts = read_images(origins, spool, config)
         splits, removed, unused = choose_splits(images, class_names, config, seed)
         ids = _opaque_ids(images, splits["unlabeled"], origins)
         progress = Progress("data/images", sum(map(len, splits.values())))
@@ -197,13 +197,13 @@ def _read_span(spool, span):
     return spool.read(length)
 
 
-def read_images(origins, spool, max_corrupt_fraction):
+def read_images(origins, spool, config):
     """Normalises every image into the spool.
 
     Args:
         origins: as `open_sources` returns them.
         spool: a binary file, open for writing and reading.
-        max_corrupt_fraction: float, the largest share of unreadable images.
+        config: a `DataConfig`, for what images may be read and how many may not.
 
     Returns:
         `Images`, and a dict of `reencoded` and `corrupt`.
@@ -213,7 +213,7 @@ def read_images(origins, spool, max_corrupt_fraction):
     shown = time.monotonic()
     for split, (source, source_split, same_classes) in origins.items():
         start = len(ids)
-        for image, result, side in _normalized(source.images(source_split)):
+        for image, result, side in _normalized(source.images(source_split), config):
             if isinstance(result, ValueError):
                 corrupt.append({"id": image.id, "reason": str(result)})
             else:
@@ -231,11 +231,11 @@ def read_images(origins, spool, max_corrupt_fraction):
         pools[split] = np.arange(start, len(ids))
         _check_unique(ids[start:], split)
     total = len(ids) + len(corrupt)
-    if len(corrupt) > max_corrupt_fraction * total:
+    if len(corrupt) > config.max_corrupt_fraction * total:
         named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt[:3])
         raise UserError(
             f"{len(corrupt)} of {total} images cannot be decoded, more than --max_corrupt_fraction="
-            f"{max_corrupt_fraction}: {named}. Mend or remove them, or raise the flag."
+            f"{config.max_corrupt_fraction}: {named}. Mend or remove them, or raise the flag."
         )
     lengths = np.array(lengths, np.int64)
     spans = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
@@ -245,12 +245,14 @@ def read_images(origins, spool, max_corrupt_fraction):
     return images, {"reencoded": reencoded, "corrupt": named}
 
 
-def _normalized(source_images):
+def _normalized(source_images, config):
     """Yields each image, its `NormalizedImage` and shorter side, or a ValueError and 0."""
 
     def normalize(image):
         try:
-            normalized = records.normalize_image(image.encoded)
+            normalized = records.normalize_image(
+                image.encoded, config.max_image_bytes, config.max_image_pixels
+            )
         except ValueError as error:
             return error, 0
         with Image.open(io.BytesIO(normalized.encoded)) as opened:  # Reads the header alone.

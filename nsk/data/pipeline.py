@@ -1,9 +1,9 @@
-"""From shards to training batches, with tf.data.
+"""From shards to batches, with tf.data: for training, mixed and noisy; for scoring, clean.
 
-A stage's images are streamed from their TFRecord shards, decoded once and held in memory as uint8;
-batches are then drawn by index. Batch t is a pure function of (key, t): order is a stateless
-permutation of each epoch and augmentation is keyed by the step, so starting at step t costs
-nothing.
+What is trained on is a tuple of streams (`nsk.data.streams`), one over labelled and one over
+pseudo-labelled images. Batch t of training is a pure function of (key, t): each stream's order is
+stateless and its noise is keyed by the step, so starting at step t gives the batches of a run that
+has come that far.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from nsk import noise
-from nsk.data import records
+from nsk.data import records, streams
 from nsk.errors import UserError
 
-SHUFFLE_ROUNDS = 4  # Of the cipher that permutes indices; TensorFlow's own default.
+MEBIBYTE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,32 +41,29 @@ class Images:
         return len(self.ids)
 
 
-def load_images(shard_set, image_size, shard=None):
-    """Reads a shard set, or one shard of it, into memory.
+def load_images(shard_set, image_size):
+    """Reads a shard set into memory.
 
     Args:
         shard_set: a `shards.ShardSet` of kind `images` or `pseudo`.
-        image_size: side of the decoded images, pixels.
-        shard: number of one shard; None: all.
+        image_size: side of the decoded images, pixels; None: they stay encoded, `images` being a
+            string tensor (n,).
 
     Returns:
         `Images`.
     """
-    is_pseudo = shard_set.kind == "pseudo"
 
     def parse(serialized):
-        if is_pseudo:
+        if shard_set.kind == "pseudo":
             parsed = records.parse_pseudo(serialized, shard_set.num_classes)
         else:
             parsed = records.parse_images(serialized)
         encoded = parsed.pop("encoded")
-        parsed["image"] = tf.map_fn(
-            lambda one: records.decode_image(one, image_size), encoded, fn_output_signature=tf.uint8
-        )
+        parsed["image"] = records.decode_images(encoded, image_size) if image_size else encoded
         return parsed
 
     # Batches first, so that parsing is one call for many records; then decoding, in parallel.
-    dataset = shard_set.read(shard).batch(256).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = shard_set.read().batch(256).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     parts = {}
     with shard_set.naming_broken_shards():
         for batch in dataset.as_numpy_iterator():
@@ -87,98 +84,99 @@ def load_images(shard_set, image_size, shard=None):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """An endless sequence of batches over some images, in a new order each epoch.
+def clean_batches(shard_set, image_size, batch_size):
+    """Every image of a shard set once, in file order and without noise: for scoring.
 
-    Attributes:
-        name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
-        images: uint8 tensor (n, height, width, 3).
-        targets: float32 tensor (n, classes).
-        copies: int32 array (n,): how often each image stands in an epoch.
-        batch_size: rows of a global batch.
+    Args:
+        shard_set: a `shards.ShardSet`.
+        image_size: side of the images, pixels.
+        batch_size: images in a batch; the last one may have fewer.
+
+    Returns:
+        `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 where there is
+        none, and `image` uint8 (batch, image_size, image_size, 3).
     """
 
-    name: str
-    images: tf.Tensor
-    targets: tf.Tensor
-    copies: np.ndarray
-    batch_size: int
+    def parse(serialized):
+        parsed = records.parse_images(serialized)
+        parsed["image"] = records.decode_images(parsed.pop("encoded"), image_size)
+        return parsed
 
-    @property
-    def epoch_size(self):
-        """Rows in an epoch, copies included."""
-        return int(self.copies.sum())
-
-    def rows(self, stream_key, step, expanded):
-        """Which images batch `step` shows: int32 tensor (batch_size,)."""
-        positions = tf.cast(step, tf.int64) * self.batch_size + tf.range(
-            self.batch_size, dtype=tf.int64
-        )
-        epochs, within = positions // self.epoch_size, positions % self.epoch_size
-        # One permutation for each epoch; a batch may reach over several short ones. The raw op,
-        # because `tf.random.experimental.index_shuffle` of TensorFlow 2.21 pads a batch of seeds
-        # wrongly.
-        seeds = tf.stack(
-            [
-                tf.fill([self.batch_size], stream_key[0]),
-                tf.fill([self.batch_size], stream_key[1]),
-                epochs,
-            ],
-            axis=1,
-        )
-        last = tf.constant(self.epoch_size - 1, tf.int64)
-        shuffled = tf.raw_ops.RandomIndexShuffle(
-            index=within, seed=seeds, max_index=last, rounds=SHUFFLE_ROUNDS
-        )
-        return tf.gather(expanded, shuffled)
+    batches = shard_set.read().batch(batch_size)
+    return batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def join(first, second, name, batch_size):
-    """One stream over the images of two: union mixing."""
-    return Stream(
-        name,
-        tf.concat([first.images, second.images], axis=0),
-        tf.concat([first.targets, second.targets], axis=0),
-        np.concatenate([first.copies, second.copies]),
-        batch_size,
-    )
-
-
-def training_batches(streams, stage_key, augment, first_step, num_steps):
+def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
     """The batches of steps first_step .. num_steps - 1.
 
     Args:
-        streams: tuple of `Stream`s.
+        all_streams: tuple of streams.
         stage_key: int64 array (2,), the stage's key.
-        augment: function of (images uint8 (batch, height, width, 3), key) that returns images of
-            the same shape and dtype.
+        perturb: function of (images, targets, key): noise on a batch. Images are uint8 (batch,
+            height, width, 3), or encoded, string (batch,), as the stream holds them; targets are
+            float32 (batch, classes). It returns both, the images as uint8.
         first_step, num_steps: ints.
 
     Returns:
-        `tf.data.Dataset` of tuples over streams of dicts `image`, `target` and `weight`.
+        `tf.data.Dataset` of tuples over streams of dicts `image` uint8 (batch, height, width, 3),
+        `target` float32 (batch, classes) and `weight` float32 (batch,).
     """
-    expanded = [
-        tf.constant(np.repeat(np.arange(len(stream.copies), dtype=np.int32), stream.copies))
-        for stream in streams
-    ]
+    keys = [noise.named(tf.constant(stage_key), f"stream/{stream.name}") for stream in all_streams]
+    elements = tf.data.Dataset.zip(
+        tf.data.Dataset.range(first_step, num_steps),
+        *(
+            stream.elements(key, first_step, num_steps)
+            for stream, key in zip(all_streams, keys, strict=True)
+        ),
+    )
 
-    def one(stream, rows_of_epoch, step):
-        stream_key = noise.named(tf.constant(stage_key), f"stream/{stream.name}")
-        rows = stream.rows(stream_key, step, rows_of_epoch)
-        augment_key = noise.fold_in(noise.named(stream_key, "augment"), step)
-        return {
-            "image": augment(tf.gather(stream.images, rows), augment_key),
-            "target": tf.gather(stream.targets, rows),
-            "weight": tf.ones([stream.batch_size]),
-        }
+    def one(stream, stream_key, step, element):
+        examples = stream.examples(element)
+        step_key = noise.fold_in(noise.named(stream_key, "augment"), step)
+        images, targets = perturb(examples["image"], examples["target"], step_key)
+        return {"image": images, "target": targets, "weight": tf.ones([stream.batch_size])}
 
-    def batch(step):
-        return tuple(one(*pair, step) for pair in zip(streams, expanded, strict=True))
+    def batch(step, *of_streams):
+        return tuple(
+            one(stream, key, step, element)
+            for stream, key, element in zip(all_streams, keys, of_streams, strict=True)
+        )
 
     # Steps are mapped in parallel but handed out in order: parallelism changes nothing.
-    return (
-        tf.data.Dataset.range(first_step, num_steps)
-        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
+    return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+def fits_in_memory(shard_sets, image_size, mebibytes):
+    """Whether the shard sets' images, decoded (None: encoded), take at most this much memory."""
+    if image_size:
+        needed = sum(one.num_records for one in shard_sets) * image_size**2 * 3
+    else:
+        needed = sum(path.stat().st_size for one in shard_sets for path in one.paths)
+    return needed <= mebibytes * MEBIBYTE
+
+
+def resident_stream(name, shard_sets, make_targets, labeled_copies, batch_size, image_size):
+    """A `ResidentStream` over shard sets; arguments as of `ShardStream` and `load_images`."""
+    parts = []
+    for shard_set in shard_sets:
+        images = load_images(shard_set, image_size)
+        copies = images.copies
+        if shard_set.kind == "images":
+            copies = np.array([labeled_copies.get(one, 1) for one in images.ids], np.int32)
+        scores = images.log_probabilities
+        targets = make_targets(
+            {
+                "label": tf.constant(images.labels),
+                "is_pseudo": tf.fill([len(images)], shard_set.kind == "pseudo"),
+                "log_probabilities": tf.zeros([len(images), shard_set.num_classes])
+                if scores is None
+                else tf.constant(scores),
+            }
+        )
+        parts.append((images.images, targets, copies))
+    images, targets, copies = zip(*parts, strict=True)
+    return streams.ResidentStream(
+        name, tf.concat(images, 0), tf.concat(targets, 0), np.concatenate(copies), batch_size
     )

@@ -9,6 +9,7 @@ Encoded images are 8-bit RGB or grayscale JPEG or PNG: `normalize_image` makes t
 ingest, since `tf.io.decode_image` ignores EXIF rotation and garbles or refuses several formats.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -16,9 +17,30 @@ import struct
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+
+from nsk.config import DataConfig
+
+FLOAT16_BYTES = 2
+
+# Formats whose header tells how many pixels will be decoded. Others of Pillow's hold images larger
+# than they say (ICO) or start another program (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
 
 EXIF_ORIENTATION = 0x0112
+TURN_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# `normalize_image` has a limit of its own. Pillow's would warn and refuse by another one, and can
+# only be lifted for the whole process: silencing a warning is not safe among threads.
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +171,66 @@ def parse_pseudo(serialized, num_classes):
     }
 
 
+def parse_examples(serialized, num_classes):
+    """Parses a batch of labelled and pseudo-labelled records, mixed at will.
+
+    Args:
+        serialized: string tensor of shape (batch,).
+        num_classes: int.
+
+    Returns:
+        dict of `encoded` (string), `label` (int64; a pseudo-label where `is_pseudo`) and
+        `is_pseudo` (bool), each of shape (batch,), and `log_probabilities` (float32) of shape
+        (batch, num_classes), zeros where there are none.
+    """
+    scalar = tf.io.FixedLenFeature
+    parsed = tf.io.parse_example(
+        serialized,
+        {
+            "image/encoded": scalar([], tf.string),
+            "image/class/label": scalar([], tf.int64, default_value=-1),
+            "pseudo/label": scalar([], tf.int64, default_value=-1),
+            "pseudo/log_probabilities": scalar(
+                [], tf.string, default_value=bytes(FLOAT16_BYTES * num_classes)
+            ),
+        },
+    )
+    is_pseudo = parsed["pseudo/label"] >= 0
+    halves = tf.io.decode_raw(parsed["pseudo/log_probabilities"], tf.float16, little_endian=True)
+    return {
+        "encoded": parsed["image/encoded"],
+        "label": tf.where(is_pseudo, parsed["pseudo/label"], parsed["image/class/label"]),
+        "is_pseudo": is_pseudo,
+        "log_probabilities": tf.cast(tf.ensure_shape(halves, [None, num_classes]), tf.float32),
+    }
+
+
+def parse_copies(serialized):
+    """How often each record of a batch counts in an epoch, without its image.
+
+    Args:
+        serialized: string tensor of shape (batch,).
+
+    Returns:
+        dict of `id` (string), `is_pseudo` (bool) and `copies` (int64, 1 where a record does not
+        say), each of shape (batch,).
+    """
+    parsed = tf.io.parse_example(
+        serialized,
+        {
+            "id": tf.io.FixedLenFeature([], tf.string),
+            "pseudo/copies": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
+        },
+    )
+    copies = parsed["pseudo/copies"]
+    is_pseudo = copies >= 0
+    return {
+        "id": parsed["id"],
+        "is_pseudo": is_pseudo,
+        "copies": tf.where(is_pseudo, copies, tf.ones_like(copies)),
+    }
+
+
 def decode_image(encoded, image_size):
     """Decodes one image to a square; training, scoring and the exported model all use this.
 
@@ -181,6 +263,13 @@ def decode_image(encoded, image_size):
     )
 
 
+def decode_images(encoded, image_size):
+    """Each image of a batch by `decode_image`: string (batch,) to uint8 (batch, side, side, 3)."""
+    return tf.map_fn(
+        lambda one: decode_image(one, image_size), encoded, fn_output_signature=tf.uint8
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class NormalizedImage:
     """An image fit for a record.
@@ -196,68 +285,106 @@ class NormalizedImage:
     reencoded: bool
 
 
-def normalize_image(encoded):
+def normalize_image(
+    encoded, max_bytes=DataConfig.max_image_bytes, max_pixels=DataConfig.max_image_pixels
+):
     """Keeps a plain JPEG or PNG as it is and turns every other image into an RGB PNG.
 
     EXIF rotation is applied, transparency is laid on white, 16 bits become 8, palettes, CMYK and
-    1-bit images become RGB, and of an animation the first frame stays.
+    1-bit images become RGB, and of several frames the first one stays. Gamma and colour profiles
+    are not applied.
 
     Args:
-        encoded: bytes of an image in any format that Pillow reads.
+        encoded: bytes of an image in one of `FORMATS`.
+        max_bytes: int, the largest size of `encoded`.
+        max_pixels: int, the largest height * width. The header tells it: nothing larger is decoded.
 
     Returns:
         A `NormalizedImage`.
 
     Raises:
-        ValueError: the image cannot be decoded; the message says why.
+        ValueError: the image cannot be decoded or is too large; the message says why.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+    if len(encoded) > max_bytes:
+        raise ValueError(f"{len(encoded):,} bytes are more than --max_image_bytes={max_bytes}")
+    with _reasons():
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ValueError(
+                f"{width:,} x {height:,} pixels are more than --max_image_pixels={max_pixels}"
+            )
+        with _reasons():
+            # Pillow forgives what TensorFlow refuses, such as a PNG whose last bytes are missing.
+            # So that no image stops the training later, TensorFlow has decoded each one here.
             if _is_plain(image, encoded):
-                pixels = _decode_as_tensorflow(encoded)
-                if pixels is not None:
-                    return NormalizedImage(encoded, _digest(pixels), reencoded=False)
-            pixels = np.asarray(_to_rgb(image))
+                with contextlib.suppress(tf.errors.InvalidArgumentError):
+                    return NormalizedImage(encoded, _digest(encoded), reencoded=False)
+            buffer = io.BytesIO()
+            _to_rgb(image, encoded).save(buffer, "PNG")
+            encoded = buffer.getvalue()
+            return NormalizedImage(encoded, _digest(encoded), reencoded=True)
+
+
+@contextlib.contextmanager
+def _reasons():
+    try:
+        yield
+    except UnidentifiedImageError:  # Its message holds a memory address.
+        raise ValueError(f"cannot identify the image: expected {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's plugins raise nearly anything on broken data.
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return NormalizedImage(buffer.getvalue(), _digest(pixels), reencoded=True)
 
 
-def _digest(pixels):
+def _digest(encoded):
+    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
     height, width, _ = pixels.shape
-    return hashlib.sha256(struct.pack(">II", height, width) + pixels.tobytes()).digest()[:16]
+    digest = hashlib.sha256(struct.pack(">II", height, width))
+    digest.update(pixels)
+    return digest.digest()[:16]
 
 
 def _is_plain(image, encoded):
-    if image.format not in ("JPEG", "PNG") or image.mode not in ("RGB", "L"):
+    if image.mode not in ("RGB", "L") or _turn(image) is not None:
         return False
-    # Byte 24 of a PNG is its bit depth, which Pillow hides: it reads 16-bit colours as 8-bit ones.
-    if image.format == "PNG" and (encoded[24] != 8 or "transparency" in image.info):
-        return False
-    animated = getattr(image, "is_animated", False)
-    return not animated and image.getexif().get(EXIF_ORIENTATION, 1) == 1
+    if image.format == "PNG":
+        deep = _png_bit_depth(encoded) != 8
+        return not (deep or image.is_animated or "transparency" in image.info)
+    # A MPO is a JPEG with others behind it, such as a preview: readers of JPEG see the first.
+    return image.format in ("JPEG", "MPO")
 
 
-def _decode_as_tensorflow(encoded):
-    # Pillow forgives what TensorFlow refuses, such as a PNG whose last bytes are missing. An image
-    # that only Pillow can read would stop the training later: it is encoded anew.
+def _png_bit_depth(encoded):
+    return encoded[24]  # Pillow hides it: 16-bit colours come as 8-bit ones.
+
+
+def _turn(image):
+    """What sets an image upright according to its EXIF header; None where it is."""
     try:
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
-    except tf.errors.InvalidArgumentError:
+        return TURN_UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION))
+    except Exception:  # A broken header keeps no viewer from showing the image.
         return None
 
 
-def _to_rgb(image):
-    image = ImageOps.exif_transpose(image)
+def _to_rgb(image, encoded):
+    image.load()
+    turn = _turn(image)  # Asked after loading, which turns a TIFF.
+    if image.format == "PNG" and image.mode != "P":
+        # Pillow cuts 16-bit colours off and compares transparent ones with the wrong levels.
+        if _png_bit_depth(encoded) == 16 or "transparency" in image.info:
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16).numpy()
+                image = Image.fromarray(_to_8_bits(levels))
     if image.mode.startswith("I"):
-        # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest.
-        levels = (np.asarray(image).astype(np.int64) + 128) // 257
-        image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8_bits(levels):
+    # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest.
+    return ((np.clip(levels, 0, 65535 - 128) + 128) // 257).astype(np.uint8)

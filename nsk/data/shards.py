@@ -25,7 +25,8 @@ def write_manifest(folder, kind, class_names, files):
         folder: path of the shard set.
         kind: "images" or "pseudo".
         class_names: list of strings.
-        files: list of `{"name": file name, "records": count}`, in reading order.
+        files: list of `{"name": file name, "records": count, "copies": rows in an epoch}`, in
+            reading order.
     """
     manifest = {"kind": kind, "class_names": list(class_names), "files": files}
     unfinished = Path(folder) / f"{MANIFEST}.unfinished"
@@ -57,14 +58,15 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
-    def write(self, serialized):
-        """Appends one record, a serialized `tf.train.Example`."""
+    def write(self, serialized, copies=1):
+        """Appends one record, a serialized `tf.train.Example` that counts `copies` times."""
         if self._writer is None:
             name = f"{len(self._files):05d}.tfrecord"
             self._writer = tf.io.TFRecordWriter(os.fspath(self.folder / name))
-            self._files.append({"name": name, "records": 0})
+            self._files.append({"name": name, "records": 0, "copies": 0})
         self._writer.write(serialized)
         self._files[-1]["records"] += 1
+        self._files[-1]["copies"] += int(copies)
         if self._files[-1]["records"] == self.images_per_shard:
             self._close()
 
@@ -115,6 +117,8 @@ class ShardSet:
         class_names: tuple of strings.
         names: tuple of file names, in reading order.
         counts: tuple of ints, records in each file.
+        copies: tuple of ints, rows of each file in an epoch: its records, each as often as it
+            counts.
     """
 
     folder: Path
@@ -122,6 +126,7 @@ class ShardSet:
     class_names: tuple[str, ...]
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    copies: tuple[int, ...]
 
     @classmethod
     def load(cls, folder):
@@ -144,6 +149,7 @@ class ShardSet:
                 tuple(manifest["class_names"]),
                 tuple(file["name"] for file in manifest["files"]),
                 tuple(int(file["records"]) for file in manifest["files"]),
+                tuple(int(file["copies"]) for file in manifest["files"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -1,17 +1,34 @@
 """Predictions of every image exactly once: clean, without noise, in order."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from nsk.errors import CannotTeachError
 
 
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says of n images.
+
+    Attributes:
+        ids: list of strings (n,).
+        labels: int32 array (n,), the true ones; -1 where there is none.
+        log_probabilities: float32 array (n, classes), natural logarithms.
+    """
+
+    ids: list
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+
+
 class Predictor:
-    """Log-probabilities of a model, on every replica of a strategy.
+    """A model's predictions, on every replica of a strategy.
 
     Args:
         model: a `keras.Model` that takes float32 pixels in [0, 255] and returns logits.
-        batch_size: images in a global batch; rounded up to a multiple of the replicas.
+        batch_size: most images in a batch; rounded up to a multiple of the replicas.
         strategy: a `tf.distribute.Strategy`; None: the default device.
     """
 
@@ -22,26 +39,35 @@ class Predictor:
         self._share = -(-batch_size // replicas)
         self._batch_size = self._share * replicas
 
-    def __call__(self, images):
-        """Predicts.
+    def __call__(self, batches):
+        """Predicts batch by batch.
 
         Args:
-            images: uint8 tensor (n, height, width, 3), n >= 1.
+            batches: iterable of dicts of tensors `id` string (n,), `label` int (n,) and `image`
+                uint8 (n, height, width, 3), with n at most the batch size.
 
-        Returns:
-            float32 array (n, classes), natural logarithms of probabilities.
+        Yields:
+            `Predictions` of each batch.
 
         Raises:
             CannotTeachError: the model's weights are broken.
         """
+        for batch in batches:
+            yield Predictions(
+                [one.decode() for one in np.asarray(batch["id"])],
+                np.asarray(batch["label"]).astype(np.int32),
+                self.log_probabilities(batch["image"]),
+            )
+
+    def log_probabilities(self, images):
+        """float32 array (n, classes) of uint8 images (n, height, width, 3), n at most a batch."""
         count = len(images)
-        parts = []
-        for first in range(0, count, self._batch_size):
-            batch = images[first : first + self._batch_size]
-            # A short last batch is filled up with black images; their rows are cut off below.
-            missing = self._batch_size - len(batch)
-            parts.append(self._global_batch(tf.pad(batch, [[0, missing], [0, 0], [0, 0], [0, 0]])))
-        log_probabilities = tf.concat(parts, axis=0)[:count].numpy()
+        if count > self._batch_size:
+            raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
+        # A short batch is filled up with black images, whose rows are cut off: one graph for all.
+        missing = self._batch_size - count
+        full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        log_probabilities = self._global_batch(full)[:count].numpy()
         if not np.isfinite(log_probabilities).all():
             raise CannotTeachError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
@@ -59,3 +85,13 @@ class Predictor:
         mine = batch[replica * self._share :][: self._share]
         logits = self.model(tf.cast(mine, tf.float32), training=False)
         return tf.nn.log_softmax(tf.cast(logits, tf.float32))
+
+
+def collect(predictions):
+    """An iterator over `Predictions` as one."""
+    parts = list(predictions)
+    return Predictions(
+        [one for part in parts for one in part.ids],
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.log_probabilities for part in parts]),
+    )

@@ -4,19 +4,17 @@ from nsk.evaluation import metrics
 from nsk.pseudo.scores import from_predictions, write_scores
 
 
-def evaluate(images, predict, path):
-    """Predicts every image once.
+def evaluate(predictions, path):
+    """Writes a split's predictions and measures them.
 
     Args:
-        images: `pipeline.Images` with labels.
-        predict: function of uint8 images (n, height, width, 3) that returns log-probabilities
-            (n, classes).
+        predictions: `predict.Predictions` of the whole split, with labels.
         path: Parquet file for the per-image predictions; columns as in
             `pseudo.scores`, and `truth`.
 
     Returns:
         dict of metrics, see `metrics.summarize`.
     """
-    log_probabilities = predict(images.images)
-    write_scores(path, from_predictions(images.ids, log_probabilities), truth=images.labels)
-    return metrics.summarize(log_probabilities, images.labels)
+    scores = from_predictions(predictions.ids, predictions.log_probabilities)
+    write_scores(path, scores, truth=predictions.labels)
+    return metrics.summarize(predictions.log_probabilities, predictions.labels)

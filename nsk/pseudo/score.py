@@ -1,30 +1,34 @@
 """Score: a teacher labels the unlabelled images, clean and without noise."""
 
+import numpy as np
+
 from nsk.progress import Progress
 from nsk.pseudo.scores import from_predictions, write_scores
 
 
-def score(shard_set, load_shard, predict, folder, title="scoring"):
+def score(shard_set, predictions, folder, title="scoring"):
     """Writes one score file for each image shard, row for row.
 
     Args:
         shard_set: the unlabelled `ShardSet`.
-        load_shard: function of a shard's number that returns its decoded `pipeline.Images`.
-        predict: function of uint8 images (n, height, width, 3) that returns float32
-            log-probabilities (n, classes).
+        predictions: iterator over `predict.Predictions` of its images, in file order and in batches
+            of any size: images are decoded ahead while a file is written.
         folder: where the score files go, named as the shards.
 
     Returns:
         dict: `scored`, the number of images.
     """
     progress = Progress(title, shard_set.num_records)
-    done = 0
-    for number, name in enumerate(shard_set.names):
-        images = load_shard(number)
-        write_scores(
-            folder / score_file(name), from_predictions(images.ids, predict(images.images))
-        )
-        done += len(images)
+    done, ids, rows = 0, [], []
+    for name, count in zip(shard_set.names, shard_set.counts, strict=True):
+        while len(ids) < count:
+            batch = next(predictions)
+            ids += batch.ids
+            rows.append(batch.log_probabilities)
+        whole = np.concatenate(rows)
+        write_scores(folder / score_file(name), from_predictions(ids[:count], whole[:count]))
+        ids, rows = ids[count:], [whole[count:]]
+        done += count
         progress.update(done)
     progress.close()
     return {"scored": done}

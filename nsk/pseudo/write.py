@@ -50,7 +50,8 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
                             confidence=scores.confidences[row],
                             log_probabilities=scores.log_probabilities[row],
                             copies=copies[row],
-                        )
+                        ),
+                        copies[row],
                     )
                     images += 1
                     copies_in_all += int(copies[row])

@@ -1,9 +1,10 @@
-"""TensorBoard's curves of one training stage, and the losses they are drawn from."""
+"""TensorBoard's view of one training stage: its curves, and images as they are trained on."""
 
 import numpy as np
 import tensorflow as tf
 
 POINTS = 200  # About so many points has a curve, however long the stage is.
+SHEET_SIDE = 8
 FINAL_STEPS = 100  # At most so many steps, and a tenth of all, is the final loss a mean over.
 
 
@@ -40,6 +41,16 @@ class Curves:
                 tf.summary.scalar("train/learning_rate", self._rates[step - 1], step)
                 tf.summary.scalar("train/images_per_second", images_per_second, step)
 
+    def add_images(self, streams):
+        """What training sees, noise included: a sheet of the first images of each stream's batch.
+
+        Args:
+            streams: tuple over streams of dicts `image` uint8 (batch, height, width, 3).
+        """
+        with self._writer.as_default(self._steps):
+            for number, stream in enumerate(streams):
+                tf.summary.image(f"train/images_{number}", sheet(stream["image"])[None])
+
     def add_evaluation(self, metrics):
         """Dev metrics after the steps so far: a dict of floats, None where one is not defined."""
         with self._writer.as_default(self._steps):
@@ -55,3 +66,21 @@ class Curves:
 
     def close(self):
         self._writer.close()
+
+
+def sheet(images):
+    """The first images of a batch side by side, at most `SHEET_SIDE` in a row and a column.
+
+    Args:
+        images: uint8 (batch, height, width, 3), batch >= 1.
+
+    Returns:
+        uint8 tensor (rows * height, columns * width, 3), black where images are missing.
+    """
+    _, height, width, _ = images.shape
+    shown = images[: SHEET_SIDE**2]
+    columns = min(len(shown), SHEET_SIDE)
+    rows = -(-len(shown) // columns)
+    cells = tf.pad(shown, [[0, rows * columns - len(shown)], [0, 0], [0, 0], [0, 0]])
+    cells = tf.transpose(tf.reshape(cells, [rows, columns, height, width, 3]), [0, 2, 1, 3, 4])
+    return tf.reshape(cells, [rows * height, columns * width, 3])

@@ -97,8 +97,8 @@ class Trainer:
                 one element a step: a tuple over streams of dicts `image` uint8 (global batch,
                 height, width, 3), `target` float32 (global batch, classes), `weight` float32
                 (global batch,).
-            evaluate: function that takes a model and returns a dict of floats (None where it is not
-                defined), among them `accuracy`.
+            evaluate: function that measures `published_model`: a dict of floats (None where one is
+                not defined), among them `accuracy`.
             evaluations: how often `evaluate` is called, the end included.
             summary_folder: where TensorBoard's events go.
             title: name of the work on the progress line.
@@ -111,8 +111,10 @@ class Trainer:
         """
         num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
         stops = evaluation_steps(num_steps, evaluations)
-        batches = iter(self.strategy.experimental_distribute_dataset(make_batches(0, num_steps)))
+        dataset = make_batches(0, num_steps)
         curves = Curves(summary_folder, self.recipe.learning_rates)
+        curves.add_images(next(iter(dataset)))
+        batches = iter(self.strategy.experimental_distribute_dataset(dataset))
         progress = Progress(title, num_steps * batch)
         started, step, steps_per_call = time.monotonic(), 0, 1
         measured = {}
@@ -128,7 +130,8 @@ class Trainer:
             step += count
             curves.add_steps(losses, norms, count * batch / seconds)
             if step in stops:
-                measured = evaluate(self.publish())
+                self.publish()
+                measured = evaluate()
                 curves.add_evaluation(measured)
             note = f"loss {losses.mean():.3f}" + (
                 f", dev accuracy {measured['accuracy']:.2%}" if measured else ""

@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk import noise
-from nsk.data import pipeline, records, shards
+from nsk.data import pipeline, records, shards, streams
 from nsk.errors import UserError
 from nsk.training import strategy as strategies
 
@@ -15,8 +15,8 @@ KEY = noise.key(0, "pipeline test")
 NAMES = [str(digit) for digit in range(10)]
 
 
-def unchanged(images, key):
-    return images
+def unchanged(images, targets, key):
+    return images, targets
 
 
 def stream(copies, batch_size, name="labeled", first=0):
@@ -24,14 +24,14 @@ def stream(copies, batch_size, name="labeled", first=0):
     numbers = first + np.arange(len(copies))
     images = np.tile(numbers[:, np.newaxis, np.newaxis, np.newaxis], [1, 2, 2, 3]).astype(np.uint8)
     targets = np.tile(numbers[:, np.newaxis], [1, 2]).astype(np.float32)
-    return pipeline.Stream(
+    return streams.ResidentStream(
         name, tf.constant(images), tf.constant(targets), np.array(copies, np.int32), batch_size
     )
 
 
-def shown(streams, num_steps, first_step=0, key=KEY):
+def shown(all_streams, num_steps, first_step=0, key=KEY):
     """Which images each step shows: for each stream an array (steps, batch)."""
-    batches = pipeline.training_batches(tuple(streams), key, unchanged, first_step, num_steps)
+    batches = pipeline.training_batches(tuple(all_streams), key, unchanged, first_step, num_steps)
     steps = []
     for element in batches.as_numpy_iterator():
         for one in element:
@@ -81,12 +81,12 @@ def test_the_order_of_an_epoch_is_well_mixed():
 
 
 def test_a_batch_is_a_function_of_its_step_alone():
-    streams = [stream([1, 2, 1, 4], 3), stream([1] * 9, 5, "pseudo", first=100)]
-    whole = shown(streams, 20)
+    both = [stream([1, 2, 1, 4], 3), stream([1] * 9, 5, "pseudo", first=100)]
+    whole = shown(both, 20)
     for first_step in (1, 7, 19):
-        for all_of_it, rest in zip(whole, shown(streams, 20, first_step), strict=True):
+        for all_of_it, rest in zip(whole, shown(both, 20, first_step), strict=True):
             np.testing.assert_array_equal(rest, all_of_it[first_step:])
-    assert shown(streams, 4000, 3999)[0].shape == (1, 3)  # Far steps cost nothing.
+    assert shown(both, 4000, 3999)[0].shape == (1, 3)  # Far steps cost nothing.
 
 
 def test_far_steps_neither_repeat_nor_overflow():
@@ -111,31 +111,20 @@ def test_orders_differ_by_key_and_by_stream_name():
     assert both[1].shape == (1, 7)
 
 
-def test_union_draws_from_both_with_their_copies():
-    joined = pipeline.join(
-        stream([1, 2, 1], 4), stream([3, 1], 12, "pseudo", first=50), "union", 16
-    )
-    assert joined.batch_size == joined.epoch_size * 2 == 16
-    rows = shown([joined], 3)[0]
-    for batch in rows:
-        for epoch in (batch[:8], batch[8:]):
-            assert sorted(epoch) == [0, 1, 1, 2, 50, 50, 50, 51]
-
-
 # Augmentation.
 
 
 def test_augmentation_is_keyed_by_stream_and_step():
     """Every batch is augmented with a key of its own, which does not depend on the first step."""
 
-    def mark(images, key):
+    def mark(images, targets, key):
         marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 200)
-        return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images))
+        return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images)), targets
 
-    streams = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
+    both = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
 
     def marks(first_step):
-        batches = pipeline.training_batches(streams, KEY, mark, first_step, 8)
+        batches = pipeline.training_batches(both, KEY, mark, first_step, 8)
         return [
             [one["image"][:, 0, 0, 0] for one in element] for element in batches.as_numpy_iterator()
         ]
@@ -149,10 +138,10 @@ def test_augmentation_is_keyed_by_stream_and_step():
 def test_parallelism_changes_nothing(monkeypatch):
     """Slow first steps are handed out first all the same."""
 
-    def slow_at_first(images, key):
+    def slow_at_first(images, targets, key):
         work = tf.linalg.matmul(tf.ones([600, 600]), tf.ones([600, 600]))
         again = tf.cond(images[0, 0, 0, 0] % 2 == 0, lambda: work @ work @ work, lambda: work)
-        return images + tf.cast(0.0 * again[0, 0], tf.uint8)
+        return images + tf.cast(0.0 * again[0, 0], tf.uint8), targets
 
     one = stream([1, 3, 1, 1, 2, 1, 1], 4)
     outcomes = []
@@ -168,14 +157,14 @@ def test_parallelism_changes_nothing(monkeypatch):
 
 def test_two_replicas_split_each_stream_of_a_global_batch_in_order():
     """The trainer counts on it when it tells each replica the positions of its rows."""
-    streams = (stream([1] * 20, 6), stream([1] * 40, 10, "pseudo", first=100))
-    whole = shown(streams, 4)
+    both = (stream([1] * 20, 6), stream([1] * 40, 10, "pseudo", first=100))
+    whole = shown(both, 4)
     strategy = strategies.make_strategy("mirrored")
-    batches = pipeline.training_batches(streams, KEY, unchanged, 0, 4)
+    batches = pipeline.training_batches(both, KEY, unchanged, 0, 4)
     for step, element in enumerate(strategy.experimental_distribute_dataset(batches)):
         for number, of_stream in enumerate(element):
             parts = strategy.experimental_local_results(of_stream["target"])
-            half = streams[number].batch_size // 2
+            half = both[number].batch_size // 2
             assert [len(part) for part in parts] == [half, half]
             together = np.concatenate([part[:, 0] for part in parts])
             np.testing.assert_array_equal(together, whole[number][step])
@@ -221,12 +210,34 @@ def test_images_are_loaded_in_file_order(labeled):
     np.testing.assert_array_equal(images.copies, np.ones(600))
 
 
-def test_one_shard_and_another_size(labeled):
-    images = pipeline.load_images(labeled, 16, shard=1)
-    assert images.ids == [f"digit/{number}" for number in range(250, 500)]
-    assert images.images.shape == (250, 16, 16, 3)
+def test_images_are_resized_or_stay_encoded(labeled):
+    images = pipeline.load_images(labeled, 16)
+    assert images.images.shape == (600, 16, 16, 3)
     expected = records.decode_image(tf.constant(png(digit_images(600)[250])), 16)
-    np.testing.assert_array_equal(images.images[0], expected)
+    np.testing.assert_array_equal(images.images[250], expected)
+    encoded = pipeline.load_images(labeled, None)
+    assert encoded.images.dtype == tf.string
+    assert encoded.images[250].numpy() == png(digit_images(600)[250])
+
+
+@pytest.mark.parametrize("batch_size", [250, 256, 1000])
+def test_clean_batches_show_every_image_once_in_order(labeled, batch_size):
+    batches = list(pipeline.clean_batches(labeled, 8, batch_size).as_numpy_iterator())
+    assert [len(batch["id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert whole["id"].tolist() == [f"digit/{number}".encode() for number in range(600)]
+    np.testing.assert_array_equal(whole["image"], digit_images(600))
+    np.testing.assert_array_equal(whole["label"], load_digits().target[:600])
+
+
+def test_what_fits_in_memory(labeled):
+    pixels = 600 * 8 * 8 * 3 / pipeline.MEBIBYTE
+    assert pipeline.fits_in_memory([labeled], 8, pixels)
+    assert not pipeline.fits_in_memory([labeled], 8, pixels * 0.999)
+    assert not pipeline.fits_in_memory([labeled, labeled], 8, pixels)
+    files = sum(path.stat().st_size for path in labeled.paths) / pipeline.MEBIBYTE
+    assert pipeline.fits_in_memory([labeled], None, files)
+    assert not pipeline.fits_in_memory([labeled], None, files * 0.999)
 
 
 def test_images_without_labels_have_the_label_minus_one(tmp_path):
@@ -277,9 +288,6 @@ def test_a_truncated_shard_is_named(labeled, damage):
     damage(labeled.paths[1])
     with pytest.raises(UserError, match=r"00001\.tfrecord"):
         pipeline.load_images(labeled, 8)
-    with pytest.raises(UserError, match=r"00001\.tfrecord"):
-        pipeline.load_images(labeled, 8, shard=1)
-    assert len(pipeline.load_images(labeled, 8, shard=2)) == 100
 
 
 def test_an_empty_shard_set_is_told(tmp_path):

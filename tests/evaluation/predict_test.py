@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from nsk import models
 from nsk.errors import UserError
-from nsk.evaluation.predict import Predictor
+from nsk.evaluation.predict import Predictor, collect
 from nsk.models import layers
 from nsk.training import strategy as strategies
 
@@ -38,6 +38,25 @@ def expected_log_probabilities(model, pixels):
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
+def predicted(predict, pixels, batch_size):
+    """Log-probabilities of all images; ids and labels are checked on the way."""
+    batches = [
+        {
+            "id": np.array([f"image/{i}".encode() for i in range(first, first + batch_size)])[
+                :left
+            ],
+            "label": np.arange(first, first + batch_size)[:left],
+            "image": pixels[first : first + batch_size],
+        }
+        for first in range(0, len(pixels), batch_size)
+        for left in [len(pixels) - first]
+    ]
+    whole = collect(predict(batches))
+    assert whole.ids == [f"image/{i}" for i in range(len(pixels))]
+    np.testing.assert_array_equal(whole.labels, np.arange(len(pixels)))
+    return whole.log_probabilities
+
+
 @pytest.fixture(scope="module")
 def mirrored():
     strategy = strategies.make_strategy("mirrored")
@@ -52,19 +71,19 @@ def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, coun
     strategy, model = mirrored
     expected = expected_log_probabilities(model, pixels)
     for given in (pixels, tf.constant(pixels)):
-        received = Predictor(model, 6)(given)
+        received = predicted(Predictor(model, 6), given, 6)
         assert received.shape == (count, 4)
         assert received.dtype == np.float32
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
     for batch_size in (6, 5, 1):  # 5 and 1 are rounded up to a multiple of the replicas.
-        received = Predictor(model, batch_size, strategy)(pixels)
+        received = predicted(Predictor(model, batch_size, strategy), pixels, batch_size)
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_change_no_weight(mirrored):
     strategy, model = mirrored
     before = [variable.numpy() for variable in model.variables]
-    Predictor(model, 4, strategy)(images(9))
+    predicted(Predictor(model, 4, strategy), images(9), 4)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
@@ -74,11 +93,11 @@ def test_predictions_follow_the_weights_and_one_graph_serves_every_number_of_ima
     pooled = keras.layers.GlobalAveragePooling2D()(layers.Dropout(0.5, name="dropout")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(pooled))
     predict = Predictor(model, 4)
-    for count in (3, 4, 9):
-        predict(images(count))
+    for count in (1, 3, 4):
+        predict.log_probabilities(images(count))
     assert predict._global_batch.experimental_get_tracing_count() == 1
     model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
-    received = predict(images(5))
+    received = predict.log_probabilities(images(3))
     assert np.all(received[:, 1] > -1e-6)
     assert np.all(np.isfinite(received))  # A far tail is a large number and not -inf.
 
@@ -89,4 +108,9 @@ def test_a_model_that_diverged_is_told_as_such():
     model = keras.Model(inputs, outputs, name="lost")
     model.layers[-1].kernel.assign(np.full((192, 3), np.nan))
     with pytest.raises(UserError, match=r"model lost predicts .* Lower --learning_rate"):
-        Predictor(model, 4)(images(2))
+        Predictor(model, 4).log_probabilities(images(2))
+
+
+def test_more_images_than_a_batch_are_refused():
+    with pytest.raises(ValueError, match="5 images: expected at most a batch of 4"):
+        Predictor(None, 4).log_probabilities(images(5))

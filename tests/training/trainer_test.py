@@ -12,6 +12,7 @@ from tensorflow.core.util import event_pb2
 
 from nsk import models, noise
 from nsk.data import augment, pipeline
+from nsk.data.streams import ResidentStream
 from nsk.errors import UserError
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor
@@ -40,14 +41,14 @@ def streams():
     probabilities = random.dirichlet(np.full(10, 0.3), 300).astype(np.float32)
     copies = random.integers(1, 4, 300)
     return (
-        pipeline.Stream(
+        ResidentStream(
             "labeled",
             tf.constant(images[:100]),
             losses.label_targets(labels[:100], 10, 0.1),
             np.ones(100, np.int32),
             16,
         ),
-        pipeline.Stream(
+        ResidentStream(
             "pseudo", tf.constant(images[100:400]), tf.constant(probabilities), copies, 48
         ),
     )
@@ -55,13 +56,17 @@ def streams():
 
 def batches(first_step, num_steps):
     """Crop and RandAugment; few operations, since each makes tracing longer."""
-    noisy = functools.partial(
+    augmented = functools.partial(
         augment.augment,
         crop_padding=1,
         num_ops=2,
         magnitude=9.0,
         operations=("rotate", "translate_x", "brightness"),
     )
+
+    def noisy(images, targets, key):
+        return augmented(images, key), targets
+
     return pipeline.training_batches(streams(), KEY, noisy, first_step, num_steps)
 
 
@@ -329,14 +334,15 @@ def test_every_step_draws_noise_of_its_own():
 
 
 def read_events(folder):
-    """{tag: {step: value}} of TensorBoard's scalars."""
+    """{tag: {step: value}} of TensorBoard's scalars; images as PNG bytes."""
     scalars = {}
     for path in sorted(folder.iterdir()):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = event_pb2.Event.FromString(record)
             for value in event.summary.value:
-                number = float(tf.make_ndarray(value.tensor))
-                scalars.setdefault(value.tag, {})[event.step] = number
+                array = tf.make_ndarray(value.tensor)
+                kept = float(array) if array.ndim == 0 else array[2]  # Width, height, PNG.
+                scalars.setdefault(value.tag, {})[event.step] = kept
     return scalars
 
 
@@ -348,7 +354,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
         loss_normalization="all",
         ema_decay=0.9,
     )
-    stream = pipeline.Stream(
+    stream = ResidentStream(
         "labeled",
         tf.constant(images[:800]),
         losses.label_targets(labels[:800], 10),
@@ -357,13 +363,19 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     )
 
     def make_batches(first_step, num_steps):
-        return pipeline.training_batches((stream,), KEY, lambda one, _: one, first_step, num_steps)
+        return pipeline.training_batches(
+            (stream,), KEY, lambda images, targets, _: (images, targets), first_step, num_steps
+        )
 
     trainer = make_trainer("one", recipe, small_noisy)
-    predict = Predictor(trainer.published_model, 500)
+    predict = Predictor(trainer.published_model, 800)
+
+    def evaluate():
+        return metrics.summarize(predict.log_probabilities(images[1000:]), labels[1000:])
+
     result = trainer.train(
         make_batches,
-        evaluate=lambda _: metrics.summarize(predict(images[1000:]), labels[1000:]),
+        evaluate=evaluate,
         evaluations=3,
         summary_folder=tmp_path / "events",
         title="small run",
@@ -375,7 +387,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     assert result["final_loss"] == pytest.approx(np.mean(last), rel=1e-6)
     assert result["final_loss"] < 0.5 * scalars["train/loss"][1]
     assert result["dev"]["accuracy"] > 0.8
-    assert result["dev"] == metrics.summarize(predict(images[1000:]), labels[1000:])
+    assert result["dev"] == evaluate()
     assert set(scalars["dev/accuracy"]) == {20, 40, 60}
     for name in ("accuracy", "top5", "nll", "ece", "brier"):
         assert scalars[f"dev/{name}"][60] == pytest.approx(result["dev"][name], rel=1e-6)
@@ -385,6 +397,10 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     assert {1, 20, 40, 60} <= steps
     assert set(scalars["train/gradient_norm"]) == set(scalars["train/images_per_second"]) == steps
     assert min(scalars["train/images_per_second"].values()) > 0
+    (shown,) = scalars["train/images_0"].values()
+    first = next(iter(make_batches(0, 60)))[0]["image"].numpy().reshape(8, 8, 8, 8, 3)
+    expected = np.concatenate(np.concatenate(first, axis=1), axis=1)
+    np.testing.assert_array_equal(tf.io.decode_png(shown), expected)
 
 
 def train_with_broken_step(tmp_path, broken_step):
@@ -399,7 +415,7 @@ def train_with_broken_step(tmp_path, broken_step):
     recipe = Recipe(np.full(6, 0.01, np.float32), (4, 6))
     return make_trainer("one", recipe, linear).train(
         make_batches,
-        evaluate=lambda model: {"accuracy": 0.5, "top5": None},
+        evaluate=lambda: {"accuracy": 0.5, "top5": None},
         evaluations=2,
         summary_folder=tmp_path / "events",
         title="broken",

@@ -1,0 +1,259 @@
+"""Streams: endless sequences of global batches over some examples, each epoch in a new order.
+
+Batch t of a stream is a pure function of (key, t), so that starting at step t gives what running up
+to it would have given. There are two kinds, and the trainer cannot tell them apart:
+
+- `ResidentStream` holds its examples in memory. An epoch is one stateless permutation, and any step
+  is found at once.
+- `ShardStream` reads its shards again in every epoch, by windows, with memory that does not grow
+  with the data. Starting at step t skips whole groups of shards unread, then reads less than one.
+
+A stream hands out small `elements`, one a step, in order; `examples` turns an element into the
+batch's examples and runs in parallel over steps.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from nsk import noise
+from nsk.data import records, shards
+
+SHUFFLE_ROUNDS = 4  # Of the cipher that permutes indices; TensorFlow's own default.
+# Shards that are read side by side at least, so that neighbours in a shard are none in a window.
+SHARDS_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidentStream:
+    """Examples in memory.
+
+    Attributes:
+        name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
+        images: uint8 tensor (n, height, width, 3), or encoded: string tensor (n,).
+        targets: float32 tensor (n, classes).
+        copies: int32 array (n,): how often each image stands in an epoch.
+        batch_size: rows of a global batch.
+    """
+
+    name: str
+    images: tf.Tensor
+    targets: tf.Tensor
+    copies: np.ndarray
+    batch_size: int
+
+    @property
+    def epoch_size(self):
+        """Rows in an epoch, copies included."""
+        return int(self.copies.sum())
+
+    @property
+    def num_images(self):
+        """Different images that an epoch shows."""
+        return int((self.copies > 0).sum())
+
+    def elements(self, stream_key, first_step, num_steps):
+        """The rows that steps first_step .. num_steps - 1 show: a dataset of int32 (batch,)."""
+        expanded = tf.constant(np.repeat(np.arange(len(self.copies), dtype=np.int32), self.copies))
+
+        def rows(step):
+            places = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+            # One permutation for each epoch; a batch may reach over several short ones.
+            epochs, within = places // self.epoch_size, places % self.epoch_size
+            return tf.gather(expanded, permuted(within, self.epoch_size, stream_key, epochs))
+
+        return tf.data.Dataset.range(first_step, num_steps).map(rows)
+
+    def examples(self, rows):
+        """dict `image` and `target` of the batch, as the attributes hold them."""
+        return {"image": tf.gather(self.images, rows), "target": tf.gather(self.targets, rows)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardStream:
+    """Examples read from shards, windows at a time.
+
+    In every epoch the shards are permuted and divided into groups. The shards of a group are read
+    side by side, record by record, and cut into windows; a window's records are expanded to their
+    copies and permuted.
+
+    Attributes:
+        name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
+        shard_sets: tuple of `ShardSet`s, of kind `images` or `pseudo`, of the same classes.
+        make_targets: function of the dict that `records.parse_examples` returns, to float32
+            targets (batch, classes).
+        labeled_copies: dict from the id of a labelled image to its copies in an epoch; an image
+            that it does not name has one.
+        batch_size: rows of a global batch.
+        window_bytes: about so many bytes of records are in a window; two are held at a time.
+    """
+
+    name: str
+    shard_sets: tuple
+    make_targets: object
+    labeled_copies: dict
+    batch_size: int
+    window_bytes: int
+
+    def __post_init__(self):
+        rows, images = [], 0
+        for shard_set in self.shard_sets:
+            counted = self._count(shard_set)
+            rows += [total for total, _ in counted]
+            images += sum(shown for _, shown in counted)
+        object.__setattr__(self, "_rows", np.array(rows, np.int64))
+        object.__setattr__(self, "num_images", images)
+        object.__setattr__(self, "_copies_of", _table(self.labeled_copies))
+
+    def _count(self, shard_set):
+        """(rows with copies, different images shown) of each shard."""
+        if shard_set.kind == "pseudo" or not self.labeled_copies:
+            return list(zip(shard_set.copies, shard_set.counts, strict=True))
+        counted = []
+        for shard in range(len(shard_set.names)):
+            ids = records.parse_images(list(shard_set.records(shard)))["id"].numpy()
+            copies = [self.labeled_copies.get(one.decode(), 1) for one in ids]
+            counted.append((sum(copies), sum(count > 0 for count in copies)))
+        return counted
+
+    @property
+    def epoch_size(self):
+        """Rows in an epoch, copies included."""
+        return int(self._rows.sum())
+
+    @property
+    def window_records(self):
+        """Records in a full window."""
+        paths = [path for shard_set in self.shard_sets for path in shard_set.paths]
+        size = sum(path.stat().st_size for path in paths) / self._num_records
+        return max(1, round(self.window_bytes / size))
+
+    @property
+    def _num_records(self):
+        return sum(shard_set.num_records for shard_set in self.shard_sets)
+
+    @property
+    def _group_shards(self):
+        """Shards in a group: enough for a window, however small they are."""
+        records_in_shard = self._num_records / len(self._rows)
+        return max(SHARDS_AT_ONCE, math.ceil(self.window_records / records_in_shard))
+
+    def elements(self, stream_key, first_step, num_steps):
+        """The records that steps first_step .. num_steps - 1 show: a dataset of string (batch,)."""
+        first_epoch, within = divmod(first_step * self.batch_size, self.epoch_size)
+        first_group, within_group = self._find(stream_key, first_epoch, within)
+        windows = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
+            lambda epoch: self._epoch(
+                stream_key,
+                epoch,
+                tf.where(epoch == first_epoch, tf.constant(first_group, tf.int64), 0),
+            )
+        )
+        # What is left of the rows before the first step lies within one group: read and dropped.
+        windows = windows.scan(tf.constant(within_group, tf.int64), _drop_first)
+        windows = windows.filter(lambda window: tf.size(window) > 0).prefetch(1)
+        return windows.rebatch(self.batch_size, drop_remainder=True).take(num_steps - first_step)
+
+    def examples(self, serialized):
+        """dict `image` (encoded: string (batch,)) and `target` (float32 (batch, classes))."""
+        parsed = records.parse_examples(serialized, self.shard_sets[0].num_classes)
+        return {"image": parsed["encoded"], "target": self.make_targets(parsed)}
+
+    def _order(self, stream_key, epoch):
+        """The shards in the order of an epoch: int64 (shards,)."""
+        count = len(self._rows)
+        key = noise.named(tf.constant(stream_key), "shards")
+        return permuted(tf.range(count, dtype=tf.int64), count, key, tf.fill([count], epoch))
+
+    def _find(self, stream_key, epoch, row):
+        """(group, row within it) of a row of an epoch."""
+        rows = self._rows[self._order(stream_key, tf.constant(epoch, tf.int64)).numpy()]
+        starts = np.concatenate([[0], np.cumsum(rows)])[:: self._group_shards]
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        return group, row - int(starts[group])
+
+    def _epoch(self, stream_key, epoch, first_group):
+        """The windows of an epoch from a group on: a dataset of string (rows,)."""
+        size = self._group_shards
+        paths = tf.constant([str(path) for one in self.shard_sets for path in one.paths])
+        counts = tf.constant([count for one in self.shard_sets for count in one.counts], tf.int64)
+        order = self._order(stream_key, epoch)
+        epoch_key = noise.fold_in(noise.named(tf.constant(stream_key), "windows"), epoch)
+
+        def windows(group):
+            members = order[group * size :][:size]
+            files = tf.data.Dataset.from_tensor_slices(
+                (tf.gather(paths, members), tf.gather(counts, members))
+            )
+            serialized = files.interleave(
+                shards.read_shard,
+                cycle_length=min(size, len(self._rows)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            group_key = noise.fold_in(epoch_key, group)
+            return (
+                serialized.batch(self.window_records)
+                .enumerate()
+                .map(lambda number, window: self._shuffle(window, group_key, number))
+            )
+
+        num_groups = -(-len(self._rows) // size)
+        return tf.data.Dataset.range(first_group, num_groups).flat_map(windows)
+
+    def _shuffle(self, window, group_key, number):
+        """Expands a window's records to their copies and permutes the rows."""
+        expanded = tf.repeat(window, self._copies(window))
+        count = tf.size(expanded, tf.int64)
+        order = permuted(tf.range(count), count, group_key, tf.fill([count], number))
+        return tf.gather(expanded, order)
+
+    def _copies(self, window):
+        """How often an epoch shows each record: int64 (n,)."""
+        parsed = records.parse_copies(window)
+        if self._copies_of is None:
+            return parsed["copies"]
+        return tf.where(parsed["is_pseudo"], parsed["copies"], self._copies_of.lookup(parsed["id"]))
+
+
+def _table(copies):
+    """The dict as a lookup table from string to int64, 1 elsewhere; None for {}."""
+    if not copies:
+        return None
+    entries = tf.lookup.KeyValueTensorInitializer(
+        list(copies), list(copies.values()), tf.string, tf.int64
+    )
+    return tf.lookup.StaticHashTable(entries, default_value=1)
+
+
+def permuted(places, size, key, numbers):
+    """Where a permutation of 0..size-1 takes each place; one permutation for each number.
+
+    Args:
+        places: int64 (n,), each in 0..size-1.
+        size: int or int64 scalar tensor.
+        key: int64 (2,), a key of `nsk.noise`.
+        numbers: int64 (n,): which of the key's permutations, an epoch say, each place is taken by.
+
+    Returns:
+        int64 tensor (n,).
+    """
+    seeds = tf.stack(
+        [tf.fill(tf.shape(places), key[0]), tf.fill(tf.shape(places), key[1]), numbers], 1
+    )
+    # The raw op, because `tf.random.experimental.index_shuffle` of TensorFlow 2.21 pads a batch of
+    # seeds wrongly.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=places,
+        seed=seeds,
+        max_index=tf.cast(size, tf.int64) - 1,
+        rounds=SHUFFLE_ROUNDS,
+    )
+
+
+def _drop_first(rows, window):
+    """Drops a window's first rows; (how many are still to be dropped, what is left)."""
+    dropped = tf.minimum(rows, tf.size(window, tf.int64))
+    return rows - dropped, window[dropped:]

@@ -1,0 +1,118 @@
+"""Mixup and CutMix: pixels and targets in one proportion, for each image its own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from nsk import noise
+from nsk.data import mixup
+
+KEY = noise.key(0, "mixup test")
+MIXES = (mixup.mixup, mixup.cutmix)
+
+
+def gray_levels(batch, height=6, width=9):
+    """Image i of a batch shows level 3 i everywhere; its target is the level, as a share of 255."""
+    levels = 3 * np.arange(batch)
+    images = np.tile(levels[:, None, None, None], [1, height, width, 3]).astype(np.uint8)
+    return tf.constant(images), tf.constant(
+        np.stack([levels / 255, 1 - levels / 255], 1), "float32"
+    )
+
+
+@pytest.mark.parametrize("batch", [2, 3, 50])
+def test_partners_are_others_and_everyone_is_one(batch):
+    for number in range(20):
+        partners = mixup.draw_partners(noise.fold_in(KEY, number), batch).numpy()
+        np.testing.assert_array_equal(np.sort(partners), np.arange(batch))
+        assert np.all(partners != np.arange(batch))
+
+
+def test_every_other_image_is_as_likely_a_partner():
+    firsts = [mixup.draw_partners(noise.fold_in(KEY, n), 5).numpy()[0] for n in range(800)]
+    counts = np.bincount(firsts, minlength=5)
+    assert counts[0] == 0
+    assert np.all(np.abs(counts[1:] - 200) < 5 * np.sqrt(150))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_shares_are_beta_distributed(alpha):
+    shares = mixup.draw_beta(KEY, 4000, alpha).numpy()
+    assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
+def test_tiny_alphas_take_either_image_whole():
+    shares = mixup.draw_beta(KEY, 1000, 1e-6).numpy()
+    assert np.all((shares == 0) | (shares == 1))
+    assert abs(shares.mean() - 0.5) < 0.08
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_targets_are_mixed_as_the_pixels_are(mix):
+    """The mean level of a mixed image is what its target says, to the rounding of pixels."""
+    images, targets = gray_levels(60)
+    mixed, mixed_targets = mix(images, targets, KEY, 1.0)
+    assert mixed.dtype == tf.uint8
+    mean = mixed.numpy().mean(axis=(1, 2, 3)) / 255
+    np.testing.assert_allclose(mixed_targets[:, 0], mean, atol=0.51 / 255)
+    np.testing.assert_allclose(tf.reduce_sum(mixed_targets, axis=1), 1.0, rtol=1e-5)
+    assert np.mean(mean != images.numpy().mean(axis=(1, 2, 3)) / 255) > 0.8
+
+
+def test_mixup_is_the_formula():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 5, 4, 3)).astype(np.uint8)
+    targets = random.dirichlet(np.ones(3), 12).astype(np.float32)
+    mixed, mixed_targets = mixup.mixup(images, targets, KEY, 0.6)
+    key = noise.named(KEY, "mixup")
+    other = mixup.draw_partners(key, 12).numpy()
+    share = mixup.draw_beta(key, 12, 0.6).numpy()
+    for i in range(12):
+        pixels = share[i] * images[i].astype(float) + (1 - share[i]) * images[other[i]]
+        np.testing.assert_allclose(mixed[i], pixels, atol=0.501)
+        expected = share[i] * targets[i] + (1 - share[i]) * targets[other[i]]
+        np.testing.assert_allclose(mixed_targets[i], expected, rtol=1e-5)
+    assert len(set(share.tolist())) == 12
+
+
+def test_cutmix_pastes_one_box_of_the_images_shape():
+    """Where the border does not cut it, the box has the image's aspect ratio, to a pixel."""
+    images, targets = gray_levels(60, 20, 40)
+    mixed, mixed_targets = mixup.cutmix(images, targets, KEY, 1.0)
+    inner = 0
+    for image, mix, share in zip(images.numpy(), mixed.numpy(), mixed_targets[:, 0], strict=True):
+        changed = np.any(mix != image, axis=2)
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        if not len(rows):
+            continue
+        top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+        assert changed[top : bottom + 1, left : right + 1].all()
+        assert len(np.unique(mix[changed])) == 1
+        expected = (image.mean() * (~changed).sum() + mix[changed].mean() * changed.sum()) / 800
+        assert float(share) == pytest.approx(expected / 255, abs=1e-5)
+        if top > 0 and left > 0 and bottom < 19 and right < 39:
+            inner += 1
+            assert abs((right - left + 1) - 2 * (bottom - top + 1)) <= 2
+    assert inner > 5
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_pure_function_of_its_arguments_in_map_as_in_eager_mode(mix):
+    images, targets = gray_levels(7)
+    first = mix(images, targets, KEY, 1.0)
+    dataset = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(7)  # Unknown batch.
+    again = next(iter(dataset.map(lambda x, y: mix(x, y, tf.constant(KEY), 1.0))))
+    other = mix(images, targets, noise.key(1), 1.0)
+    for one, same, different in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert np.any(one != different)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_batch_of_one_or_none_stays_as_it_is(mix, batch):
+    images, targets = gray_levels(3)
+    mixed, mixed_targets = mix(images[2 : 2 + batch], targets[2 : 2 + batch], KEY, 1.0)
+    np.testing.assert_array_equal(mixed, images[2 : 2 + batch])
+    np.testing.assert_allclose(mixed_targets, targets[2 : 2 + batch], rtol=1e-6)

@@ -1,0 +1,195 @@
+"""Streams of records from shards: complete, repeatable, well mixed, and never all in memory."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from nsk import noise
+from nsk.data import pipeline, records, shards, streams
+
+KEY = noise.key(0, "streams test")
+NAMES = ["even", "odd"]
+FIRST_PSEUDO = 5000  # Numbers of pseudo-labelled images begin here.
+
+
+def png(number):
+    """A 2 x 2 image that shows `number`, up to 65,535."""
+    pixels = np.full((2, 2, 3), (number // 256, number % 256, 0), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def labeled_set(folder, count, images_per_shard, first=0):
+    with shards.ShardWriter(folder, "images", NAMES, images_per_shard) as writer:
+        for number in range(first, first + count):
+            writer.write(records.image_example(f"{number}", png(number), number % 2))
+    return shards.ShardSet.load(folder)
+
+
+def pseudo_set(folder, copies, images_per_shard, first=FIRST_PSEUDO):
+    with shards.ShardWriter(folder, "pseudo", NAMES, images_per_shard) as writer:
+        for number, count in enumerate(copies, start=first):
+            scores = np.log([0.25, 0.75])
+            row = records.pseudo_example(f"{number}", png(number), 1, 0.75, scores, count)
+            writer.write(row, count)
+    return shards.ShardSet.load(folder)
+
+
+def make_targets(parsed):
+    """Which class, and which kind of record: (batch, 2)."""
+    kind = tf.cast(parsed["is_pseudo"], tf.float32)
+    return tf.stack([tf.cast(parsed["label"], tf.float32), kind], axis=1)
+
+
+def stream_of(*shard_sets, batch_size=4, copies=None, window_bytes=2**30, name="labeled"):
+    return streams.ShardStream(
+        name, shard_sets, make_targets, copies or {}, batch_size, window_bytes
+    )
+
+
+def window_of(shard_sets, count):
+    """Bytes of a window of `count` records."""
+    size = sum(path.stat().st_size for one in shard_sets for path in one.paths)
+    return count * size // sum(one.num_records for one in shard_sets) + 1
+
+
+def decoded(images, targets, key):
+    pixels = tf.map_fn(
+        lambda one: tf.io.decode_png(one, channels=3), images, fn_output_signature=tf.uint8
+    )
+    return tf.ensure_shape(pixels, [None, 2, 2, 3]), targets
+
+
+def shown(stream, num_steps, first_step=0, key=KEY):
+    """Numbers of the images that each step shows, int (steps, batch)."""
+    batches = pipeline.training_batches((stream,), key, decoded, first_step, num_steps)
+    steps = []
+    for (element,) in batches.as_numpy_iterator():
+        pixels = element["image"][:, 0, 0].astype(int)
+        steps.append(pixels[:, 0] * 256 + pixels[:, 1])
+        np.testing.assert_array_equal(element["target"][:, 1], steps[-1] >= FIRST_PSEUDO)
+        true = np.where(steps[-1] >= FIRST_PSEUDO, 1, steps[-1] % 2)
+        np.testing.assert_array_equal(element["target"][:, 0], true)
+    return np.array(steps)
+
+
+@pytest.mark.parametrize("window", [1, 7, 50, 1000])
+@pytest.mark.parametrize("images_per_shard", [1, 7, 200])
+def test_every_epoch_shows_every_image_as_often_as_it_has_copies(
+    tmp_path, window, images_per_shard
+):
+    copies = np.random.default_rng(0).integers(1, 5, 60)
+    pseudo = pseudo_set(tmp_path, copies, images_per_shard)
+    stream = stream_of(pseudo, batch_size=9, window_bytes=window_of([pseudo], window))
+    assert (stream.epoch_size, stream.num_images) == (copies.sum(), 60)
+    epochs = 3
+    rows = shown(stream, -(-epochs * copies.sum() // 9)).ravel()[: epochs * copies.sum()]
+    for epoch in rows.reshape(epochs, -1):
+        np.testing.assert_array_equal(np.bincount(epoch - FIRST_PSEUDO), copies)
+    if window > 1 or images_per_shard < 60:
+        assert len({tuple(epoch) for epoch in rows.reshape(epochs, -1)}) == epochs
+
+
+def test_labelled_images_have_the_copies_of_their_ids(tmp_path):
+    labeled = labeled_set(tmp_path, 10, 4)
+    stream = stream_of(labeled, copies={"3": 4, "9": 0, "0": 2}, batch_size=13)
+    expected = [2, 1, 1, 4, 1, 1, 1, 1, 1]
+    assert (stream.epoch_size, stream.num_images) == (13, 9)
+    for epoch in shown(stream, 3):
+        np.testing.assert_array_equal(np.bincount(epoch), expected)
+
+
+def test_union_draws_from_both_with_their_copies(tmp_path):
+    labeled = labeled_set(tmp_path / "labeled", 10, 4)
+    pseudo = pseudo_set(tmp_path / "pseudo", [3, 1, 2], 2)
+    stream = stream_of(labeled, pseudo, copies={"3": 4}, batch_size=19, name="union")
+    assert (stream.epoch_size, stream.num_images) == (19, 13)
+    for epoch in shown(stream, 3):
+        counts = np.bincount(epoch, minlength=FIRST_PSEUDO + 3)
+        np.testing.assert_array_equal(counts[:10], [1, 1, 1, 4, 1, 1, 1, 1, 1, 1])
+        np.testing.assert_array_equal(counts[FIRST_PSEUDO:], [3, 1, 2])
+    # Within an epoch the two kinds are mixed.
+    assert 0 < np.mean(shown(stream, 1)[0, :9] >= FIRST_PSEUDO) < 1
+
+
+@pytest.mark.parametrize("window", [5, 37, 10_000])
+def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(tmp_path, window):
+    copies = np.random.default_rng(1).integers(1, 4, 200)
+    pseudo = pseudo_set(tmp_path, copies, 6)
+    stream = stream_of(pseudo, batch_size=11, window_bytes=window_of([pseudo], window))
+    steps = 3 * copies.sum() // 11
+    whole = shown(stream, steps)
+    for first_step in (1, 2, 18, 19, 50, 77, steps - 1):
+        np.testing.assert_array_equal(shown(stream, steps, first_step), whole[first_step:])
+
+
+def test_whole_groups_of_shards_are_skipped_unread(tmp_path):
+    """Steps of an epoch's end are found though the shards of its beginning cannot be read."""
+    labeled = labeled_set(tmp_path, 400, 10)
+    window = window_of([labeled], 10)
+    stream = stream_of(labeled, batch_size=10, window_bytes=window)
+    whole = shown(stream, 40)
+    kept = set(whole[32:].ravel() // 10)  # 40 shards in groups of 16, 16 and 8.
+    assert len(kept) == 8
+    for number in set(range(40)) - kept:
+        labeled.paths[number].write_bytes(labeled.paths[number].read_bytes()[:-9])
+    np.testing.assert_array_equal(shown(stream, 40, 35), whole[35:])
+    with pytest.raises(tf.errors.DataLossError):
+        shown(stream, 40, 31)
+
+
+def test_orders_differ_by_key_epoch_and_name(tmp_path):
+    labeled = labeled_set(tmp_path, 30, 10)
+    orders = [
+        *shown(stream_of(labeled, batch_size=30), 2),
+        *shown(stream_of(labeled, batch_size=30), 1, key=noise.key(1)),
+        *shown(stream_of(labeled, batch_size=30, name="pseudo"), 1),
+    ]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_parallelism_changes_nothing(tmp_path, monkeypatch):
+    pseudo = pseudo_set(tmp_path, [1, 2] * 40, 5)
+    outcomes = []
+    for parallel in (1, 8):
+        monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+        window = window_of([pseudo], 20)
+        outcomes.append(shown(stream_of(pseudo, batch_size=7, window_bytes=window), 40))
+    np.testing.assert_array_equal(*outcomes)
+
+
+@pytest.mark.parametrize("images_per_shard", [1280, 80, 20, 5])
+def test_the_order_is_as_well_mixed_whatever_the_number_of_shards(tmp_path, images_per_shard):
+    """1 to 256 shards: neighbours in the sorted source are as far apart as in a fair shuffle.
+
+    In a random permutation of n, the places of two given images are (n + 1) / 3 apart on average.
+    """
+    count = 1280
+    labeled = labeled_set(tmp_path, count, images_per_shard)
+    rows = shown(stream_of(labeled, batch_size=count), 1)[0]
+    places = np.argsort(rows)
+    distances = np.abs(np.diff(places))
+    assert abs(distances.mean() / ((count + 1) / 3) - 1) < 0.1
+    # And the nearest ones: 2 (n - d) / n (n - 1) of all pairs are d apart.
+    close = np.mean(distances <= 64)
+    expected = sum(2 * (count - d) / (count * (count - 1)) for d in range(1, 65))
+    assert abs(close - expected) < 4 * np.sqrt(expected / count)
+
+
+def test_a_window_holds_about_the_bytes_asked_for(tmp_path):
+    labeled = labeled_set(tmp_path, 100, 30)
+    size = sum(path.stat().st_size for path in labeled.paths)
+    assert stream_of(labeled, window_bytes=size // 4).window_records == 25
+    assert stream_of(labeled, window_bytes=1).window_records == 1
+
+
+def test_permuted_is_a_permutation_for_each_number():
+    places = tf.tile(tf.range(7, dtype=tf.int64), [3])
+    numbers = tf.repeat(tf.constant([0, 1, 2], tf.int64), 7)
+    rows = streams.permuted(places, 7, KEY, numbers).numpy().reshape(3, 7)
+    np.testing.assert_array_equal(np.sort(rows), np.tile(np.arange(7), [3, 1]))
+    assert len({tuple(row) for row in rows}) == 3
