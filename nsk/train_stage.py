@@ -20,7 +20,7 @@ from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
 
-# What says nothing where RandAugment is off; the fill is that of its operations.
+# What says nothing where RandAugment is off.
 RANDAUGMENT_SETTINGS = (
     "randaugment_num_ops",
     "randaugment_magnitude",
@@ -28,7 +28,7 @@ RANDAUGMENT_SETTINGS = (
     "randaugment_profile",
     "randaugment_operations",
     "magnitude_mode",
-    "fill",
+    "translate_share",
 )
 
 
@@ -228,6 +228,10 @@ def relevant(settings):
     if not noises["randaugment_num_ops"]:
         for name in RANDAUGMENT_SETTINGS:
             del noises[name]
+        if not noises["cutout_side"]:
+            del noises["fill"]
+    if not noises["crop_padding"]:
+        del noises["crop_mode"]
     kept = {**settings, "train": train, "noise": noises}
     if "targets" in settings:
         kind = settings["targets"]["pseudo_label"]
@@ -299,6 +303,7 @@ def make_perturbation(settings):
         profile=noises["randaugment_profile"],
         operations=noises["randaugment_operations"],
         magnitude_mode=noises["magnitude_mode"],
+        translate_share=noises["translate_share"],
         fill=noises["fill"],
     )
 

@@ -306,6 +306,7 @@ def test_perturbation_takes_every_setting(shard_sets, tmp_path):
         randaugment_profile="reference",
         randaugment_operations="rotate,invert,cutout",
         magnitude_mode="uniform",
+        translate_share=0.2,
         fill=9,
     )
     job.settings["noise"]["flip"] = True
@@ -324,6 +325,7 @@ def test_perturbation_takes_every_setting(shard_sets, tmp_path):
         profile="reference",
         operations=("rotate", "invert", "cutout"),
         magnitude_mode="uniform",
+        translate_share=0.2,
         fill=9,
     )
     expected = mixup.mixup(augmented, targets, key, 0.7)
@@ -441,6 +443,17 @@ def settings_of(generation, **values):
         ({"pseudo_label": "smooth"}, {"smooth_epsilon": 0.3}, {0: True, 1: False}),
         ({}, {"learning_rate": ["0.3"]}, {0: False, 1: False}),
         ({}, {"crop_padding": ["1"]}, {0: False, 1: False}),
+        ({}, {"crop_mode": "reflect"}, {0: False, 1: False}),
+        ({"crop_padding": ["0", "4"]}, {"crop_mode": "reflect"}, {0: True, 1: False}),
+        (
+            {"randaugment_num_ops": ["0"], "cutout_side": ["0", "2"]},
+            {"fill": 3},
+            {0: True, 1: False},
+        ),
+        ({}, {"cache_mebibytes": 3}, {0: False, 1: False}),
+        ({"cache": "none"}, {"cache_mebibytes": 3}, {0: True, 1: True}),
+        ({"cache": "none"}, {"shuffle_mebibytes": 3}, {0: False, 1: False}),
+        ({"cache": "memory"}, {"shuffle_mebibytes": 3}, {0: True, 1: True}),
     ],
 )
 def test_only_what_can_change_the_result_is_in_the_fingerprint(base, changed, same):

@@ -19,6 +19,7 @@ from nsk import noise
 from nsk.config import RANDAUGMENT_OPERATIONS
 from nsk.data.image_operations import (
     PROFILES,
+    TRANSLATE_SHARE,
     apply_operation,
     checked,
     cutout,
@@ -55,6 +56,7 @@ def augment(
     profile="increasing",
     operations=RANDAUGMENT_OPERATIONS,
     magnitude_mode="constant",
+    translate_share=TRANSLATE_SHARE,
     fill=128,
 ):
     """Crops, flips, applies RandAugment and cuts out, in this order; what is off costs nothing.
@@ -67,7 +69,8 @@ def augment(
         flip: bool, whether `random_flip` is on.
         cutout_side: int, pixels of `random_cutout`; 0: off.
         num_ops: int, as all that follow an argument of `rand_augment`; 0: off.
-        magnitude, max_level, profile, operations, magnitude_mode, fill: see `rand_augment`.
+        magnitude, max_level, profile, operations, magnitude_mode, translate_share, fill: see
+            `rand_augment`.
 
     Returns:
         uint8 tensor of the same shape.
@@ -85,6 +88,7 @@ def augment(
         profile=profile,
         operations=operations,
         magnitude_mode=magnitude_mode,
+        translate_share=translate_share,
         fill=fill,
     )
     return random_cutout(images, key, cutout_side, fill) if cutout_side else images
@@ -175,6 +179,7 @@ def rand_augment(
     profile="increasing",
     operations=RANDAUGMENT_OPERATIONS,
     magnitude_mode="constant",
+    translate_share=TRANSLATE_SHARE,
     fill=128,
 ):
     """Applies `num_ops` operations, drawn uniformly with replacement, to every image.
@@ -190,6 +195,8 @@ def rand_augment(
         operations: names out of `RANDAUGMENT_OPERATIONS`, the operations that take part.
         magnitude_mode: "constant", or "uniform": each operation of each image draws its level
             uniformly in [0, magnitude / max_level).
+        translate_share: float, translation at full strength under "increasing", as a share of the
+            side.
         fill: int in 0..255, the gray of what geometric operations and cutout leave empty.
 
     Returns:
@@ -216,6 +223,7 @@ def rand_augment(
                 tf.gather(draws.signs[:, turn], index),
                 tf.gather(draws.centers[:, turn], index),
                 profile=profile,
+                translate_share=translate_share,
                 fill=fill,
             )
             for name, index in zip(operations, members, strict=True)

@@ -14,16 +14,19 @@ import tensorflow as tf
 from nsk.config import RANDAUGMENT_OPERATIONS
 
 PROFILES = ("increasing", "reference")
+TRANSLATE_SHARE = 0.45  # Of the side, at full strength.
 
 
-def operation_amount(name, level, sign, height, width, profile="increasing"):
+def operation_amount(
+    name, level, sign, height, width, profile="increasing", translate_share=TRANSLATE_SHARE
+):
     """What a level means for an operation.
 
     | operation | unit | increasing | reference |
     |---|---|---|---|
     | rotate | degrees | 30 L sign | 30 L sign |
     | shear_x, shear_y | pixels per pixel | 0.3 L sign | 0.3 L sign |
-    | translate_x, translate_y | pixels | 0.45 L side sign | min(100 L, side) sign |
+    | translate_x, translate_y | pixels | translate_share L side sign | min(100 L, side) sign |
     | color, contrast, brightness, sharpness | factor | 1 + 0.9 L sign | 1.8 L + 0.1 |
     | posterize | bits that stay | 8 - round(4 L) | int(4 L) within 1..8 |
     | solarize | threshold | 256 (1 - L) | min(int(256 L), 256) |
@@ -38,6 +41,8 @@ def operation_amount(name, level, sign, height, width, profile="increasing"):
         sign: float tensor or number, -1 or 1.
         height, width: ints or scalar tensors, pixels.
         profile: "increasing" or "reference".
+        translate_share: float, how far "increasing" translates at full strength, as a share of the
+            side.
 
     Returns:
         float64 tensor of the broadcast shape of `level` and `sign`.
@@ -55,7 +60,8 @@ def operation_amount(name, level, sign, height, width, profile="increasing"):
             return 0.3 * level * sign
         case "translate_x" | "translate_y":
             side = width if name == "translate_x" else height
-            return (tf.minimum(100.0 * level, side) if reference else 0.45 * level * side) * sign
+            official = tf.minimum(100.0 * level, side)
+            return (official if reference else translate_share * level * side) * sign
         case "color" | "contrast" | "brightness" | "sharpness":
             return 1.8 * level + 0.1 if reference else 1.0 + 0.9 * level * sign
         case "posterize":
@@ -74,7 +80,17 @@ def operation_amount(name, level, sign, height, width, profile="increasing"):
 
 
 @tf.autograph.experimental.do_not_convert
-def apply_operation(name, images, level, sign=1.0, center=0.5, *, profile="increasing", fill=128):
+def apply_operation(
+    name,
+    images,
+    level,
+    sign=1.0,
+    center=0.5,
+    *,
+    profile="increasing",
+    translate_share=TRANSLATE_SHARE,
+    fill=128,
+):
     """Applies one operation to every image of a batch.
 
     A positive sign rotates counter-clockwise and, as in Pillow's matrices, takes what the output
@@ -86,7 +102,7 @@ def apply_operation(name, images, level, sign=1.0, center=0.5, *, profile="incre
         level: float or (batch,), see `operation_amount`.
         sign: float or (batch,), -1 or 1.
         center: float or (batch, 2) in [0, 1), cutout's row and column as a share of the sides.
-        profile: "increasing" or "reference".
+        profile, translate_share: see `operation_amount`.
         fill: int in 0..255.
 
     Returns:
@@ -94,7 +110,8 @@ def apply_operation(name, images, level, sign=1.0, center=0.5, *, profile="incre
     """
     images = checked(images)
     batch, height, width = sizes(images)
-    amount = tf.cast(operation_amount(name, level, sign, height, width, profile), tf.float32)
+    amount = operation_amount(name, level, sign, height, width, profile, translate_share)
+    amount = tf.cast(amount, tf.float32)
     amount = tf.broadcast_to(amount, [batch])
     match name:
         case "auto_contrast":

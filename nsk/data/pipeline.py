@@ -7,6 +7,7 @@ has come that far.
 """
 
 import dataclasses
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,9 @@ from nsk.data import records, streams
 from nsk.errors import UserError
 
 MEBIBYTE = 2**20
+# Batches that are made at the same time, and made ahead.
+PARALLEL_CALLS = os.cpu_count()
+BATCHES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ def load_images(shard_set, image_size):
         return parsed
 
     # Batches first, so that parsing is one call for many records; then decoding, in parallel.
-    dataset = shard_set.read().batch(256).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = _made_ahead(shard_set.read().batch(256), parse)
     parts = {}
     with shard_set.naming_broken_shards():
         for batch in dataset.as_numpy_iterator():
@@ -102,8 +106,7 @@ def clean_batches(shard_set, image_size, batch_size):
         parsed["image"] = records.decode_images(parsed.pop("encoded"), image_size)
         return parsed
 
-    batches = shard_set.read().batch(batch_size)
-    return batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _made_ahead(shard_set.read().batch(batch_size), parse)
 
 
 def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
@@ -142,9 +145,19 @@ def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
             for stream, key, element in zip(all_streams, keys, of_streams, strict=True)
         )
 
-    # Steps are mapped in parallel but handed out in order: parallelism changes nothing.
-    return elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-        tf.data.AUTOTUNE
+    return _made_ahead(elements, batch)
+
+
+def _made_ahead(dataset, function):
+    """Maps elements in parallel but hands them out in order: parallelism changes nothing."""
+    options = tf.data.Options()
+    # The numbers are fixed: autotuning has a thread that may hold up the end of an iterator, and so
+    # of a stage, for more than half a minute.
+    options.autotune.enabled = False
+    return (
+        dataset.map(function, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+        .prefetch(BATCHES_AHEAD)
+        .with_options(options)
     )
 
 

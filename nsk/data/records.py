@@ -329,10 +329,15 @@ def normalize_image(
 
 @contextlib.contextmanager
 def _reasons():
+    """Turns whatever stops an image from being decoded into a ValueError of one line."""
     try:
         yield
     except UnidentifiedImageError:  # Its message holds a memory address.
         raise ValueError(f"cannot identify the image: expected {', '.join(FORMATS)}") from None
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "TensorFlow cannot decode the image, nor what Pillow makes of it"
+        ) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on broken data.
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
@@ -370,12 +375,15 @@ def _turn(image):
 def _to_rgb(image, encoded):
     image.load()
     turn = _turn(image)  # Asked after loading, which turns a TIFF.
-    if image.format == "PNG" and image.mode != "P":
-        # Pillow cuts 16-bit colours off and compares transparent ones with the wrong levels.
-        if _png_bit_depth(encoded) == 16 or "transparency" in image.info:
-            with contextlib.suppress(tf.errors.InvalidArgumentError):
-                levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16).numpy()
-                image = Image.fromarray(_to_8_bits(levels))
+    if (
+        image.format == "PNG"
+        and image.mode != "P"
+        and (_png_bit_depth(encoded) == 16 or "transparency" in image.info)
+    ):
+        # Pillow cuts off 16-bit colours and compares the transparent one with the wrong levels.
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16).numpy()
+            image = Image.fromarray(_to_8_bits(levels))
     if image.mode.startswith("I"):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:

@@ -190,8 +190,6 @@ class ShardStream:
             serialized = files.interleave(
                 shards.read_shard,
                 cycle_length=min(size, len(self._rows)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
             )
             group_key = noise.fold_in(epoch_key, group)
             return (

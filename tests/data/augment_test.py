@@ -198,6 +198,21 @@ def test_flip_mirrors_half_of_the_images_left_to_right():
     assert abs(np.mean(flipped) - 0.5) < 0.07
 
 
+def test_random_cutout_fills_one_square_of_each_image_somewhere():
+    images = np.full((200, 20, 30, 3), 255, np.uint8)
+    cut = augment.random_cutout(images, KEY, 8, fill=9).numpy()
+    centers = set()
+    for image in cut:
+        changed = np.any(image != 255, axis=2)
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        square = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert np.all(square == 9)
+        assert 4 <= len(rows) <= 8 and 4 <= len(columns) <= 8  # The border cuts at most half.
+        if len(rows) == len(columns) == 8:
+            centers.add((rows[4], columns[4]))
+    assert len(centers) > 50
+
+
 def test_augment_crops_then_flips_then_applies_rand_augment():
     got = augment.augment(IMAGES, KEY, crop_padding=3, crop_mode="reflect", flip=True, **FULL)
     expected = augment.random_flip(augment.random_crop(IMAGES, KEY, 3, "reflect"), KEY)

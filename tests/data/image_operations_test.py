@@ -194,6 +194,18 @@ def test_increasing_profile_numbers():
         assert amount_of(name, 0.9, -1.0) == pytest.approx(-expected[name])
 
 
+def test_the_share_that_is_translated_can_be_set():
+    for name, side in (("translate_x", WIDTH), ("translate_y", HEIGHT)):
+        amount = image_operations.operation_amount(
+            name, 0.5, -1.0, HEIGHT, WIDTH, translate_share=0.125
+        )
+        assert float(amount) == pytest.approx(-0.5 * 0.125 * side)
+    images = photographs()
+    received = image_operations.apply_operation("translate_x", images, 1.0, translate_share=0.125)
+    assert np.all(received.numpy()[:, :, -WIDTH // 8 :] == 128)
+    np.testing.assert_array_equal(received[:, :, : -WIDTH // 8], images[:, :, WIDTH // 8 :])
+
+
 def test_reference_profile_numbers():
     """The official arithmetic at M=27 of 10 (81 degrees, factor 4.96) and at M=5 of 10."""
     strong = {

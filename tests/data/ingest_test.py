@@ -2,6 +2,8 @@ import dataclasses
 import io
 import json
 import re
+import struct
+import zlib
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -428,6 +430,34 @@ def test_image_sizes(tmp_path, given):
     assert counts["image_side"] is None
     assert counts["image_sizes"] == {"smallest": 3, "largest": 9}
     assert "shorter sides from 3 to 9 pixels" in describe(counts)[0]
+
+
+def large_png(side, bits):
+    """A PNG of zeros, few bytes for many pixels, in one or eight bits each."""
+
+    def chunk(name, data):
+        crc = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + crc
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(side * (1 + side * bits // 8))))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+def test_images_too_large_are_named_as_corrupt(tmp_path, given):
+    large = [large_png(12_000, 1), large_png(12_000, 8), picture(0, "BMP", side=300)]
+    images = [sources.SourceImage(f"large/{n}", one, 0) for n, one in enumerate(large)]
+    given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + images})
+    max_bytes = max(map(len, large[:2]))
+    assert max_bytes < 200_000
+    settings = {"num_labeled": 4, "num_dev": 4, "max_corrupt_fraction": 0.1}
+    counts = run(tmp_path, max_image_bytes=max_bytes, **settings)
+    reasons = {image["id"]: image["reason"] for image in counts["corrupt"]["images"]}
+    assert reasons == {
+        "large/0": "12,000 x 12,000 pixels are more than --max_image_pixels=100000000",
+        "large/1": "12,000 x 12,000 pixels are more than --max_image_pixels=100000000",
+        "large/2": f"{len(large[2]):,} bytes are more than --max_image_bytes={max_bytes}",
+    }
 
 
 def test_at_most_100_corrupt_images_are_named(tmp_path, given):

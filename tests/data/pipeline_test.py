@@ -146,7 +146,7 @@ def test_parallelism_changes_nothing(monkeypatch):
     one = stream([1, 3, 1, 1, 2, 1, 1], 4)
     outcomes = []
     for parallel in (1, 8):
-        monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+        monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
         batches = pipeline.training_batches((one,), KEY, slow_at_first, 0, 30)
         outcomes.append([element[0]["image"] for element in batches.as_numpy_iterator()])
     np.testing.assert_array_equal(*outcomes)

@@ -156,7 +156,7 @@ def test_parallelism_changes_nothing(tmp_path, monkeypatch):
     pseudo = pseudo_set(tmp_path, [1, 2] * 40, 5)
     outcomes = []
     for parallel in (1, 8):
-        monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+        monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
         window = window_of([pseudo], 20)
         outcomes.append(shown(stream_of(pseudo, batch_size=7, window_bytes=window), 40))
     np.testing.assert_array_equal(*outcomes)
