@@ -112,11 +112,10 @@ def test_the_loss_falls_in_every_generation(finished):
         for path in folder.iterdir():
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 for value in event_pb2.Event.FromString(record).summary.value:
-                    number = float(tf.make_ndarray(value.tensor))
                     if value.tag == "train/loss":
-                        losses.append(number)
+                        losses.append(float(tf.make_ndarray(value.tensor)))
                     elif value.tag == "dev/accuracy":
-                        accuracies.append(number)
+                        accuracies.append(float(tf.make_ndarray(value.tensor)))
         assert losses[-1] < 0.8 * losses[0]
         assert len(accuracies) == 2
 

@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from nsk import self_training
@@ -32,12 +33,28 @@ def make_config(workdir, **values):
         ),
         ({"image_size": 4, "models": ["resnet20", "resnet9"]}, "--image_size=4 is too small"),
         ({"num_labeled": 0, "labeled_fraction": 1.0}, "No unlabelled images are left"),
+        ({"init_from": ["teacher"]}, "student 1 is a resnet9, which cannot take the weights"),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_told_before_the_teacher_is(tmp_path, values, message):
     with pytest.raises(UserError, match=message):
         self_training.run(make_config(tmp_path / "run", **values))
     assert not (tmp_path / "run" / "gen0").exists()
+
+
+def test_a_student_begins_with_its_teachers_weights_or_with_its_own(tmp_path):
+    """At a learning rate of 0 the weights stay what they began with."""
+    values = {"models": ["convnet5"] * 3, "learning_rate": ["0.1", "0"], "min_confidence": ["0"]}
+    config = make_config(tmp_path, **values, init_from=["teacher", "scratch"], chance_p_value=1.0)
+    self_training.run(config)
+    kernels = []
+    for kind in ("gen0/teacher", "gen1/student", "gen2/student"):
+        (path,) = tmp_path.glob(f"{kind}-*/model.keras")
+        kernels.append(keras.models.load_model(path, compile=False).trainable_weights)
+    teacher, warm, fresh = kernels
+    for ours, theirs in zip(warm, teacher, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.any(fresh[0] != teacher[0])
 
 
 def test_a_teacher_alone_may_take_every_label(tmp_path):
@@ -97,6 +114,14 @@ def test_a_teacher_that_does_not_fit_is_told_by_plan_already(tmp_path, model, cl
         (tmp_path / "class_names.txt").write_text("\n".join(class_names) + "\n")
     with pytest.raises(UserError, match=message):
         self_training.plan(make_config(tmp_path / "run", teacher=str(path), models=["convnet5"]))
+
+
+def test_an_adopted_teacher_of_another_network_gives_no_weights(tmp_path):
+    teacher_with(tmp_path / "teacher.keras")
+    teacher = {"teacher": str(tmp_path / "teacher.keras"), "models": ["convnet5"]}
+    self_training.plan(make_config(tmp_path / "run", **teacher))
+    with pytest.raises(UserError, match="student 1 is a convnet5, which cannot take"):
+        self_training.plan(make_config(tmp_path / "run", **teacher, init_from=["teacher"]))
 
 
 def test_a_damaged_teacher_is_named(tmp_path):

@@ -331,6 +331,14 @@ def test_palette_colours_may_be_transparent_in_part():
     np.testing.assert_allclose(pixels, expected, atol=1)
 
 
+def test_alpha_of_colours_that_a_palette_has_not_is_ignored():
+    image = Image.fromarray(asymmetric()).quantize(2)
+    before, pixels = encode(image, bits=1).split(b"PLTE", 1)
+    palette, data = pixels[:10], pixels[10:]
+    encoded = before + b"PLTE" + palette + chunk(b"tRNS", bytes([255, 255, 0])) + data
+    np.testing.assert_array_equal(pixels_of(encoded), np.asarray(image.convert("RGB")))
+
+
 @pytest.mark.parametrize("kind", ["BMP", "PNG"])
 def test_1_bit_images_are_expanded(kind):
     bits = asymmetric()[..., 0] > 127
