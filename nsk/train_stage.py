@@ -13,7 +13,7 @@ from absl import logging
 
 from nsk import models, noise
 from nsk.data import perturb, pipeline
-from nsk.data.streams import ShardStream
+from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
 from nsk.training import losses, schedules
@@ -89,8 +89,9 @@ def train(job, strategy, model_path):
     accounting = {stream.name: account(stream, recipe.num_steps) for stream in streams}
     for name, seen in accounting.items():
         logging.info(
-            "%s: %s images, %s in an epoch with copies, seen %.2f times",
+            "%s, %s: %s images, %s in an epoch with copies, seen %.2f times",
             name,
+            "in memory" if isinstance(streams[0], ResidentStream) else "read from shards",
             f"{seen['images']:,}",
             f"{seen['epoch']:,}",
             seen["epochs"],
@@ -118,9 +119,9 @@ def train(job, strategy, model_path):
 
 def _make_evaluation(job, model):
     """Function of nothing that measures the model on dev; dev is decoded once where it fits."""
-    size, train = job.settings["image_size"], job.settings["train"]
+    size = job.settings["image_size"]
     dev = pipeline.clean_batches(job.dev, size, job.eval_batch_size)
-    if pipeline.fits_in_memory([job.dev], size, train["cache_mebibytes"]):
+    if _stay_in_memory(job, [job.dev], size):
         dev = dev.cache()
     predict = Predictor(model, job.eval_batch_size)
 
@@ -143,29 +144,25 @@ def make_streams(job):
         parts = {"labeled": (job.labeled,), "pseudo": (job.pseudo,)}
     # A random resized crop needs the whole image, so that it is decoded anew each time.
     decoded_size = None if job.settings["noise"]["min_crop_area"] else job.settings["image_size"]
-    in_memory = train["cache"] == "memory" or (
-        train["cache"] == "auto"
-        and pipeline.fits_in_memory(
-            [one for part in parts.values() for one in part], decoded_size, train["cache_mebibytes"]
-        )
-    )
-
-    def make(name, shard_sets, batch_size):
-        common = (
-            name,
-            shard_sets,
-            functools.partial(_targets, job),
-            job.labeled_copies,
-            batch_size,
-        )
+    in_memory = _stay_in_memory(job, [one for part in parts.values() for one in part], decoded_size)
+    make_targets = functools.partial(_targets, job)
+    streams = []
+    for (name, shard_sets), batch_size in zip(parts.items(), sizes, strict=True):
+        common = (name, shard_sets, make_targets, job.labeled_copies, batch_size)
         if in_memory:
-            return pipeline.resident_stream(*common, decoded_size)
-        return ShardStream(*common, train["shuffle_mebibytes"] * pipeline.MEBIBYTE)
+            streams.append(pipeline.resident_stream(*common, decoded_size))
+        else:
+            window_bytes = train["shuffle_mebibytes"] * pipeline.MEBIBYTE
+            streams.append(ShardStream(*common, window_bytes))
+    return tuple(streams)
 
-    return tuple(
-        make(name, shard_sets, size)
-        for (name, shard_sets), size in zip(parts.items(), sizes, strict=True)
-    )
+
+def _stay_in_memory(job, shard_sets, image_size):
+    """Whether --cache keeps these images, decoded (image_size None: encoded), in memory."""
+    train = job.settings["train"]
+    if train["cache"] == "auto":
+        return pipeline.fits_in_memory(shard_sets, image_size, train["cache_mebibytes"])
+    return train["cache"] == "memory"
 
 
 def _targets(job, parsed):

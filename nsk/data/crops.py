@@ -1,9 +1,11 @@
 """Random resized crops of encoded images, as ImageNet's training has them.
 
-A JPEG is decoded only where it is cropped. Boxes are drawn for the whole batch from a key of
-`nsk.noise`, so they depend on the key, the position in the batch and the image's size alone.
+A JPEG is decoded only where it is cropped. The boxes are drawn for a whole batch from a key of
+`nsk.noise`, so that an image's box depends on the key, its position in the batch and its size
+alone.
 
-Reference: Szegedy et al., 2015 (arXiv 1409.4842); the draws follow torchvision's RandomResizedCrop.
+Reference: Szegedy et al., 2015 (arXiv 1409.4842); the boxes are those of torchvision's
+RandomResizedCrop.
 """
 
 import math
@@ -13,89 +15,105 @@ import tensorflow as tf
 from nsk import noise
 
 ATTEMPTS = 10
-RATIOS = (3 / 4, 4 / 3)  # Width over height.
+RATIO = (3 / 4, 4 / 3)  # Width over height.
 
 
 @tf.autograph.experimental.do_not_convert
-def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, ratios=RATIOS):
+def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, ratio=RATIO):
     """Decodes a random part of each image and resizes it to a square.
 
     Args:
-        encoded: string tensor (batch,), 8-bit JPEG or PNG as shards hold them.
+        encoded: string (batch,), 8-bit JPEG or PNG as shards hold them.
         key: int64 (2,), a key of `nsk.noise`.
         image_size: int, pixels of the result's side.
-        min_area, max_area: floats in (0, 1], shares of the image's area between which a part's is
-            drawn uniformly.
-        ratios: two floats, width over height, between which a part's is drawn log-uniformly.
+        min_area, max_area, ratio: see `crop_boxes`.
 
     Returns:
-        uint8 tensor (batch, image_size, image_size, 3); resized bilinearly, with antialiasing.
+        uint8 tensor (batch, image_size, image_size, 3); resized bilinearly, antialiased.
     """
-    batch = tf.shape(encoded)[0]
-    draws = noise.uniform(noise.named(key, "resized_crop"), [batch, ATTEMPTS + 1, 2])
+    encoded = tf.convert_to_tensor(encoded)
+    sizes = tf.map_fn(_size, encoded, fn_output_signature=tf.TensorSpec([2], tf.int32))
+    draws = noise.uniform(noise.named(key, "resized_crop"), [tf.shape(encoded)[0], ATTEMPTS + 1, 2])
+    boxes = crop_boxes(draws, sizes[:, 0], sizes[:, 1], min_area, max_area, ratio)
 
-    def crop(one):
-        encoded, draws = one
-        is_jpeg = tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"
-
-        def from_jpeg():
-            shape = tf.image.extract_jpeg_shape(encoded)
-            box = crop_box(draws, shape[0], shape[1], min_area, max_area, ratios)
-            return tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
-
-        def from_any():
-            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-            shape = tf.shape(image)
-            box = crop_box(draws, shape[0], shape[1], min_area, max_area, ratios)
-            return tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
-
-        part = tf.cond(is_jpeg, from_jpeg, from_any)
-        part.set_shape([None, None, 3])
+    def crop(image):
+        part = decode_and_crop(*image)
         resized = tf.image.resize(part, [image_size, image_size], "bilinear", antialias=True)
         return tf.saturate_cast(tf.round(resized), tf.uint8)
 
     pixels = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
-    return tf.map_fn(crop, (encoded, draws), fn_output_signature=pixels)
+    return tf.map_fn(crop, (encoded, boxes), fn_output_signature=pixels)
 
 
-def crop_box(draws, height, width, min_area, max_area, ratios=RATIOS):
-    """The first of several random boxes that fits into the image.
+def crop_boxes(draws, heights, widths, min_area=0.08, max_area=1.0, ratio=RATIO):
+    """The first of several random boxes that fits into its image, for each image of a batch.
 
     Args:
-        draws: float32 (attempts + 1, 2) in [0, 1): area and ratio of each attempt, and last the
-            place of the box.
-        height, width: int32 scalar tensors, the image's sides.
-        min_area, max_area, ratios: see `random_resized_crop`.
+        draws: float32 (batch, attempts + 1, 2) in [0, 1): area and ratio of each attempt, and last
+            the place of the box.
+        heights, widths: int32 (batch,), pixels of the images.
+        min_area, max_area: floats in (0, 1], shares of the image's area between which a box's is
+            drawn uniformly.
+        ratio: two floats, width over height, between which a box's is drawn log-uniformly.
 
     Returns:
-        int32 tensor (top, left, height, width). Where no attempt fits: the largest box in the
-        middle whose ratio is within `ratios`.
+        int32 (batch, 4): top, left, height and width of each box. Where no attempt fits, it is the
+        largest one in the middle whose width over height is within `ratio`.
     """
-    full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    shares = min_area + (max_area - min_area) * draws[:-1, 0]
-    low, high = (math.log(ratio) for ratio in ratios)
-    drawn_ratios = tf.exp(low + (high - low) * draws[:-1, 1])
-    areas = shares * full_height * full_width
-    widths = tf.cast(tf.round(tf.sqrt(areas * drawn_ratios)), tf.int32)
-    heights = tf.cast(tf.round(tf.sqrt(areas / drawn_ratios)), tf.int32)
-    fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
-
-    def drawn():
-        first = tf.argmax(fits)
-        size = tf.stack([heights[first], widths[first]])
-        room = tf.cast(tf.stack([height, width]) - size + 1, tf.float32)
-        return tf.concat([tf.cast(draws[-1] * room, tf.int32), size], axis=0)
-
-    def central():
-        size = tf.round(
-            tf.stack(
-                [
-                    tf.minimum(full_height, full_width / ratios[0]),
-                    tf.minimum(full_width, full_height * ratios[1]),
-                ]
-            )
+    if not 0 < min_area <= max_area <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(
+            f"min_area={min_area}, max_area={max_area}, ratio={ratio}: expected "
+            "0 < min_area <= max_area <= 1 and two rising ratios above 0."
         )
-        size = tf.maximum(tf.cast(size, tf.int32), 1)
-        return tf.concat([(tf.stack([height, width]) - size) // 2, size], axis=0)
+    sizes = tf.stack([heights, widths], axis=1)
+    full = tf.cast(sizes, tf.float32)
+    shares = min_area + (max_area - min_area) * draws[:, :-1, 0]
+    sides = tf.sqrt(shares * tf.reduce_prod(full, axis=1, keepdims=True))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    stretch = tf.exp((low + (high - low) * draws[:, :-1, 1]) / 2.0)
+    largest = tf.minimum(full, full[:, ::-1] * [1.0 / ratio[0], ratio[1]])[:, None]
+    # The largest box within the ratios comes last and always fits.
+    drawn = tf.round(tf.stack([sides / stretch, sides * stretch], axis=2))
+    boxes = tf.concat([drawn, tf.maximum(tf.round(largest), 1.0)], axis=1)
+    fits = tf.reduce_all((boxes >= 1.0) & (boxes <= full[:, None]), axis=2)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1, output_type=tf.int32)
+    chosen = tf.cast(tf.gather(boxes, first, batch_dims=1), tf.int32)
+    room = sizes - chosen
+    anywhere = tf.cast(draws[:, -1] * tf.cast(room + 1, tf.float32), tf.int32)
+    is_drawn = first < tf.shape(drawn)[1]
+    return tf.concat([tf.where(is_drawn[:, None], anywhere, room // 2), chosen], axis=1)
 
-    return tf.cond(tf.reduce_any(fits), drawn, central)
+
+def decode_and_crop(encoded, box):
+    """The part of a JPEG or PNG inside a box: uint8 (height, width, 3).
+
+    A JPEG's part is that of the whole image but for its outermost columns, whose colours are
+    interpolated from the part alone.
+    """
+
+    def from_jpeg():
+        return tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+
+    def from_png():
+        return tf.slice(
+            tf.io.decode_png(encoded, channels=3), [box[0], box[1], 0], [box[2], box[3], 3]
+        )
+
+    return tf.ensure_shape(tf.cond(_is_jpeg(encoded), from_jpeg, from_png), [None, None, 3])
+
+
+def _size(encoded):
+    """int32 (height, width), as the header of a JPEG or PNG tells it."""
+
+    def of_jpeg():
+        return tf.image.extract_jpeg_shape(encoded)[:2]
+
+    def of_png():
+        header = tf.strings.substr(encoded, 16, 8)
+        return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
+
+    return tf.ensure_shape(tf.cond(_is_jpeg(encoded), of_jpeg, of_png), [2])
+
+
+def _is_jpeg(encoded):
+    return tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"

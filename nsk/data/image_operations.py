@@ -139,7 +139,7 @@ def apply_operation(
             center = tf.broadcast_to(tf.cast(center, tf.float32), [batch, 2])
             result = cutout(images, amount, center, fill)
         case _:
-            result = _warp(images, _affine_matrix(name, amount, height, width), fill)
+            result = _warp(name, images, amount, fill)
     return like(result, images)
 
 
@@ -168,23 +168,19 @@ def _sharpness(images, factor):
     values = tf.cast(images, tf.float32)
     # A sum of 13ths is never near to a half, so that rounding errors do not count.
     smooth = tf.round(tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME"))
-    _, height, width = sizes(images)
-    inner = tf.logical_and(
-        _is_inner(tf.range(height), height)[:, None],
-        _is_inner(tf.range(width * 3) // 3, width)[None, :],
-    )
-    sharpened = flat(like(_blend(flat(smooth), images, factor), images))
-    return tf.where(tf.reshape(inner, [1, -1]), sharpened, flat(images))
-
-
-def _is_inner(position, side):
-    return tf.logical_and(position > 0, position < side - 1)
+    sharpened = like(_blend(flat(smooth), images, factor), images)
+    # First, inner and last pixels; a side of one pixel has no last one.
+    inner = sharpened[:, 1:-1, 1:-1]
+    rows = tf.concat([images[:, 1:-1, :1], inner, images[:, 1:-1, 1:][:, :, -1:]], axis=2)
+    return tf.concat([images[:, :1], rows, images[:, 1:][:, -1:]], axis=1)
 
 
 def _solarize(images, threshold):
     """Inverts values from the threshold on; v ^ 255 is 255 - v."""
     highest_kept = tf.math.ceil(threshold) - 1.0
-    inverted = tf.cast(tf.cast(flat(images), tf.int16) > tf.cast(highest_kept, tf.int16)[:,None], tf.uint8)
+    inverted = tf.cast(
+        tf.cast(flat(images), tf.int16) > tf.cast(highest_kept, tf.int16)[:, None], tf.uint8
+    )
     return tf.bitwise.bitwise_xor(flat(images), 255 * inverted)
 
 
@@ -230,48 +226,56 @@ def _look_up(images, tables):
     """Replaces every value by its entry in `tables`, (batch, 3, 256), clipped to 0..255."""
     tables = tf.cast(tf.clip_by_value(tables, 0, 255), tf.uint8)
     # gather_nd copies small slices about twice as fast on CPU as gather does.
-    return tf.gather_nd(tf.reshape(tables, [-1]), _bins(images)[:, :, None])
+    return tf.gather_nd(tf.reshape(tables, [-1]), tf.reshape(_bins(images), [-1, 1]))
 
 
 def _bins(images):
-    """int32 (batch, height * width * 3): each value's place in flat (batch, channel, 256) bins."""
+    """int32 (batch, height, width * 3): each value's place in flat (batch, channel, 256) bins."""
     batch, height, width = sizes(images)
-    of_channel = tf.tile([0, 256, 512], [height * width])
-    return tf.cast(flat(images), tf.int32) + of_channel + tf.range(batch)[:, None] * 768
+    first = tf.reshape(tf.range(batch * 3) * 256, [batch, 1, 3])
+    values = tf.reshape(images, [batch, height, width * 3])
+    return tf.cast(values, tf.int32) + tf.tile(first, [1, 1, width])
 
 
 # Geometric operations.
 
 
-def _affine_matrix(name, amount, height, width):
-    """Pillow's six numbers of each image: the input's x = a x + b y + c, y = d x + e y + f."""
-    zero, one = tf.zeros_like(amount), tf.ones_like(amount)
+def _warp(name, images, amount, fill):
+    """Nearest-neighbour transform, between the pixels' centres."""
+    _, height, width = sizes(images)
+    x, y = _sources(name, amount, height, width)
+    rows, columns = (tf.cast(tf.floor(position), tf.int32) for position in (y, x))
+    return gather_pixels(images, rows, columns, fill)
+
+
+def _sources(name, amount, height, width):
+    """x and y that each pixel is taken from, broadcastable to (batch, height, width)."""
+    x = tf.range(width, dtype=tf.float32)[None, None, :] + 0.5
+    y = tf.range(height, dtype=tf.float32)[None, :, None] + 0.5
+    one, zero = tf.ones_like(amount), tf.zeros_like(amount)
+
+    def affine(a, b, c):
+        """a x + b y + c, with numbers for each image."""
+        grid = tf.stack(
+            [flat(x + 0.0 * y)[0], flat(0.0 * x + y)[0], flat(0.0 * x + 0.0 * y + 1.0)[0]]
+        )
+        return tf.reshape(tf.matmul(tf.stack([a, b, c], axis=1), grid), [-1, height, width])
+
     match name:
         case "rotate":
             cosine, sine = tf.cos(amount * (math.pi / 180)), tf.sin(amount * (math.pi / 180))
-            x, y = tf.cast(width, tf.float32) / 2, tf.cast(height, tf.float32) / 2
-            shift_x, shift_y = x - x * cosine + y * sine, y - x * sine - y * cosine
-            entries = [cosine, -sine, shift_x, sine, cosine, shift_y]
+            half_x, half_y = tf.cast(width, tf.float32) / 2, tf.cast(height, tf.float32) / 2
+            shift_x = half_x - half_x * cosine + half_y * sine
+            shift_y = half_y - half_x * sine - half_y * cosine
+            return affine(cosine, -sine, shift_x), affine(sine, cosine, shift_y)
         case "shear_x":
-            entries = [one, amount, zero, zero, one, zero]
+            return affine(one, amount, zero), y
         case "shear_y":
-            entries = [one, zero, zero, amount, one, zero]
+            return x, affine(amount, one, zero)
         case "translate_x":
-            entries = [one, zero, amount, zero, one, zero]
+            return x + amount[:, None, None], y
         case "translate_y":
-            entries = [one, zero, zero, zero, one, amount]
-    return tf.stack(entries, axis=1)
-
-
-def _warp(images, matrix, fill):
-    """Nearest-neighbour affine transform by `matrix`, (batch, 6), between the pixels' centres."""
-    _, height, width = sizes(images)
-    y, x = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
-    x, y = (tf.cast(tf.reshape(grid, [-1]), tf.float32) + 0.5 for grid in (x, y))
-    grid = tf.stack([x, y, tf.ones_like(x)])
-    columns = tf.cast(tf.floor(tf.matmul(matrix[:, :3], grid)), tf.int32)
-    rows = tf.cast(tf.floor(tf.matmul(matrix[:, 3:], grid)), tf.int32)
-    return gather_pixels(images, rows, columns, fill)
+            return x, y + amount[:, None, None]
 
 
 def cutout(images, side, center, fill):

@@ -31,9 +31,10 @@ def mixup(images, targets, key, alpha):
     key = noise.named(key, "mixup")
     partners = draw_partners(key, tf.shape(images)[0])
     share = draw_beta(key, tf.shape(images)[0], alpha)[:, None]
-    values = tf.cast(flat(images), tf.float32)
-    mixed = tf.round(share * values + (1.0 - share) * tf.gather(values, partners))
-    return like(mixed, images), share * targets + (1.0 - share) * tf.gather(targets, partners)
+    values, others = flat(images), tf.gather(flat(images), partners)
+    mixed = share * tf.cast(values, tf.float32) + (1.0 - share) * tf.cast(others, tf.float32)
+    mixed_targets = share * targets + (1.0 - share) * tf.gather(targets, partners)
+    return like(tf.cast(mixed + 0.5, tf.uint8), images), mixed_targets  # The cast cuts off.
 
 
 @tf.autograph.experimental.do_not_convert
@@ -96,7 +97,7 @@ def draw_beta(key, batch, alpha):
     """
     key = noise.named(key, "beta")
     alpha = tf.constant(alpha, tf.float64)
-    gammas = tf.random.stateless_gamma([2, batch], key, alpha + 1.0, dtype=tf.float64)
-    uniforms = 1.0 - tf.cast(noise.uniform(noise.named(key, "power"), [2, batch]), tf.float64)
+    gammas = tf.random.stateless_gamma([batch, 2], key, alpha + 1.0, dtype=tf.float64)
+    uniforms = 1.0 - tf.cast(noise.uniform(noise.named(key, "power"), [batch, 2]), tf.float64)
     logs = tf.math.log(gammas) + tf.math.log(uniforms) / alpha
-    return tf.cast(tf.sigmoid(logs[0] - logs[1]), tf.float32)
+    return tf.cast(tf.sigmoid(logs[:, 0] - logs[:, 1]), tf.float32)

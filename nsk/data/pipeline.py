@@ -67,7 +67,7 @@ def load_images(shard_set, image_size):
         return parsed
 
     # Batches first, so that parsing is one call for many records; then decoding, in parallel.
-    dataset = _made_ahead(shard_set.read().batch(256), parse)
+    dataset = made_ahead(shard_set.read().batch(256), parse)
     parts = {}
     with shard_set.naming_broken_shards():
         for batch in dataset.as_numpy_iterator():
@@ -106,7 +106,7 @@ def clean_batches(shard_set, image_size, batch_size):
         parsed["image"] = records.decode_images(parsed.pop("encoded"), image_size)
         return parsed
 
-    return _made_ahead(shard_set.read().batch(batch_size), parse)
+    return made_ahead(shard_set.read().batch(batch_size), parse)
 
 
 def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
@@ -145,10 +145,10 @@ def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
             for stream, key, element in zip(all_streams, keys, of_streams, strict=True)
         )
 
-    return _made_ahead(elements, batch)
+    return made_ahead(elements, batch)
 
 
-def _made_ahead(dataset, function):
+def made_ahead(dataset, function):
     """Maps elements in parallel but hands them out in order: parallelism changes nothing."""
     options = tf.data.Options()
     # The numbers are fixed: autotuning has a thread that may hold up the end of an iterator, and so

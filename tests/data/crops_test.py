@@ -1,6 +1,7 @@
 """Random resized crops: the boxes' distribution, and the pixels inside them."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nsk import noise
 from nsk.data import crops
 
 KEY = noise.key(0, "crops test")
+SIZES = [(1, 1), (1, 500), (500, 1), (2, 3), (37, 8), (375, 500), (90, 10_000)]
 
 
 def photograph(height, width):
@@ -25,18 +27,25 @@ def encode(pixels, kind, **options):
     return buffer.getvalue()
 
 
-def boxes(height, width, count, min_area=0.08, max_area=1.0, ratios=crops.RATIOS):
-    draws = noise.uniform(KEY, [count, crops.ATTEMPTS + 1, 2])
-    return tf.map_fn(
-        lambda one: crops.crop_box(one, height, width, min_area, max_area, ratios),
-        draws,
-        fn_output_signature=tf.int32,
-    ).numpy()
+def draw(count, key=KEY):
+    return noise.uniform(key, [count, crops.ATTEMPTS + 1, 2])
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3), (37, 8), (375, 500)]
-)
+def boxes(height, width, count, **settings):
+    """(count, 4): boxes of that many images of one size."""
+    sizes = [tf.fill([count], side) for side in (height, width)]
+    return crops.crop_boxes(draw(count), *sizes, **settings).numpy()
+
+
+def inside(pixels, box):
+    top, left, height, width = box
+    return pixels[top : top + height, left : left + width]
+
+
+# Boxes.
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
 def test_boxes_lie_within_the_image(height, width):
     top, left, box_height, box_width = boxes(height, width, 300).T
     assert min(top.min(), left.min()) >= 0
@@ -45,76 +54,148 @@ def test_boxes_lie_within_the_image(height, width):
     assert np.all(left + box_width <= width)
 
 
+def expected_box(draws, height, width, min_area, max_area, ratio):
+    """One attempt after the other, in Python's floats."""
+    for share, position in draws[:-1]:
+        area = height * width * (min_area + (max_area - min_area) * share)
+        shape = math.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * position)
+        box_width, box_height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(draws[-1, 0] * (height - box_height + 1))
+            left = int(draws[-1, 1] * (width - box_width + 1))
+            return top, left, box_height, box_width
+    box_height, box_width = height, width
+    if width / height < ratio[0]:
+        box_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        box_width = round(height * ratio[1])
+    top, left = (height - box_height) // 2, (width - box_width) // 2
+    return top, left, max(box_height, 1), max(box_width, 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [(0.08, 1.0, (3 / 4, 4 / 3)), (0.9, 1.0, (3 / 4, 4 / 3)), (0.3, 0.5, (0.5, 1.5))]
+)
+def test_the_first_attempt_that_fits_is_taken(settings):
+    random = np.random.default_rng(0)
+    sizes = np.concatenate([SIZES, random.integers(1, 600, (400, 2))])
+    draws = draw(len(sizes))
+    received = crops.crop_boxes(draws, *tf.constant(sizes.T, tf.int32), *settings)
+    rows = zip(draws.numpy().astype(float), sizes.tolist(), strict=True)
+    expected = [expected_box(row, *size, *settings) for row, size in rows]
+    # float32 may round a side, or decide that an attempt fits, otherwise than float64.
+    assert np.mean(np.all(received == expected, axis=1)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(100, 1000, [0, 433, 100, 133]), (1000, 100, [433, 0, 133, 100]), (9, 9, [0, 0, 9, 9])],
+)
+def test_where_nothing_fits_the_largest_box_in_the_middle_is_taken(height, width, expected):
+    received = boxes(height, width, 20, min_area=0.999)
+    np.testing.assert_array_equal(received, np.tile(expected, [20, 1]))
+
+
+def test_a_box_has_a_pixel_even_where_no_ratio_is_possible():
+    for ratio in ((3.0, 4.0), (0.1, 0.2)):
+        np.testing.assert_array_equal(boxes(1, 1, 1, ratio=ratio), [[0, 0, 1, 1]])
+
+
 def test_areas_are_uniform_and_ratios_log_uniform_where_every_box_fits():
-    _, _, height, width = boxes(1000, 1000, 2000, 0.1, 0.6).T.astype(float)
+    _, _, height, width = boxes(1000, 1000, 2000, min_area=0.1, max_area=0.6).T.astype(float)
     areas = height * width / 1e6
     assert stats.kstest(areas, stats.uniform(0.1, 0.5).cdf).pvalue > 1e-3
     ratios = np.log(width / height)
     span = stats.uniform(np.log(3 / 4), np.log(16 / 9))
     assert stats.kstest(ratios, span.cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(areas, ratios)[0, 1]) < 0.08
 
 
 def test_places_are_uniform():
-    top, left, height, width = boxes(1000, 1000, 2000, 0.1, 0.3).T
+    top, left, height, width = boxes(1000, 1000, 2000, min_area=0.1, max_area=0.3).T
     for first, size in ((top, height), (left, width)):
         shares = (first + 0.5) / (1000 - size + 1)
         assert stats.kstest(shares, stats.uniform().cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.08
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [(100, 1000, [0, 433, 100, 133]), (1000, 100, [433, 0, 133, 100])],
-)
-def test_where_nothing_fits_the_middle_is_taken(height, width, expected):
-    received = boxes(height, width, 20, min_area=0.9)
-    np.testing.assert_array_equal(received, np.tile(expected, [20, 1]))
+@pytest.mark.parametrize("settings", [{"min_area": 0.0}, {"max_area": 1.1}, {"min_area": 0.6,
+                         "max_area": 0.5}, {"ratio": (2, 1)}, {"ratio": (0, 1)}])  # fmt: skip
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="expected 0 < min_area <= max_area <= 1"):
+        boxes(10, 10, 1, **settings)
 
 
-def test_both_formats_give_the_resized_part_of_the_image():
-    """The same boxes for PNG and JPEG of one size; pixels as Pillow crops and resizes them."""
+# Pixels.
+
+
+@pytest.mark.parametrize("size", [24, 200])
+def test_the_box_is_resized_as_pillow_does(size):
     pixels = photograph(90, 130)
-    png, jpeg = encode(pixels, "PNG"), encode(pixels, "JPEG", quality=95)
-    decoded = tf.io.decode_jpeg(jpeg, channels=3).numpy()
-    draws = noise.uniform(noise.named(KEY, "resized_crop"), [6, crops.ATTEMPTS + 1, 2])
-    for kind, whole in ((png, pixels), (jpeg, decoded)):
-        received = crops.random_resized_crop(tf.constant([kind] * 6), KEY, 24).numpy()
-        for i in range(6):
-            box = crops.crop_box(draws[i], 90, 130, 0.08, 1.0).numpy()
-            top, left, height, width = box.tolist()
-            part = Image.fromarray(whole[top : top + height, left : left + width])
-            expected = np.asarray(part.resize((24, 24), Image.Resampling.BILINEAR)).astype(int)
-            assert np.abs(received[i] - expected).mean() < 1.0, (i, box)
+    received = crops.random_resized_crop(tf.constant([encode(pixels, "PNG")] * 6), KEY, size)
+    draws = draw(6, noise.named(KEY, "resized_crop"))
+    chosen = crops.crop_boxes(draws, tf.fill([6], 90), tf.fill([6], 130)).numpy()
+    for box, image in zip(chosen, received.numpy(), strict=True):
+        part = Image.fromarray(inside(pixels, box))
+        expected = part.resize((size, size), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(image, np.asarray(expected).astype(int), atol=1)
 
 
-def test_a_fused_crop_is_the_decoded_image_cropped():
-    encoded = encode(photograph(75, 101), "JPEG", quality=80)
-    whole = tf.io.decode_jpeg(encoded, channels=3)
-    for top, left, height, width in boxes(75, 101, 20).tolist():
-        part = tf.image.decode_and_crop_jpeg(encoded, [top, left, height, width], channels=3)
-        difference = np.abs(
-            part.numpy().astype(int) - whole[top : top + height, left : left + width].numpy()
-        )
-        # Chroma is interpolated over the box's border: a few levels there, none inside.
-        assert difference.mean() < 1.0
-        assert difference[2:-2, 2:-2].max(initial=0) <= 2
+def test_both_formats_are_cropped_alike():
+    """A smooth image, which JPEG hardly changes: other boxes would show other colours."""
+    rows, columns = np.mgrid[:99, :131]
+    smooth = np.stack([rows * 2, columns, 255 - rows - columns], axis=2).astype(np.uint8)
+    png, jpeg = (
+        crops.random_resized_crop(tf.constant([encoded] * 8), KEY, 24).numpy().astype(int)
+        for encoded in (encode(smooth, "PNG"), encode(smooth, "JPEG", quality=98, subsampling=0))
+    )
+    np.testing.assert_allclose(png, jpeg, atol=4)
+    assert np.abs(png[1:] - png[:-1]).mean(axis=(1, 2, 3)).min() > 5
 
 
-def test_gray_images_become_three_channels():
-    gray = encode(photograph(30, 40)[:, :, 0], "PNG")
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+def test_a_fused_crop_is_the_decoded_image_cropped(options):
+    encoded = encode(photograph(75, 101), "JPEG", **options)
+    whole = tf.io.decode_jpeg(encoded, channels=3).numpy().astype(int)
+    for box in boxes(75, 101, 40).tolist():
+        part = crops.decode_and_crop(encoded, box).numpy()
+        difference = np.abs(part - inside(whole, box))
+        # Halved chroma is interpolated: the columns at the border miss what lies beyond.
+        assert not difference[:, 1:-1].any()
+        assert difference.max() <= (0 if options == {"subsampling": 0} else 24)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_gray_images_become_three_channels(kind):
+    gray = encode(photograph(30, 40)[:, :, 0], kind)
     received = crops.random_resized_crop(tf.constant([gray]), KEY, 10)
     assert received.shape == (1, 10, 10, 3)
-    np.testing.assert_array_equal(received[..., 0], received[..., 2])
+    for channel in (1, 2):
+        np.testing.assert_array_equal(received[..., 0], received[..., channel])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1)])
+def test_thin_images_have_crops_too(kind, height, width):
+    encoded = encode(np.full((height, width, 3), 77, np.uint8), kind)
+    received = crops.random_resized_crop(tf.constant([encoded]), KEY, 7)
+    np.testing.assert_allclose(received, np.full((1, 7, 7, 3), 77), atol=1)
 
 
 def test_a_pure_function_of_key_and_place():
-    encoded = tf.constant([encode(photograph(60, 60), "JPEG")] * 3)
+    encoded = tf.constant([encode(photograph(60, 70), kind) for kind in ("JPEG", "PNG", "JPEG")])
     first = crops.random_resized_crop(encoded, KEY, 16)
+    assert np.any(first[0] != first[2])
+    assert np.any(crops.random_resized_crop(encoded, noise.key(1), 16) != first)
+    np.testing.assert_array_equal(crops.random_resized_crop(encoded[:2], KEY, 16), first[:2])
     dataset = tf.data.Dataset.from_tensor_slices(encoded).batch(3)
     mapped = dataset.map(lambda one: crops.random_resized_crop(one, tf.constant(KEY), 16))
+    assert mapped.element_spec == tf.TensorSpec([None, 16, 16, 3], tf.uint8)
     np.testing.assert_array_equal(next(iter(mapped)), first)
-    assert np.any(first[0] != first[1])
-    assert np.any(crops.random_resized_crop(encoded, noise.key(1), 16) != first)
 
 
 def test_an_empty_batch():
-    assert crops.random_resized_crop(tf.constant([], tf.string), KEY, 16).shape == (0, 16, 16, 3)
+    empty = tf.constant([], tf.string)
+    assert crops.random_resized_crop(empty, KEY, 16).shape == (0, 16, 16, 3)
+    mapped = tf.function(lambda batch: crops.random_resized_crop(batch, KEY, 16))
+    assert mapped(empty).shape == (0, 16, 16, 3)

@@ -30,8 +30,8 @@ def test_partners_are_others_and_everyone_is_one(batch):
 
 
 def test_every_other_image_is_as_likely_a_partner():
-    firsts = [mixup.draw_partners(noise.fold_in(KEY, n), 5).numpy()[0] for n in range(800)]
-    counts = np.bincount(firsts, minlength=5)
+    draw = tf.function(lambda number: mixup.draw_partners(noise.fold_in(KEY, number), 5)[0])
+    counts = np.bincount([draw(tf.constant(number)).numpy() for number in range(800)], minlength=5)
     assert counts[0] == 0
     assert np.all(np.abs(counts[1:] - 200) < 5 * np.sqrt(150))
 
@@ -46,6 +46,14 @@ def test_tiny_alphas_take_either_image_whole():
     shares = mixup.draw_beta(KEY, 1000, 1e-6).numpy()
     assert np.all((shares == 0) | (shares == 1))
     assert abs(shares.mean() - 0.5) < 0.08
+    others = mixup.draw_beta(noise.key(1), 1000, 1e-6).numpy()
+    assert abs(np.mean(shares == others) - 0.5) < 0.08
+
+
+def test_a_share_depends_on_its_place_and_not_on_the_batch():
+    shares = mixup.draw_beta(KEY, 9, 0.5)
+    np.testing.assert_array_equal(mixup.draw_beta(KEY, 5, 0.5), shares[:5])
+    assert len(set(shares.numpy())) == 9
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -74,6 +82,29 @@ def test_mixup_is_the_formula():
         expected = share[i] * targets[i] + (1 - share[i]) * targets[other[i]]
         np.testing.assert_allclose(mixed_targets[i], expected, rtol=1e-5)
     assert len(set(share.tolist())) == 12
+
+
+def test_cutmix_is_the_formula():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 9, 14, 3)).astype(np.uint8)
+    targets = random.dirichlet(np.ones(3), 40).astype(np.float32)
+    mixed, mixed_targets = mixup.cutmix(images, targets, KEY, 0.6)
+    key = noise.named(KEY, "cutmix")
+    other = mixup.draw_partners(key, 40).numpy()
+    cut = np.sqrt(1 - mixup.draw_beta(key, 40, 0.6).numpy())
+    centers = noise.uniform(noise.named(key, "center"), [40, 2]).numpy()
+    for i in range(40):
+        box = []
+        for length, center in zip((9, 14), centers[i], strict=True):
+            side = round(cut[i] * length)
+            first = int(center * length) - side // 2
+            box.append(slice(max(first, 0), max(first + side, 0)))
+        expected = images[i].copy()
+        expected[tuple(box)] = images[other[i]][tuple(box)]
+        np.testing.assert_array_equal(mixed[i], expected)
+        share = 1 - images[i][tuple(box)].size / images[i].size
+        expected = share * targets[i] + (1 - share) * targets[other[i]]
+        np.testing.assert_allclose(mixed_targets[i], expected, rtol=1e-5)
 
 
 def test_cutmix_pastes_one_box_of_the_images_shape():

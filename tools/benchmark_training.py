@@ -1,0 +1,239 @@
+"""How much of a training step's and a forward pass's speed is left once data comes from shards.
+
+    python -m tools.benchmark_training [--rounds=9] [--steps=40] [--cache=none]
+
+- A student's run (labelled and pseudo-labelled shards mixed, RandAugment, crop, flip, dropout,
+  stochastic depth, EMA, TensorBoard) against the bare step: the same compiled function on one batch
+  that stays in memory. The two alternate; each ratio is of neighbours.
+- Scoring from shards to Parquet against forward passes alone.
+- What a 224-pixel image costs, stage by stage: decoding, random resized crop, RandAugment.
+
+Images are parts of scikit-learn's two sample photographs. Medians over the rounds. The last line is
+one JSON object; `ratio` is 1 where data costs nothing.
+"""
+
+import argparse
+import functools
+import io
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from nsk import noise, train_stage
+from nsk.config import Config
+from nsk.data import augment, crops, pipeline, records, shards
+from nsk.evaluation.predict import Predictor
+from nsk.pseudo import score
+from nsk.training import strategy as strategies
+from nsk.training.curves import Curves
+from nsk.training.trainer import Trainer
+
+CLASSES = [f"class {number}" for number in range(10)]
+NUM_LABELED, NUM_PSEUDO = 1024, 8192
+KEY = noise.key(0, "benchmark")
+
+
+def photographs(count, height, width):
+    """Random parts of the sample photographs: yields uint8 (height, width, 3)."""
+    random = np.random.default_rng(0)
+    whole = load_sample_images().images
+    for number in range(count):
+        image = whole[number % len(whole)]
+        top, left = (
+            random.integers(0, full - side + 1)
+            for full, side in zip(image.shape[:2], (height, width), strict=True)
+        )
+        yield image[top : top + height, left : left + width]
+
+
+def encode(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_shards(folder):
+    """Labelled and pseudo-labelled 32-pixel JPEGs: a dict of `ShardSet`s."""
+    random = np.random.default_rng(1)
+    for kind, count in (("images", NUM_LABELED), ("pseudo", NUM_PSEUDO)):
+        with shards.ShardWriter(folder / kind, kind, CLASSES, 1024) as writer:
+            for number, pixels in enumerate(photographs(count, 32, 32)):
+                label, id = number % len(CLASSES), f"{kind}/{number}"
+                if kind == "images":
+                    writer.write(records.image_example(id, encode(pixels), label))
+                else:
+                    scores = np.log(random.dirichlet(np.full(len(CLASSES), 0.1)) + 1e-6)
+                    label = int(scores.argmax())
+                    row = (label, float(np.exp(scores[label])), scores, 1)
+                    writer.write(records.pseudo_example(id, encode(pixels), *row))
+    return {kind: shards.ShardSet.load(folder / kind) for kind in ("images", "pseudo")}
+
+
+def make_job(model, cache, sets, folder):
+    """A student of 32 labelled and 96 pseudo-labelled images in a step, with all the noise."""
+    config = Config.from_values(
+        {
+            "models": [model] * 2,
+            "train_steps": [1_000_000],
+            "labeled_batch_size": [32],
+            "ratio": [3.0],
+            "ema_decay": 0.999,
+            "cache": cache,
+        }
+    )
+    values = config.model.at(1)
+    settings = {
+        "name": "gen1/student",
+        "seed": 0,
+        "architecture": model,
+        "image_size": 32,
+        "num_labeled": NUM_LABELED,
+        "model": {
+            name: values[name]
+            for name in ("dropout_rate", "survival_probability", "batch_norm_momentum")
+        },
+        "noise": {**config.noise.at(1), "flip": True},
+        "train": config.train.at(1),
+        "targets": {"pseudo_label": "soft", "temperature": 1.0, "smooth_epsilon": 0.1},
+    }
+    return train_stage.Job(
+        settings, sets["images"], sets["images"], sets["pseudo"], {}, None, folder, 500
+    )
+
+
+def benchmark_training(model, cache, sets, folder, rounds, steps):
+    """Images per second of a student's run and of its bare step, and the ratio of the two."""
+    job = make_job(model, cache, sets, folder)
+    streams = train_stage.make_streams(job)
+    recipe = train_stage.make_recipe(job.settings, streams)
+    build = functools.partial(train_stage.build_model, job.settings, len(CLASSES))
+    trainer = Trainer(build, recipe, KEY, strategies.make_strategy("one"))
+    perturb = train_stage.make_perturbation(job.settings)
+    dataset = pipeline.training_batches(streams, KEY, perturb, 0, recipe.num_steps)
+    resident = tf.data.Dataset.from_tensors(next(iter(dataset))).repeat()
+    distribute = trainer.strategy.experimental_distribute_dataset
+    batches, same_batch = iter(distribute(dataset)), iter(distribute(resident))
+    curves = Curves(folder / model, recipe.learning_rates[: steps * (rounds + 1)])
+
+    def timed(iterator):
+        started = time.perf_counter()
+        losses, norms = trainer.run_steps(iterator, tf.constant(0), tf.constant(steps))
+        if iterator is batches:
+            curves.add_steps(losses.numpy(), norms.numpy(), 0.0)
+        losses.numpy()
+        return steps * recipe.global_batch_size / (time.perf_counter() - started)
+
+    pairs = alternate(rounds, lambda: timed(batches), lambda: timed(same_batch))
+    return summarize(f"training {model}", pairs, "from shards", "bare step")
+
+
+def benchmark_scoring(model, sets, folder, rounds):
+    """Images per second of scoring from shards to Parquet and of forward passes alone."""
+    settings = make_job(model, "none", sets, folder).settings
+    predict = Predictor(train_stage.build_model(settings, len(CLASSES), False), 512)
+    unlabeled = sets["pseudo"]
+    resident = next(iter(pipeline.clean_batches(unlabeled, 32, 512)))["image"]
+
+    def from_shards():
+        started = time.perf_counter()
+        score.score(unlabeled, predict(pipeline.clean_batches(unlabeled, 32, 512)), folder)
+        return NUM_PSEUDO / (time.perf_counter() - started)
+
+    def forward():
+        started = time.perf_counter()
+        for _ in range(NUM_PSEUDO // 512):
+            predict.log_probabilities(resident)
+        return NUM_PSEUDO / (time.perf_counter() - started)
+
+    pairs = alternate(rounds, from_shards, forward)
+    return summarize(f"scoring {model}", pairs, "shards to Parquet", "forward passes")
+
+
+def benchmark_decoding(rounds, count=512, batch_size=64):
+    """Images per second of a 224-pixel pipeline from JPEGs of 375 x 500, stage by stage."""
+    encoded = tf.constant([encode(pixels) for pixels in photographs(count, 375, 500)])
+    noises = {"flip": True, "num_ops": 2, "magnitude": 9.0}
+
+    def decode(images):
+        return tf.map_fn(
+            lambda one: tf.reduce_max(tf.io.decode_jpeg(one, channels=3)),
+            images,
+            fn_output_signature=tf.uint8,
+        )
+
+    def crop(images):
+        return crops.random_resized_crop(images, KEY, 224)
+
+    stages = {
+        "decode": decode,
+        "random resized crop": crop,
+        "and RandAugment": lambda images: augment.augment(crop(images), KEY, **noises),
+    }
+    datasets = {
+        name: pipeline.made_ahead(
+            tf.data.Dataset.from_tensor_slices(encoded).batch(batch_size), stage
+        )
+        for name, stage in stages.items()
+    }
+
+    def timed(dataset):
+        started = time.perf_counter()
+        for _ in dataset:
+            pass
+        return count / (time.perf_counter() - started)
+
+    rows = alternate(rounds, *(functools.partial(timed, one) for one in datasets.values()))
+    medians = dict(zip(stages, map(statistics.median, zip(*rows, strict=True)), strict=True))
+    ratio = statistics.median(row[-1] / row[0] for row in rows)
+    for name, speed in medians.items():
+        print(f"224 pixels, {name}: {speed:,.0f} images/s, {1e6 / speed:,.0f} us an image")
+    print(f"224 pixels, the whole over decoding alone: {ratio:.3f}")
+    return {"images_per_second": medians, "ratio": ratio}
+
+
+def alternate(rounds, *measures):
+    """Tuples of what the functions return, called in turn; the first turn warms up."""
+    return [tuple(measure() for measure in measures) for _ in range(rounds + 1)][1:]
+
+
+def summarize(title, pairs, name, baseline):
+    """Prints and returns the medians of pairs (speed, baseline's speed) and of their ratios."""
+    speed, base = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    print(f"{title}: {name} {speed:,.0f} images/s, {baseline} {base:,.0f}; ratio {ratio:.3f}")
+    return {"images_per_second": speed, "baseline": base, "ratio": ratio}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="alternations that are timed")
+    parser.add_argument("--steps", type=int, default=40, help="training steps in a turn")
+    parser.add_argument("--cache", choices=("auto", "memory", "none"), default="none")
+    parser.add_argument("--models", default="resnet20,convnet5", help="networks that are trained")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        sets = write_shards(folder)
+        results = {
+            model: benchmark_training(
+                model, options.cache, sets, folder, options.rounds, options.steps
+            )
+            for model in options.models.split(",")
+        }
+        results["score"] = benchmark_scoring("resnet20", sets, folder, options.rounds)
+    results["224"] = benchmark_decoding(options.rounds)
+    ratios = {name: round(result["ratio"], 3) for name, result in results.items()}
+    print(json.dumps({"ratio": ratios, "cache": options.cache, "details": results}))
+
+
+if __name__ == "__main__":
+    main()
