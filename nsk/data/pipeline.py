@@ -20,6 +20,7 @@ MEBIBYTE = 2**20
 # Batches that are made at the same time, and made ahead.
 PARALLEL_CALLS = os.cpu_count()
 BATCHES_AHEAD = 4
+IMAGES_PERTURBED = 512  # At a time, about, or a batch where it has more.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,40 +113,62 @@ def clean_batches(shard_set, image_size, batch_size):
 def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
     """The batches of steps first_step .. num_steps - 1.
 
+    Small batches are perturbed a few steps at a time, all streams together: most of an operation's
+    cost on a few small images is that of calling it. So the noise of a step is a function of the
+    stage's key, the number of its block of steps and the place in the block.
+
     Args:
         all_streams: tuple of streams.
         stage_key: int64 array (2,), the stage's key.
-        perturb: function of (images, targets, key): noise on a batch. Images are uint8 (batch,
-            height, width, 3), or encoded, string (batch,), as the stream holds them; targets are
-            float32 (batch, classes). It returns both, the images as uint8.
+        perturb: function of (images, targets, key): noise on many images. Images are uint8 (n,
+            height, width, 3), or encoded, string (n,), as the streams hold them; targets are
+            float32 (n, classes). It returns both, the images as uint8.
         first_step, num_steps: ints.
 
     Returns:
         `tf.data.Dataset` of tuples over streams of dicts `image` uint8 (batch, height, width, 3),
         `target` float32 (batch, classes) and `weight` float32 (batch,).
     """
-    keys = [noise.named(tf.constant(stage_key), f"stream/{stream.name}") for stream in all_streams]
+    sizes = [stream.batch_size for stream in all_streams]
+    steps = max(1, IMAGES_PERTURBED // sum(sizes))
+    # A stream's rows follow each other, so that several of its batches are one larger batch.
+    blocks = [
+        dataclasses.replace(stream, batch_size=stream.batch_size * steps) for stream in all_streams
+    ]
+    first_block, num_blocks = first_step // steps, -(-num_steps // steps)
+    keys = [noise.named(tf.constant(stage_key), f"stream/{stream.name}") for stream in blocks]
     elements = tf.data.Dataset.zip(
-        tf.data.Dataset.range(first_step, num_steps),
+        tf.data.Dataset.range(first_block, num_blocks),
         *(
-            stream.elements(key, first_step, num_steps)
-            for stream, key in zip(all_streams, keys, strict=True)
+            stream.elements(key, first_block, num_blocks)
+            for stream, key in zip(blocks, keys, strict=True)
         ),
     )
 
-    def one(stream, stream_key, step, element):
-        examples = stream.examples(element)
-        step_key = noise.fold_in(noise.named(stream_key, "augment"), step)
-        images, targets = perturb(examples["image"], examples["target"], step_key)
-        return {"image": images, "target": targets, "weight": tf.ones([stream.batch_size])}
-
-    def batch(step, *of_streams):
+    def batches(block, *of_streams):
+        examples = [one.examples(rows) for one, rows in zip(blocks, of_streams, strict=True)]
+        images, targets = (
+            tf.concat([example[part] for example in examples], axis=0)
+            for part in ("image", "target")
+        )
+        key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
+        images, targets = perturb(images, targets, key)
+        parts = zip(
+            *(tf.split(one, [size * steps for size in sizes]) for one in (images, targets)),
+            strict=True,
+        )
         return tuple(
-            one(stream, key, step, element)
-            for stream, key, element in zip(all_streams, keys, of_streams, strict=True)
+            {
+                "image": tf.reshape(image, [steps, size, *image.shape[1:]]),
+                "target": tf.reshape(target, [steps, size, target.shape[1]]),
+                "weight": tf.ones([steps, size]),
+            }
+            for size, (image, target) in zip(sizes, parts, strict=True)
         )
 
-    return made_ahead(elements, batch)
+    skipped = first_step - first_block * steps
+    whole = made_ahead(elements, batches).unbatch()
+    return whole.skip(skipped).take(num_steps - first_step).prefetch(steps)
 
 
 def made_ahead(dataset, function):

@@ -114,11 +114,13 @@ def test_orders_differ_by_key_and_by_stream_name():
 # Augmentation.
 
 
-def test_augmentation_is_keyed_by_stream_and_step():
-    """Every batch is augmented with a key of its own, which does not depend on the first step."""
+@pytest.mark.parametrize("at_once", [1, 36, 1000])
+def test_noise_depends_on_the_step_and_not_on_the_first_one(monkeypatch, at_once):
+    """One step, three steps or all of them in a block: every image is perturbed anew."""
+    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", at_once)
 
     def mark(images, targets, key):
-        marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 200)
+        marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 256)
         return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images)), targets
 
     both = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
@@ -130,9 +132,19 @@ def test_augmentation_is_keyed_by_stream_and_step():
         ]
 
     whole = marks(0)
-    for ours, theirs in zip(whole[5:], marks(5), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for first_step in (1, 3, 5, 7):
+        for ours, theirs in zip(whole[first_step:], marks(first_step), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     assert len({tuple(one) for element in whole for one in element}) == 16
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 1000])
+def test_blocks_of_steps_change_no_order(monkeypatch, at_once):
+    both = [stream([1, 2, 1, 4], 3), stream([1] * 9, 5, "pseudo", first=100)]
+    expected = shown(both, 20)
+    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", at_once)
+    for ours, theirs in zip(shown(both, 20), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_parallelism_changes_nothing(monkeypatch):

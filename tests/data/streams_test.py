@@ -127,8 +127,9 @@ def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(tmp_pat
         np.testing.assert_array_equal(shown(stream, steps, first_step), whole[first_step:])
 
 
-def test_whole_groups_of_shards_are_skipped_unread(tmp_path):
+def test_whole_groups_of_shards_are_skipped_unread(tmp_path, monkeypatch):
     """Steps of an epoch's end are found though the shards of its beginning cannot be read."""
+    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
     labeled = labeled_set(tmp_path, 400, 10)
     window = window_of([labeled], 10)
     stream = stream_of(labeled, batch_size=10, window_bytes=window)
