@@ -208,8 +208,9 @@ def rand_augment(
     if num_ops == 0:
         return images
     draws = draw_operations(key, batch, num_ops, len(operations))
-    level = magnitude / max_level
-    levels = level * draws.level_scales if magnitude_mode == "uniform" else None
+    levels = tf.fill([batch, num_ops], tf.constant(magnitude / max_level, tf.float64))
+    if magnitude_mode == "uniform":
+        levels *= draws.level_scales
 
     augmented = images
     for turn in range(num_ops):
@@ -218,7 +219,7 @@ def rand_augment(
             apply_operation(
                 name,
                 tf.gather(augmented, index),
-                level if levels is None else tf.gather(levels[:, turn], index),
+                tf.gather(levels[:, turn], index),
                 tf.gather(draws.signs[:, turn], index),
                 tf.gather(draws.centers[:, turn], index),
                 profile=profile,

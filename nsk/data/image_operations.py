@@ -147,8 +147,8 @@ def apply_operation(
 
 # Photometric operations. Images lie flat, (batch, height * width * 3), so that a number for each
 # image is broadcast as (batch, 1): on CPU a broadcast of (batch, 1, 1, 3) is ten times slower.
-# Where uint8 arithmetic gives Pillow's result it is used: a quarter of the memory goes to and fro.
-# On CPU a `tf.where` over uint8 is slower than several such operations.
+# What uint8 arithmetic can do exactly is left to it, as it moves a quarter of the bytes; `tf.where`
+# by the pixels' values is slower than three such steps.
 
 
 def _blend(degenerate, values, factor):
