@@ -240,8 +240,8 @@ class NoiseConfig(Section):
     )
     cutmix_alpha: PerGeneration = setting(
         (0.0,),
-        "CutMix with areas drawn from Beta(alpha, alpha); 0: off. With mixup: either, for each "
-        "batch.",
+        "CutMix with areas drawn from Beta(alpha, alpha); 0: off. With mixup: either, drawn for "
+        "each batch (a few steps' images).",
         minimum=0.0,
         of=float,
     )

@@ -75,6 +75,7 @@ class Stages:
             sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
             names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
             strategies.check_divisible(self.strategy, **dict(zip(names, sizes, strict=True)))
+            self._check_noise(settings)
             model = train_stage.build_model(
                 settings, images.counts["num_classes"], synchronized=False
             )
@@ -85,6 +86,20 @@ class Stages:
                     "--models, or give scratch."
                 )
             teacher = model
+
+    def _check_noise(self, settings):
+        """UserError where the noise on the images is larger than the images."""
+        size, noises = settings["image_size"], settings["noise"]
+        if noises["crop_mode"] == "reflect" and noises["crop_padding"] >= size:
+            raise UserError(
+                f"--crop_padding={noises['crop_padding']} of images of {size} pixels: give less "
+                "than their side, or --crop_mode=constant."
+            )
+        if noises["cutout_side"] >= size:
+            raise UserError(
+                f"--cutout_side={noises['cutout_side']} of images of {size} pixels would leave "
+                "nothing to see: give less than their side."
+            )
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""

@@ -33,6 +33,8 @@ def make_config(workdir, **values):
         ),
         ({"image_size": 4, "models": ["resnet20", "resnet9"]}, "--image_size=4 is too small"),
         ({"num_labeled": 0, "labeled_fraction": 1.0}, "No unlabelled images are left"),
+        ({"crop_mode": "reflect", "crop_padding": ["1", "8"]}, "--crop_padding=8 of .* 8 pixels"),
+        ({"cutout_side": ["0", "8"]}, "--cutout_side=8 of images of 8 pixels"),
         ({"init_from": ["teacher"]}, "student 1 is a resnet9, which cannot take the weights"),
     ],
 )

@@ -1,7 +1,8 @@
 """Mixup and CutMix: training images made of two, with the targets that go with them.
 
 Both take pixels and targets in the same proportion, so that any targets will do, soft ones too.
-Partners stand in the same batch of the same stream; every pair draws a proportion of its own. The
+Partners stand in the same batch, labelled and pseudo-labelled images together (and that of a few
+steps, where `pipeline` perturbs several at once); every pair draws a proportion of its own. The
 result is a pure function of the arguments and a key of `nsk.noise`.
 """
 

@@ -31,7 +31,7 @@ def perturb(
         min_crop_area: least share of an encoded image that a random resized crop takes; 0: the
             centre, whole.
         mixup_alpha, cutmix_alpha: of `mixup` and `cutmix`, 0: off. Where both are on, a fair draw
-            decides for each batch.
+            decides for each call.
         **settings: of `augment`.
 
     Returns:

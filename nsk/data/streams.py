@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import records, shards
+from nsk.errors import UserError
 
 SHUFFLE_ROUNDS = 4  # Of the cipher that permutes indices; TensorFlow's own default.
 # Shards that are read side by side at least, so that neighbours in a shard are none in a window.
@@ -77,7 +78,7 @@ class ShardStream:
 
     In every epoch the shards are permuted and divided into groups. The shards of a group are read
     side by side, record by record, and cut into windows; a window's records are expanded to their
-    copies and permuted.
+    copies and permuted. All copies of an image stand in one window.
 
     Attributes:
         name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
@@ -103,6 +104,9 @@ class ShardStream:
             counted = self._count(shard_set)
             rows += [total for total, _ in counted]
             images += sum(shown for _, shown in counted)
+        if not sum(rows):
+            folders = ", ".join(str(one.folder) for one in self.shard_sets)
+            raise UserError(f"{folders}: no image to train on: check what they were made from.")
         object.__setattr__(self, "_rows", np.array(rows, np.int64))
         object.__setattr__(self, "num_images", images)
         object.__setattr__(self, "_copies_of", _table(self.labeled_copies))
@@ -153,8 +157,13 @@ class ShardStream:
         )
         # What is left of the rows before the first step lies within one group: read and dropped.
         windows = windows.scan(tf.constant(within_group, tf.int64), _drop_first)
-        windows = windows.filter(lambda window: tf.size(window) > 0).prefetch(1)
+        windows = windows.prefetch(1).flat_map(self._gather)
         return windows.rebatch(self.batch_size, drop_remainder=True).take(num_steps - first_step)
+
+    def _gather(self, window, rows):
+        """A window's records in the order of its rows, a batch at a time."""
+        batches = tf.data.Dataset.from_tensor_slices(rows).batch(self.batch_size)
+        return batches.map(lambda some: tf.gather(window, some))
 
     def examples(self, serialized):
         """dict `image` (encoded: string (batch,)) and `target` (float32 (batch, classes))."""
@@ -202,11 +211,14 @@ class ShardStream:
         return tf.data.Dataset.range(first_group, num_groups).flat_map(windows)
 
     def _shuffle(self, window, group_key, number):
-        """Expands a window's records to their copies and permutes the rows."""
-        expanded = tf.repeat(window, self._copies(window))
-        count = tf.size(expanded, tf.int64)
+        """(the window, which of its records each row shows: int64 (rows,)).
+
+        Rows are numbers, so that a record of many copies is held once.
+        """
+        ends = tf.cumsum(self._copies(window))
+        count = ends[-1]
         order = permuted(tf.range(count), count, group_key, tf.fill([count], number))
-        return tf.gather(expanded, order)
+        return window, tf.searchsorted(ends, order, side="right", out_type=tf.int64)
 
     def _copies(self, window):
         """How often an epoch shows each record: int64 (n,)."""
@@ -251,7 +263,8 @@ def permuted(places, size, key, numbers):
     )
 
 
-def _drop_first(rows, window):
+def _drop_first(number, window_and_rows):
     """Drops a window's first rows; (how many are still to be dropped, what is left)."""
-    dropped = tf.minimum(rows, tf.size(window, tf.int64))
-    return rows - dropped, window[dropped:]
+    window, rows = window_and_rows
+    dropped = tf.minimum(number, tf.size(rows, tf.int64))
+    return number - dropped, (window, rows[dropped:])

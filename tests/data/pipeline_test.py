@@ -157,6 +157,7 @@ def test_parallelism_changes_nothing(monkeypatch):
 
     one = stream([1, 3, 1, 1, 2, 1, 1], 4)
     outcomes = []
+    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
     for parallel in (1, 8):
         monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
         batches = pipeline.training_batches((one,), KEY, slow_at_first, 0, 30)

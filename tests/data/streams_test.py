@@ -9,6 +9,7 @@ from PIL import Image
 
 from nsk import noise
 from nsk.data import pipeline, records, shards, streams
+from nsk.errors import UserError
 
 KEY = noise.key(0, "streams test")
 NAMES = ["even", "odd"]
@@ -94,6 +95,22 @@ def test_every_epoch_shows_every_image_as_often_as_it_has_copies(
         assert len({tuple(epoch) for epoch in rows.reshape(epochs, -1)}) == epochs
 
 
+def test_copies_of_nothing_are_refused(tmp_path):
+    labeled = labeled_set(tmp_path, 2, 4)
+    with pytest.raises(UserError, match="no image to train on"):
+        stream_of(labeled, copies={"0": 0, "1": 0})
+
+
+def test_windows_of_one_group_and_of_others_have_orders_of_their_own(tmp_path):
+    labeled = labeled_set(tmp_path, 64, 1)
+    stream = stream_of(labeled, batch_size=64, window_bytes=window_of([labeled], 8))
+    orders = []
+    for epoch in (0, 1):
+        dataset = stream._epoch(KEY, tf.constant(epoch, tf.int64), tf.constant(0, tf.int64))
+        orders += [tuple(rows) for _, rows in dataset.as_numpy_iterator()]
+    assert len(orders) == 16 and len(set(orders)) == 16
+
+
 def test_labelled_images_have_the_copies_of_their_ids(tmp_path):
     labeled = labeled_set(tmp_path, 10, 4)
     stream = stream_of(labeled, copies={"3": 4, "9": 0, "0": 2}, batch_size=13)
@@ -156,6 +173,7 @@ def test_orders_differ_by_key_epoch_and_name(tmp_path):
 def test_parallelism_changes_nothing(tmp_path, monkeypatch):
     pseudo = pseudo_set(tmp_path, [1, 2] * 40, 5)
     outcomes = []
+    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
     for parallel in (1, 8):
         monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
         window = window_of([pseudo], 20)
