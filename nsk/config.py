@@ -435,6 +435,12 @@ class TrainConfig(Section):
 class PseudoConfig(Section):
     """Filter and balance, and what a student learns from a pseudo-label."""
 
+    score_views: str = setting(
+        "image",
+        "What a teacher labels: image: the clean image | mirror: the mean of its probabilities for "
+        "the clean image and for its mirror image, at twice the cost.",
+        choices=("image", "mirror"),
+    )
     policy: str = setting(
         "paper",
         "paper: the most confident --images_per_class of each class, repeated up to it | gap: a "
@@ -541,6 +547,12 @@ class Config:
 
     def __post_init__(self):
         self._check_ratio()
+        if self.pseudo.score_views == "mirror" and not self.flips:
+            raise UserError(
+                f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
+                f"{self.noise.flip}: its networks never learn from mirror images; give "
+                "--score_views=image, or --flip=on where a mirror image keeps its class."
+            )
 
     def unused_values(self):
         """A line for each list that is longer than the chain: its last values are not used.

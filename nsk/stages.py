@@ -217,13 +217,14 @@ class Stages:
 
     def score(self, generation, teacher, images):
         """The teacher's predictions of the unlabelled images."""
+        settings = {"views": self.config.pseudo.score_views}
 
         def build(folder):
             unlabeled = shard_set(images, "unlabeled")
-            predictions = self._predictor(teacher, images)(unlabeled)
+            predictions = self._predictor(teacher, images, **settings)(unlabeled)
             return score.score(unlabeled, predictions, folder, title=f"gen{generation}/scores")
 
-        return self._run(f"gen{generation}/scores", build, teacher=teacher, images=images)
+        return self._run(f"gen{generation}/scores", build, settings, teacher=teacher, images=images)
 
     def select(self, generation, scores, images):
         """Which unlabelled images are kept, and how often each one is shown."""
@@ -277,12 +278,12 @@ class Stages:
             )
         return size
 
-    def _predictor(self, model, images):
+    def _predictor(self, model, images, views="image"):
         """Function of a `ShardSet` that yields the model's `Predictions` of it, batch by batch."""
         with self.strategy.scope():
             loaded = load_model(model.path / MODEL)
         size, batch_size = self.image_size(images), self.config.run.eval_batch_size
-        predict = Predictor(loaded, batch_size, self.strategy)
+        predict = Predictor(loaded, batch_size, self.strategy, views)
 
         def predictions(shard_set):
             with shard_set.naming_broken_shards():

@@ -56,6 +56,13 @@ def test_lists_that_only_students_have_begin_with_the_first_student():
             assert "first student first" in field.metadata["help"]
 
 
+def test_mirror_images_are_labelled_only_by_networks_that_learn_from_them():
+    assert make(dataset="tfds:cifar10", score_views="mirror").flips
+    for values in ({"dataset": "digits"}, {"dataset": "tfds:cifar10", "flip": "off"}):
+        with pytest.raises(UserError, match="--score_views=mirror of .* give --score_views=image"):
+            make(score_views="mirror", **values)
+
+
 def test_with_a_teacher_given_the_models_are_the_students():
     made = make(models=["resnet26", "resnet32"], teacher="old.keras")
     assert made.num_students == 2

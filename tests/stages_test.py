@@ -8,7 +8,10 @@ import pytest
 
 from nsk import self_training
 from nsk.config import Config
+from nsk.data import pipeline
+from nsk.data.shards import ShardSet
 from nsk.errors import CannotTeachError, UserError
+from nsk.pseudo.scores import read_scores
 
 
 def make_config(workdir, **values):
@@ -57,6 +60,22 @@ def test_a_student_begins_with_its_teachers_weights_or_with_its_own(tmp_path):
     for ours, theirs in zip(warm, teacher, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert np.any(fresh[0] != teacher[0])
+
+
+def test_a_teacher_may_label_the_mean_of_an_image_and_its_mirror_image(tmp_path):
+    values = {"flip": "on", "min_confidence": ["0"], "chance_p_value": 1.0}
+    config = make_config(tmp_path, score_views="mirror", **values)
+    self_training.run(config)
+    (path,) = tmp_path.glob("gen0/teacher-*/model.keras")
+    (split,) = tmp_path.glob("data/images-*/unlabeled")
+    batches = pipeline.clean_batches(ShardSet.load(split), 8, 500)
+    pixels = np.concatenate([batch["image"] for batch in batches]).astype(np.float32)
+    model = keras.models.load_model(path, compile=False)
+    views = [keras.ops.softmax(model(view)) for view in (pixels, pixels[:, :, ::-1])]
+    scores = read_scores(sorted(tmp_path.glob("gen1/scores-*/*.parquet")))
+    expected = np.mean(views, axis=0)
+    assert np.abs(views[0] - views[1]).max() > 0.01
+    np.testing.assert_allclose(np.exp(scores.log_probabilities), expected, rtol=0.01, atol=1e-4)
 
 
 def test_a_teacher_alone_may_take_every_label(tmp_path):

@@ -30,10 +30,16 @@ class Predictor:
         model: a `keras.Model` that takes float32 pixels in [0, 255] and returns logits.
         batch_size: most images in a batch; rounded up to a multiple of the replicas.
         strategy: a `tf.distribute.Strategy`; None: the default device.
+        views: "image", or "mirror": the mean of the probabilities of an image and its mirror image.
+
+    Reference:
+        Labels from several views of one image:
+        [Radosavovic et al., 2018](https://arxiv.org/abs/1712.04440)
     """
 
-    def __init__(self, model, batch_size, strategy=None):
+    def __init__(self, model, batch_size, strategy=None, views="image"):
         self.model = model
+        self._views = views
         self._strategy = strategy or tf.distribute.get_strategy()
         replicas = self._strategy.num_replicas_in_sync
         self._share = -(-batch_size // replicas)
@@ -83,7 +89,14 @@ class Predictor:
     def _replica_share(self, batch):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         mine = batch[replica * self._share :][: self._share]
-        logits = self.model(tf.cast(mine, tf.float32), training=False)
+        mine = tf.cast(mine, tf.float32)
+        if self._views == "image":
+            return self._of_view(mine)
+        views = [self._of_view(mine), self._of_view(tf.reverse(mine, axis=[2]))]
+        return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
+
+    def _of_view(self, images):
+        logits = self.model(images, training=False)
         return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
 

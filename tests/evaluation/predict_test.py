@@ -80,6 +80,18 @@ def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, coun
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_mirror_view_is_the_mean_probability_of_an_image_and_its_mirror_image(mirrored):
+    pixels = images(7)
+    strategy, model = mirrored
+    of_images = expected_log_probabilities(model, pixels)
+    of_mirror_images = expected_log_probabilities(model, pixels[:, :, ::-1])
+    assert np.abs(of_images - of_mirror_images).max() > 0.01
+    expected = np.log((np.exp(of_images) + np.exp(of_mirror_images)) / 2)
+    for replicas in (strategy, None):
+        received = predicted(Predictor(model, 6, replicas, "mirror"), pixels, 6)
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_predictions_change_no_weight(mirrored):
     strategy, model = mirrored
     before = [variable.numpy() for variable in model.variables]
