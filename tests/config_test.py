@@ -59,7 +59,7 @@ def test_lists_that_only_students_have_begin_with_the_first_student():
 def test_mirror_images_are_labelled_only_by_networks_that_learn_from_them():
     assert make(dataset="tfds:cifar10", score_views="mirror").flips
     for values in ({"dataset": "digits"}, {"dataset": "tfds:cifar10", "flip": "off"}):
-        with pytest.raises(UserError, match="--score_views=mirror of .* give --score_views=image"):
+        with pytest.raises(UserError, match=r"--score_views=mirror of .* give --score_views=image"):
             make(score_views="mirror", **values)
 
 
