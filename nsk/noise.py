@@ -69,6 +69,11 @@ def integers(draw_key, shape, maxval):
     )
 
 
+def gamma(draw_key, shape, alpha):
+    """float64 tensor of `shape` from the Gamma distribution of shape `alpha` > 0 and scale 1."""
+    return tf.random.stateless_gamma(shape, draw_key, alpha, dtype=tf.float64)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Scope:
     key: tf.Tensor

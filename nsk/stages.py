@@ -147,7 +147,11 @@ class Stages:
 
     def train(self, generation, images, pseudo_labels=None, teacher=None):
         """A teacher (generation 0), or a student of a teacher and its pseudo-labels."""
-        settings = self.training_settings(generation, images)
+        labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
+        pseudo = shard_set(pseudo_labels, write.SHARDS) if generation else None
+        settings = train_stage.resolve_cache(
+            self.training_settings(generation, images), labeled, dev, pseudo
+        )
         warm = settings.get("init_from") == "teacher"
 
         def build(folder):
@@ -155,9 +159,9 @@ class Stages:
             shutil.rmtree(summary_folder, ignore_errors=True)  # Curves of a run that was stopped.
             job = train_stage.Job(
                 settings=settings,
-                labeled=shard_set(images, "labeled"),
-                dev=shard_set(images, "dev"),
-                pseudo=shard_set(pseudo_labels, write.SHARDS) if generation else None,
+                labeled=labeled,
+                dev=dev,
+                pseudo=pseudo,
                 labeled_copies=write.read_labeled_copies(pseudo_labels.path) if generation else {},
                 initial=load_model(teacher.path / MODEL) if warm else None,
                 summary_folder=summary_folder,

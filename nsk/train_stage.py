@@ -100,7 +100,13 @@ def train(job, strategy, model_path):
         for shard_set in (job.labeled, job.dev, *filter(None, [job.pseudo])):
             readers.enter_context(shard_set.naming_broken_shards())
         counts = trainer.train(
-            functools.partial(pipeline.training_batches, streams, key, make_perturbation(settings)),
+            functools.partial(
+                pipeline.training_batches,
+                streams,
+                key,
+                make_perturbation(settings),
+                settings["image_size"],
+            ),
             evaluate=_make_evaluation(job, trainer.published_model),
             evaluations=settings["train"]["evaluations"],
             summary_folder=job.summary_folder,
@@ -118,10 +124,9 @@ def train(job, strategy, model_path):
 
 
 def _make_evaluation(job, model):
-    """Function of nothing that measures the model on dev; dev is decoded once where it fits."""
-    size = job.settings["image_size"]
-    dev = pipeline.clean_batches(job.dev, size, job.eval_batch_size)
-    if _stay_in_memory(job, [job.dev], size):
+    """Function of nothing that measures the model on dev."""
+    dev = pipeline.clean_batches(job.dev, job.settings["image_size"], job.eval_batch_size)
+    if job.settings["train"]["cache"] == "memory":
         dev = dev.cache()
     predict = Predictor(model, job.eval_batch_size)
 
@@ -142,27 +147,38 @@ def make_streams(job):
         parts = {"union": (job.labeled, job.pseudo)}
     else:
         parts = {"labeled": (job.labeled,), "pseudo": (job.pseudo,)}
-    # A random resized crop needs the whole image, so that it is decoded anew each time.
-    decoded_size = None if job.settings["noise"]["min_crop_area"] else job.settings["image_size"]
-    in_memory = _stay_in_memory(job, [one for part in parts.values() for one in part], decoded_size)
     make_targets = functools.partial(_targets, job)
     streams = []
     for (name, shard_sets), batch_size in zip(parts.items(), sizes, strict=True):
         common = (name, shard_sets, make_targets, job.labeled_copies, batch_size)
-        if in_memory:
-            streams.append(pipeline.resident_stream(*common, decoded_size))
+        if train["cache"] == "memory":
+            streams.append(pipeline.resident_stream(*common, _kept_size(job.settings)))
         else:
             window_bytes = train["shuffle_mebibytes"] * pipeline.MEBIBYTE
             streams.append(ShardStream(*common, window_bytes))
     return tuple(streams)
 
 
-def _stay_in_memory(job, shard_sets, image_size):
-    """Whether --cache keeps these images, decoded (image_size None: encoded), in memory."""
-    train = job.settings["train"]
+def _kept_size(settings):
+    """Side of the training images in memory; None: encoded, as random resized crops want them."""
+    return None if settings["noise"]["min_crop_area"] else settings["image_size"]
+
+
+def resolve_cache(settings, labeled, dev, pseudo):
+    """The settings with `cache` as `memory` or `none`: `auto` asks whether all images fit.
+
+    Args:
+        settings: as `Stages.training_settings` makes them; unchanged.
+        labeled, dev, pseudo: `ShardSet`s; `pseudo` is None for a teacher.
+    """
+    train = dict(settings["train"])
+    budget = train.pop("cache_mebibytes") * pipeline.MEBIBYTE
     if train["cache"] == "auto":
-        return pipeline.fits_in_memory(shard_sets, image_size, train["cache_mebibytes"])
-    return train["cache"] == "memory"
+        needed = pipeline.bytes_in_memory(dev, settings["image_size"])
+        for shard_set in filter(None, (labeled, pseudo)):
+            needed += pipeline.bytes_in_memory(shard_set, _kept_size(settings))
+        train["cache"] = "memory" if needed <= budget else "none"
+    return {**settings, "train": train}
 
 
 def _targets(job, parsed):
@@ -204,7 +220,7 @@ def relevant(settings):
     changing them retrains nothing.
 
     Args:
-        settings: as `Stages.training_settings` makes them; unchanged.
+        settings: as `resolve_cache` returns them; unchanged.
     """
     train, noises = dict(settings["train"]), dict(settings["noise"])
     unused = ["evaluations"]
@@ -214,10 +230,11 @@ def relevant(settings):
         unused += ["multistep_fractions", "multistep_factor"]
     if train["optimizer"] != "sgd":
         unused += ["nesterov"]
-    if "targets" not in settings:  # A teacher: one stream, so nothing is mixed.
-        unused += ["ratio", "mixing", "loss_normalization"]
-    if train["cache"] != "auto":
-        unused += ["cache_mebibytes"]
+    if "targets" not in settings:
+        unused += ["ratio"]
+    learns_pseudo_labels = "targets" in settings and train["ratio"]
+    if not learns_pseudo_labels:  # One stream, so nothing is mixed.
+        unused += ["mixing", "loss_normalization"]
     if train["cache"] == "memory":
         unused += ["shuffle_mebibytes"]
     for name in unused:
@@ -227,10 +244,13 @@ def relevant(settings):
             del noises[name]
         if not noises["cutout_side"]:
             del noises["fill"]
+    elif noises["randaugment_profile"] == "reference":
+        del noises["translate_share"]
     if not noises["crop_padding"]:
         del noises["crop_mode"]
     kept = {**settings, "train": train, "noise": noises}
-    if "targets" in settings:
+    kept.pop("targets", None)
+    if learns_pseudo_labels:
         kind = settings["targets"]["pseudo_label"]
         used = {"soft": ("temperature",), "smooth": ("smooth_epsilon",), "hard": ()}[kind]
         kept["targets"] = {name: settings["targets"][name] for name in ("pseudo_label", *used)}
@@ -271,6 +291,7 @@ def make_recipe(settings, streams):
     return Recipe(
         learning_rates=rates,
         batch_sizes=sizes,
+        stream_names=tuple(stream.name for stream in streams),
         optimizer=train["optimizer"],
         momentum=train["momentum"],
         nesterov=train["nesterov"],
@@ -282,7 +303,7 @@ def make_recipe(settings, streams):
 
 
 def make_perturbation(settings):
-    """Function of (images, targets, key), all of the noise on a stage's images; see `perturb`."""
+    """Function of (images, targets, key, batch_size), all noise on a stage's images; `perturb`."""
     noises = settings["noise"]
     return functools.partial(
         perturb.perturb,

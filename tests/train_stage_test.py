@@ -98,8 +98,14 @@ def make_job(shard_sets, folder, generation=1, labeled_copies=None, **changes):
     if generation:
         names = ("pseudo_label", "smooth_epsilon", "temperature")
         settings["targets"] = {name: config.pseudo.at(generation)[name] for name in names}
+    resolved = train_stage.resolve_cache(
+        settings,
+        shard_sets["labeled"],
+        shard_sets["dev"],
+        shard_sets["pseudo"] if generation else None,
+    )
     return train_stage.Job(
-        settings=settings,
+        settings=resolved,
         labeled=shard_sets["labeled"],
         dev=shard_sets["dev"],
         pseudo=shard_sets["pseudo"] if generation else None,
@@ -172,11 +178,12 @@ def test_what_does_not_fit_in_memory_is_read_from_its_shards(shard_sets, tmp_pat
 
     in_memory, from_shards = [[kind] * 2 for kind in (ResidentStream, ShardStream)]
     assert kinds() == kinds(cache="memory", image_size=1000) == in_memory
-    # 150 images of 1,000 x 1,000 x 3 bytes are 430 MiB.
-    assert kinds(image_size=1000, cache_mebibytes=431) == in_memory
-    assert kinds(image_size=1000, cache_mebibytes=429) == kinds(cache="none") == from_shards
-    # For random resized crops encoded images are kept, which are smaller.
-    assert kinds(image_size=1000, cache_mebibytes=1, min_crop_area=[0.5]) == in_memory
+    # 350 images of 100 x 100 x 3 bytes, dev's included, are 10.01 MiB.
+    assert kinds(image_size=100, cache_mebibytes=11) == in_memory
+    assert kinds(image_size=100, cache_mebibytes=10) == kinds(cache="none") == from_shards
+    # For random resized crops encoded training images are kept, which are smaller: dev's are 5.7.
+    assert kinds(image_size=100, cache_mebibytes=6, min_crop_area=[0.5]) == in_memory
+    assert kinds(image_size=100, cache_mebibytes=5, min_crop_area=[0.5]) == from_shards
 
 
 @pytest.mark.parametrize("mixing", ["ratio", "union"])
@@ -197,7 +204,8 @@ def test_streams_from_shards_show_what_streams_in_memory_do(shard_sets, tmp_path
         for stream in train_stage.make_streams(job):
             one = dataclasses.replace(stream, batch_size=stream.epoch_size)
             perturb = train_stage.make_perturbation(job.settings)
-            (batch,) = pipeline.training_batches((one,), KEY, perturb, 0, 1).as_numpy_iterator()
+            batches = pipeline.training_batches((one,), KEY, perturb, 8, 0, 1)
+            (batch,) = batches.as_numpy_iterator()
             rows = [np.reshape(batch[0][part], [one.epoch_size, -1]) for part in PARTS]
             seen.append(sorted(map(tuple, np.concatenate(rows, axis=1))))
         return seen
@@ -413,9 +421,10 @@ def test_a_batch_that_does_not_divide_over_the_replicas_is_refused(shard_sets, t
 # Fingerprints.
 
 
-def settings_of(generation, **values):
+def settings_of(shard_sets, generation, **values):
     config = Config.from_values({"train_steps": ["4"], "models": ["convnet5"] * 2, **values})
     settings = {
+        "image_size": 1000,
         "noise": config.noise.at(generation),
         "train": config.train.at(generation),
     }
@@ -424,7 +433,13 @@ def settings_of(generation, **values):
             name: config.pseudo.at(generation)[name]
             for name in ("pseudo_label", "smooth_epsilon", "temperature")
         }
-    return train_stage.relevant(settings)
+    resolved = train_stage.resolve_cache(
+        settings,
+        shard_sets["labeled"],
+        shard_sets["dev"],
+        shard_sets["pseudo"] if generation else None,
+    )
+    return train_stage.relevant(resolved)
 
 
 @pytest.mark.parametrize(
@@ -450,13 +465,25 @@ def settings_of(generation, **values):
             {"fill": 3},
             {0: True, 1: False},
         ),
+        # 260 images of a teacher, dev's included, are 744 MiB; 350 of a student 1,002.
+        ({}, {"cache_mebibytes": 1100}, {0: True, 1: True}),
+        ({}, {"cache_mebibytes": 900}, {0: True, 1: False}),
         ({}, {"cache_mebibytes": 3}, {0: False, 1: False}),
+        ({}, {"cache": "memory"}, {0: True, 1: True}),
+        ({"cache_mebibytes": 3}, {"cache": "none"}, {0: True, 1: True}),
         ({"cache": "none"}, {"cache_mebibytes": 3}, {0: True, 1: True}),
         ({"cache": "none"}, {"shuffle_mebibytes": 3}, {0: False, 1: False}),
         ({"cache": "memory"}, {"shuffle_mebibytes": 3}, {0: True, 1: True}),
+        ({}, {"shuffle_mebibytes": 3}, {0: True, 1: True}),
+        ({}, {"translate_share": 0.2}, {0: False, 1: False}),
+        ({"randaugment_profile": "reference"}, {"translate_share": 0.2}, {0: True, 1: True}),
+        ({"ratio": ["0"]}, {"temperature": 2.0}, {1: True}),
+        ({"ratio": ["0"]}, {"loss_normalization": "all"}, {1: True}),
+        ({"ratio": ["0"]}, {"mixing": "union", "loss_normalization": "all"}, {1: True}),
     ],
 )
-def test_only_what_can_change_the_result_is_in_the_fingerprint(base, changed, same):
+def test_only_what_can_change_the_result_is_in_the_fingerprint(shard_sets, base, changed, same):
     for generation, equal in same.items():
-        before, after = settings_of(generation, **base), settings_of(generation, **base, **changed)
+        before = settings_of(shard_sets, generation, **base)
+        after = settings_of(shard_sets, generation, **base, **changed)
         assert (before == after) == equal

@@ -7,6 +7,7 @@ RandAugment, and tells the most memory that it held (`ru_maxrss`). The last line
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -54,9 +55,8 @@ def link_copies(shard_set, folder, copies):
 def stream(folder):
     """Streams one epoch; dict of `images` and `peak_mebibytes`."""
 
-    def noisy(images, targets, key):
-        options = {"crop_padding": 4, "flip": True, "num_ops": 2, "magnitude": 9.0}
-        return perturb.perturb(images, targets, key, image_size=SIDE, **options)
+    options = {"crop_padding": 4, "flip": True, "num_ops": 2, "magnitude": 9.0}
+    noisy = functools.partial(perturb.perturb, image_size=SIDE, **options)
 
     one = ShardStream(
         "labeled",
@@ -67,7 +67,7 @@ def stream(folder):
         WINDOW_MEBIBYTES * pipeline.MEBIBYTE,
     )
     steps = one.epoch_size // BATCH_SIZE
-    for _ in pipeline.training_batches((one,), noise.key(0), noisy, 0, steps):
+    for _ in pipeline.training_batches((one,), noise.key(0), noisy, SIDE, 0, steps):
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB.
     return {"images": steps * BATCH_SIZE, "peak_mebibytes": round(peak)}

@@ -116,7 +116,9 @@ def benchmark_training(model, cache, sets, folder, rounds, steps):
     build = functools.partial(train_stage.build_model, job.settings, len(CLASSES))
     trainer = Trainer(build, recipe, KEY, strategies.make_strategy("one"))
     perturb = train_stage.make_perturbation(job.settings)
-    dataset = pipeline.training_batches(streams, KEY, perturb, 0, recipe.num_steps)
+    dataset = pipeline.training_batches(
+        streams, KEY, perturb, job.settings["image_size"], 0, recipe.num_steps
+    )
     resident = tf.data.Dataset.from_tensors(next(iter(dataset))).repeat()
     distribute = trainer.strategy.experimental_distribute_dataset
     batches, same_batch = iter(distribute(dataset)), iter(distribute(resident))
@@ -217,7 +219,7 @@ def main(arguments=None):
     )
     parser.add_argument("--rounds", type=int, default=9, help="alternations that are timed")
     parser.add_argument("--steps", type=int, default=40, help="training steps in a turn")
-    parser.add_argument("--cache", choices=("auto", "memory", "none"), default="none")
+    parser.add_argument("--cache", choices=("memory", "none"), default="none")
     parser.add_argument("--models", default="resnet20,convnet5", help="networks that are trained")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

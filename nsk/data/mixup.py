@@ -1,9 +1,8 @@
 """Mixup and CutMix: training images made of two, with the targets that go with them.
 
 Both take pixels and targets in the same proportion, so that any targets will do, soft ones too.
-Partners stand in the same batch, labelled and pseudo-labelled images together (and that of a few
-steps, where `pipeline` perturbs several at once); every pair draws a proportion of its own. The
-result is a pure function of the arguments and a key of `nsk.noise`.
+Partners stand in the same batch, labelled and pseudo-labelled images together; every pair draws a
+proportion of its own. The result is a pure function of the arguments and a key of `nsk.noise`.
 """
 
 import tensorflow as tf
@@ -13,7 +12,7 @@ from nsk.data.image_operations import checked, flat, like, sizes
 
 
 @tf.autograph.experimental.do_not_convert
-def mixup(images, targets, key, alpha):
+def mixup(images, targets, key, alpha, batch_size=None):
     """lambda x + (1 - lambda) y, with a lambda for each image drawn from Beta(alpha, alpha).
 
     Args:
@@ -21,6 +20,8 @@ def mixup(images, targets, key, alpha):
         targets: float32 (batch, classes).
         key: int64 (2,), a key of `nsk.noise`.
         alpha: float > 0; 1 draws uniformly, less stays closer to either image.
+        batch_size: int, where these are several batches of as many images, one after the other:
+            partners stand in the same one; None: one batch.
 
     Returns:
         (images, targets) of the same shapes and types; pixels are rounded to the nearest level.
@@ -30,7 +31,7 @@ def mixup(images, targets, key, alpha):
     """
     images = checked(images)
     key = noise.named(key, "mixup")
-    partners = draw_partners(key, tf.shape(images)[0])
+    partners = draw_partners(key, tf.shape(images)[0], batch_size)
     share = draw_beta(key, tf.shape(images)[0], alpha)[:, None]
     values, others = flat(images), tf.gather(flat(images), partners)
     mixed = share * tf.cast(values, tf.float32) + (1.0 - share) * tf.cast(others, tf.float32)
@@ -39,7 +40,7 @@ def mixup(images, targets, key, alpha):
 
 
 @tf.autograph.experimental.do_not_convert
-def cutmix(images, targets, key, alpha):
+def cutmix(images, targets, key, alpha, batch_size=None):
     """Pastes a box of a partner into each image; targets go by the share of pixels that is left.
 
     The box has the image's aspect ratio and about the share 1 - lambda of its area, lambda being
@@ -51,6 +52,7 @@ def cutmix(images, targets, key, alpha):
         targets: float32 (batch, classes).
         key: int64 (2,), a key of `nsk.noise`.
         alpha: float > 0.
+        batch_size: as of `mixup`.
 
     Returns:
         (images, targets) of the same shapes and types.
@@ -81,13 +83,26 @@ def _inside(positions, center, side, length):
     return tf.logical_and(positions >= first, positions < first + size)
 
 
-def draw_partners(key, batch):
-    """Another image for each one of a batch: int32 (batch,), a permutation without fixed points.
+def draw_partners(key, count, batch_size=None):
+    """Another image of the same batch for each of `count` images.
 
-    One cycle through all images in a random order; a batch of one is its own partner.
+    One cycle through the images of each batch in a random order; a batch of one is its own partner.
+
+    Args:
+        key: int64 (2,), a key of `nsk.noise`.
+        count: int or scalar tensor, images of all batches.
+        batch_size: int that divides `count`, images of each batch; None: there is one.
+
+    Returns:
+        int32 (count,), a permutation.
     """
-    order = tf.argsort(noise.uniform(noise.named(key, "partners"), [batch]), stable=True)
-    return tf.gather(tf.roll(order, 1, axis=0), tf.math.invert_permutation(order))
+    size = tf.maximum(count, 1) if batch_size is None else batch_size
+    draws = tf.reshape(noise.uniform(noise.named(key, "partners"), [count]), [-1, size])
+    firsts = tf.range(0, count, size)[:, None]
+    order = firsts + tf.argsort(draws, axis=1, stable=True)
+    previous = tf.roll(order, 1, axis=1)
+    places = tf.math.invert_permutation(tf.reshape(order, [-1]))
+    return tf.gather(tf.reshape(previous, [-1]), places)
 
 
 def draw_beta(key, batch, alpha):
@@ -98,7 +113,7 @@ def draw_beta(key, batch, alpha):
     """
     key = noise.named(key, "beta")
     alpha = tf.constant(alpha, tf.float64)
-    gammas = tf.random.stateless_gamma([batch, 2], key, alpha + 1.0, dtype=tf.float64)
+    gammas = noise.gamma(key, [batch, 2], alpha + 1.0)
     uniforms = 1.0 - tf.cast(noise.uniform(noise.named(key, "power"), [batch, 2]), tf.float64)
     logs = tf.math.log(gammas) + tf.math.log(uniforms) / alpha
     return tf.cast(tf.sigmoid(logs[:, 0] - logs[:, 1]), tf.float32)

@@ -14,6 +14,7 @@ def perturb(
     images,
     targets,
     key,
+    batch_size=None,
     *,
     image_size,
     min_crop_area=0.0,
@@ -24,18 +25,20 @@ def perturb(
     """Decodes where needed, augments every image, then mixes pairs; a part that is off costs none.
 
     Args:
-        images: uint8 (batch, image_size, image_size, 3), or encoded: string (batch,).
-        targets: float32 (batch, classes), rows that sum to 1.
+        images: uint8 (n, image_size, image_size, 3), or encoded: string (n,).
+        targets: float32 (n, classes), rows that sum to 1.
         key: int64 (2,), a key of `nsk.noise`.
+        batch_size: int, where the images are several batches of as many, one after the other: pairs
+            are mixed within each; None: one batch.
         image_size: side of the images, pixels.
         min_crop_area: least share of an encoded image that a random resized crop takes; 0: the
             centre, whole.
         mixup_alpha, cutmix_alpha: of `mixup` and `cutmix`, 0: off. Where both are on, a fair draw
-            decides for each call.
+            decides for each batch.
         **settings: of `augment`.
 
     Returns:
-        (images, targets): uint8 (batch, image_size, image_size, 3) and float32 (batch, classes).
+        (images, targets): uint8 (n, image_size, image_size, 3) and float32 (n, classes).
     """
     if images.dtype == tf.string:
         if min_crop_area:
@@ -43,14 +46,17 @@ def perturb(
         else:
             images = records.decode_images(images, image_size)
     images = augment(images, key, **settings)
-    if mixup_alpha and cutmix_alpha:
-        return tf.cond(
-            noise.uniform(noise.named(key, "mix"), []) < 0.5,
-            lambda: mixup(images, targets, key, mixup_alpha),
-            lambda: cutmix(images, targets, key, cutmix_alpha),
-        )
+    mixed = []
     if mixup_alpha:
-        return mixup(images, targets, key, mixup_alpha)
+        mixed.append(mixup(images, targets, key, mixup_alpha, batch_size))
     if cutmix_alpha:
-        return cutmix(images, targets, key, cutmix_alpha)
-    return images, targets
+        mixed.append(cutmix(images, targets, key, cutmix_alpha, batch_size))
+    if len(mixed) < 2:
+        return mixed[0] if mixed else (images, targets)
+    count = tf.shape(targets)[0]
+    batches = tf.range(count) // (count if batch_size is None else batch_size)
+    chosen = tf.gather(noise.uniform(noise.named(key, "mix"), [count]) < 0.5, batches)
+    return tuple(
+        tf.where(tf.reshape(chosen, [-1] + [1] * (one.shape.rank - 1)), one, other)
+        for one, other in zip(*mixed, strict=True)
+    )

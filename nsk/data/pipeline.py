@@ -2,8 +2,8 @@
 
 What is trained on is a tuple of streams (`nsk.data.streams`), one over labelled and one over
 pseudo-labelled images. Batch t of training is a pure function of (key, t): each stream's order is
-stateless and its noise is keyed by the step, so starting at step t gives the batches of a run that
-has come that far.
+stateless and its noise is keyed by the block of steps, so starting at step t gives the batches of a
+run that has come that far.
 """
 
 import dataclasses
@@ -17,10 +17,14 @@ from nsk.data import records, streams
 from nsk.errors import UserError
 
 MEBIBYTE = 2**20
-# Batches that are made at the same time, and made ahead.
-PARALLEL_CALLS = os.cpu_count()
-BATCHES_AHEAD = 4
-IMAGES_PERTURBED = 512  # At a time, about, or a batch where it has more.
+# Blocks of steps, or batches to be scored, that are made at the same time and made ahead.
+PARALLEL_CALLS = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+)
+AHEAD = 4
+# Most images and pixels of a block of several steps.
+BLOCK_IMAGES = 512
+BLOCK_PIXELS = 2**21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +84,11 @@ def load_images(shard_set, image_size):
         )
     whole = {name: np.concatenate(values) for name, values in parts.items()}
     count = len(whole["id"])
+    with tf.device("CPU"):  # Where tf.data works: they are not to fill a GPU's memory.
+        images = tf.constant(whole["image"])
     return Images(
         ids=[one.decode() for one in whole["id"]],
-        images=tf.constant(whole["image"]),
+        images=images,
         labels=whole["label"].astype(np.int32),
         log_probabilities=whole.get("log_probabilities"),
         copies=whole.get("copies", np.ones(count)).astype(np.int32),
@@ -110,19 +116,20 @@ def clean_batches(shard_set, image_size, batch_size):
     return made_ahead(shard_set.read().batch(batch_size), parse)
 
 
-def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
+def training_batches(all_streams, stage_key, perturb, image_size, first_step, num_steps):
     """The batches of steps first_step .. num_steps - 1.
 
-    Small batches are perturbed a few steps at a time, all streams together: most of an operation's
-    cost on a few small images is that of calling it. So the noise of a step is a function of the
-    stage's key, the number of its block of steps and the place in the block.
+    Small batches are perturbed a block of steps at a time, all streams together: most of an
+    operation's cost on a few small images is that of calling it. So the noise of a step is a
+    function of the stage's key, the number of its block and its place in it.
 
     Args:
         all_streams: tuple of streams.
         stage_key: int64 array (2,), the stage's key.
-        perturb: function of (images, targets, key): noise on many images. Images are uint8 (n,
-            height, width, 3), or encoded, string (n,), as the streams hold them; targets are
-            float32 (n, classes). It returns both, the images as uint8.
+        perturb: function of (images, targets, key, batch_size): noise on the images of several
+            batches. Images are uint8 (n, height, width, 3), or encoded, string (n,), as the streams
+            hold them; targets are float32 (n, classes). It returns both, the images as uint8.
+        image_size: side of the images that `perturb` returns, pixels.
         first_step, num_steps: ints.
 
     Returns:
@@ -130,45 +137,55 @@ def training_batches(all_streams, stage_key, perturb, first_step, num_steps):
         `target` float32 (batch, classes) and `weight` float32 (batch,).
     """
     sizes = [stream.batch_size for stream in all_streams]
-    steps = max(1, IMAGES_PERTURBED // sum(sizes))
-    # A stream's rows follow each other, so that several of its batches are one larger batch.
-    blocks = [
-        dataclasses.replace(stream, batch_size=stream.batch_size * steps) for stream in all_streams
-    ]
+    batch_size = sum(sizes)
+    steps = steps_in_block(batch_size, image_size)
     first_block, num_blocks = first_step // steps, -(-num_steps // steps)
-    keys = [noise.named(tf.constant(stage_key), f"stream/{stream.name}") for stream in blocks]
+    keys = [noise.named(tf.constant(stage_key), f"stream/{one.name}") for one in all_streams]
     elements = tf.data.Dataset.zip(
         tf.data.Dataset.range(first_block, num_blocks),
         *(
-            stream.elements(key, first_block, num_blocks)
-            for stream, key in zip(blocks, keys, strict=True)
+            stream.elements(key, first_block, num_blocks, steps)
+            for stream, key in zip(all_streams, keys, strict=True)
         ),
     )
 
-    def batches(block, *of_streams):
-        examples = [one.examples(rows) for one, rows in zip(blocks, of_streams, strict=True)]
+    def make_block(block, *of_streams):
+        examples = [one.examples(some) for one, some in zip(all_streams, of_streams, strict=True)]
         images, targets = (
-            tf.concat([example[part] for example in examples], axis=0)
+            _step_by_step([example[part] for example in examples], steps)
             for part in ("image", "target")
         )
         key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
-        images, targets = perturb(images, targets, key)
-        parts = zip(
-            *(tf.split(one, [size * steps for size in sizes]) for one in (images, targets)),
-            strict=True,
+        images, targets = (
+            tf.split(tf.reshape(rows, [steps, batch_size, *rows.shape[1:]]), sizes, axis=1)
+            for rows in perturb(images, targets, key, batch_size)
         )
         return tuple(
-            {
-                "image": tf.reshape(image, [steps, size, *image.shape[1:]]),
-                "target": tf.reshape(target, [steps, size, target.shape[1]]),
-                "weight": tf.ones([steps, size]),
-            }
-            for size, (image, target) in zip(sizes, parts, strict=True)
+            {"image": image, "target": target, "weight": tf.ones([steps, size])}
+            for size, image, target in zip(sizes, images, targets, strict=True)
         )
 
     skipped = first_step - first_block * steps
-    whole = made_ahead(elements, batches).unbatch()
-    return whole.skip(skipped).take(num_steps - first_step).prefetch(steps)
+    batches = made_ahead(elements, make_block).unbatch()
+    return batches.skip(skipped).take(num_steps - first_step).prefetch(steps)
+
+
+def steps_in_block(batch_size, image_size):
+    """How many steps are perturbed together: few enough that a block's images take little memory.
+
+    Args:
+        batch_size: images of all streams in a step.
+        image_size: side of the images, pixels.
+    """
+    images = min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2)
+    return max(1, images // batch_size)
+
+
+def _step_by_step(of_streams, steps):
+    """Rows of the streams' blocks, each (steps x batch, ...), as those of step after step."""
+    parts = [tf.reshape(rows, [steps, -1, *rows.shape[1:]]) for rows in of_streams]
+    rows = tf.concat(parts, axis=1)
+    return tf.reshape(rows, [-1, *rows.shape[2:]])
 
 
 def made_ahead(dataset, function):
@@ -179,18 +196,16 @@ def made_ahead(dataset, function):
     options.autotune.enabled = False
     return (
         dataset.map(function, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-        .prefetch(BATCHES_AHEAD)
+        .prefetch(AHEAD)
         .with_options(options)
     )
 
 
-def fits_in_memory(shard_sets, image_size, mebibytes):
-    """Whether the shard sets' images, decoded (None: encoded), take at most this much memory."""
+def bytes_in_memory(shard_set, image_size):
+    """What a shard set's images take in memory, decoded to squares (image_size None: encoded)."""
     if image_size:
-        needed = sum(one.num_records for one in shard_sets) * image_size**2 * 3
-    else:
-        needed = sum(path.stat().st_size for one in shard_sets for path in one.paths)
-    return needed <= mebibytes * MEBIBYTE
+        return shard_set.num_records * image_size**2 * 3
+    return sum(path.stat().st_size for path in shard_set.paths)
 
 
 def resident_stream(name, shard_sets, make_targets, labeled_copies, batch_size, image_size):
@@ -213,6 +228,6 @@ def resident_stream(name, shard_sets, make_targets, labeled_copies, batch_size, 
         )
         parts.append((images.images, targets, copies))
     images, targets, copies = zip(*parts, strict=True)
-    return streams.ResidentStream(
-        name, tf.concat(images, 0), tf.concat(targets, 0), np.concatenate(copies), batch_size
-    )
+    with tf.device("CPU"):
+        images, targets = tf.concat(images, 0), tf.concat(targets, 0)
+    return streams.ResidentStream(name, images, targets, np.concatenate(copies), batch_size)

@@ -8,8 +8,8 @@ to it would have given. There are two kinds, and the trainer cannot tell them ap
 - `ShardStream` reads its shards again in every epoch, by windows, with memory that does not grow
   with the data. Starting at step t skips whole groups of shards unread, then reads less than one.
 
-A stream hands out small `elements`, one a step, in order; `examples` turns an element into the
-batch's examples and runs in parallel over steps.
+A stream hands out small `elements` in order, one for each block of a few steps; `examples` turns an
+element into the block's examples and runs in parallel over blocks.
 """
 
 import dataclasses
@@ -55,20 +55,25 @@ class ResidentStream:
         """Different images that an epoch shows."""
         return int((self.copies > 0).sum())
 
-    def elements(self, stream_key, first_step, num_steps):
-        """The rows that steps first_step .. num_steps - 1 show: a dataset of int32 (batch,)."""
+    def elements(self, stream_key, first_block, num_blocks, steps=1):
+        """The rows that blocks first_block .. num_blocks - 1 of `steps` steps show.
+
+        Returns:
+            `tf.data.Dataset` of int32 (steps x batch,).
+        """
+        block_rows = self.batch_size * steps
         expanded = tf.constant(np.repeat(np.arange(len(self.copies), dtype=np.int32), self.copies))
 
-        def rows(step):
-            places = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+        def rows(block):
+            places = block * block_rows + tf.range(block_rows, dtype=tf.int64)
             # One permutation for each epoch; a batch may reach over several short ones.
             epochs, within = places // self.epoch_size, places % self.epoch_size
             return tf.gather(expanded, permuted(within, self.epoch_size, stream_key, epochs))
 
-        return tf.data.Dataset.range(first_step, num_steps).map(rows)
+        return tf.data.Dataset.range(first_block, num_blocks).map(rows)
 
     def examples(self, rows):
-        """dict `image` and `target` of the batch, as the attributes hold them."""
+        """dict `image` and `target` of an element, as the attributes hold them."""
         return {"image": tf.gather(self.images, rows), "target": tf.gather(self.targets, rows)}
 
 
@@ -144,9 +149,14 @@ class ShardStream:
         records_in_shard = self._num_records / len(self._rows)
         return max(SHARDS_AT_ONCE, math.ceil(self.window_records / records_in_shard))
 
-    def elements(self, stream_key, first_step, num_steps):
-        """The records that steps first_step .. num_steps - 1 show: a dataset of string (batch,)."""
-        first_epoch, within = divmod(first_step * self.batch_size, self.epoch_size)
+    def elements(self, stream_key, first_block, num_blocks, steps=1):
+        """The records that blocks first_block .. num_blocks - 1 of `steps` steps show.
+
+        Returns:
+            `tf.data.Dataset` of string (steps x batch,).
+        """
+        block_rows = self.batch_size * steps
+        first_epoch, within = divmod(first_block * block_rows, self.epoch_size)
         first_group, within_group = self._find(stream_key, first_epoch, within)
         windows = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
             lambda epoch: self._epoch(
@@ -155,10 +165,10 @@ class ShardStream:
                 tf.where(epoch == first_epoch, tf.constant(first_group, tf.int64), 0),
             )
         )
-        # What is left of the rows before the first step lies within one group: read and dropped.
+        # What is left of the rows before the first block lies within one group: read and dropped.
         windows = windows.scan(tf.constant(within_group, tf.int64), _drop_first)
         windows = windows.prefetch(1).flat_map(self._gather)
-        return windows.rebatch(self.batch_size, drop_remainder=True).take(num_steps - first_step)
+        return windows.rebatch(block_rows, drop_remainder=True).take(num_blocks - first_block)
 
     def _gather(self, window, rows):
         """A window's records in the order of its rows, a batch at a time."""

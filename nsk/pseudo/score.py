@@ -22,7 +22,9 @@ def score(shard_set, predictions, folder, title="scoring"):
     done, ids, rows = 0, [], []
     for name, count in zip(shard_set.names, shard_set.counts, strict=True):
         while len(ids) < count:
-            batch = next(predictions)
+            batch = next(predictions, None)
+            if batch is None:
+                raise ValueError(f"{done + len(ids)} predictions of {shard_set.num_records} images")
             ids += batch.ids
             rows.append(batch.log_probabilities)
         whole = np.concatenate(rows)
@@ -30,6 +32,8 @@ def score(shard_set, predictions, folder, title="scoring"):
         ids, rows = ids[count:], [whole[count:]]
         done += count
         progress.update(done)
+    if ids or next(predictions, None) is not None:
+        raise ValueError(f"more predictions than {shard_set.num_records} images")
     progress.close()
     return {"scored": done}
 

@@ -45,11 +45,12 @@ class Curves:
         """What training sees, noise included: a sheet of the first images of each stream's batch.
 
         Args:
-            streams: tuple over streams of dicts `image` uint8 (batch, height, width, 3).
+            streams: dict from the name of a stream to a dict with `image` uint8 (batch, height,
+                width, 3).
         """
         with self._writer.as_default(self._steps):
-            for number, stream in enumerate(streams):
-                tf.summary.image(f"train/images_{number}", sheet(stream["image"])[None])
+            for name, stream in streams.items():
+                tf.summary.image(f"train/{name}_images", sheet(stream["image"])[None])
 
     def add_evaluation(self, metrics):
         """Dev metrics after the steps so far: a dict of floats, None where one is not defined."""

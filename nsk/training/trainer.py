@@ -30,6 +30,7 @@ class Recipe:
     Attributes:
         learning_rates: float32 array (num_steps,); its length is the number of steps.
         batch_sizes: global batch size of each stream: (labelled,) or (labelled, pseudo-labelled).
+        stream_names: names of the streams.
         optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
         weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
@@ -41,6 +42,7 @@ class Recipe:
 
     learning_rates: object
     batch_sizes: tuple
+    stream_names: tuple = ("labeled", "pseudo")
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -113,7 +115,8 @@ class Trainer:
         stops = evaluation_steps(num_steps, evaluations)
         dataset = make_batches(0, num_steps)
         curves = Curves(summary_folder, self.recipe.learning_rates)
-        curves.add_images(next(iter(dataset)))
+        (first,) = make_batches(0, 1)
+        curves.add_images(dict(zip(self.recipe.stream_names, first, strict=False)))
         batches = iter(self.strategy.experimental_distribute_dataset(dataset))
         progress = Progress(title, num_steps * batch)
         started, step, steps_per_call = time.monotonic(), 0, 1

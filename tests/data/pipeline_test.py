@@ -15,7 +15,7 @@ KEY = noise.key(0, "pipeline test")
 NAMES = [str(digit) for digit in range(10)]
 
 
-def unchanged(images, targets, key):
+def unchanged(images, targets, key, batch_size):
     return images, targets
 
 
@@ -31,7 +31,9 @@ def stream(copies, batch_size, name="labeled", first=0):
 
 def shown(all_streams, num_steps, first_step=0, key=KEY):
     """Which images each step shows: for each stream an array (steps, batch)."""
-    batches = pipeline.training_batches(tuple(all_streams), key, unchanged, first_step, num_steps)
+    batches = pipeline.training_batches(
+        tuple(all_streams), key, unchanged, 2, first_step, num_steps
+    )
     steps = []
     for element in batches.as_numpy_iterator():
         for one in element:
@@ -117,16 +119,16 @@ def test_orders_differ_by_key_and_by_stream_name():
 @pytest.mark.parametrize("at_once", [1, 36, 1000])
 def test_noise_depends_on_the_step_and_not_on_the_first_one(monkeypatch, at_once):
     """One step, three steps or all of them in a block: every image is perturbed anew."""
-    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", at_once)
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", at_once)
 
-    def mark(images, targets, key):
+    def mark(images, targets, key, batch_size):
         marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 256)
         return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images)), targets
 
     both = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
 
     def marks(first_step):
-        batches = pipeline.training_batches(both, KEY, mark, first_step, 8)
+        batches = pipeline.training_batches(both, KEY, mark, 2, first_step, 8)
         return [
             [one["image"][:, 0, 0, 0] for one in element] for element in batches.as_numpy_iterator()
         ]
@@ -142,7 +144,7 @@ def test_noise_depends_on_the_step_and_not_on_the_first_one(monkeypatch, at_once
 def test_blocks_of_steps_change_no_order(monkeypatch, at_once):
     both = [stream([1, 2, 1, 4], 3), stream([1] * 9, 5, "pseudo", first=100)]
     expected = shown(both, 20)
-    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", at_once)
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", at_once)
     for ours, theirs in zip(shown(both, 20), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -150,17 +152,17 @@ def test_blocks_of_steps_change_no_order(monkeypatch, at_once):
 def test_parallelism_changes_nothing(monkeypatch):
     """Slow first steps are handed out first all the same."""
 
-    def slow_at_first(images, targets, key):
+    def slow_at_first(images, targets, key, batch_size):
         work = tf.linalg.matmul(tf.ones([600, 600]), tf.ones([600, 600]))
         again = tf.cond(images[0, 0, 0, 0] % 2 == 0, lambda: work @ work @ work, lambda: work)
         return images + tf.cast(0.0 * again[0, 0], tf.uint8), targets
 
     one = stream([1, 3, 1, 1, 2, 1, 1], 4)
     outcomes = []
-    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 1)  # A block is one step.
     for parallel in (1, 8):
         monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
-        batches = pipeline.training_batches((one,), KEY, slow_at_first, 0, 30)
+        batches = pipeline.training_batches((one,), KEY, slow_at_first, 2, 0, 30)
         outcomes.append([element[0]["image"] for element in batches.as_numpy_iterator()])
     np.testing.assert_array_equal(*outcomes)
 
@@ -173,7 +175,7 @@ def test_two_replicas_split_each_stream_of_a_global_batch_in_order():
     both = (stream([1] * 20, 6), stream([1] * 40, 10, "pseudo", first=100))
     whole = shown(both, 4)
     strategy = strategies.make_strategy("mirrored")
-    batches = pipeline.training_batches(both, KEY, unchanged, 0, 4)
+    batches = pipeline.training_batches(both, KEY, unchanged, 2, 0, 4)
     for step, element in enumerate(strategy.experimental_distribute_dataset(batches)):
         for number, of_stream in enumerate(element):
             parts = strategy.experimental_local_results(of_stream["target"])
@@ -243,14 +245,18 @@ def test_clean_batches_show_every_image_once_in_order(labeled, batch_size):
     np.testing.assert_array_equal(whole["label"], load_digits().target[:600])
 
 
-def test_what_fits_in_memory(labeled):
-    pixels = 600 * 8 * 8 * 3 / pipeline.MEBIBYTE
-    assert pipeline.fits_in_memory([labeled], 8, pixels)
-    assert not pipeline.fits_in_memory([labeled], 8, pixels * 0.999)
-    assert not pipeline.fits_in_memory([labeled, labeled], 8, pixels)
-    files = sum(path.stat().st_size for path in labeled.paths) / pipeline.MEBIBYTE
-    assert pipeline.fits_in_memory([labeled], None, files)
-    assert not pipeline.fits_in_memory([labeled], None, files * 0.999)
+def test_images_in_memory_take_their_pixels_or_their_files(labeled):
+    assert pipeline.bytes_in_memory(labeled, 9) == 600 * 9 * 9 * 3
+    files = sum(path.stat().st_size for path in labeled.paths)
+    assert pipeline.bytes_in_memory(labeled, None) == files
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "image_size", "expected"),
+    [(128, 32, 4), (129, 32, 3), (1000, 32, 1), (512, 64, 1), (10, 224, 4), (10, 600, 1)],
+)
+def test_a_block_holds_few_images_and_fewer_large_ones(batch_size, image_size, expected):
+    assert pipeline.steps_in_block(batch_size, image_size) == expected
 
 
 def test_images_without_labels_have_the_label_minus_one(tmp_path):

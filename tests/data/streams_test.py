@@ -58,7 +58,7 @@ def window_of(shard_sets, count):
     return count * size // sum(one.num_records for one in shard_sets) + 1
 
 
-def decoded(images, targets, key):
+def decoded(images, targets, key, batch_size):
     pixels = tf.map_fn(
         lambda one: tf.io.decode_png(one, channels=3), images, fn_output_signature=tf.uint8
     )
@@ -67,7 +67,7 @@ def decoded(images, targets, key):
 
 def shown(stream, num_steps, first_step=0, key=KEY):
     """Numbers of the images that each step shows, int (steps, batch)."""
-    batches = pipeline.training_batches((stream,), key, decoded, first_step, num_steps)
+    batches = pipeline.training_batches((stream,), key, decoded, 2, first_step, num_steps)
     steps = []
     for (element,) in batches.as_numpy_iterator():
         pixels = element["image"][:, 0, 0].astype(int)
@@ -146,7 +146,7 @@ def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(tmp_pat
 
 def test_whole_groups_of_shards_are_skipped_unread(tmp_path, monkeypatch):
     """Steps of an epoch's end are found though the shards of its beginning cannot be read."""
-    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 1)  # A block is one step.
     labeled = labeled_set(tmp_path, 400, 10)
     window = window_of([labeled], 10)
     stream = stream_of(labeled, batch_size=10, window_bytes=window)
@@ -173,7 +173,7 @@ def test_orders_differ_by_key_epoch_and_name(tmp_path):
 def test_parallelism_changes_nothing(tmp_path, monkeypatch):
     pseudo = pseudo_set(tmp_path, [1, 2] * 40, 5)
     outcomes = []
-    monkeypatch.setattr(pipeline, "IMAGES_PERTURBED", 1)  # A block is one step.
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 1)  # A block is one step.
     for parallel in (1, 8):
         monkeypatch.setattr(pipeline, "PARALLEL_CALLS", parallel)
         window = window_of([pseudo], 20)

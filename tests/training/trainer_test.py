@@ -64,10 +64,10 @@ def batches(first_step, num_steps):
         operations=("rotate", "translate_x", "brightness"),
     )
 
-    def noisy(images, targets, key):
+    def noisy(images, targets, key, batch_size):
         return augmented(images, key), targets
 
-    return pipeline.training_batches(streams(), KEY, noisy, first_step, num_steps)
+    return pipeline.training_batches(streams(), KEY, noisy, 8, first_step, num_steps)
 
 
 def noisy_resnet(synchronized):
@@ -364,7 +364,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
 
     def make_batches(first_step, num_steps):
         return pipeline.training_batches(
-            (stream,), KEY, lambda images, targets, _: (images, targets), first_step, num_steps
+            (stream,), KEY, lambda images, targets, *_: (images, targets), 8, first_step, num_steps
         )
 
     trainer = make_trainer("one", recipe, small_noisy)
@@ -397,7 +397,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     assert {1, 20, 40, 60} <= steps
     assert set(scalars["train/gradient_norm"]) == set(scalars["train/images_per_second"]) == steps
     assert min(scalars["train/images_per_second"].values()) > 0
-    (shown,) = scalars["train/images_0"].values()
+    (shown,) = scalars["train/labeled_images"].values()
     first = next(iter(make_batches(0, 60)))[0]["image"].numpy().reshape(8, 8, 8, 8, 3)
     expected = np.concatenate(np.concatenate(first, axis=1), axis=1)
     np.testing.assert_array_equal(tf.io.decode_png(shown), expected)
