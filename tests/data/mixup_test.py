@@ -29,6 +29,14 @@ def test_partners_are_others_and_everyone_is_one(batch):
         assert np.all(partners != np.arange(batch))
 
 
+def test_partners_stand_in_the_same_batch_and_batches_draw_their_own():
+    partners = mixup.draw_partners(KEY, 60, 6).numpy()
+    np.testing.assert_array_equal(np.sort(partners), np.arange(60))
+    np.testing.assert_array_equal(partners // 6, np.arange(60) // 6)
+    assert np.all(partners != np.arange(60))
+    assert len({tuple(batch) for batch in partners.reshape(10, 6) % 6}) > 5
+
+
 def test_every_other_image_is_as_likely_a_partner():
     draw = tf.function(lambda number: mixup.draw_partners(noise.fold_in(KEY, number), 5)[0])
     counts = np.bincount([draw(tf.constant(number)).numpy() for number in range(800)], minlength=5)

@@ -10,6 +10,7 @@ from PIL import Image
 from nsk import noise
 from nsk.data import pipeline, records, shards, streams
 from nsk.errors import UserError
+from nsk.training import strategy as strategies
 
 KEY = noise.key(0, "streams test")
 NAMES = ["even", "odd"]
@@ -133,8 +134,12 @@ def test_union_draws_from_both_with_their_copies(tmp_path):
     assert 0 < np.mean(shown(stream, 1)[0, :9] >= FIRST_PSEUDO) < 1
 
 
+@pytest.mark.parametrize("block_images", [1, 40, 512])
 @pytest.mark.parametrize("window", [5, 37, 10_000])
-def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(tmp_path, window):
+def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(
+    tmp_path, monkeypatch, window, block_images
+):
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", block_images)
     copies = np.random.default_rng(1).integers(1, 4, 200)
     pseudo = pseudo_set(tmp_path, copies, 6)
     stream = stream_of(pseudo, batch_size=11, window_bytes=window_of([pseudo], window))
@@ -197,6 +202,37 @@ def test_the_order_is_as_well_mixed_whatever_the_number_of_shards(tmp_path, imag
     close = np.mean(distances <= 64)
     expected = sum(2 * (count - d) / (count * (count - 1)) for d in range(1, 65))
     assert abs(close - expected) < 4 * np.sqrt(expected / count)
+
+
+def test_neighbours_in_a_shard_are_none_in_a_small_window(tmp_path):
+    """A window takes records of many shards, so that sorted data comes mixed through it all.
+
+    With windows of 64 of 1,280 images, 20 in a shard, classes one after the other: of each eighth
+    of an epoch, every class is a part.
+    """
+    labeled = labeled_set(tmp_path, 1280, 20)
+    window = window_of([labeled], 64)
+    rows = shown(stream_of(labeled, batch_size=160, window_bytes=window), 8)
+    classes = rows // 128  # Ten, as sorted as they can be.
+    counts = np.stack([np.bincount(part, minlength=10) for part in classes])
+    assert np.all(counts.sum(axis=0) == 128)
+    # Groups of 16 shards hold classes as drawn; a shard alone would give one class to 20 rows.
+    assert np.all((counts > 0).sum(axis=1) >= 6)
+    shards_of_window = [len(set(part // 20)) for part in rows.reshape(20, 64)]
+    assert min(shards_of_window) >= 12
+
+
+def test_two_replicas_split_a_stream_from_shards_in_order(tmp_path):
+    labeled = labeled_set(tmp_path, 40, 7)
+    stream = stream_of(labeled, batch_size=6, window_bytes=window_of([labeled], 20))
+    whole = shown(stream, 8)
+    strategy = strategies.make_strategy("mirrored")
+    batches = pipeline.training_batches((stream,), KEY, decoded, 2, 0, 8)
+    for step, (element,) in enumerate(strategy.experimental_distribute_dataset(batches)):
+        parts = [one[:, 0, 0] for one in strategy.experimental_local_results(element["image"])]
+        assert [len(part) for part in parts] == [3, 3]
+        together = np.concatenate(parts).astype(int)
+        np.testing.assert_array_equal(together[:, 0] * 256 + together[:, 1], whole[step])
 
 
 def test_a_window_holds_about_the_bytes_asked_for(tmp_path):

@@ -66,6 +66,21 @@ def test_every_image_is_scored_once_row_for_row(unlabeled, tmp_path, batch_size)
     assert ids == [f"digits/{number:04d}" for number in range(NUM_IMAGES)]
 
 
+def test_too_few_or_too_many_predictions_are_a_mistake_of_the_program(unlabeled, tmp_path):
+    whole = list(predictions(unlabeled, 4))
+    for number, (given, message) in enumerate(
+        [
+            (whole[:-1], "24 predictions of 25 images"),
+            ([*whole, whole[0]], "more predictions than 25 images"),
+            ([*whole[:-1], whole[0]], "more predictions than 25 images"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(ValueError, match=message):
+            score(unlabeled, iter(given), folder)
+
+
 def test_scores_say_nothing_of_the_truth(unlabeled, tmp_path):
     run(unlabeled, tmp_path / "scores")
     for path in (tmp_path / "scores").iterdir():
