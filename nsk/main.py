@@ -58,15 +58,11 @@ def read_config():
     )
 
 
-def main(argv):
-    """Runs a command; what is cheap to check is checked before TensorFlow is imported."""
-    command, *rest = argv[1:] or ["run"]
-    if command not in COMMANDS or rest:
-        received = " ".join(argv[1:])
-        raise UserError(
-            f"Received the command {received!r}: expected {' or '.join(COMMANDS)}; settings are "
-            "given as --name=value."
-        )
+def prepare():
+    """The `Config` of the flags that were given, checked, with its workdir made and ready to use.
+
+    What is cheap to check is checked before TensorFlow is imported.
+    """
     config = read_config()
     for line in config.unused_values():
         logging.warning("%s", line)
@@ -81,13 +77,28 @@ def main(argv):
     with native_messages_hidden():
         import tensorflow as tf
 
-        from nsk import models, self_training
+        from nsk import models
 
         tf.config.list_physical_devices()
     # Each stage has functions of its own, which TensorFlow takes for retracing and warns of.
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     for name in config.model.models:  # Now, and not when a network's turn to train has come.
         models.check_name(name)
+    return config
+
+
+def main(argv):
+    """Runs a command."""
+    command, *rest = argv[1:] or ["run"]
+    if command not in COMMANDS or rest:
+        received = " ".join(argv[1:])
+        raise UserError(
+            f"Received the command {received!r}: expected {' or '.join(COMMANDS)}; settings are "
+            "given as --name=value."
+        )
+    config = prepare()
+    from nsk import self_training
+
     if command == "plan":
         self_training.plan(config)
     else:
@@ -136,8 +147,8 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
-def run_main(argv):
-    """Runs `main` and turns what goes wrong into an exit code."""
+def run_main(argv, main=main):
+    """Runs a `main` and turns what goes wrong into an exit code."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
