@@ -306,7 +306,7 @@ def normalize_image(
         ValueError: the image cannot be decoded or is too large; the message says why.
     """
     if len(encoded) > max_bytes:
-        raise ValueError(f"{len(encoded):,} bytes are more than --max_image_bytes={max_bytes}")
+        raise ValueError(f"it has more bytes than --max_image_bytes={max_bytes}")
     with _reasons():
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     with image:

@@ -27,6 +27,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from PIL import Image
 
+from nsk.config import DataConfig
 from nsk.data import shards
 from nsk.data.records import SourceImage
 from nsk.data.tfds_source import TfdsSource
@@ -36,13 +37,16 @@ SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
-def open_source(name, train_split="train", test_split="test"):
+def open_source(
+    name, train_split="train", test_split="test", max_image_bytes=DataConfig.max_image_bytes
+):
     """Opens a source by its name on the command line.
 
     Args:
         name: digits, tfds:NAME[/config], folder:PATH or tfrecord:PATTERN.
         train_split: the TFDS split to train on; the default one may be missing.
         test_split: the TFDS split to test on; the default one may be missing.
+        max_image_bytes: of a file that is larger, one byte more is read and no further.
 
     Raises:
         UserError: the source is missing or not laid out as it should be.
@@ -53,7 +57,7 @@ def open_source(name, train_split="train", test_split="test"):
     if kind == "tfds":
         return TfdsSource(place, train_split, test_split)
     if kind == "folder":
-        return FolderSource(Path(os.path.expanduser(place)))
+        return FolderSource(Path(os.path.expanduser(place)), max_image_bytes)
     if kind == "tfrecord":
         return TfrecordSource(place)
     raise ValueError(f"Not the name of a source: {name!r}.")
@@ -69,10 +73,13 @@ def open_sources(config):
         UserError: as `open_source`.
     """
     # The flags of splits are about --dataset: another source has splits of its own.
-    opened = {"dataset": open_source(config.dataset, config.train_split, config.test_split)}
+    limit = {"max_image_bytes": config.max_image_bytes}
+    opened = {
+        "dataset": open_source(config.dataset, config.train_split, config.test_split, **limit)
+    }
     for flag in ("test_dataset", "unlabeled_dataset"):
         if getattr(config, flag):
-            opened[flag] = open_source(getattr(config, flag))
+            opened[flag] = open_source(getattr(config, flag), **limit)
     return opened
 
 
@@ -140,8 +147,8 @@ class FolderSource:
 
     ids_tell_labels = True
 
-    def __init__(self, root):
-        self.root = root
+    def __init__(self, root, max_image_bytes=DataConfig.max_image_bytes):
+        self.root, self._max_image_bytes = root, max_image_bytes
         if not root.is_dir():
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
         subfolders = {path.name: path for path in _visible(root) if path.is_dir()}
@@ -217,7 +224,8 @@ class FolderSource:
     def images(self, split):
         for path, label in self._files(split):
             try:
-                encoded = path.read_bytes()
+                with path.open("rb") as file:
+                    encoded = file.read(self._max_image_bytes + 1)
             except OSError as error:
                 raise UserError(
                     f"{path} cannot be read ({error.strerror}): mend or remove it."

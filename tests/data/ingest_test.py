@@ -54,7 +54,7 @@ class GivenSource:
 def given(monkeypatch):
     """Sources by the names digits (the default --dataset), tfds:more and tfds:test."""
     named = {}
-    monkeypatch.setattr(sources, "open_source", lambda name, *splits: named[name])
+    monkeypatch.setattr(sources, "open_source", lambda name, *_, **__: named[name])
     return named
 
 
@@ -456,7 +456,7 @@ def test_images_too_large_are_named_as_corrupt(tmp_path, given):
     assert reasons == {
         "large/0": "12,000 x 12,000 pixels are more than --max_image_pixels=100000000",
         "large/1": "12,000 x 12,000 pixels are more than --max_image_pixels=100000000",
-        "large/2": f"{len(large[2]):,} bytes are more than --max_image_bytes={max_bytes}",
+        "large/2": f"it has more bytes than --max_image_bytes={max_bytes}",
     }
 
 

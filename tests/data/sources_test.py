@@ -41,6 +41,19 @@ def refused(pattern, root, *paths):
         fill(root, *paths)
 
 
+def test_of_a_file_that_is_too_large_little_is_read(tmp_path):
+    fill(tmp_path, "a/0.png", "b/1.png")
+    with (tmp_path / "b/huge.png").open("wb") as file:
+        file.truncate(2**36)  # Takes no space on the disk, and more memory than there is.
+    source = sources.open_source(f"folder:{tmp_path}", max_image_bytes=1000)
+    sizes = {image.id: len(image.encoded) for image in source.images("train")}
+    assert sizes == {
+        "a/0.png": len(encoded_image(0)),
+        "b/1.png": len(encoded_image(1)),
+        "b/huge.png": 1001,
+    }
+
+
 def test_digits():
     source = sources.open_source("digits")
     images = list(source.images("train"))
