@@ -27,6 +27,9 @@ from nsk.progress import Progress
 IMAGES_AT_ONCE = 256
 SECONDS_BETWEEN_LINES = 30.0
 CORRUPT_NAMED = 100
+# Labelled images stand in many shards, though they be few, so that a stream over them and many
+# others can spread them over an epoch.
+LABELED_SHARDS, LABELED_IN_SHARD = 16, 16
 
 
 def ingest(config, seed, folder):
@@ -66,9 +69,11 @@ def ingest(config, seed, folder):
             order_seed = FIXED_SEED if split == "test" else seed
             rows = rows[np.argsort(hash_keys(order_seed, f"order/{split}", images.ids, rows))]
             splits[split] = rows
-            with shards.ShardWriter(
-                folder / split, "images", class_names, config.images_per_shard
-            ) as writer:
+            in_shard = config.images_per_shard
+            if split == "labeled":
+                least = max(LABELED_IN_SHARD, -(-len(rows) // LABELED_SHARDS))
+                in_shard = min(in_shard, least)
+            with shards.ShardWriter(folder / split, "images", class_names, in_shard) as writer:
                 for row in rows.tolist():
                     label = None if split == "unlabeled" else images.labels[row]
                     encoded = _read_span(spool, images.spans[row])

@@ -83,7 +83,9 @@ class ShardStream:
 
     In every epoch the shards are permuted and divided into groups. The shards of a group are read
     side by side, record by record, and cut into windows; a window's records are expanded to their
-    copies and permuted. All copies of an image stand in one window.
+    copies and permuted. All copies of an image stand in one window. Each of several shard sets is
+    spread over the groups as evenly as the number of its shards allows; in a group that is larger
+    than a window, shards with fewer records than others end earlier.
 
     Attributes:
         name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
@@ -181,10 +183,22 @@ class ShardStream:
         return {"image": parsed["encoded"], "target": self.make_targets(parsed)}
 
     def _order(self, stream_key, epoch):
-        """The shards in the order of an epoch: int64 (shards,)."""
-        count = len(self._rows)
+        """The shards in the order of an epoch: int64 (shards,).
+
+        Each set's shards are permuted and dealt evenly over the epoch, so that a set of few comes
+        neither early nor late.
+        """
         key = noise.named(tf.constant(stream_key), "shards")
-        return permuted(tf.range(count, dtype=tf.int64), count, key, tf.fill([count], epoch))
+        order, places, first = [], [], 0
+        for number, shard_set in enumerate(self.shard_sets):
+            count = len(shard_set.names)
+            of_set = tf.range(count, dtype=tf.int64)
+            set_key = noise.fold_in(key, number)
+            order.append(first + permuted(of_set, count, set_key, tf.fill([count], epoch)))
+            places.append((np.arange(count) + 0.5) / count)
+            first += count
+        dealt = np.argsort(np.concatenate(places), kind="stable")
+        return tf.gather(tf.concat(order, axis=0), dealt)
 
     def _find(self, stream_key, epoch, row):
         """(group, row within it) of a row of an epoch."""

@@ -460,6 +460,20 @@ def test_images_too_large_are_named_as_corrupt(tmp_path, given):
     }
 
 
+def test_few_labelled_images_stand_in_many_shards(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": pool(500, 500)})
+    sets = {}
+    for most in (4096, 10):
+        run(tmp_path / str(most), num_labeled=400, num_dev=4, images_per_shard=most)
+        for split in ("labeled", "unlabeled"):
+            shard_set = shards.ShardSet.load(tmp_path / str(most) / split)
+            sets[most, split] = (len(shard_set.names), max(shard_set.counts))
+    assert sets[4096, "labeled"] == (16, 25) and sets[4096, "unlabeled"][0] == 1
+    assert sets[10, "labeled"] == (40, 10)
+    run(tmp_path / "few", num_labeled=20, num_dev=4)
+    assert shards.ShardSet.load(tmp_path / "few/labeled").counts == (16, 4)
+
+
 def test_at_most_100_corrupt_images_are_named(tmp_path, given):
     broken = [sources.SourceImage(f"broken/{number}", b"", 0) for number in range(120)]
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + broken})

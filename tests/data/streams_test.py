@@ -134,8 +134,18 @@ def test_union_draws_from_both_with_their_copies(tmp_path):
     assert 0 < np.mean(shown(stream, 1)[0, :9] >= FIRST_PSEUDO) < 1
 
 
-@pytest.mark.parametrize("block_images", [1, 40, 512])
-@pytest.mark.parametrize("window", [5, 37, 10_000])
+def test_union_spreads_few_images_over_the_epoch_of_many(tmp_path):
+    labeled = labeled_set(tmp_path / "labeled", 160, 20)
+    pseudo = pseudo_set(tmp_path / "pseudo", [1] * 1440, 12)
+    for sets in ((labeled, pseudo), (pseudo, labeled)):
+        stream = stream_of(*sets, batch_size=200, window_bytes=window_of(sets, 200), name="union")
+        assert len(stream._rows) == 128 and stream._group_shards == 16
+        labelled = (shown(stream, 16) < FIRST_PSEUDO).sum(axis=1)
+        assert labelled.sum() == 2 * 160
+        assert np.all((labelled >= 8) & (labelled <= 32))
+
+
+@pytest.mark.parametrize(("window", "block_images"), [(5, 40), (37, 1), (37, 512), (10_000, 40)])
 def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(
     tmp_path, monkeypatch, window, block_images
 ):
@@ -145,7 +155,7 @@ def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(
     stream = stream_of(pseudo, batch_size=11, window_bytes=window_of([pseudo], window))
     steps = 3 * copies.sum() // 11
     whole = shown(stream, steps)
-    for first_step in (1, 2, 18, 19, 50, 77, steps - 1):
+    for first_step in (1, 18, 50, steps - 1):
         np.testing.assert_array_equal(shown(stream, steps, first_step), whole[first_step:])
 
 
