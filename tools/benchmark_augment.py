@@ -1,6 +1,6 @@
 """How many images per second RandAugment makes: this project's, KerasCV's, Keras's and Pillow's.
 
-    python -m tools.benchmark_augment [--sizes=32,224] [--batch_sizes=512,64] [--rounds=7]
+    python -m tools.benchmark_augment [--sizes=32,224] [--batch_sizes=512,160] [--rounds=7]
 
 Two operations for each image, magnitude 9 of 30:
 

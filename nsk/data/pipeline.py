@@ -24,7 +24,7 @@ PARALLEL_CALLS = (
 AHEAD = 4
 # Most images and pixels of a block of several steps.
 BLOCK_IMAGES = 512
-BLOCK_PIXELS = 2**21
+BLOCK_PIXELS = 2**23
 
 
 @dataclasses.dataclass(frozen=True)

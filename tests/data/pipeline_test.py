@@ -253,7 +253,15 @@ def test_images_in_memory_take_their_pixels_or_their_files(labeled):
 
 @pytest.mark.parametrize(
     ("batch_size", "image_size", "expected"),
-    [(128, 32, 4), (129, 32, 3), (1000, 32, 1), (512, 64, 1), (10, 224, 4), (10, 600, 1)],
+    [
+        (128, 32, 4),
+        (129, 32, 3),
+        (1000, 32, 1),
+        (512, 64, 1),
+        (10, 224, 16),
+        (23, 600, 1),
+        (11, 600, 2),
+    ],
 )
 def test_a_block_holds_few_images_and_fewer_large_ones(batch_size, image_size, expected):
     assert pipeline.steps_in_block(batch_size, image_size) == expected
