@@ -129,7 +129,7 @@ def test_impossible_settings_are_refused(settings):
 # Pixels.
 
 
-@pytest.mark.parametrize("size", [24, 200])
+@pytest.mark.parametrize("size", [24, 64, 200])
 def test_the_box_is_resized_as_pillow_does(size):
     pixels = photograph(90, 130)
     received = crops.random_resized_crop(tf.constant([encode(pixels, "PNG")] * 6), KEY, size)
