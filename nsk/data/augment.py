@@ -52,12 +52,8 @@ def augment(
     cutout_side=0,
     num_ops=0,
     magnitude=0.0,
-    max_level=30.0,
-    profile="increasing",
-    operations=RANDAUGMENT_OPERATIONS,
-    magnitude_mode="constant",
-    translate_share=TRANSLATE_SHARE,
     fill=128,
+    **options,
 ):
     """Crops, flips, applies RandAugment and cuts out, in this order; what is off costs nothing.
 
@@ -68,9 +64,8 @@ def augment(
         crop_mode: "constant" or "reflect", the mode of `random_crop`.
         flip: bool, whether `random_flip` is on.
         cutout_side: int, pixels of `random_cutout`; 0: off.
-        num_ops: int, as all that follow an argument of `rand_augment`; 0: off.
-        magnitude, max_level, profile, operations, magnitude_mode, translate_share, fill: see
-            `rand_augment`.
+        num_ops: int, operations of RandAugment; 0: off.
+        magnitude, fill, **options: of `rand_augment`.
 
     Returns:
         uint8 tensor of the same shape.
@@ -79,18 +74,7 @@ def augment(
         images = random_crop(images, key, crop_padding, crop_mode)
     if flip:
         images = random_flip(images, key)
-    images = rand_augment(
-        images,
-        key,
-        num_ops=num_ops,
-        magnitude=magnitude,
-        max_level=max_level,
-        profile=profile,
-        operations=operations,
-        magnitude_mode=magnitude_mode,
-        translate_share=translate_share,
-        fill=fill,
-    )
+    images = rand_augment(images, key, num_ops=num_ops, magnitude=magnitude, fill=fill, **options)
     return random_cutout(images, key, cutout_side, fill) if cutout_side else images
 
 
