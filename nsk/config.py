@@ -94,7 +94,13 @@ class DataConfig(Section):
     split_seed: int = setting(
         -1, "Seed of the choice of labelled and dev images; -1: --seed.", minimum=-1
     )
-    images_per_shard: int = setting(4096, "Images in one TFRecord shard.", minimum=1)
+    images_per_shard: int = setting(4096, "Most images in a TFRecord shard.", minimum=1)
+    shard_mebibytes: int = setting(
+        16,
+        "A TFRecord shard of this size is full, MiB: a small part of --shuffle_mebibytes, so that "
+        "windows are made of many shards.",
+        minimum=1,
+    )
     max_corrupt_fraction: float = setting(
         0.01,
         "Largest share of images that may be unreadable before the run is refused.",
@@ -241,7 +247,7 @@ class NoiseConfig(Section):
     cutmix_alpha: PerGeneration = setting(
         (0.0,),
         "CutMix with areas drawn from Beta(alpha, alpha); 0: off. With mixup: either, drawn for "
-        "each batch (a few steps' images).",
+        "each step.",
         minimum=0.0,
         of=float,
     )
@@ -307,7 +313,10 @@ class TrainConfig(Section):
         4096, "Memory that the images of a stage may take under --cache=auto, MiB.", minimum=1
     )
     shuffle_mebibytes: int = setting(
-        256, "Size of the window that is shuffled where images are not in memory, MiB.", minimum=1
+        256,
+        "Size of the window that is shuffled where images are not in memory, MiB; up to three are "
+        "held by each stream.",
+        minimum=1,
     )
     mixing: str = setting(
         "ratio",
@@ -547,7 +556,7 @@ class Config:
 
     def __post_init__(self):
         self._check_ratio()
-        if self.pseudo.score_views == "mirror" and not self.flips:
+        if self.num_students and self.pseudo.score_views == "mirror" and not self.flips:
             raise UserError(
                 f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
                 f"{self.noise.flip}: its networks never learn from mirror images; give "

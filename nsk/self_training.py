@@ -37,6 +37,7 @@ def run(config):
         UserError: settings or data do not allow the run.
     """
     stages = Stages(config)
+    stages.save_config()
     images = stages.ingest()
 
     model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
@@ -76,4 +77,5 @@ def teach(config, stages, images, chain):
 def plan(config):
     """Prints what `run` would do; only the images are ingested."""
     stages = Stages(config)
+    stages.save_config()
     return plan_module.plan(stages, stages.ingest())

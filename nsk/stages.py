@@ -42,7 +42,10 @@ class Stages:
         strategies.split_cpu(config.run.logical_devices)
         self.strategy = strategies.make_strategy(config.run.strategy)
         stage.make_folder(self.workdir)
-        stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(config))
+
+    def save_config(self):
+        """Writes every setting of this call into the workdir."""
+        stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(self.config))
 
     def _run(self, name, build, settings=None, **inputs):
         made = stage.run(self.workdir, name, build, settings=settings or {}, inputs=inputs)
@@ -147,11 +150,12 @@ class Stages:
 
     def train(self, generation, images, pseudo_labels=None, teacher=None):
         """A teacher (generation 0), or a student of a teacher and its pseudo-labels."""
+        settings = self.training_settings(generation, images)
         labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
-        pseudo = shard_set(pseudo_labels, write.SHARDS) if generation else None
-        settings = train_stage.resolve_cache(
-            self.training_settings(generation, images), labeled, dev, pseudo
-        )
+        learns_pseudo_labels = generation and settings["train"]["ratio"]
+        pseudo = shard_set(pseudo_labels, write.SHARDS) if learns_pseudo_labels else None
+        labeled_copies = write.read_labeled_copies(pseudo_labels.path) if generation else {}
+        settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
         warm = settings.get("init_from") == "teacher"
 
         def build(folder):
@@ -162,7 +166,7 @@ class Stages:
                 labeled=labeled,
                 dev=dev,
                 pseudo=pseudo,
-                labeled_copies=write.read_labeled_copies(pseudo_labels.path) if generation else {},
+                labeled_copies=labeled_copies,
                 initial=load_model(teacher.path / MODEL) if warm else None,
                 summary_folder=summary_folder,
                 eval_batch_size=self.config.run.eval_batch_size,
@@ -170,7 +174,7 @@ class Stages:
             return train_stage.train(job, self.strategy, folder / MODEL)
 
         inputs = {"images": images}
-        if generation:
+        if learns_pseudo_labels or labeled_copies:
             inputs["pseudo_labels"] = pseudo_labels
         if warm:
             inputs["teacher"] = teacher
@@ -252,11 +256,17 @@ class Stages:
 
     def write(self, generation, images, scores, selection):
         """The selected images with their pseudo-labels as shards."""
+        settings = {"shard_mebibytes": self.config.data.shard_mebibytes}
         return self._run(
             f"gen{generation}/pseudo",
             lambda folder: write.write(
-                shard_set(images, "unlabeled"), scores.path, selection.path, folder
+                shard_set(images, "unlabeled"),
+                scores.path,
+                selection.path,
+                folder,
+                shard_bytes=settings["shard_mebibytes"] * 2**20,
             ),
+            settings,
             images=images,
             scores=scores,
             selection=selection,

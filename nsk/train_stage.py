@@ -20,6 +20,7 @@ from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
 
+FEW_SHARDS = 8
 # What says nothing where RandAugment is off.
 RANDAUGMENT_SETTINGS = (
     "randaugment_num_ops",
@@ -156,7 +157,20 @@ def make_streams(job):
         else:
             window_bytes = train["shuffle_mebibytes"] * pipeline.MEBIBYTE
             streams.append(ShardStream(*common, window_bytes))
+            _warn_of_few_shards(streams[-1])
     return tuple(streams)
+
+
+def _warn_of_few_shards(stream):
+    shards_in_window = sum(len(one.names) for one in stream.shard_sets) / stream.num_windows
+    if stream.num_windows > 1 and shards_in_window < FEW_SHARDS:
+        logging.warning(
+            "%s: about %.1f shards are mixed at a time, %d or more are better: raise "
+            "--shuffle_mebibytes or lower --shard_mebibytes.",
+            stream.name,
+            shards_in_window,
+            FEW_SHARDS,
+        )
 
 
 def _kept_size(settings):
@@ -275,8 +289,8 @@ def num_training_steps(train, num_labeled, global_batch_size):
 def make_recipe(settings, streams):
     """The trainer's `Recipe` for these settings and streams."""
     train, num_labeled = settings["train"], settings["num_labeled"]
-    sizes = tuple(stream.batch_size for stream in streams)
-    num_steps = num_training_steps(train, num_labeled, sum(sizes))
+    sizes = {stream.name: stream.batch_size for stream in streams}
+    num_steps = num_training_steps(train, num_labeled, sum(sizes.values()))
     steps_per_epoch = num_labeled / train["labeled_batch_size"]
     rates = schedules.learning_rates(
         train["schedule"],
@@ -291,7 +305,6 @@ def make_recipe(settings, streams):
     return Recipe(
         learning_rates=rates,
         batch_sizes=sizes,
-        stream_names=tuple(stream.name for stream in streams),
         optimizer=train["optimizer"],
         momentum=train["momentum"],
         nesterov=train["nesterov"],

@@ -76,6 +76,18 @@ def test_a_teacher_may_label_the_mean_of_an_image_and_its_mirror_image(tmp_path)
     expected = np.mean(views, axis=0)
     assert np.abs(views[0] - views[1]).max() > 0.01
     np.testing.assert_allclose(np.exp(scores.log_probabilities), expected, rtol=0.01, atol=1e-4)
+    self_training.run(make_config(tmp_path, score_views="image", **values))
+    assert len(list(tmp_path.glob("gen1/scores-*"))) == 2
+    assert len(list(tmp_path.glob("gen0/teacher-*"))) == 1
+
+
+@pytest.mark.parametrize(("policy", "depends"), [("paper", False), ("gap", True)])
+def test_a_student_at_ratio_zero_depends_on_labelled_copies_alone(tmp_path, policy, depends):
+    """The gap policy repeats labelled images; else the filter's settings retrain nothing."""
+    values = {"policy": policy, "min_confidence": ["0"], "ratio": ["0"], "chance_p_value": 1.0}
+    self_training.run(make_config(tmp_path, **values, gap_floor=20))
+    (path,) = tmp_path.glob("gen1/student-*/stage.json")
+    assert ("pseudo_labels" in json.loads(path.read_text())["inputs"]) == depends
 
 
 def test_a_teacher_alone_may_take_every_label(tmp_path):

@@ -289,7 +289,7 @@ def test_the_recipe_takes_every_setting(shard_sets, tmp_path):
         **changes,
     )
     recipe = train_stage.make_recipe(job.settings, train_stage.make_streams(job))
-    assert recipe.batch_sizes == (8, 24)
+    assert recipe.batch_sizes == {"labeled": 8, "pseudo": 24}
     assert recipe.weight_decay == 0.2
     assert {name: getattr(recipe, name) for name in changes} == changes
     expected = np.repeat([0.1, 0.01, 0.001], [20, 10, 10])
@@ -299,12 +299,13 @@ def test_the_recipe_takes_every_setting(shard_sets, tmp_path):
     assert (recipe.optimizer, recipe.loss_normalization) == ("rmsprop", "labelled")
 
 
-def test_perturbation_takes_every_setting(shard_sets, tmp_path):
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_perturbation_takes_every_setting(shard_sets, tmp_path, kind):
     job = make_job(
         shard_sets,
         tmp_path,
+        **{f"{kind}_alpha": [0.7]},
         min_crop_area=[0.3],
-        mixup_alpha=[0.7],
         crop_padding=[2],
         crop_mode="reflect",
         cutout_side=[3],
@@ -336,7 +337,7 @@ def test_perturbation_takes_every_setting(shard_sets, tmp_path):
         translate_share=0.2,
         fill=9,
     )
-    expected = mixup.mixup(augmented, targets, key, 0.7)
+    expected = getattr(mixup, kind)(augmented, targets, key, 0.7)
     received = train_stage.make_perturbation(job.settings)(encoded, targets, key)
     for ours, theirs in zip(received, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -458,6 +459,11 @@ def settings_of(shard_sets, generation, **values):
         ({"pseudo_label": "smooth"}, {"smooth_epsilon": 0.3}, {0: True, 1: False}),
         ({}, {"learning_rate": ["0.3"]}, {0: False, 1: False}),
         ({}, {"crop_padding": ["1"]}, {0: False, 1: False}),
+        ({}, {"mixup_alpha": ["1"]}, {0: False, 1: False}),
+        ({}, {"cutmix_alpha": ["1"]}, {0: False, 1: False}),
+        ({}, {"min_crop_area": ["0.5"]}, {0: False, 1: False}),
+        ({}, {"cutout_side": ["4"]}, {0: False, 1: False}),
+        ({}, {"flip": "on"}, {0: False, 1: False}),
         ({}, {"crop_mode": "reflect"}, {0: False, 1: False}),
         ({"crop_padding": ["0", "4"]}, {"crop_mode": "reflect"}, {0: True, 1: False}),
         (

@@ -73,7 +73,8 @@ def ingest(config, seed, folder):
             if split == "labeled":
                 least = max(LABELED_IN_SHARD, -(-len(rows) // LABELED_SHARDS))
                 in_shard = min(in_shard, least)
-            with shards.ShardWriter(folder / split, "images", class_names, in_shard) as writer:
+            limits = (in_shard, config.shard_mebibytes * 2**20)
+            with shards.ShardWriter(folder / split, "images", class_names, *limits) as writer:
                 for row in rows.tolist():
                     label = None if split == "unlabeled" else images.labels[row]
                     encoded = _read_span(spool, images.spans[row])

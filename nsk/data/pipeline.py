@@ -73,17 +73,18 @@ def load_images(shard_set, image_size):
 
     # Batches first, so that parsing is one call for many records; then decoding, in parallel.
     dataset = made_ahead(shard_set.read().batch(256), parse)
-    parts = {}
+    count, done, whole = shard_set.num_records, 0, {}
     with shard_set.naming_broken_shards():
         for batch in dataset.as_numpy_iterator():
             for name, value in batch.items():
-                parts.setdefault(name, []).append(value)
-    if not parts:
+                if name not in whole:  # Filled in place: lists of parts would be held twice.
+                    whole[name] = np.empty([count, *value.shape[1:]], value.dtype)
+                whole[name][done : done + len(value)] = value
+            done += len(value)
+    if not done:
         raise UserError(
             f"{shard_set.folder} holds no images: check the data that it was made from."
         )
-    whole = {name: np.concatenate(values) for name, values in parts.items()}
-    count = len(whole["id"])
     with tf.device("CPU"):  # Where tf.data works: they are not to fill a GPU's memory.
         images = tf.constant(whole["image"])
     return Images(
@@ -113,7 +114,10 @@ def clean_batches(shard_set, image_size, batch_size):
         parsed["image"] = records.decode_images(parsed.pop("encoded"), image_size)
         return parsed
 
-    return made_ahead(shard_set.read().batch(batch_size), parse)
+    # Large images are decoded in smaller parts, several of which are held at a time.
+    part = min(batch_size, images_in_block(image_size))
+    batches = made_ahead(shard_set.read().batch(part), parse)
+    return batches if part == batch_size else batches.rebatch(batch_size)
 
 
 def training_batches(all_streams, stage_key, perturb, image_size, first_step, num_steps):
@@ -177,8 +181,12 @@ def steps_in_block(batch_size, image_size):
         batch_size: images of all streams in a step.
         image_size: side of the images, pixels.
     """
-    images = min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2)
-    return max(1, images // batch_size)
+    return max(1, images_in_block(image_size) // batch_size)
+
+
+def images_in_block(image_size):
+    """How many images are made at once where nothing asks for more, at least 1."""
+    return max(1, min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2))
 
 
 def _step_by_step(of_streams, steps):

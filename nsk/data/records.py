@@ -234,8 +234,8 @@ def parse_copies(serialized):
 def decode_image(encoded, image_size):
     """Decodes one image to a square; training, scoring and the exported model all use this.
 
-    An image that is not `image_size` square has its shorter side resized to `image_size` (bilinear,
-    antialiased) and its centre cropped. One that fits keeps its pixels.
+    The square in the middle is resized (bilinear, antialiased), so that no image, however long,
+    takes more memory than its own pixels. One that fits keeps its pixels.
 
     Args:
         encoded: scalar string tensor.
@@ -248,18 +248,16 @@ def decode_image(encoded, image_size):
     image.set_shape([None, None, 3])
     size = tf.shape(image)[:2]
 
-    def resize_and_crop():
-        scale = image_size / tf.reduce_min(size)
-        scaled = tf.cast(tf.round(tf.cast(size, tf.float64) * scale), tf.int32)
-        height, width = tf.unstack(tf.maximum(scaled, image_size))
-        resized = tf.image.resize(image, [height, width], "bilinear", antialias=True)
-        top, left = (height - image_size) // 2, (width - image_size) // 2
-        crop = resized[top : top + image_size, left : left + image_size]
-        return tf.saturate_cast(tf.round(crop), tf.uint8)
+    def crop_and_resize():
+        side = tf.reduce_min(size)
+        top, left = tf.unstack((size - side) // 2)
+        square = image[top : top + side, left : left + side]
+        resized = tf.image.resize(square, [image_size, image_size], "bilinear", antialias=True)
+        return tf.saturate_cast(tf.round(resized), tf.uint8)
 
     fits = tf.reduce_all(size == image_size)
     return tf.ensure_shape(
-        tf.cond(fits, lambda: image, resize_and_crop), [image_size, image_size, 3]
+        tf.cond(fits, lambda: image, crop_and_resize), [image_size, image_size, 3]
     )
 
 
@@ -315,6 +313,8 @@ def normalize_image(
             raise ValueError(
                 f"{width:,} x {height:,} pixels are more than --max_image_pixels={max_pixels}"
             )
+        if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+            raise ValueError("its 32-bit pixels have no stated range: make it 8- or 16-bit")
         with _reasons():
             # Pillow forgives what TensorFlow refuses, such as a PNG whose last bytes are missing.
             # So that no image stops the training later, TensorFlow has decoded each one here.

@@ -16,6 +16,7 @@ import tensorflow as tf
 from nsk.errors import UserError
 
 MANIFEST = "manifest.json"
+SHARD_BYTES = 16 * 2**20
 
 
 def write_manifest(folder, kind, class_names, files):
@@ -35,7 +36,7 @@ def write_manifest(folder, kind, class_names, files):
 
 
 class ShardWriter:
-    """Streams records into shards of a fixed length; a context manager.
+    """Streams records into shards of limited size; a context manager.
 
     Leaving the context writes the manifest, unless an error left it.
 
@@ -43,16 +44,18 @@ class ShardWriter:
         folder: path of the shard set, made if needed.
         kind: "images" or "pseudo".
         class_names: list of strings.
-        images_per_shard: int, records in every shard but the last.
+        images_per_shard: int, most records in a shard.
+        shard_bytes: int, a shard that has reached this size is full.
     """
 
-    def __init__(self, folder, kind, class_names, images_per_shard):
+    def __init__(self, folder, kind, class_names, images_per_shard, shard_bytes=SHARD_BYTES):
         self.folder = Path(folder)
         self.kind = kind
         self.class_names = class_names
-        self.images_per_shard = images_per_shard
+        self.images_per_shard, self.shard_bytes = images_per_shard, shard_bytes
         self._files = []
         self._writer = None
+        self._bytes = 0
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +67,13 @@ class ShardWriter:
             name = f"{len(self._files):05d}.tfrecord"
             self._writer = tf.io.TFRecordWriter(os.fspath(self.folder / name))
             self._files.append({"name": name, "records": 0, "copies": 0})
+            self._bytes = 0
         self._writer.write(serialized)
+        self._bytes += len(serialized)
         self._files[-1]["records"] += 1
         self._files[-1]["copies"] += int(copies)
-        if self._files[-1]["records"] == self.images_per_shard:
+        is_full = self._files[-1]["records"] == self.images_per_shard
+        if is_full or self._bytes >= self.shard_bytes:
             self._close()
 
     def _close(self):

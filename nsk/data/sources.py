@@ -225,7 +225,8 @@ class FolderSource:
         for path, label in self._files(split):
             try:
                 with path.open("rb") as file:
-                    encoded = file.read(self._max_image_bytes + 1)
+                    size = os.fstat(file.fileno()).st_size
+                    encoded = file.read(min(size, self._max_image_bytes + 1))
             except OSError as error:
                 raise UserError(
                     f"{path} cannot be read ({error.strerror}): mend or remove it."

@@ -6,7 +6,7 @@ to it would have given. There are two kinds, and the trainer cannot tell them ap
 - `ResidentStream` holds its examples in memory. An epoch is one stateless permutation, and any step
   is found at once.
 - `ShardStream` reads its shards again in every epoch, by windows, with memory that does not grow
-  with the data. Starting at step t skips whole groups of shards unread, then reads less than one.
+  with the data. Starting at step t skips whole windows unread, then reads less than one.
 
 A stream hands out small `elements` in order, one for each block of a few steps; `examples` turns an
 element into the block's examples and runs in parallel over blocks.
@@ -23,8 +23,7 @@ from nsk.data import records, shards
 from nsk.errors import UserError
 
 SHUFFLE_ROUNDS = 4  # Of the cipher that permutes indices; TensorFlow's own default.
-# Shards that are read side by side at least, so that neighbours in a shard are none in a window.
-SHARDS_AT_ONCE = 16
+SHARDS_AT_ONCE = 4  # Read side by side: storage far away answers slowly, but to many.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +80,11 @@ class ResidentStream:
 class ShardStream:
     """Examples read from shards, windows at a time.
 
-    In every epoch the shards are permuted and divided into groups. The shards of a group are read
-    side by side, record by record, and cut into windows; a window's records are expanded to their
-    copies and permuted. All copies of an image stand in one window. Each of several shard sets is
-    spread over the groups as evenly as the number of its shards allows; in a group that is larger
-    than a window, shards with fewer records than others end earlier.
+    In every epoch the shards are permuted and divided into windows of as many shards each, about
+    `window_bytes` in all, and at least one shard. A window's records are expanded to their copies
+    and permuted, so that it matters little for the order into how many shards the data is cut, as
+    long as they are a small part of a window. Of several shard sets each is dealt evenly over the
+    windows. All copies of an image stand in one window.
 
     Attributes:
         name: `labeled`, `pseudo` or `union`; tells the streams' orders apart.
@@ -95,7 +94,8 @@ class ShardStream:
         labeled_copies: dict from the id of a labelled image to its copies in an epoch; an image
             that it does not name has one.
         batch_size: rows of a global batch.
-        window_bytes: about so many bytes of records are in a window; two are held at a time.
+        window_bytes: about so many bytes of records are in a window. One is shown while the next
+            one is made, so that up to three times as much memory is taken.
     """
 
     name: str
@@ -135,21 +135,15 @@ class ShardStream:
         return int(self._rows.sum())
 
     @property
-    def window_records(self):
-        """Records in a full window."""
+    def num_windows(self):
+        """Windows in an epoch."""
         paths = [path for shard_set in self.shard_sets for path in shard_set.paths]
-        size = sum(path.stat().st_size for path in paths) / self._num_records
-        return max(1, round(self.window_bytes / size))
+        size = sum(path.stat().st_size for path in paths)
+        return min(len(self._rows), math.ceil(size / self.window_bytes))
 
-    @property
-    def _num_records(self):
-        return sum(shard_set.num_records for shard_set in self.shard_sets)
-
-    @property
-    def _group_shards(self):
-        """Shards in a group: enough for a window, however small they are."""
-        records_in_shard = self._num_records / len(self._rows)
-        return max(SHARDS_AT_ONCE, math.ceil(self.window_records / records_in_shard))
+    def _bounds(self):
+        """Where each window of an epoch begins and the last one ends among its shards: int64."""
+        return np.arange(self.num_windows + 1) * len(self._rows) // self.num_windows
 
     def elements(self, stream_key, first_block, num_blocks, steps=1):
         """The records that blocks first_block .. num_blocks - 1 of `steps` steps show.
@@ -159,16 +153,16 @@ class ShardStream:
         """
         block_rows = self.batch_size * steps
         first_epoch, within = divmod(first_block * block_rows, self.epoch_size)
-        first_group, within_group = self._find(stream_key, first_epoch, within)
+        first_window, within_window = self._find(stream_key, first_epoch, within)
         windows = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(
             lambda epoch: self._epoch(
                 stream_key,
                 epoch,
-                tf.where(epoch == first_epoch, tf.constant(first_group, tf.int64), 0),
+                tf.where(epoch == first_epoch, tf.constant(first_window, tf.int64), 0),
             )
         )
-        # What is left of the rows before the first block lies within one group: read and dropped.
-        windows = windows.scan(tf.constant(within_group, tf.int64), _drop_first)
+        # What is left of the rows before the first block lies within one window: read and dropped.
+        windows = windows.scan(tf.constant(within_window, tf.int64), _drop_first)
         windows = windows.prefetch(1).flat_map(self._gather)
         return windows.rebatch(block_rows, drop_remainder=True).take(num_blocks - first_block)
 
@@ -201,47 +195,44 @@ class ShardStream:
         return tf.gather(tf.concat(order, axis=0), dealt)
 
     def _find(self, stream_key, epoch, row):
-        """(group, row within it) of a row of an epoch."""
+        """(window, row within it) of a row of an epoch."""
         rows = self._rows[self._order(stream_key, tf.constant(epoch, tf.int64)).numpy()]
-        starts = np.concatenate([[0], np.cumsum(rows)])[:: self._group_shards]
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        return group, row - int(starts[group])
+        starts = np.concatenate([[0], np.cumsum(rows)])[self._bounds()]
+        window = int(np.searchsorted(starts, row, side="right")) - 1
+        return window, row - int(starts[window])
 
-    def _epoch(self, stream_key, epoch, first_group):
-        """The windows of an epoch from a group on: a dataset of string (rows,)."""
-        size = self._group_shards
+    def _epoch(self, stream_key, epoch, first_window):
+        """The windows of an epoch from one on: a dataset of what `_shuffle` returns."""
         paths = tf.constant([str(path) for one in self.shard_sets for path in one.paths])
         counts = tf.constant([count for one in self.shard_sets for count in one.counts], tf.int64)
         order = self._order(stream_key, epoch)
+        bounds = tf.constant(self._bounds(), tf.int64)
         epoch_key = noise.fold_in(noise.named(tf.constant(stream_key), "windows"), epoch)
 
-        def windows(group):
-            members = order[group * size :][:size]
-            files = tf.data.Dataset.from_tensor_slices(
-                (tf.gather(paths, members), tf.gather(counts, members))
-            )
+        def window(number):
+            members = order[bounds[number] : bounds[number + 1]]
+            sizes = tf.gather(counts, members)
+            files = tf.data.Dataset.from_tensor_slices((tf.gather(paths, members), sizes))
             serialized = files.interleave(
                 shards.read_shard,
-                cycle_length=min(size, len(self._rows)),
+                cycle_length=SHARDS_AT_ONCE,
+                num_parallel_calls=SHARDS_AT_ONCE,
+                deterministic=True,
             )
-            group_key = noise.fold_in(epoch_key, group)
-            return (
-                serialized.batch(self.window_records)
-                .enumerate()
-                .map(lambda number, window: self._shuffle(window, group_key, number))
-            )
+            whole = serialized.batch(tf.maximum(tf.reduce_sum(sizes), 1))
+            return whole.map(lambda records: self._shuffle(records, epoch_key, number))
 
-        num_groups = -(-len(self._rows) // size)
-        return tf.data.Dataset.range(first_group, num_groups).flat_map(windows)
+        return tf.data.Dataset.range(first_window, self.num_windows).flat_map(window)
 
-    def _shuffle(self, window, group_key, number):
+    def _shuffle(self, window, epoch_key, number):
         """(the window, which of its records each row shows: int64 (rows,)).
 
         Rows are numbers, so that a record of many copies is held once.
         """
         ends = tf.cumsum(self._copies(window))
         count = ends[-1]
-        order = permuted(tf.range(count), count, group_key, tf.fill([count], number))
+        size = tf.maximum(count, 1)  # A window may be without copies.
+        order = permuted(tf.range(size), size, epoch_key, tf.fill([size], number))[:count]
         return window, tf.searchsorted(ends, order, side="right", out_type=tf.int64)
 
     def _copies(self, window):

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from nsk.errors import CannotTeachError
 
+VIEWS = ("image", "mirror")
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
@@ -38,6 +40,8 @@ class Predictor:
     """
 
     def __init__(self, model, batch_size, strategy=None, views="image"):
+        if views not in VIEWS:
+            raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}.")
         self.model = model
         self._views = views
         self._strategy = strategy or tf.distribute.get_strategy()

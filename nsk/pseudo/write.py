@@ -11,7 +11,15 @@ from nsk.pseudo.select_stage import LABELED, read_copies
 SHARDS = "shards"
 
 
-def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
+def write(
+    unlabeled,
+    scores_folder,
+    selection_folder,
+    folder,
+    *,
+    shard_bytes=shards.SHARD_BYTES,
+    title="writing",
+):
     """Joins the unlabelled shards with their score and selection files, row for row.
 
     An image stands once, however many copies of it are shown.
@@ -22,6 +30,8 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
         selection_folder: files of `select_stage`, from these scores or an earlier teacher's.
         folder: where the shard set goes, into `shards/`; under the gap policy the labelled images'
             copies stand beside it.
+        shard_bytes: int, a shard that has reached this size is full.
+        title: name of the work on the progress line.
 
     Returns:
         dict: `images` and `copies`.
@@ -29,7 +39,7 @@ def write(unlabeled, scores_folder, selection_folder, folder, title="writing"):
     progress = Progress(title, unlabeled.num_records)
     images = copies_in_all = done = 0
     with shards.ShardWriter(
-        folder / SHARDS, "pseudo", unlabeled.class_names, max(unlabeled.counts)
+        folder / SHARDS, "pseudo", unlabeled.class_names, max(unlabeled.counts), shard_bytes
     ) as writer:
         for number, name in enumerate(unlabeled.names):
             scores = read_scores([scores_folder / score_file(name)])

@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 POINTS = 200  # About so many points has a curve, however long the stage is.
-SHEET_SIDE = 8
+# Of a sheet of images: most in a row and a column, and about the most pixels of its side.
+SHEET_IMAGES, SHEET_PIXELS = 8, 1024
 FINAL_STEPS = 100  # At most so many steps, and a tenth of all, is the final loss a mean over.
 
 
@@ -70,7 +71,7 @@ class Curves:
 
 
 def sheet(images):
-    """The first images of a batch side by side, at most `SHEET_SIDE` in a row and a column.
+    """The first images of a batch side by side: at most 8 x 8, and fewer where they are large.
 
     Args:
         images: uint8 (batch, height, width, 3), batch >= 1.
@@ -79,8 +80,9 @@ def sheet(images):
         uint8 tensor (rows * height, columns * width, 3), black where images are missing.
     """
     _, height, width, _ = images.shape
-    shown = images[: SHEET_SIDE**2]
-    columns = min(len(shown), SHEET_SIDE)
+    side = min(SHEET_IMAGES, max(1, SHEET_PIXELS // max(height, width)))
+    shown = images[: side**2]
+    columns = min(len(shown), side)
     rows = -(-len(shown) // columns)
     cells = tf.pad(shown, [[0, rows * columns - len(shown)], [0, 0], [0, 0], [0, 0]])
     cells = tf.transpose(tf.reshape(cells, [rows, columns, height, width, 3]), [0, 2, 1, 3, 4])

@@ -29,8 +29,8 @@ class Recipe:
 
     Attributes:
         learning_rates: float32 array (num_steps,); its length is the number of steps.
-        batch_sizes: global batch size of each stream: (labelled,) or (labelled, pseudo-labelled).
-        stream_names: names of the streams.
+        batch_sizes: dict from the name of each stream to its global batch size, in the order of the
+            global batch.
         optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
         weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
@@ -41,8 +41,7 @@ class Recipe:
     """
 
     learning_rates: object
-    batch_sizes: tuple
-    stream_names: tuple = ("labeled", "pseudo")
+    batch_sizes: dict
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -57,7 +56,7 @@ class Recipe:
 
     @property
     def global_batch_size(self):
-        return sum(self.batch_sizes)
+        return sum(self.batch_sizes.values())
 
 
 class Trainer:
@@ -116,7 +115,7 @@ class Trainer:
         dataset = make_batches(0, num_steps)
         curves = Curves(summary_folder, self.recipe.learning_rates)
         (first,) = make_batches(0, 1)
-        curves.add_images(dict(zip(self.recipe.stream_names, first, strict=False)))
+        curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
         batches = iter(self.strategy.experimental_distribute_dataset(dataset))
         progress = Progress(title, num_steps * batch)
         started, step, steps_per_call = time.monotonic(), 0, 1
@@ -220,7 +219,7 @@ class Trainer:
     def _global_positions(self, replica):
         """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""
         positions, offset = [], 0
-        for size in self.recipe.batch_sizes:
+        for size in self.recipe.batch_sizes.values():
             share = size // self.strategy.num_replicas_in_sync
             first = offset + share * tf.cast(replica.replica_id_in_sync_group, tf.int32)
             positions.append(first + tf.range(share))

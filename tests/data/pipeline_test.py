@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import io
 
 import numpy as np
@@ -7,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk import noise
-from nsk.data import pipeline, records, shards, streams
+from nsk.data import perturb, pipeline, records, shards, streams
 from nsk.errors import UserError
 from nsk.training import strategy as strategies
 
@@ -167,6 +169,25 @@ def test_parallelism_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(*outcomes)
 
 
+def test_pairs_are_mixed_within_a_step():
+    """Image i has target i: what a mixed target is made of stands in the same step."""
+    one = stream([1] * 24, 4)
+    numbers = tf.constant(np.eye(24, dtype=np.float32))
+    one = dataclasses.replace(one, targets=numbers)
+    mix = functools.partial(perturb.perturb, image_size=2, mixup_alpha=1.0)
+    plain = functools.partial(perturb.perturb, image_size=2)
+    assert pipeline.steps_in_block(4, 2) > 6
+    mixed, apart = (
+        [element[0]["target"].numpy() for element in batches]
+        for batches in (
+            pipeline.training_batches((one,), KEY, noise_of, 2, 0, 6) for noise_of in (mix, plain)
+        )
+    )
+    for ours, theirs in zip(mixed, apart, strict=True):
+        assert np.any(ours != theirs)
+        assert set(np.flatnonzero(ours.any(axis=0))) <= set(np.flatnonzero(theirs.any(axis=0)))
+
+
 # Distribution.
 
 
@@ -235,8 +256,9 @@ def test_images_are_resized_or_stay_encoded(labeled):
     assert encoded.images[250].numpy() == png(digit_images(600)[250])
 
 
-@pytest.mark.parametrize("batch_size", [250, 256, 1000])
-def test_clean_batches_show_every_image_once_in_order(labeled, batch_size):
+@pytest.mark.parametrize(("batch_size", "at_once"), [(250, 512), (256, 100), (1000, 7)])
+def test_clean_batches_show_every_image_once_in_order(labeled, monkeypatch, batch_size, at_once):
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", at_once)
     batches = list(pipeline.clean_batches(labeled, 8, batch_size).as_numpy_iterator())
     assert [len(batch["id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

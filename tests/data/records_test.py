@@ -132,14 +132,40 @@ def test_decode_image_crops_the_centre_of_the_longer_side(run):
 
 
 @pytest.mark.parametrize("run", [eagerly, in_map])
-def test_decode_image_resizes_the_shorter_side(run):
+def test_decode_image_resizes_the_square_in_the_middle(run):
     ramp = np.tile(np.arange(40, dtype=np.uint8)[:, None, None] * 6, (1, 20, 3))
     small = run(encode(ramp), 10)
-    # 40 x 20 becomes 20 x 10, of which rows 5..14 stay; row r is the mean of rows 2r and 2r + 1.
+    # Rows 10..29 of 40 stay; row r is the mean of two of them, but at the border.
     expected = (2 * np.arange(5, 15) + 0.5) * 6
-    np.testing.assert_allclose(small[:, 4, 1], expected, atol=0.5)
+    np.testing.assert_allclose(small[1:-1, 4, 1], expected[1:-1], atol=0.5)
+    np.testing.assert_allclose(small[:, 4, 1], expected, atol=2)
     large = run(encode(np.full((5, 7, 3), 200, np.uint8)), 33)
     np.testing.assert_array_equal(large, np.full((33, 33, 3), 200))
+
+
+def test_decode_image_resizes_as_pillow_does():
+    pixels = np.asarray(photo())  # 40 x 50.
+    for size in (7, 33, 90):
+        square = photo().crop((5, 0, 45, 40))
+        expected = square.resize((size, size), Image.Resampling.BILINEAR)
+        received = eagerly(encode(pixels), size)
+        np.testing.assert_allclose(received, np.asarray(expected).astype(int), atol=1)
+
+
+def test_a_thin_image_takes_no_more_memory_than_its_square():
+    """Resized whole, it would be 224 x 22,400,000 pixels."""
+    thin = eagerly(encode(np.full((1, 100_000, 3), 9, np.uint8)), 224)
+    np.testing.assert_array_equal(thin, np.full((224, 224, 3), 9))
+
+
+@pytest.mark.parametrize("pixels", [np.linspace(0, 1, 12), np.arange(12)])
+def test_pixels_without_a_stated_range_are_refused(pixels):
+    """Whether 1 is white or nearly black, no one can tell."""
+    for kind in (np.float32, np.int32):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(kind).reshape(3, 4)).save(buffer, "TIFF")
+        with pytest.raises(ValueError, match="32-bit pixels have no stated range"):
+            records.normalize_image(buffer.getvalue())
 
 
 def test_decode_image_antialiases():

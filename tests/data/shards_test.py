@@ -64,6 +64,13 @@ def test_a_written_set_is_read_back_in_order(tmp_path):
     shard_set.verify()
 
 
+def test_a_shard_that_has_reached_its_size_is_full(tmp_path):
+    with shards.ShardWriter(tmp_path, "images", NAMES, 4, shard_bytes=100) as writer:
+        for size in (50, 49, 1, 200, 99, 99, 10, 10, 10, 10, 10):
+            writer.write(bytes(size))
+    assert shards.ShardSet.load(tmp_path).counts == (3, 1, 2, 4, 1)
+
+
 def test_a_full_last_shard_leaves_no_empty_one(tmp_path):
     assert write(tmp_path, 6, 3).counts == (3, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

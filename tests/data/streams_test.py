@@ -92,8 +92,7 @@ def test_every_epoch_shows_every_image_as_often_as_it_has_copies(
     rows = shown(stream, -(-epochs * copies.sum() // 9)).ravel()[: epochs * copies.sum()]
     for epoch in rows.reshape(epochs, -1):
         np.testing.assert_array_equal(np.bincount(epoch - FIRST_PSEUDO), copies)
-    if window > 1 or images_per_shard < 60:
-        assert len({tuple(epoch) for epoch in rows.reshape(epochs, -1)}) == epochs
+    assert len({tuple(epoch) for epoch in rows.reshape(epochs, -1)}) == epochs
 
 
 def test_copies_of_nothing_are_refused(tmp_path):
@@ -102,7 +101,19 @@ def test_copies_of_nothing_are_refused(tmp_path):
         stream_of(labeled, copies={"0": 0, "1": 0})
 
 
-def test_windows_of_one_group_and_of_others_have_orders_of_their_own(tmp_path):
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_images_without_copies_are_left_out_of_their_windows(tmp_path, window):
+    labeled = labeled_set(tmp_path, 12, 1)
+    copies = {str(number): number % 3 for number in range(12)}
+    stream = stream_of(
+        labeled, copies=copies, batch_size=12, window_bytes=window_of([labeled], window)
+    )
+    assert (stream.epoch_size, stream.num_images) == (12, 8)
+    for epoch in shown(stream, 3):
+        np.testing.assert_array_equal(np.bincount(epoch), list(copies.values()))
+
+
+def test_windows_have_orders_of_their_own(tmp_path):
     labeled = labeled_set(tmp_path, 64, 1)
     stream = stream_of(labeled, batch_size=64, window_bytes=window_of([labeled], 8))
     orders = []
@@ -135,14 +146,14 @@ def test_union_draws_from_both_with_their_copies(tmp_path):
 
 
 def test_union_spreads_few_images_over_the_epoch_of_many(tmp_path):
-    labeled = labeled_set(tmp_path / "labeled", 160, 20)
-    pseudo = pseudo_set(tmp_path / "pseudo", [1] * 1440, 12)
+    labeled = labeled_set(tmp_path / "labeled", 160, 5)
+    pseudo = pseudo_set(tmp_path / "pseudo", [1] * 1440, 20)
     for sets in ((labeled, pseudo), (pseudo, labeled)):
         stream = stream_of(*sets, batch_size=200, window_bytes=window_of(sets, 200), name="union")
-        assert len(stream._rows) == 128 and stream._group_shards == 16
+        assert 8 <= stream.num_windows <= 9
         labelled = (shown(stream, 16) < FIRST_PSEUDO).sum(axis=1)
         assert labelled.sum() == 2 * 160
-        assert np.all((labelled >= 8) & (labelled <= 32))
+        assert np.all((labelled >= 10) & (labelled <= 30))
 
 
 @pytest.mark.parametrize(("window", "block_images"), [(5, 40), (37, 1), (37, 512), (10_000, 40)])
@@ -159,16 +170,15 @@ def test_a_stream_that_starts_at_a_step_goes_on_as_one_that_ran_up_to_it(
         np.testing.assert_array_equal(shown(stream, steps, first_step), whole[first_step:])
 
 
-def test_whole_groups_of_shards_are_skipped_unread(tmp_path, monkeypatch):
+def test_whole_windows_are_skipped_unread(tmp_path, monkeypatch):
     """Steps of an epoch's end are found though the shards of its beginning cannot be read."""
     monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 1)  # A block is one step.
-    labeled = labeled_set(tmp_path, 400, 10)
-    window = window_of([labeled], 10)
-    stream = stream_of(labeled, batch_size=10, window_bytes=window)
-    whole = shown(stream, 40)
-    kept = set(whole[32:].ravel() // 10)  # 40 shards in groups of 16, 16 and 8.
-    assert len(kept) == 8
-    for number in set(range(40)) - kept:
+    labeled = labeled_set(tmp_path, 400, 2)
+    stream = stream_of(labeled, batch_size=10, window_bytes=window_of([labeled], 80))
+    whole = shown(stream, 40)  # 5 windows of 8 steps.
+    kept = set(whole[32:].ravel() // 2)
+    assert len(kept) == 40
+    for number in set(range(200)) - kept:
         labeled.paths[number].write_bytes(labeled.paths[number].read_bytes()[:-9])
     np.testing.assert_array_equal(shown(stream, 40, 35), whole[35:])
     with pytest.raises(tf.errors.DataLossError):
@@ -214,22 +224,31 @@ def test_the_order_is_as_well_mixed_whatever_the_number_of_shards(tmp_path, imag
     assert abs(close - expected) < 4 * np.sqrt(expected / count)
 
 
-def test_neighbours_in_a_shard_are_none_in_a_small_window(tmp_path):
-    """A window takes records of many shards, so that sorted data comes mixed through it all.
-
-    With windows of 64 of 1,280 images, 20 in a shard, classes one after the other: of each eighth
-    of an epoch, every class is a part.
-    """
-    labeled = labeled_set(tmp_path, 1280, 20)
+@pytest.mark.parametrize("images_per_shard", [1, 4])
+def test_windows_are_made_anew_in_every_epoch(tmp_path, images_per_shard):
+    """Of 1,280 images in 20 windows: what shares a window, and when, is drawn in every epoch."""
+    labeled = labeled_set(tmp_path, 1280, images_per_shard)
     window = window_of([labeled], 64)
-    rows = shown(stream_of(labeled, batch_size=160, window_bytes=window), 8)
-    classes = rows // 128  # Ten, as sorted as they can be.
-    counts = np.stack([np.bincount(part, minlength=10) for part in classes])
-    assert np.all(counts.sum(axis=0) == 128)
-    # Groups of 16 shards hold classes as drawn; a shard alone would give one class to 20 rows.
-    assert np.all((counts > 0).sum(axis=1) >= 6)
-    shards_of_window = [len(set(part // 20)) for part in rows.reshape(20, 64)]
-    assert min(shards_of_window) >= 12
+    rows = shown(stream_of(labeled, batch_size=64, window_bytes=window), 40).reshape(2, 1280)
+    places = np.argsort(rows, axis=1)
+    assert abs(np.corrcoef(places)[0, 1]) < 0.2
+    shared = [
+        len(set(one) & set(other)) for one, other in zip(*rows.reshape(2, 20, 64), strict=True)
+    ]
+    assert np.mean(shared) < 10  # 64 x 64 / 1,280 are 3.2.
+
+
+def test_sorted_data_comes_mixed_through_small_windows(tmp_path):
+    """Ten classes of 128 images, one after the other, in windows of 64."""
+    labeled = labeled_set(tmp_path, 1280, 4)
+    window = window_of([labeled], 64)
+    rows = shown(stream_of(labeled, batch_size=64, window_bytes=window), 20)
+    counts = np.stack([np.bincount(part, minlength=10) for part in rows // 128])
+    np.testing.assert_array_equal(counts.sum(axis=0), 128)
+    assert np.all((counts > 0).sum(axis=1) >= 5)  # Of 16 shards in a window.
+    # Neighbours are of one class as often as chance has it: of one shard, or of two of a class.
+    same = np.mean(rows[:, 1:] // 128 == rows[:, :-1] // 128)
+    assert abs(same - (3 / 63 + 60 / 63 * 31 / 319)) < 0.04
 
 
 def test_two_replicas_split_a_stream_from_shards_in_order(tmp_path):
@@ -245,11 +264,17 @@ def test_two_replicas_split_a_stream_from_shards_in_order(tmp_path):
         np.testing.assert_array_equal(together[:, 0] * 256 + together[:, 1], whole[step])
 
 
-def test_a_window_holds_about_the_bytes_asked_for(tmp_path):
-    labeled = labeled_set(tmp_path, 100, 30)
+def test_a_window_holds_about_the_bytes_asked_for_or_a_shard(tmp_path):
+    labeled = labeled_set(tmp_path, 100, 5)
     size = sum(path.stat().st_size for path in labeled.paths)
-    assert stream_of(labeled, window_bytes=size // 4).window_records == 25
-    assert stream_of(labeled, window_bytes=1).window_records == 1
+    sizes = {size: 1, size - 1: 2, size // 4 + 1: 4, size // 20 + 1: 20, 1: 20}
+    for window_bytes, expected in sizes.items():
+        stream = stream_of(labeled, window_bytes=window_bytes)
+        assert stream.num_windows == expected
+        dataset = stream._epoch(KEY, tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+        held = [len(window) for window, _ in dataset.as_numpy_iterator()]
+        assert len(held) == expected and sum(held) == 100
+        assert max(held) - min(held) <= 5
 
 
 def test_permuted_is_a_permutation_for_each_number():

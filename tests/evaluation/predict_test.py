@@ -92,6 +92,11 @@ def test_the_mirror_view_is_the_mean_probability_of_an_image_and_its_mirror_imag
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_views_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="views='mirrored': expected one of image, mirror"):
+        Predictor(None, 6, views="mirrored")
+
+
 def test_predictions_change_no_weight(mirrored):
     strategy, model = mirrored
     before = [variable.numpy() for variable in model.variables]

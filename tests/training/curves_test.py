@@ -15,3 +15,9 @@ def test_a_sheet_shows_the_first_images_row_by_row(count, rows, columns):
         row, column = divmod(number, columns)
         cell = sheet[row * 2 : row * 2 + 2, column * 5 : column * 5 + 5]
         np.testing.assert_array_equal(cell, images[number] if number < count else 0 * cell)
+
+
+def test_a_sheet_of_large_images_shows_fewer():
+    for side, shown in ((128, 8), (224, 4), (600, 1), (2000, 1)):
+        sheet = curves.sheet(np.ones([70, side, side, 3], np.uint8)).numpy()
+        assert sheet.shape == (shown * side, shown * side, 3)

@@ -96,7 +96,7 @@ def noisy_resnet(synchronized):
 
 RECIPE = Recipe(
     learning_rates=np.linspace(0.1, 0.01, STEPS, dtype=np.float32),
-    batch_sizes=(16, 48),
+    batch_sizes={"labeled": 16, "pseudo": 48},
     weight_decay=1e-2,
     gradient_clip_norm=1.0,
     ema_decay=0.9,
@@ -242,7 +242,7 @@ def linear_training_by_hand(recipe):
 def test_steps_equal_the_written_formulas(strategy, normalization, clip):
     recipe = Recipe(
         learning_rates=np.float32([0.3, 0.05, 0.2, 0.1]),
-        batch_sizes=(4, 6),
+        batch_sizes={"labeled": 4, "pseudo": 6},
         weight_decay=0.02,
         gradient_clip_norm=clip,
         loss_normalization=normalization,
@@ -279,7 +279,9 @@ def test_weight_decay_is_the_gradient_of_the_penalty_without_batch_norm():
     after = {}
     for weight_decay in (0.0, decay):
         rates = np.float32([rate])
-        recipe = Recipe(rates, (16, 48), momentum=0.0, weight_decay=weight_decay)
+        recipe = Recipe(
+            rates, {"labeled": 16, "pseudo": 48}, momentum=0.0, weight_decay=weight_decay
+        )
         trainer = make_trainer("one", recipe, small_noisy)
         run(trainer, batches, [1])
         after[weight_decay] = trainer.model.trainable_variables
@@ -321,7 +323,7 @@ def test_how_steps_are_divided_into_calls_changes_nothing():
 
 def test_every_step_draws_noise_of_its_own():
     """The same batch and the same weights: only the layers' noise can change the loss."""
-    recipe = Recipe(np.zeros(4, np.float32), (16, 48))
+    recipe = Recipe(np.zeros(4, np.float32), {"labeled": 16, "pseudo": 48})
 
     def same_batch(first_step, num_steps):
         return batches(0, 1).repeat(num_steps)
@@ -350,7 +352,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
     images, labels = digits()
     recipe = Recipe(
         learning_rates=np.linspace(0.2, 0.0, 61, dtype=np.float32)[:60],
-        batch_sizes=(64,),
+        batch_sizes={"labeled": 64},
         loss_normalization="all",
         ema_decay=0.9,
     )
@@ -412,7 +414,7 @@ def train_with_broken_step(tmp_path, broken_step):
 
         return weighted_batches(first_step, num_steps).enumerate().map(spoil)
 
-    recipe = Recipe(np.full(6, 0.01, np.float32), (4, 6))
+    recipe = Recipe(np.full(6, 0.01, np.float32), {"labeled": 4, "pseudo": 6})
     return make_trainer("one", recipe, linear).train(
         make_batches,
         evaluate=lambda: {"accuracy": 0.5, "top5": None},
