@@ -147,6 +147,14 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
+def exit_at_once(code):
+    """Ends the process without waiting for the threads of libraries, which may take a minute."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def run_main(argv, main=main):
     """Runs a `main` and turns what goes wrong into an exit code."""
     logging.use_absl_handler()
@@ -167,4 +175,4 @@ def run_main(argv, main=main):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(run_main, flags_parser=parse_flags)
+    app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)

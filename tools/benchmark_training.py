@@ -126,8 +126,7 @@ def benchmark_training(model, cache, sets, folder, rounds, steps):
     curves = Curves(folder / model, recipe.learning_rates)
 
     def timed(dataset):
-        batches = iter(trainer.strategy.experimental_distribute_dataset(dataset))
-        run = functools.partial(trainer.run_steps, batches, tf.constant(0))
+        run = functools.partial(trainer.run_steps, trainer.iterate(dataset), tf.constant(0))
         run(tf.constant(WARM_UP_STEPS))
         time.sleep(SECONDS_TO_FILL)
         started = time.perf_counter()

@@ -116,7 +116,7 @@ class Trainer:
         curves = Curves(summary_folder, self.recipe.learning_rates)
         (first,) = make_batches(0, 1)
         curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
-        batches = iter(self.strategy.experimental_distribute_dataset(dataset))
+        batches = self.iterate(dataset)
         progress = Progress(title, num_steps * batch)
         started, step, steps_per_call = time.monotonic(), 0, 1
         measured = {}
@@ -149,6 +149,14 @@ class Trainer:
             "dev": measured,
         }
 
+    def iterate(self, dataset):
+        """An iterator over a dataset of global batches, for `run_steps`."""
+        if self.strategy.num_replicas_in_sync == 1:
+            # A distributed iterator has autotuning that cannot be switched off, and its end then
+            # waits for as long as a minute.
+            return iter(dataset)
+        return iter(self.strategy.experimental_distribute_dataset(dataset))
+
     def publish(self):
         """The model with the weights that count: the averaged ones where there is an average."""
         if self.average:
@@ -165,7 +173,7 @@ class Trainer:
         """Several steps in one call.
 
         Args:
-            batches: iterator over the distributed dataset; its next batch is that of `first_step`.
+            batches: `iterate`'s; its next batch is that of `first_step`.
             first_step, count: int32 scalar tensors.
 
         Returns:

@@ -110,7 +110,7 @@ def make_trainer(strategy, recipe=RECIPE, build_model=noisy_resnet):
 def run(trainer, make_batches, calls):
     """Losses and gradient norms of all steps, made by calls of the given lengths."""
     dataset = make_batches(0, sum(calls))
-    iterator = iter(trainer.strategy.experimental_distribute_dataset(dataset))
+    iterator = trainer.iterate(dataset)
     step, parts = 0, []
     for count in calls:
         parts.append(trainer.run_steps(iterator, tf.constant(step), tf.constant(count)))
@@ -308,9 +308,8 @@ def test_how_steps_are_divided_into_calls_changes_nothing():
     other = make_trainer("one", recipe, small_noisy)
     parts = []
     for start, stop in ((0, 5), (5, 6), (6, 12)):  # Each from batches that begin at its own step.
-        distributed = other.strategy.experimental_distribute_dataset(batches(start, stop))
-        count = tf.constant(stop - start)
-        parts.append(other.run_steps(iter(distributed), tf.constant(start), count))
+        iterator, count = other.iterate(batches(start, stop)), tf.constant(stop - start)
+        parts.append(other.run_steps(iterator, tf.constant(start), count))
     other_losses, other_norms = (np.concatenate(part) for part in zip(*parts, strict=True))
     np.testing.assert_array_equal(losses_, other_losses)
     np.testing.assert_array_equal(norms, other_norms)
