@@ -27,6 +27,8 @@ clean:
 
 # A stamp tells that an environment matches its requirements, so a second call installs nothing.
 .venv/installed: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(PYTHON) is older than Python 3.11: give another one, as in make PYTHON=python3.12."; exit 2; }
 	@echo "Installing into .venv ..."
 	@started=$$SECONDS; \
 	{ test -x .venv/bin/python || $(PYTHON) -m venv .venv; } && $(PIP) -r requirements.txt && touch $@ && \

@@ -556,6 +556,7 @@ class Config:
 
     def __post_init__(self):
         self._check_ratio()
+        self._check_workdir()
         if self.num_students and self.pseudo.score_views == "mirror" and not self.flips:
             raise UserError(
                 f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
@@ -580,11 +581,26 @@ class Config:
                 if len(value) > used and value != field.default:
                     lines.append(
                         f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
-                        f"chain of {len(self.model.models)} networks: the first {used} are used."
+                        f"chain of {len(self.model.models)} networks, of which {used} count."
                     )
         if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:
             lines.append("--select=once: only the first value of --min_confidence is used.")
         return lines
+
+    def _check_workdir(self):
+        """A workdir among the images would be taken for a class of them, ever after."""
+        for flag in ("dataset", "test_dataset", "unlabeled_dataset"):
+            kind, _, folder = getattr(self.data, flag).partition(":")
+            root = Path(folder).expanduser().resolve()
+            if (
+                kind == "folder"
+                and self.run.workdir
+                and self.workdir.resolve().is_relative_to(root)
+            ):
+                raise UserError(
+                    f"--workdir={self.run.workdir} lies in --{flag}={getattr(self.data, flag)}: "
+                    "give a folder outside of the images."
+                )
 
     def _check_ratio(self):
         """Pseudo-labels that were asked for must not be rounded away."""

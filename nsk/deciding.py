@@ -1,10 +1,13 @@
 """Decisions over generations, from the dev split alone: test predictions are never read here."""
 
 import numpy as np
+from absl import logging
 
 from nsk.errors import CannotTeachError
 from nsk.evaluation import metrics
 from nsk.pseudo.scores import read_table
+
+CLEARLY = 3  # Standard errors.
 
 
 def best_generation(chain):
@@ -33,6 +36,21 @@ def students_without_gain(chain):
     accuracies = [_correct_on_dev(generation).mean() for generation in chain]
     first_best = int(np.argmax(accuracies))  # The first of equals: to be equal is no gain.
     return len(accuracies) - 1 - first_best
+
+
+def warn_of_a_loss(chain):
+    """A warning where the last student is clearly worse on dev than its teacher."""
+    teacher, student = (_correct_on_dev(generation) for generation in chain[-2:])
+    loss = teacher.mean() - student.mean()
+    if loss > CLEARLY * metrics.paired_standard_error(teacher, student):
+        logging.warning(
+            "Student %d gets %.1f %% of dev right, its teacher %.1f %%: raise its budget, lower "
+            "--labeled_batch_size or its noise, or let it begin with the teacher's weights "
+            "(--init_from=teacher).",
+            len(chain) - 1,
+            100 * student.mean(),
+            100 * teacher.mean(),
+        )
 
 
 def refuse_chance(teacher, p_value):

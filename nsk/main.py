@@ -43,7 +43,10 @@ def parse_flags(argv):
     """Parses flags; a wrong one is told in one line, exit code 2."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, UnicodeDecodeError) as error:  # The second: a flagfile that is no text.
+    except UnicodeDecodeError:
+        tell("A file given as --flagfile holds no text: give a file of flags, one in each line.")
+        sys.exit(WRONG_INPUT)
+    except flags.Error as error:
         tell(f"{str(error).removeprefix('ERROR:: ').rstrip('.? ')}: see --help.")
         sys.exit(WRONG_INPUT)
     except SystemExit:

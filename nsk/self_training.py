@@ -51,7 +51,11 @@ def run(config):
                 raise
             logging.warning("The chain ends before generation %d: %s", generation, error)
             break
+        deciding.warn_of_a_loss(chain)
         if deciding.students_without_gain(chain) >= config.run.patience > 0:
+            logging.info(
+                "The chain ends after student %d: --patience=%d.", generation, config.run.patience
+            )
             break
 
     best = deciding.best_generation(chain)
@@ -77,5 +81,4 @@ def teach(config, stages, images, chain):
 def plan(config):
     """Prints what `run` would do; only the images are ingested."""
     stages = Stages(config)
-    stages.save_config()
     return plan_module.plan(stages, stages.ingest())

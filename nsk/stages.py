@@ -78,6 +78,7 @@ class Stages:
             sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
             names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
             strategies.check_divisible(self.strategy, **dict(zip(names, sizes, strict=True)))
+            self._check_budget(generation, settings["train"], sum(sizes))
             self._check_noise(settings)
             model = train_stage.build_model(
                 settings, images.counts["num_classes"], synchronized=False
@@ -89,6 +90,15 @@ class Stages:
                     "--models, or give scratch."
                 )
             teacher = model
+
+    def _check_budget(self, generation, train, batch_size):
+        """UserError where a budget of images is not even one batch."""
+        if 0 < train["train_images"] < batch_size:
+            raise UserError(
+                f"--train_images={train['train_images']} of generation {generation} is less than "
+                f"its batch of {batch_size} images: raise it, or lower --labeled_batch_size or "
+                "--ratio."
+            )
 
     def _check_noise(self, settings):
         """UserError where the noise on the images is larger than the images."""

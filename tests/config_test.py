@@ -63,6 +63,15 @@ def test_mirror_images_are_labelled_only_by_networks_that_learn_from_them():
             make(score_views="mirror", **values)
 
 
+def test_a_workdir_among_the_images_is_refused(tmp_path):
+    folder = f"folder:{tmp_path}/photos"
+    for flag in ("dataset", "unlabeled_dataset"):
+        for workdir in ("photos", "photos/runs/first"):
+            with pytest.raises(UserError, match=f"--workdir=.* lies in --{flag}=folder:"):
+                make(**{flag: folder}, workdir=str(tmp_path / workdir))
+        make(**{flag: folder}, workdir=str(tmp_path / "photos-runs"))
+
+
 def test_with_a_teacher_given_the_models_are_the_students():
     made = make(models=["resnet26", "resnet32"], teacher="old.keras")
     assert made.num_students == 2
@@ -72,13 +81,13 @@ def test_with_a_teacher_given_the_models_are_the_students():
 def test_a_list_longer_than_the_chain_is_told_by_name():
     values = {"learning_rate": ["0.1", "0.2", "0.3"]}
     (line,) = make(**values).unused_values()
-    assert "--learning_rate=0.1,0.2,0.3 has 3 values" in line and "the first 2 are used" in line
+    assert "--learning_rate=0.1,0.2,0.3 has 3 values" in line and "of which 2 count" in line
     assert not make(models=["resnet20"] * 3, **values).unused_values()
     # An adopted teacher keeps its place at the head of the lists.
     assert not make(models=["resnet20"] * 2, teacher="old.keras", **values).unused_values()
 
     (line,) = make(ratio=["1", "2"]).unused_values()
-    assert "--ratio=1.0,2.0 has 2 values" in line and "the first 1 are used" in line
+    assert "--ratio=1.0,2.0 has 2 values" in line and "of which 1 count" in line
     # One value is for everybody, and defaults are written for any chain: no mistake of the user's.
     assert not make(models=["resnet20"], ratio=["1"]).unused_values()
 

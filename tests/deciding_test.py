@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +36,14 @@ def make_chain(folder, *wrong):
         correct[list(images)] = False
         chain.append(make_generation(folder / f"gen{index}", correct))
     return chain
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(40, False), (44, False), (80, True)])
+def test_a_student_that_is_clearly_worse_than_its_teacher_is_told(tmp_path, caplog, wrong, told):
+    chain = make_chain(tmp_path, range(90), range(40), range(300, 300 + wrong))
+    with caplog.at_level(logging.WARNING):
+        deciding.warn_of_a_loss(chain)
+    assert ("Student 2 gets 80.0 % of dev right, its teacher 90.0 %" in caplog.text) == told
 
 
 def test_a_better_generation_is_best(tmp_path):

@@ -38,6 +38,10 @@ def make_config(workdir, **values):
         ({"num_labeled": 0, "labeled_fraction": 1.0}, "No unlabelled images are left"),
         ({"crop_mode": "reflect", "crop_padding": ["1", "8"]}, "--crop_padding=8 of .* 8 pixels"),
         ({"cutout_side": ["0", "8"]}, "--cutout_side=8 of images of 8 pixels"),
+        (
+            {"train_steps": ["0"], "train_images": ["500", "127"], "labeled_batch_size": ["32"]},
+            "--train_images=127 of generation 1 is less than its batch of 128 images",
+        ),
         ({"init_from": ["teacher"]}, "student 1 is a resnet9, which cannot take the weights"),
     ],
 )
@@ -98,7 +102,8 @@ def test_a_teacher_alone_may_take_every_label(tmp_path):
 
 
 def test_the_resolved_configuration_is_saved(tmp_path):
-    self_training.plan(make_config(tmp_path / "run", temperature=0.5))
+    self_training.run(make_config(tmp_path / "run", models=["convnet5"], temperature=0.5))
+    self_training.plan(make_config(tmp_path / "run", models=["convnet5"], temperature=0.7))
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert saved["pseudo"]["temperature"] == 0.5 and saved["train"]["momentum"] == 0.9
 

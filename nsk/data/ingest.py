@@ -149,7 +149,8 @@ def open_sources(config):
     source = opened["dataset"]
     if source.class_names is None:
         raise UserError(
-            f"--dataset={config.dataset} has no labels: give images in class folders or labelled."
+            f"--dataset={config.dataset} has no labels: give images in class folders, with none "
+            "beside them, or labelled records."
         )
     if len(source.class_names) < 2:
         raise UserError(

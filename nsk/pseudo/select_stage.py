@@ -69,7 +69,7 @@ def _check_kept(statistics, settings, scores, class_names):
     if not any(statistics.candidates):
         raise CannotTeachError(
             f"--min_confidence={settings['min_confidence']} keeps none of {len(scores):,} images: "
-            f"the most confident has {scores.confidences.max():.3f}. Lower it, or train a better "
+            f"the most confident has {scores.confidences.max():.6g}. Lower it, or train a better "
             "teacher."
         )
     if not any(statistics.kept):
