@@ -157,8 +157,8 @@ def make_sheet(config, magnitudes=(), num_images=2, generation=1):
     largest = strongest if noises["randaugment_profile"] == "increasing" else float("inf")
     if not all(0 <= one <= largest for one in magnitudes):
         raise UserError(
-            f"--magnitudes={','.join(map(str, magnitudes))}: expected numbers from 0 to {largest} "
-            f"(--randaugment_max_level, where --randaugment_profile=increasing)."
+            f"--magnitudes={','.join(map(str, magnitudes))}: expected numbers from 0 on, and under "
+            f"--randaugment_profile=increasing at most --randaugment_max_level={strongest}."
         )
     labeled = shard_set(images, "labeled")
     (serialized,) = labeled.read().batch(num_images).take(1)

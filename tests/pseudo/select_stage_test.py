@@ -133,7 +133,7 @@ def test_no_warning_where_every_class_has_its_images(tmp_path, labeled, caplog):
 @pytest.mark.parametrize("settings", [PAPER, GAP, NONE])
 def test_a_threshold_that_keeps_nothing_is_a_user_error(tmp_path, labeled, settings):
     scores = make_scores(tmp_path / "scores")
-    message = r"--min_confidence=0.99 keeps none of 9 images: the most confident has 0.950"
+    message = r"--min_confidence=0.99 keeps none of 9 images: the most confident has 0.95"
     with pytest.raises(UserError, match=message):
         run(settings | {"min_confidence": 0.99}, scores, labeled, tmp_path / "selection")
 
