@@ -13,6 +13,7 @@ student's); where the list is shorter than the chain, its last value goes on. So
 # ruff: noqa: RUF009 -- `setting` makes a dataclass field, it is no mutable default.
 
 import dataclasses
+import os
 from pathlib import Path
 
 from nsk.errors import UserError
@@ -557,12 +558,7 @@ class Config:
     def __post_init__(self):
         self._check_ratio()
         self._check_workdir()
-        if self.num_students and self.pseudo.score_views == "mirror" and not self.flips:
-            raise UserError(
-                f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
-                f"{self.noise.flip}: its networks never learn from mirror images; give "
-                "--score_views=image, or --flip=on where a mirror image keeps its class."
-            )
+        self._check_views()
 
     def unused_values(self):
         """A line for each list that is longer than the chain: its last values are not used.
@@ -591,16 +587,23 @@ class Config:
         """A workdir among the images would be taken for a class of them, ever after."""
         for flag in ("dataset", "test_dataset", "unlabeled_dataset"):
             kind, _, folder = getattr(self.data, flag).partition(":")
-            root = Path(folder).expanduser().resolve()
-            if (
-                kind == "folder"
-                and self.run.workdir
-                and self.workdir.resolve().is_relative_to(root)
-            ):
+            if kind != "folder" or not self.run.workdir:
+                continue
+            root = Path(os.path.expanduser(folder)).resolve()
+            if self.workdir.resolve().is_relative_to(root):
                 raise UserError(
                     f"--workdir={self.run.workdir} lies in --{flag}={getattr(self.data, flag)}: "
                     "give a folder outside of the images."
                 )
+
+    def _check_views(self):
+        """A teacher cannot label what its networks never see."""
+        if self.num_students and self.pseudo.score_views == "mirror" and not self.flips:
+            raise UserError(
+                f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
+                f"{self.noise.flip}: its networks never learn from mirror images; give "
+                "--score_views=image, or --flip=on where a mirror image keeps its class."
+            )
 
     def _check_ratio(self):
         """Pseudo-labels that were asked for must not be rounded away."""

@@ -186,6 +186,16 @@ def test_what_does_not_fit_in_memory_is_read_from_its_shards(shard_sets, tmp_pat
     assert kinds(image_size=100, cache_mebibytes=5, min_crop_area=[0.5]) == from_shards
 
 
+def test_windows_of_few_shards_are_told(shard_sets, tmp_path, monkeypatch, caplog):
+    """Two shards of pseudo-labelled images in a window each; one window is no reason to warn."""
+    for mebibyte, told in ((2**20, False), (2000, True)):
+        monkeypatch.setattr(pipeline, "MEBIBYTE", mebibyte)
+        job = make_job(shard_sets, tmp_path, cache="none", shuffle_mebibytes=1)
+        caplog.clear()
+        train_stage.make_streams(job)
+        assert ("pseudo: about 1.0 shards are mixed at a time" in caplog.text) == told
+
+
 @pytest.mark.parametrize("mixing", ["ratio", "union"])
 def test_streams_from_shards_show_what_streams_in_memory_do(shard_sets, tmp_path, mixing):
     """An epoch of each has the same images with the same targets, as often."""

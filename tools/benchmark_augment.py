@@ -253,7 +253,7 @@ def main(arguments=None):
     )
     parser.add_argument("--sizes", type=integers, default=[32, 224], help="sides of the images")
     parser.add_argument(
-        "--batch_sizes", type=integers, default=[512, 64], help="images in a batch, for each size"
+        "--batch_sizes", type=integers, default=[512, 160], help="images in a batch, for each size"
     )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each that are timed")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn, about")

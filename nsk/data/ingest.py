@@ -69,11 +69,11 @@ def ingest(config, seed, folder):
             order_seed = FIXED_SEED if split == "test" else seed
             rows = rows[np.argsort(hash_keys(order_seed, f"order/{split}", images.ids, rows))]
             splits[split] = rows
-            in_shard = config.images_per_shard
+            images_per_shard = config.images_per_shard
             if split == "labeled":
-                least = max(LABELED_IN_SHARD, -(-len(rows) // LABELED_SHARDS))
-                in_shard = min(in_shard, least)
-            limits = (in_shard, config.shard_mebibytes * 2**20)
+                share = -(-len(rows) // LABELED_SHARDS)
+                images_per_shard = min(images_per_shard, max(share, LABELED_IN_SHARD))
+            limits = (images_per_shard, config.shard_mebibytes * 2**20)
             with shards.ShardWriter(folder / split, "images", class_names, *limits) as writer:
                 for row in rows.tolist():
                     label = None if split == "unlabeled" else images.labels[row]

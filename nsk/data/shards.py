@@ -13,10 +13,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from nsk.config import DataConfig
 from nsk.errors import UserError
 
 MANIFEST = "manifest.json"
-SHARD_BYTES = 16 * 2**20
+SHARD_BYTES = DataConfig.shard_mebibytes * 2**20
 
 
 def write_manifest(folder, kind, class_names, files):

@@ -474,6 +474,17 @@ def test_few_labelled_images_stand_in_many_shards(tmp_path, given):
     assert shards.ShardSet.load(tmp_path / "few/labeled").counts == (16, 4)
 
 
+def test_shards_are_full_at_their_size(tmp_path, given):
+    """Pictures of random pixels, 750 KB as PNGs: two of them reach a mebibyte."""
+    images = [
+        sources.SourceImage(f"large/{n}", picture(n, "PNG", side=500), n % 2) for n in range(20)
+    ]
+    given["digits"] = GivenSource(names(2), {"train": images})
+    run(tmp_path, num_labeled=4, num_dev=4, test_fraction=0.2, shard_mebibytes=1)
+    unlabeled = shards.ShardSet.load(tmp_path / "unlabeled")
+    assert set(unlabeled.counts[:-1]) == {2}
+
+
 def test_at_most_100_corrupt_images_are_named(tmp_path, given):
     broken = [sources.SourceImage(f"broken/{number}", b"", 0) for number in range(120)]
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + broken})
