@@ -42,6 +42,11 @@ RANDAUGMENT_OPERATIONS = (
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
 
 
+# Of more classes, only the most probable ones of each image are stored.
+DENSE_CLASSES = 1000
+SPARSE_CLASSES = 100
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
     """Where images come from and how they are split."""
@@ -451,6 +456,25 @@ class PseudoConfig(Section):
         "the clean image and for its mirror image, at twice the cost.",
         choices=("image", "mirror"),
     )
+    top_k: int = setting(
+        0,
+        "Log-probabilities that are stored of each unlabelled image: those of the most probable so "
+        "many classes, and what remains in one number, which is spread evenly when read; 0: all of "
+        f"up to {DENSE_CLASSES:,} classes, of more the top {SPARSE_CLASSES}.",
+        minimum=0,
+    )
+    calibrate: bool = setting(
+        False,
+        "Compare confidences at the temperature that fits dev best, and not as the network has "
+        "them.",
+    )
+    target_precision: float = setting(
+        0.0,
+        "Each class's threshold is the least confidence from which on this share of its dev images "
+        "is right, and --min_confidence at least; 0: off.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     policy: str = setting(
         "paper",
         "paper: the most confident --images_per_class of each class, repeated up to it | gap: a "
@@ -505,6 +529,11 @@ class PseudoConfig(Section):
         maximum=1.0,
     )
 
+    def stored_classes(self, num_classes):
+        """How many log-probabilities are stored of an image; 0: those of all classes."""
+        top_k = self.top_k or (SPARSE_CLASSES if num_classes > DENSE_CLASSES else 0)
+        return top_k if top_k < num_classes else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Section):
@@ -533,7 +562,19 @@ class RunConfig(Section):
         minimum=0,
         maximum=64,
     )
-    eval_batch_size: int = setting(500, "Images in a batch of scoring and evaluation.", minimum=1)
+    eval_batch_size: int = setting(512, "Images in a batch of scoring and evaluation.", minimum=1)
+    generation: int = setting(
+        1,
+        "What the commands score and select work on: 1 is what the teacher makes for the first "
+        "student, 2 what that one makes for the second.",
+        minimum=1,
+    )
+    shard_index: int = setting(
+        0, "Of --num_shard_workers processes that score, which one this is.", minimum=0
+    )
+    num_shard_workers: int = setting(
+        1, "So many processes score at the same time, each a share of the shards.", minimum=1
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -541,6 +582,11 @@ class RunConfig(Section):
             raise UserError(
                 f"--teacher={self.teacher} is not the name of a .keras file: give the "
                 "model.keras of an earlier run."
+            )
+        if self.shard_index >= self.num_shard_workers:
+            raise UserError(
+                f"--shard_index={self.shard_index} of --num_shard_workers="
+                f"{self.num_shard_workers}: expected 0 to {self.num_shard_workers - 1}."
             )
 
 
@@ -618,6 +664,14 @@ class Config:
                     f"pseudo-labelled image in a batch of student {generation}: raise one of them, "
                     "or give --ratio=0 to mean none."
                 )
+
+    def check_generation(self):
+        """UserError where `--generation` is beyond the chain."""
+        if self.run.generation > self.num_students:
+            raise UserError(
+                f"--generation={self.run.generation} of {self.num_students} students: expected 1 "
+                f"to {self.num_students}, or name more networks in --models."
+            )
 
     @classmethod
     def from_values(cls, values):

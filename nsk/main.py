@@ -3,6 +3,8 @@
 Commands:
   run       teacher, pseudo-labels, students, best model (the default)
   plan      what a run would do, without training
+  score     only up to the scores for --generation; several processes may share the work
+  select    what the settings keep of finished scores, class by class; trains nothing
 
 Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request; 1 a bug.
 """
@@ -20,7 +22,7 @@ from nsk import stage
 from nsk.errors import UserError
 
 OK, WRONG_INPUT, STOPPED = 0, 2, 75
-COMMANDS = ("run", "plan")
+COMMANDS = ("run", "plan", "score", "select")
 
 
 def define_flags():
@@ -96,16 +98,20 @@ def main(argv):
     if command not in COMMANDS or rest:
         received = " ".join(argv[1:])
         raise UserError(
-            f"Received the command {received!r}: expected {' or '.join(COMMANDS)}; settings are "
-            "given as --name=value."
+            f"Received the command {received!r}: expected {', '.join(COMMANDS[:-1])} or "
+            f"{COMMANDS[-1]}; settings are given as --name=value."
         )
     config = prepare()
+    if command in ("score", "select"):
+        config.check_generation()
+    if config.run.num_shard_workers > 1 and command != "score":
+        raise UserError(
+            f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "
+            f"it out of {command}."
+        )
     from nsk import self_training
 
-    if command == "plan":
-        self_training.plan(config)
-    else:
-        self_training.run(config)
+    getattr(self_training, command)(config)
     return OK
 
 

@@ -20,7 +20,7 @@ from nsk import deciding
 from nsk import plan as plan_module
 from nsk.errors import CannotTeachError
 from nsk.generation import Generation
-from nsk.report import summary
+from nsk.report import selection, summary
 from nsk.stages import Stages
 
 
@@ -38,10 +38,7 @@ def run(config):
     """
     stages = Stages(config)
     stages.save_config()
-    images = stages.ingest()
-
-    model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
-    chain = [Generation(model, stages.evaluate(model, images))]
+    images, chain = start(config, stages)
 
     for generation in range(1, config.num_students + 1):
         try:
@@ -63,22 +60,60 @@ def run(config):
     return summary.report(config, images, chain, best, export, stages.all_reused)
 
 
+def start(config, stages):
+    """Images, and the chain's first `Generation`: a teacher trained on the labelled ones."""
+    images = stages.ingest()
+    model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
+    return images, [Generation(model, stages.evaluate(model, images))]
+
+
 def teach(config, stages, images, chain):
     """The last generation teaches the next one: score, select, write, train; a `Generation`."""
     teacher, number = chain[-1], len(chain)
     deciding.refuse_chance(teacher, config.pseudo.chance_p_value)
     scores = stages.score(number, teacher.model, images)
     if config.pseudo.select == "once" and number > 1:
-        selection = chain[1].selection
+        selected = chain[1].selection
     else:
-        selection = stages.select(number, scores, images)
-    pseudo_labels = stages.write(number, images, scores, selection)
+        selected = stages.select(number, scores, images)
+    pseudo_labels = stages.write(number, images, scores, selected)
     student = stages.train(number, images, pseudo_labels, teacher.model)
     evaluation = stages.evaluate(student, images)
-    return Generation(student, evaluation, scores, selection, pseudo_labels)
+    return Generation(student, evaluation, scores, selected, pseudo_labels)
 
 
 def plan(config):
     """Prints what `run` would do; only the images are ingested."""
     stages = Stages(config)
     return plan_module.plan(stages, stages.ingest())
+
+
+def score(config):
+    """Runs the chain up to the scores for `--generation`; several processes may share the shards.
+
+    Returns:
+        The scores' `Stage`; None where shards are left to other processes.
+    """
+    stages = Stages(config)
+    images, chain = start_of(config, stages)
+    scores = stages.score(len(chain), chain[-1].model, images)
+    if scores is None:
+        logging.info("This process has scored its shards; others are still to score theirs.")
+    return scores
+
+
+def select(config):
+    """Prints what the settings keep of the finished scores for `--generation`; trains nothing."""
+    stages = Stages(config, finished_only=True)
+    images, chain = start_of(config, stages)
+    scores = stages.score(len(chain), chain[-1].model, images)
+    selected = stages.select(len(chain), scores, images)
+    return selection.report(images, scores, selected)
+
+
+def start_of(config, stages):
+    """Images, and the chain up to the teacher of `--generation`."""
+    images, chain = start(config, stages)
+    while len(chain) < config.run.generation:
+        chain.append(teach(config, stages, images, chain))
+    return images, chain

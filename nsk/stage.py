@@ -26,6 +26,7 @@ from pathlib import Path
 from absl import logging
 
 from nsk.errors import UserError
+from nsk.files import remove_unfinished, written_whole
 
 FORMAT = 1
 MANIFEST = "stage.json"
@@ -67,19 +68,23 @@ def fingerprint(name, settings, inputs):
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def run(workdir, name, build, *, settings, inputs):
+def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_workers=1):
     """Returns the stage's finished folder, building it if it is not there.
 
     Args:
         workdir: the run's folder.
         name: folder and kind, as `gen1/student`.
-        build: function that takes the folder to fill (empty) and returns the counts, a JSON-like
-            dict.
+        build: function that takes the folder to fill and returns the counts, a JSON-like dict; or
+            None where other workers' shares are missing.
         settings: JSON-like dict of all settings that the result depends on.
         inputs: dict from role to the `Stage`s that it is made from.
+        goes_on: whether `build` goes on with what a stopped process has left in the folder;
+            otherwise it is empty.
+        worker, num_workers: ints; several workers fill one folder at the same time, with a `build`
+            that goes on, and the one that finds it complete publishes it.
 
     Returns:
-        A `Stage`.
+        A `Stage`; None where `build` has returned None.
 
     Raises:
         UserError: another process is building the same stage, a finished one is damaged, or the
@@ -91,16 +96,26 @@ def run(workdir, name, build, *, settings, inputs):
     if path.exists():
         return _reuse(path, label)
     make_folder(path.parent)
-    with _naming_disk_errors(), _lock(path):
+    partial = path.with_name(path.name + ".partial")
+    share = f".worker-{worker}-of-{num_workers}" if num_workers > 1 else None
+    with contextlib.ExitStack() as locks, _naming_disk_errors():
+        lock = locks.enter_context(_lock(path, shared=num_workers > 1))
+        if share:
+            locks.enter_context(_lock(path, share))
         if path.exists():  # Finished by the process that held the lock before.
             return _reuse(path, label)
-        partial = path.with_name(path.name + ".partial")
-        # A later change lets stages go on inside a partial folder; until then they begin anew.
-        if partial.exists():
+        if partial.exists() and not goes_on:
             shutil.rmtree(partial)
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
         started = time.time()
         counts = build(partial)
+        if counts is None:
+            return None
+        if num_workers > 1:  # Alone from here on; others may have found it complete, too.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return _reuse(path, label)
+            remove_unfinished(partial)
         manifest = {
             "format": FORMAT,
             "stage": name,
@@ -114,12 +129,19 @@ def run(workdir, name, build, *, settings, inputs):
             "seconds": round(time.time() - started, 1),
             "files": _sync_and_describe(partial),
         }
-        _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_json_atomically(partial / MANIFEST, manifest)
         _sync_folder(partial)
         os.rename(partial, path)
         _sync_folder(path.parent)
     logging.info("%s: done in %.1f s", label, time.time() - started)
     return load(path)
+
+
+def find(workdir, name, *, settings, inputs):
+    """The finished `Stage` of these settings and inputs, as for `run`; None where there is none."""
+    label = f"{name}-{fingerprint(name, settings, inputs)}"
+    path = Path(workdir) / label
+    return _reuse(path, label) if path.exists() else None
 
 
 def load(path):
@@ -172,12 +194,18 @@ def _naming_disk_errors():
 
 
 @contextlib.contextmanager
-def _lock(path):
-    """Holds the stage for this process; the kernel lets go when it ends in whatever way."""
-    lock_path = path.with_name(path.name + ".lock")
+def _lock(path, suffix="", shared=False):
+    """Holds the stage for this process; the kernel lets go when it ends in whatever way.
+
+    Args:
+        path: the stage's folder.
+        suffix: what is held of it; the whole by default.
+        shared: whether others may hold it, too, as long as they share it.
+    """
+    lock_path = path.with_name(f"{path.name}{suffix}.lock")
     with open(lock_path, "a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
@@ -188,7 +216,7 @@ def _lock(path):
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         try:
-            yield
+            yield lock
         finally:
             if path.exists():  # Published: nobody will build it again.
                 lock_path.unlink(missing_ok=True)
@@ -211,13 +239,6 @@ def _sync_and_describe(folder):
     return files
 
 
-def _write_synced(path, text):
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _sync_folder(folder):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -228,8 +249,5 @@ def _sync_folder(folder):
 
 def write_json_atomically(path, value):
     """Writes a JSON file that is there whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    with _naming_disk_errors():
-        _write_synced(temporary, json.dumps(value, indent=1) + "\n")
-        os.replace(temporary, path)
+    with _naming_disk_errors(), written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n")

@@ -33,10 +33,12 @@ class Stages:
 
     Args:
         config: `nsk.config.Config`.
+        finished_only: nothing is made but selections; a stage that is not there is a UserError.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, finished_only=False):
         self.config = config
+        self.finished_only = finished_only
         self.workdir = config.workdir
         self.all_reused = True
         strategies.split_cpu(config.run.logical_devices)
@@ -47,9 +49,27 @@ class Stages:
         """Writes every setting of this call into the workdir."""
         stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(self.config))
 
-    def _run(self, name, build, settings=None, **inputs):
-        made = stage.run(self.workdir, name, build, settings=settings or {}, inputs=inputs)
-        self.all_reused &= made.reused
+    def _run(self, name, build, settings=None, goes_on=False, worker=0, num_workers=1, **inputs):
+        settings = settings or {}
+        if self.finished_only and not name.endswith("/selection"):
+            found = stage.find(self.workdir, name, settings=settings, inputs=inputs)
+            if found is None:
+                raise UserError(
+                    f"{name} is not finished in {self.workdir} for these settings: give those of "
+                    "its run, or make it with the command score."
+                )
+            return found
+        made = stage.run(
+            self.workdir,
+            name,
+            build,
+            settings=settings,
+            inputs=inputs,
+            goes_on=goes_on,
+            worker=worker,
+            num_workers=num_workers,
+        )
+        self.all_reused &= made is not None and made.reused
         return made
 
     def ingest(self):
@@ -164,7 +184,7 @@ class Stages:
         labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
         learns_pseudo_labels = generation and settings["train"]["ratio"]
         pseudo = shard_set(pseudo_labels, write.SHARDS) if learns_pseudo_labels else None
-        labeled_copies = write.read_labeled_copies(pseudo_labels.path) if generation else {}
+        labeled_copies = select_stage.read_labeled_copies(pseudo_labels.path) if generation else {}
         settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
         warm = settings.get("init_from") == "teacher"
 
@@ -234,30 +254,56 @@ class Stages:
         return self._run(f"{model.path.parent.name}/evaluation", build, model=model, images=images)
 
     def score(self, generation, teacher, images):
-        """The teacher's predictions of the unlabelled images."""
-        settings = {"views": self.config.pseudo.score_views}
+        """The teacher's predictions of the unlabelled images, and of dev.
+
+        None where this process is one of several workers, and not the last one.
+        """
+        pseudo, run = self.config.pseudo, self.config.run
+        settings = {
+            "views": pseudo.score_views,
+            "top_k": pseudo.stored_classes(images.counts["num_classes"]),
+        }
 
         def build(folder):
-            unlabeled = shard_set(images, "unlabeled")
-            predictions = self._predictor(teacher, images, **settings)(unlabeled)
-            return score.score(unlabeled, predictions, folder, title=f"gen{generation}/scores")
+            return score.score(
+                shard_set(images, "unlabeled"),
+                shard_set(images, "dev"),
+                self._predictor(teacher, images, settings["views"]),
+                folder,
+                top_k=settings["top_k"],
+                worker=run.shard_index,
+                num_workers=run.num_shard_workers,
+                title=f"gen{generation}/scores",
+            )
 
-        return self._run(f"gen{generation}/scores", build, settings, teacher=teacher, images=images)
+        return self._run(
+            f"gen{generation}/scores",
+            build,
+            settings,
+            goes_on=True,
+            worker=run.shard_index,
+            num_workers=run.num_shard_workers,
+            teacher=teacher,
+            images=images,
+        )
 
     def select(self, generation, scores, images):
         """Which unlabelled images are kept, and how often each one is shown."""
         pseudo = self.config.pseudo.at(generation)
-        names = ["policy", "min_confidence"]
-        names += {
-            "paper": ["images_per_class"],
-            "gap": ["gap_floor", "gap_margin"],
-            "none": [],
-        }[pseudo["policy"]]
+        names = ("min_confidence", "calibrate", "target_precision", "policy")
         settings = {"seed": self.config.run.seed, **{name: pseudo[name] for name in names}}
+        if pseudo["policy"] == "paper":
+            settings["images_per_class"] = pseudo["images_per_class"]
+        elif pseudo["policy"] == "gap":
+            settings |= {"floor": pseudo["gap_floor"], "margin": pseudo["gap_margin"]}
         return self._run(
             f"gen{generation}/selection",
             lambda folder: select_stage.select_images(
-                settings, scores.path, shard_set(images, "labeled"), folder
+                settings,
+                score.score_paths(shard_set(images, "unlabeled"), scores.path),
+                scores.path / score.DEV,
+                shard_set(images, "labeled"),
+                folder,
             ),
             settings,
             scores=scores,
@@ -275,8 +321,10 @@ class Stages:
                 selection.path,
                 folder,
                 shard_bytes=settings["shard_mebibytes"] * 2**20,
+                title=f"gen{generation}/pseudo",
             ),
             settings,
+            goes_on=True,
             images=images,
             scores=scores,
             selection=selection,
@@ -303,15 +351,19 @@ class Stages:
         return size
 
     def _predictor(self, model, images, views="image"):
-        """Function of a `ShardSet` that yields the model's `Predictions` of it, batch by batch."""
+        """Function of a `ShardSet` and some shards' indices (None: all of them).
+
+        It yields the model's `Predictions` of their images, batch by batch.
+        """
         with self.strategy.scope():
             loaded = load_model(model.path / MODEL)
         size, batch_size = self.image_size(images), self.config.run.eval_batch_size
         predict = Predictor(loaded, batch_size, self.strategy, views)
 
-        def predictions(shard_set):
+        def predictions(shard_set, shards=None):
+            batches = pipeline.clean_batches(shard_set, size, batch_size, shards)
             with shard_set.naming_broken_shards():
-                yield from predict(pipeline.clean_batches(shard_set, size, batch_size))
+                yield from predict(batches)
 
         return predictions
 

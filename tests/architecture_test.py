@@ -9,17 +9,20 @@ ROOT = Path(nsk.__file__).parent
 HEAVY = {"tensorflow", "keras", "tensorflow_datasets", "sklearn", "matplotlib"}
 
 # What may be imported from anywhere: they say what went wrong and how far work has come.
-COMMON = {"nsk.errors", "nsk.progress"}
+COMMON = {"nsk.errors", "nsk.progress", "nsk.files"}
 
 # Those that know nothing of the others, and what little they share.
 ALLOWED = {
     "nsk.errors": set(),
+    "nsk.files": set(),
     "nsk.progress": set(),
     "nsk.noise": set(),
     "nsk.stage": set(),
     "nsk.settings": set(),
     "nsk.config": {"nsk.settings"},
-    "nsk.pseudo.select": set(),
+    "nsk.pseudo.ranking": set(),
+    "nsk.pseudo.select": {"nsk.pseudo.ranking"},
+    "nsk.pseudo.calibration": set(),
     "nsk.evaluation.metrics": set(),
     "nsk.evaluation.predict": set(),
     "nsk.data": {"nsk.data", "nsk.noise", "nsk.config"},

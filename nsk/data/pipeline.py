@@ -7,7 +7,6 @@ run that has come that far.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -15,12 +14,11 @@ import tensorflow as tf
 from nsk import noise
 from nsk.data import records, streams
 from nsk.errors import UserError
+from nsk.files import num_cores
 
 MEBIBYTE = 2**20
 # Blocks of steps, or batches to be scored, that are made at the same time and made ahead.
-PARALLEL_CALLS = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-)
+PARALLEL_CALLS = num_cores()
 AHEAD = 4
 # Most images and pixels of a block of several steps.
 BLOCK_IMAGES = 512
@@ -64,7 +62,7 @@ def load_images(shard_set, image_size):
 
     def parse(serialized):
         if shard_set.kind == "pseudo":
-            parsed = records.parse_pseudo(serialized, shard_set.num_classes)
+            parsed = records.parse_pseudo(serialized, shard_set.num_classes, shard_set.top_k)
         else:
             parsed = records.parse_images(serialized)
         encoded = parsed.pop("encoded")
@@ -96,28 +94,44 @@ def load_images(shard_set, image_size):
     )
 
 
-def clean_batches(shard_set, image_size, batch_size):
+def clean_batches(shard_set, image_size, batch_size, shards=None):
     """Every image of a shard set once, in file order and without noise: for scoring.
+
+    No batch has images of two shards, and a shard's batches are as equal in size as may be: what a
+    shard's batches are does not depend on the other shards.
 
     Args:
         shard_set: a `shards.ShardSet`.
         image_size: side of the images, pixels.
-        batch_size: images in a batch; the last one may have fewer.
+        batch_size: most images in a batch.
+        shards: sequence of the shards' indices; None: all.
 
     Returns:
         `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 where there is
         none, and `image` uint8 (batch, image_size, image_size, 3).
     """
+    shards = range(len(shard_set.names)) if shards is None else shards
+    sizes = [size for shard in shards for size in equal_parts(shard_set.counts[shard], batch_size)]
+    # Large images are decoded in smaller parts, several of which are held at a time.
+    decoded = [part for size in sizes for part in equal_parts(size, images_in_block(image_size))]
 
     def parse(serialized):
         parsed = records.parse_images(serialized)
         parsed["image"] = records.decode_images(parsed.pop("encoded"), image_size)
         return parsed
 
-    # Large images are decoded in smaller parts, several of which are held at a time.
-    part = min(batch_size, images_in_block(image_size))
-    batches = made_ahead(shard_set.read().batch(part), parse)
-    return batches if part == batch_size else batches.rebatch(batch_size)
+    batches = made_ahead(_rebatch(shard_set.read(shards).batch(BLOCK_IMAGES), decoded), parse)
+    return batches if decoded == sizes else _rebatch(batches, sizes)
+
+
+def equal_parts(count, largest):
+    """Sizes of the fewest parts, as equal as may be, of at most `largest` each: list of ints."""
+    parts = -(-count // largest)
+    return [(count + part) // parts for part in range(parts)]
+
+
+def _rebatch(dataset, sizes):
+    return dataset.rebatch(sizes) if sizes else dataset
 
 
 def training_batches(all_streams, stage_key, perturb, image_size, first_step, num_steps):
@@ -218,12 +232,13 @@ def bytes_in_memory(shard_set, image_size):
 
 def resident_stream(name, shard_sets, make_targets, labeled_copies, batch_size, image_size):
     """A `ResidentStream` over shard sets; arguments as of `ShardStream` and `load_images`."""
-    parts = []
+    parts, num_images = [], 0
     for shard_set in shard_sets:
         images = load_images(shard_set, image_size)
         copies = images.copies
         if shard_set.kind == "images":
             copies = np.array([labeled_copies.get(one, 1) for one in images.ids], np.int32)
+        num_images += shard_set.num_images - int((copies == 0).sum())
         scores = images.log_probabilities
         targets = make_targets(
             {
@@ -238,4 +253,5 @@ def resident_stream(name, shard_sets, make_targets, labeled_copies, batch_size, 
     images, targets, copies = zip(*parts, strict=True)
     with tf.device("CPU"):
         images, targets = tf.concat(images, 0), tf.concat(targets, 0)
-    return streams.ResidentStream(name, images, targets, np.concatenate(copies), batch_size)
+    copies = np.concatenate(copies)
+    return streams.ResidentStream(name, images, targets, copies, batch_size, num_images)

@@ -3,7 +3,8 @@
 A record is a serialized `tf.train.Example`. Image shards hold `id`, `image/encoded` and, in
 labelled sets alone, `image/class/label`. Pseudo-label shards hold `id`, `image/encoded`,
 `pseudo/label`, `pseudo/confidence`, `pseudo/log_probabilities` (float16, little-endian bytes) and
-`pseudo/copies`.
+`pseudo/copies`. Where only the largest log-probabilities are held, `pseudo/classes` (int32,
+little-endian bytes) says whose, and `pseudo/remaining_probability` what all others have together.
 
 Encoded images are 8-bit RGB or grayscale JPEG or PNG: `normalize_image` makes them so once, at
 ingest, since `tf.io.decode_image` ignores EXIF rotation and garbles or refuses several formats.
@@ -21,7 +22,9 @@ from PIL import Image, UnidentifiedImageError
 
 from nsk.config import DataConfig
 
-FLOAT16_BYTES = 2
+FLOAT16_BYTES, INT32_BYTES = 2, 4
+# What remains of a distribution may be nothing, which has no logarithm.
+LEAST_PROBABILITY = 1e-10
 
 # Formats whose header tells how many pixels will be decoded. Others of Pillow's hold images larger
 # than they say (ICO) or start another program (EPS).
@@ -85,7 +88,9 @@ def image_example(id, encoded, label=None):
     return _serialize(features)
 
 
-def pseudo_example(id, encoded, label, confidence, log_probabilities, copies):
+def pseudo_example(
+    id, encoded, label, confidence, log_probabilities, copies, classes=None, remaining=None
+):
     """One pseudo-labelled image as a record.
 
     Args:
@@ -93,22 +98,26 @@ def pseudo_example(id, encoded, label, confidence, log_probabilities, copies):
         encoded: bytes of an image as `normalize_image` returns it.
         label: int, the teacher's first choice.
         confidence: float, the teacher's probability of `label`.
-        log_probabilities: float16 or float32 array of shape (num_classes,).
+        log_probabilities: float16 or float32 array of shape (num_classes,), or (k,) of `classes`.
         copies: int, how often the image counts in an epoch.
+        classes: int array of shape (k,), whose log-probabilities are held; None: all, in order.
+        remaining: float, the probability of all other classes together.
 
     Returns:
         bytes, a serialized `tf.train.Example`.
     """
-    return _serialize(
-        {
-            "id": _bytes(id.encode()),
-            "image/encoded": _bytes(encoded),
-            "pseudo/label": _int(label),
-            "pseudo/confidence": _float(confidence),
-            "pseudo/log_probabilities": _bytes(np.asarray(log_probabilities, "<f2").tobytes()),
-            "pseudo/copies": _int(copies),
-        }
-    )
+    features = {
+        "id": _bytes(id.encode()),
+        "image/encoded": _bytes(encoded),
+        "pseudo/label": _int(label),
+        "pseudo/confidence": _float(confidence),
+        "pseudo/log_probabilities": _bytes(np.asarray(log_probabilities, "<f2").tobytes()),
+        "pseudo/copies": _int(copies),
+    }
+    if classes is not None:
+        features["pseudo/classes"] = _bytes(np.asarray(classes, "<i4").tobytes())
+        features["pseudo/remaining_probability"] = _float(remaining)
+    return _serialize(features)
 
 
 def parse_images(serialized):
@@ -136,12 +145,13 @@ def parse_images(serialized):
     }
 
 
-def parse_pseudo(serialized, num_classes):
+def parse_pseudo(serialized, num_classes, top_k=0):
     """Parses a batch of pseudo-label records.
 
     Args:
         serialized: string tensor of shape (batch,).
         num_classes: int; a record of another number of classes fails.
+        top_k: int, how many classes' log-probabilities a record holds; 0: all.
 
     Returns:
         dict of `id` and `encoded` (string), `label` (int64), `confidence` (float32) and `copies`
@@ -156,32 +166,31 @@ def parse_pseudo(serialized, num_classes):
             "image/encoded": scalar([], tf.string),
             "pseudo/label": scalar([], tf.int64),
             "pseudo/confidence": scalar([], tf.float32),
-            "pseudo/log_probabilities": scalar([], tf.string),
             "pseudo/copies": scalar([], tf.int64),
+            **_log_probability_features(num_classes, top_k),
         },
     )
-    halves = tf.io.decode_raw(parsed["pseudo/log_probabilities"], tf.float16, little_endian=True)
     return {
         "id": parsed["id"],
         "encoded": parsed["image/encoded"],
         "label": parsed["pseudo/label"],
         "confidence": parsed["pseudo/confidence"],
-        "log_probabilities": tf.cast(tf.ensure_shape(halves, [None, num_classes]), tf.float32),
+        "log_probabilities": _log_probabilities(parsed, num_classes, top_k),
         "copies": parsed["pseudo/copies"],
     }
 
 
-def parse_examples(serialized, num_classes):
+def parse_examples(serialized, num_classes, top_k=0):
     """Parses a batch of labelled and pseudo-labelled records, mixed at will.
 
     Args:
         serialized: string tensor of shape (batch,).
-        num_classes: int.
+        num_classes, top_k: as for `parse_pseudo`.
 
     Returns:
         dict of `encoded` (string), `label` (int64; a pseudo-label where `is_pseudo`) and
         `is_pseudo` (bool), each of shape (batch,), and `log_probabilities` (float32) of shape
-        (batch, num_classes), zeros where there are none.
+        (batch, num_classes), without meaning where there are none.
     """
     scalar = tf.io.FixedLenFeature
     parsed = tf.io.parse_example(
@@ -190,19 +199,44 @@ def parse_examples(serialized, num_classes):
             "image/encoded": scalar([], tf.string),
             "image/class/label": scalar([], tf.int64, default_value=-1),
             "pseudo/label": scalar([], tf.int64, default_value=-1),
-            "pseudo/log_probabilities": scalar(
-                [], tf.string, default_value=bytes(FLOAT16_BYTES * num_classes)
-            ),
+            **_log_probability_features(num_classes, top_k, may_miss=True),
         },
     )
     is_pseudo = parsed["pseudo/label"] >= 0
-    halves = tf.io.decode_raw(parsed["pseudo/log_probabilities"], tf.float16, little_endian=True)
     return {
         "encoded": parsed["image/encoded"],
         "label": tf.where(is_pseudo, parsed["pseudo/label"], parsed["image/class/label"]),
         "is_pseudo": is_pseudo,
-        "log_probabilities": tf.cast(tf.ensure_shape(halves, [None, num_classes]), tf.float32),
+        "log_probabilities": _log_probabilities(parsed, num_classes, top_k),
     }
+
+
+def _log_probability_features(num_classes, top_k, may_miss=False):
+    """What `tf.io.parse_example` reads a record's log-probabilities by; zeros where they miss."""
+
+    def feature(kind, default):
+        return tf.io.FixedLenFeature([], kind, default_value=default if may_miss else None)
+
+    held = top_k or num_classes
+    features = {"pseudo/log_probabilities": feature(tf.string, bytes(FLOAT16_BYTES * held))}
+    if top_k:
+        features["pseudo/classes"] = feature(tf.string, bytes(INT32_BYTES * held))
+        features["pseudo/remaining_probability"] = feature(tf.float32, 0.0)
+    return features
+
+
+def _log_probabilities(parsed, num_classes, top_k):
+    """float32 (batch, num_classes) of parsed records, what remains being spread evenly."""
+    halves = tf.io.decode_raw(parsed["pseudo/log_probabilities"], tf.float16, little_endian=True)
+    held = tf.cast(tf.ensure_shape(halves, [None, top_k or num_classes]), tf.float32)
+    if not top_k:
+        return held
+    classes = tf.io.decode_raw(parsed["pseudo/classes"], tf.int32, little_endian=True)
+    each = parsed["pseudo/remaining_probability"] / max(1, num_classes - top_k)
+    spread = tf.math.log(tf.maximum(each, LEAST_PROBABILITY / num_classes))
+    dense = tf.repeat(spread[:, tf.newaxis], num_classes, axis=1)
+    rows = tf.repeat(tf.range(tf.shape(classes)[0])[:, tf.newaxis], top_k, axis=1)
+    return tf.tensor_scatter_nd_update(dense, tf.stack([rows, classes], axis=-1), held)
 
 
 def parse_copies(serialized):

@@ -15,25 +15,26 @@ import tensorflow as tf
 
 from nsk.config import DataConfig
 from nsk.errors import UserError
+from nsk.files import written_whole
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = DataConfig.shard_mebibytes * 2**20
 
 
-def write_manifest(folder, kind, class_names, files):
+def write_manifest(folder, kind, class_names, files, top_k=0):
     """Writes the manifest that completes a shard set.
 
     Args:
         folder: path of the shard set.
         kind: "images" or "pseudo".
         class_names: list of strings.
-        files: list of `{"name": file name, "records": count, "copies": rows in an epoch}`, in
-            reading order.
+        files: list of `{"name": file name, "records": count, "copies": rows in an epoch, "images":
+            records without those that stand in an earlier shard, too}`, in reading order.
+        top_k: how many classes' log-probabilities the records of kind "pseudo" hold; 0: all.
     """
-    manifest = {"kind": kind, "class_names": list(class_names), "files": files}
-    unfinished = Path(folder) / f"{MANIFEST}.unfinished"
-    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, Path(folder) / MANIFEST)
+    manifest = {"kind": kind, "class_names": list(class_names), "top_k": top_k, "files": files}
+    with written_whole(Path(folder) / MANIFEST) as unfinished:
+        unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 class ShardWriter:
@@ -67,12 +68,13 @@ class ShardWriter:
         if self._writer is None:
             name = f"{len(self._files):05d}.tfrecord"
             self._writer = tf.io.TFRecordWriter(os.fspath(self.folder / name))
-            self._files.append({"name": name, "records": 0, "copies": 0})
+            self._files.append({"name": name, "records": 0, "copies": 0, "images": 0})
             self._bytes = 0
         self._writer.write(serialized)
         self._bytes += len(serialized)
         self._files[-1]["records"] += 1
         self._files[-1]["copies"] += int(copies)
+        self._files[-1]["images"] += 1
         is_full = self._files[-1]["records"] == self.images_per_shard
         if is_full or self._bytes >= self.shard_bytes:
             self._close()
@@ -126,6 +128,8 @@ class ShardSet:
         counts: tuple of ints, records in each file.
         copies: tuple of ints, rows of each file in an epoch: its records, each as often as it
             counts.
+        num_images: different images in all files together.
+        top_k: how many classes' log-probabilities a record of kind "pseudo" holds; 0: all.
     """
 
     folder: Path
@@ -134,6 +138,8 @@ class ShardSet:
     names: tuple[str, ...]
     counts: tuple[int, ...]
     copies: tuple[int, ...]
+    num_images: int
+    top_k: int = 0
 
     @classmethod
     def load(cls, folder):
@@ -157,6 +163,8 @@ class ShardSet:
                 tuple(file["name"] for file in manifest["files"]),
                 tuple(int(file["records"]) for file in manifest["files"]),
                 tuple(int(file["copies"]) for file in manifest["files"]),
+                sum(int(file["images"]) for file in manifest["files"]),
+                int(manifest["top_k"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -36,6 +36,7 @@ class ResidentStream:
         targets: float32 tensor (n, classes).
         copies: int32 array (n,): how often each image stands in an epoch.
         batch_size: rows of a global batch.
+        num_images: different images that an epoch shows; some may stand in several rows.
     """
 
     name: str
@@ -43,16 +44,12 @@ class ResidentStream:
     targets: tf.Tensor
     copies: np.ndarray
     batch_size: int
+    num_images: int
 
     @property
     def epoch_size(self):
         """Rows in an epoch, copies included."""
         return int(self.copies.sum())
-
-    @property
-    def num_images(self):
-        """Different images that an epoch shows."""
-        return int((self.copies > 0).sum())
 
     def elements(self, stream_key, first_block, num_blocks, steps=1):
         """The rows that blocks first_block .. num_blocks - 1 of `steps` steps show.
@@ -108,9 +105,9 @@ class ShardStream:
     def __post_init__(self):
         rows, images = [], 0
         for shard_set in self.shard_sets:
-            counted = self._count(shard_set)
-            rows += [total for total, _ in counted]
-            images += sum(shown for _, shown in counted)
+            of_shards, shown = self._count(shard_set)
+            rows += of_shards
+            images += shown
         if not sum(rows):
             folders = ", ".join(str(one.folder) for one in self.shard_sets)
             raise UserError(f"{folders}: no image to train on: check what they were made from.")
@@ -119,15 +116,16 @@ class ShardStream:
         object.__setattr__(self, "_copies_of", _table(self.labeled_copies))
 
     def _count(self, shard_set):
-        """(rows with copies, different images shown) of each shard."""
+        """(rows of each shard with copies: list of ints, different images shown)."""
         if shard_set.kind == "pseudo" or not self.labeled_copies:
-            return list(zip(shard_set.copies, shard_set.counts, strict=True))
-        counted = []
+            return list(shard_set.copies), shard_set.num_images
+        rows, images = [], 0
         for shard in range(len(shard_set.names)):
             ids = records.parse_images(list(shard_set.records(shard)))["id"].numpy()
             copies = [self.labeled_copies.get(one.decode(), 1) for one in ids]
-            counted.append((sum(copies), sum(count > 0 for count in copies)))
-        return counted
+            rows.append(sum(copies))
+            images += sum(count > 0 for count in copies)
+        return rows, images
 
     @property
     def epoch_size(self):
@@ -173,7 +171,8 @@ class ShardStream:
 
     def examples(self, serialized):
         """dict `image` (encoded: string (batch,)) and `target` (float32 (batch, classes))."""
-        parsed = records.parse_examples(serialized, self.shard_sets[0].num_classes)
+        top_k = max(one.top_k for one in self.shard_sets)
+        parsed = records.parse_examples(serialized, self.shard_sets[0].num_classes, top_k)
         return {"image": parsed["encoded"], "target": self.make_targets(parsed)}
 
     def _order(self, stream_key, epoch):

@@ -1,6 +1,7 @@
 """Predictions of every image exactly once: clean, without noise, in order."""
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +9,8 @@ import tensorflow as tf
 from nsk.errors import CannotTeachError
 
 VIEWS = ("image", "mirror")
+# Short batches are filled up to a multiple of this, so that there are few sizes and graphs.
+BATCH_STEP = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +48,8 @@ class Predictor:
         self.model = model
         self._views = views
         self._strategy = strategy or tf.distribute.get_strategy()
-        replicas = self._strategy.num_replicas_in_sync
-        self._share = -(-batch_size // replicas)
-        self._batch_size = self._share * replicas
+        self._replicas = self._strategy.num_replicas_in_sync
+        self._batch_size = -(-batch_size // self._replicas) * self._replicas
 
     def __call__(self, batches):
         """Predicts batch by batch.
@@ -74,8 +76,9 @@ class Predictor:
         count = len(images)
         if count > self._batch_size:
             raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        # A short batch is filled up with black images, whose rows are cut off: one graph for all.
-        missing = self._batch_size - count
+        # A short batch is filled up with black images, whose rows are cut off.
+        step = math.lcm(BATCH_STEP, self._replicas)
+        missing = min(-(-count // step) * step, self._batch_size) - count
         full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
         log_probabilities = self._global_batch(full)[:count].numpy()
         if not np.isfinite(log_probabilities).all():
@@ -85,14 +88,15 @@ class Predictor:
             )
         return log_probabilities
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def _global_batch(self, batch):
         results = self._strategy.run(self._replica_share, args=(batch,))
         return tf.concat(self._strategy.experimental_local_results(results), axis=0)
 
     def _replica_share(self, batch):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        mine = batch[replica * self._share :][: self._share]
+        share = batch.shape[0] // self._replicas
+        mine = batch[replica * share :][:share]
         mine = tf.cast(mine, tf.float32)
         if self._views == "image":
             return self._of_view(mine)

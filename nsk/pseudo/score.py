@@ -2,40 +2,86 @@
 
 import numpy as np
 
+from nsk.files import remove_unfinished
 from nsk.progress import Progress
+from nsk.pseudo import calibration
 from nsk.pseudo.scores import from_predictions, write_scores
 
+UNLABELED = "unlabeled"
+DEV = "dev.parquet"
 
-def score(shard_set, predictions, folder, title="scoring"):
-    """Writes one score file for each image shard, row for row.
+
+def score(unlabeled, dev, predict, folder, *, top_k=0, worker=0, num_workers=1, title="scoring"):
+    """Writes one score file for each shard of unlabelled images, row for row, and one for dev.
+
+    Files that are there already are whole, and are kept: so a scoring that was stopped goes on, and
+    several workers share one folder, each with every `num_workers`-th shard.
 
     Args:
-        shard_set: the unlabelled `ShardSet`.
-        predictions: iterator over `predict.Predictions` of its images, in file order and in batches
-            of any size: images are decoded ahead while a file is written.
-        folder: where the score files go, named as the shards.
+        unlabeled, dev: `ShardSet`s.
+        predict: function of (a shard set, a list of its shards' indices) that yields
+            `predict.Predictions` of these shards' images, in order and none of two shards.
+        folder: where `unlabeled/NUMBER.parquet`, named as the shards, and `dev.parquet` go.
+        top_k: int, hold the log-probabilities of the most probable so many classes; 0: all.
+        worker, num_workers: ints, which share of the shards is scored.
+        title: name of the work on the progress line.
 
     Returns:
-        dict: `scored`, the number of images.
+        dict: `scored`, the number of images, and `temperature`, the one that fits dev best; None
+            where other workers' shards are not there yet.
     """
-    progress = Progress(title, shard_set.num_records)
-    done, ids, rows = 0, [], []
-    for name, count in zip(shard_set.names, shard_set.counts, strict=True):
-        while len(ids) < count:
-            batch = next(predictions, None)
-            if batch is None:
-                raise ValueError(f"{done + len(ids)} predictions of {shard_set.num_records} images")
-            ids += batch.ids
-            rows.append(batch.log_probabilities)
-        whole = np.concatenate(rows)
-        write_scores(folder / score_file(name), from_predictions(ids[:count], whole[:count]))
-        ids, rows = ids[count:], [whole[count:]]
+    if num_workers == 1:
+        remove_unfinished(folder)
+    (folder / UNLABELED).mkdir(exist_ok=True)
+    temperature = _score_dev(dev, predict, folder / DEV, top_k)
+    paths = score_paths(unlabeled, folder)
+    missing = [
+        shard for shard in range(worker, len(paths), num_workers) if not paths[shard].exists()
+    ]
+    counts = [unlabeled.counts[shard] for shard in missing]
+    progress = Progress(title, sum(counts))
+    predictions, done = predict(unlabeled, missing), 0
+    for shard, count in zip(missing, counts, strict=True):
+        ids, log_probabilities = _next_shard(predictions, count, unlabeled.names[shard])
+        calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
+        scores = from_predictions(ids, log_probabilities, top_k, calibrated)
+        write_scores(paths[shard], scores)
         done += count
         progress.update(done)
-    if ids or next(predictions, None) is not None:
-        raise ValueError(f"more predictions than {shard_set.num_records} images")
     progress.close()
-    return {"scored": done}
+    if not all(path.exists() for path in paths):
+        return None
+    return {"scored": unlabeled.num_records, "temperature": temperature}
+
+
+def _score_dev(dev, predict, path, top_k):
+    """Scores dev as the unlabelled images are scored; returns the temperature that fits it best."""
+    parts = list(predict(dev, range(len(dev.names))))
+    log_probabilities = np.concatenate([part.log_probabilities for part in parts])
+    truth = np.concatenate([part.labels for part in parts])
+    temperature = calibration.fit_temperature(log_probabilities, truth)
+    calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
+    ids = [one for part in parts for one in part.ids]
+    write_scores(path, from_predictions(ids, log_probabilities, top_k, calibrated), truth)
+    return temperature
+
+
+def _next_shard(predictions, count, name):
+    """(ids, log-probabilities float32 (count, classes)) of the next `count` images."""
+    ids, rows = [], []
+    while len(ids) < count:
+        batch = next(predictions, None)
+        if batch is None or len(ids) + len(batch.ids) > count:
+            received = len(ids) + (0 if batch is None else len(batch.ids))
+            raise ValueError(f"{received} predictions of {count} images in {name}")
+        ids += batch.ids
+        rows.append(batch.log_probabilities)
+    return ids, np.concatenate(rows)
+
+
+def score_paths(unlabeled, folder):
+    """Paths of the score files of a shard set, in its order."""
+    return [folder / UNLABELED / score_file(name) for name in unlabeled.names]
 
 
 def score_file(shard_name):

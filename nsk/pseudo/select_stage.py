@@ -1,10 +1,13 @@
 """The selection of one generation as files: the functions of `select` on a folder of score files.
 
-Writes, for each score file, a Parquet file of the same name with `id` and `copies`, row for row;
+Writes, for each score file, a Parquet file of the same name with the column `copies`, row for row;
 and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
+import operator
 
 import numpy as np
 import pyarrow as pa
@@ -13,77 +16,172 @@ from absl import logging
 
 from nsk.data import records
 from nsk.errors import CannotTeachError
-from nsk.pseudo import select
-from nsk.pseudo.scores import read_scores, read_table
+from nsk.files import num_cores
+from nsk.pseudo import calibration, select
+from nsk.pseudo.ranking import Rows, stable_keys
+from nsk.pseudo.scores import read_table
 
 LABELED = "labeled.parquet"
+# Small score files are read together up to so many rows.
+BLOCK_ROWS = 2**20
 
 
-def select_images(settings, scores_folder, labeled, folder):
+def select_images(settings, paths, dev_path, labeled, folder):
     """Filters and balances.
 
     Args:
-        settings: dict of `policy`, `min_confidence`, `seed` and the policy's own settings.
-        scores_folder: folder of score files.
+        settings: dict of `min_confidence`, `calibrate`, `target_precision`, `policy`, `seed` and
+            the policy's own settings; see `select.select`.
+        paths: the score files.
+        dev_path: the scores of dev.
         labeled: the labelled `ShardSet`.
         folder: where the selection goes.
 
     Returns:
         dict: `images` that are kept and their `copies` in all; `per_class`, the
-            `select.Statistics`.
+            `select.Statistics` and, of dev images that the thresholds keep, `dev_kept` and
+            `dev_correct`.
 
     Raises:
         CannotTeachError: the threshold or the policy keeps nothing.
     """
-    paths = sorted(scores_folder.glob("*.parquet"))
-    scores = read_scores(paths)
-    class_names = labeled.class_names
+    settings = dict(settings)
+    confidence = "calibrated_confidence" if settings.pop("calibrate") else "confidence"
+    least, target = settings.pop("min_confidence"), settings.pop("target_precision")
+    dev = read_table(dev_path, ["label", confidence, "truth"])
+    dev = [dev[name].to_numpy() for name in ("label", confidence, "truth")]
+    thresholds = make_thresholds(*dev, labeled.class_names, least, target)
+
     labeled_ids, labeled_labels = read_labels(labeled)
     selection = select.select(
-        keys=scores.keys,
-        labels=scores.labels,
-        confidences=scores.confidences,
-        num_classes=len(class_names),
-        labeled_keys=select.stable_keys(labeled_ids),
-        labeled_labels=labeled_labels,
+        functools.partial(scan, paths, confidence),
+        thresholds=thresholds,
+        labeled_counts=np.bincount(labeled_labels, minlength=labeled.num_classes),
         **settings,
     )
     statistics = selection.statistics
-    _check_kept(statistics, settings, scores, class_names)
-    row = 0
-    for path in paths:
-        ids = read_table(path, ["id"])["id"]
-        _write_copies(folder / path.name, ids, selection.copies[row : row + len(ids)])
-        row += len(ids)
-    if selection.labeled_copies is not None:
-        _write_copies(folder / LABELED, labeled_ids, selection.labeled_copies)
+    _check_kept(statistics, settings, paths, confidence, labeled.class_names)
+
+    def write_copies(path):
+        copies = selection.copies(read_rows([path], confidence))
+        pq.write_table(pa.table({"copies": copies}), folder / path.name, compression="zstd")
+
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        for _ in pool.map(write_copies, paths):  # The loop raises what a file has raised.
+            pass
+    if selection.labeled_sizes is not None:
+        copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
+        columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
+        pq.write_table(pa.table(columns), folder / LABELED, compression="zstd")
+    dev_kept, dev_correct = calibration.precision_by_class(*dev, thresholds)
     return {
         "images": sum(statistics.kept),
         "copies": sum(statistics.copies),
-        "per_class": dataclasses.asdict(statistics),
+        "per_class": {
+            **dataclasses.asdict(statistics),
+            "dev_kept": dev_kept.tolist(),
+            "dev_correct": dev_correct.tolist(),
+        },
     }
 
 
-def _check_kept(statistics, settings, scores, class_names):
+def make_thresholds(labels, confidences, truth, class_names, min_confidence, target_precision):
+    """The confidence that each class's images need: float32 array of shape (num_classes,).
+
+    Args:
+        labels, confidences, truth: arrays of shape (n,): what the teacher says of dev, and the true
+            labels.
+        class_names: sequence of strings.
+        min_confidence: float, for all classes.
+        target_precision: float; above 0, dev decides for each class; see
+            `calibration.precision_thresholds`.
+    """
+    if not target_precision:
+        return np.full(len(class_names), min_confidence, np.float32)
+    found = calibration.precision_thresholds(
+        labels, confidences, truth, len(class_names), target_precision, min_confidence
+    )
+    for classes, reason in (
+        (found.few, "too few dev images are given their label, so they take the threshold of all"),
+        (found.missed, "dev does not reach it, so they take the threshold that comes closest"),
+    ):
+        if classes:
+            logging.warning(
+                "--target_precision=%s: of the classes %s, %s.",
+                target_precision,
+                ", ".join(f"{class_names[one]} ({found.values[one]:.4g})" for one in classes),
+                reason,
+            )
+    return found.values
+
+
+def scan(paths, confidence, function):
+    """The sum (+) of a function of `Rows` over the rows of score files, in threads.
+
+    Args:
+        paths: the score files.
+        confidence: which of their columns is compared.
+        function: function of `Rows`, as `select.select` gives it.
+    """
+
+    def of_some(paths):
+        return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
+
+    workers = min(num_cores(), len(paths))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        # Each adds up its own share, so that no more than two results of each are held.
+        sums = pool.map(of_some, (paths[worker::workers] for worker in range(workers)))
+        return functools.reduce(operator.add, sums)
+
+
+def _blocks(paths, confidence):
+    """`Rows` of one file after the other, small ones together."""
+    together, count = [], 0
+    for path in paths:
+        together.append(path)
+        count += pq.read_metadata(path).num_rows
+        if count >= BLOCK_ROWS:
+            yield read_rows(together, confidence)
+            together, count = [], 0
+    if together:
+        yield read_rows(together, confidence)
+
+
+def read_rows(paths, confidence="confidence"):
+    """`Rows` of score files, one after the other; the column `confidence` is compared."""
+    columns = ["key", "label", confidence]
+    table = pa.concat_tables([read_table(path, columns) for path in paths])
+    keys, labels, confidences = (table[name].to_numpy() for name in columns)
+
+    @functools.cache
+    def ids():
+        return [one for path in paths for one in read_table(path, ["id"])["id"].to_pylist()]
+
+    return Rows(keys, labels, confidences, ids)
+
+
+def _check_kept(statistics, settings, paths, confidence, class_names):
     """CannotTeachError where nothing is kept; a warning that names the starved classes."""
     if not any(statistics.candidates):
+        highest = max(read_rows([path], confidence).confidences.max(initial=0) for path in paths)
         raise CannotTeachError(
-            f"--min_confidence={settings['min_confidence']} keeps none of {len(scores):,} images: "
-            f"the most confident has {scores.confidences.max():.6g}. Lower it, or train a better "
-            "teacher."
+            f"No image has the confidence that its class needs, at least "
+            f"{min(statistics.thresholds):.6g}; the most confident has {highest:.6g}. Lower "
+            "--min_confidence or --target_precision, or train a better teacher."
         )
     if not any(statistics.kept):
         raise CannotTeachError(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
-            f"pseudo-labels: raise --gap_margin={settings['gap_margin']}."
+            f"pseudo-labels: raise --gap_margin={settings['margin']}."
         )
     if statistics.starved:
-        names = ", ".join(class_names[index] for index in statistics.starved)
         logging.warning(
-            "No image is labelled %s with a confidence of %s or more: students see %s only with "
+            "No image is labelled %s with the confidence that it needs: students see %s only with "
             "true labels.",
-            names,
-            settings["min_confidence"],
+            ", ".join(
+                f"{class_names[index]} ({statistics.thresholds[index]:.4g})"
+                for index in statistics.starved
+            ),
             "it" if len(statistics.starved) == 1 else "them",
         )
 
@@ -99,11 +197,13 @@ def read_labels(labeled):
 
 
 def read_copies(path):
-    """`ids` (list of strings) and `copies` (int32 array) of one file of a selection."""
-    table = read_table(path)
-    return table["id"].to_pylist(), table["copies"].to_numpy()
+    """`copies` of one file of a selection: int32 array (n,)."""
+    return read_table(path, ["copies"])["copies"].to_numpy()
 
 
-def _write_copies(path, ids, copies):
-    columns = {"id": pa.array(ids, pa.string()), "copies": pa.array(np.asarray(copies), pa.int32())}
-    pq.write_table(pa.table(columns), path, compression="zstd")
+def read_labeled_copies(folder):
+    """{id: copies in an epoch} of the labelled images, from a selection; {}: one each."""
+    if not (folder / LABELED).exists():
+        return {}
+    table = read_table(folder / LABELED)
+    return dict(zip(table["id"].to_pylist(), table["copies"].to_pylist(), strict=True))

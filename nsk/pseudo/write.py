@@ -1,14 +1,90 @@
-"""Write: the selected images with their pseudo-labels, as TFRecord shards."""
+"""Write: the selected images with their pseudo-labels, as TFRecord shards.
 
+Output shard j is made of a few input shards in a row, its group, so that it is about as large as
+they are however few images are kept. An image's bytes stand once in a shard: one of many copies is
+spread over the shards behind its own, in a ring, so that training does not see all of them in one
+window (`nsk/data/streams.py`). What a shard holds is a function of its group and of the groups
+before it, so that shards that are there already are kept and the others are made, in any order.
+"""
+
+import collections
+import dataclasses
 import shutil
 
+import numpy as np
+import tensorflow as tf
+
 from nsk.data import records, shards
+from nsk.files import remove_unfinished, written_whole
 from nsk.progress import Progress
-from nsk.pseudo.score import score_file
+from nsk.pseudo.score import score_file, score_paths
 from nsk.pseudo.scores import read_scores
 from nsk.pseudo.select_stage import LABELED, read_copies
 
 SHARDS = "shards"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which images stand in which output shard, known from the numbers of copies alone.
+
+    Attributes:
+        groups: list of lists of input shards' indices, one for each output shard.
+        images: list of {copies: number of images} of each group.
+    """
+
+    groups: list
+    images: list
+
+    def spread(self, copies):
+        """Over how many shards so many copies of an image are spread."""
+        return min(copies, len(self.groups))
+
+    def share(self, copies, distance):
+        """How many of them stand in the shard at a distance from the image's own; ints."""
+        shards, more = divmod(copies, self.spread(copies))
+        return shards + (distance < more) if distance < self.spread(copies) else 0
+
+    def groups_of(self, shard):
+        """(distance, group) of all groups whose images may stand in an output shard."""
+        farthest = max((self.spread(max(one)) for one in self.images if one), default=1)
+        for distance in range(farthest):
+            group = (shard - distance) % len(self.groups)
+            if any(self.spread(copies) > distance for copies in self.images[group]):
+                yield distance, group
+
+    def describe(self, shard):
+        """What the manifest says of an output shard."""
+        found = {"name": f"{shard:05d}.tfrecord", "records": 0, "copies": 0, "images": 0}
+        for distance, group in self.groups_of(shard):
+            for copies, images in self.images[group].items():
+                share = self.share(copies, distance)
+                found["records"] += images if share else 0
+                found["copies"] += images * share
+                found["images"] += images if distance == 0 else 0
+        return found
+
+
+def make_plan(unlabeled, selection_folder, shard_bytes):
+    """`Plan` of a selection; a group's images take about `shard_bytes` or a little less."""
+    groups, images, group, size = [], [], [], 0
+    kept = collections.Counter()
+    for shard, (name, path) in enumerate(zip(unlabeled.names, unlabeled.paths, strict=True)):
+        copies = read_copies(selection_folder / score_file(name))
+        if len(copies) != unlabeled.counts[shard]:
+            raise ValueError(
+                f"{name} has {unlabeled.counts[shard]} images and a selection of {len(copies)}"
+            )
+        numbers, counts = np.unique(copies[copies > 0], return_counts=True)
+        share = counts.sum() / max(1, len(copies)) * path.stat().st_size
+        if group and size + share > shard_bytes:
+            groups.append(group)
+            images.append(dict(kept))
+            group, size, kept = [], 0, collections.Counter()
+        group.append(shard)
+        size += share
+        kept.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    return Plan([*groups, group], [*images, dict(kept)])
 
 
 def write(
@@ -22,63 +98,109 @@ def write(
 ):
     """Joins the unlabelled shards with their score and selection files, row for row.
 
-    An image stands once, however many copies of it are shown.
-
     Args:
         unlabeled: the unlabelled `ShardSet`.
         scores_folder: the teacher's score files.
         selection_folder: files of `select_stage`, from these scores or an earlier teacher's.
         folder: where the shard set goes, into `shards/`; under the gap policy the labelled images'
             copies stand beside it.
-        shard_bytes: int, a shard that has reached this size is full.
+        shard_bytes: int, size of a shard, about, before copies.
         title: name of the work on the progress line.
 
     Returns:
         dict: `images` and `copies`.
     """
-    progress = Progress(title, unlabeled.num_records)
-    images = copies_in_all = done = 0
-    with shards.ShardWriter(
-        folder / SHARDS, "pseudo", unlabeled.class_names, max(unlabeled.counts), shard_bytes
-    ) as writer:
-        for number, name in enumerate(unlabeled.names):
-            scores = read_scores([scores_folder / score_file(name)])
-            selected, copies = read_copies(selection_folder / score_file(name))
-            rows = zip(read_images(unlabeled, number), scores.ids, selected, strict=True)
-            for row, ((image_id, encoded), scored_id, selected_id) in enumerate(rows):
-                if not image_id == scored_id == selected_id:
-                    raise ValueError(
-                        f"{name} row {row} is {image_id}, its score is of {scored_id} and its "
-                        f"selection of {selected_id}: expected files of the same images."
-                    )
-                if copies[row]:
-                    writer.write(
-                        records.pseudo_example(
-                            image_id,
-                            encoded,
-                            label=scores.labels[row],
-                            confidence=scores.confidences[row],
-                            log_probabilities=scores.log_probabilities[row],
-                            copies=copies[row],
-                        ),
-                        copies[row],
-                    )
-                    images += 1
-                    copies_in_all += int(copies[row])
-            done += len(scores)
-            progress.update(done)
+    remove_unfinished(folder)
+    (folder / SHARDS).mkdir(exist_ok=True)
+    plan = make_plan(unlabeled, selection_folder, shard_bytes)
+    files = [plan.describe(shard) for shard in range(len(plan.groups))]
+    progress = Progress(title, sum(file["records"] for file in files))
+    reader = Reader(plan, unlabeled, scores_folder, selection_folder)
+    done = 0
+    for shard, file in enumerate(files):
+        path = folder / SHARDS / file["name"]
+        if not path.exists():
+            reader.write(shard, path)
+        done += file["records"]
+        progress.update(done)
     progress.close()
+    top_k = read_scores(score_paths(unlabeled, scores_folder)[0]).top_k
+    shards.write_manifest(folder / SHARDS, "pseudo", unlabeled.class_names, files, top_k)
     if (selection_folder / LABELED).exists():
         shutil.copyfile(selection_folder / LABELED, folder / LABELED)
-    return {"images": images, "copies": copies_in_all}
+    return {
+        "images": sum(file["images"] for file in files),
+        "copies": sum(file["copies"] for file in files),
+    }
 
 
-def read_labeled_copies(folder):
-    """{id: copies in an epoch} of the labelled images, from `write`'s folder; {}: one each."""
-    if not (folder / LABELED).exists():
-        return {}
-    ids, copies = read_copies(folder / LABELED)
-    return dict(zip(ids, copies.tolist(), strict=True))
+class Reader:
+    """Reads what output shards hold; what the next one holds, too, is kept for it.
+
+    Args:
+        plan: a `Plan`.
+        unlabeled, scores_folder, selection_folder: as for `write`.
+    """
+
+    def __init__(self, plan, unlabeled, scores_folder, selection_folder):
+        self.plan, self.unlabeled = plan, unlabeled
+        self.scores_folder, self.selection_folder = scores_folder, selection_folder
+        self._held = {}  # Group: its images that stand in the next shard, too.
+        self._next_shard = None
+
+    def write(self, shard, path):
+        """Writes one output shard."""
+        with written_whole(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
+            for image, copies in self.images(shard):
+                writer.write(records.pseudo_example(**image, copies=copies))
+
+    def images(self, shard):
+        """Yields (keywords of `records.pseudo_example`, copies) of one output shard, in order."""
+        held = {}
+        if shard != self._next_shard:
+            self._held = {}
+        for distance, group in self.plan.groups_of(shard):
+            images = self._held.pop(group, None) or self._read(group, distance)
+            for image, copies in images:
+                yield image, self.plan.share(copies, distance)
+            # Those of which copies are left for the next shard.
+            held[group] = [
+                (image, copies) for image, copies in images if self.plan.share(copies, distance + 1)
+            ]
+        self._held, self._next_shard = held, shard + 1
+
+    def _read(self, group, distance):
+        """The images of a group that stand at a distance from it: list of (keywords, copies)."""
+        found = []
+        for shard in self.plan.groups[group]:
+            name = score_file(self.unlabeled.names[shard])
+            copies = read_copies(self.selection_folder / name)
+            wanted = [copy > 0 and self.plan.share(copy, distance) > 0 for copy in copies.tolist()]
+            if not any(wanted):
+                continue
+            scores = read_scores(score_paths(self.unlabeled, self.scores_folder)[shard])
+            rows = zip(read_images(self.unlabeled, shard), scores.ids, strict=True)
+            for row, ((image_id, encoded), scored_id) in enumerate(rows):
+                if image_id != scored_id:
+                    raise ValueError(
+                        f"{name} row {row} is {image_id}, its score is of {scored_id}: expected "
+                        "files of the same images."
+                    )
+                if wanted[row]:
+                    found.append((_keywords(scores, row, encoded), int(copies[row])))
+        return found
+
+
+def _keywords(scores, row, encoded):
+    return {
+        "id": scores.ids[row],
+        "encoded": encoded,
+        "label": scores.labels[row],
+        "confidence": scores.confidences[row],
+        "log_probabilities": scores.log_probabilities[row],
+        "classes": None if scores.classes is None else scores.classes[row],
+        "remaining": None if scores.remaining is None else scores.remaining[row],
+    }
 
 
 def read_images(shard_set, shard):

@@ -83,38 +83,38 @@ def _describe(index, generation, images):
 
 def _describe_pseudo_labels(generation, images):
     """What a student learned from: counts by class, and how much of it was true."""
-    labels, copies, ids = [], [], []
-    for path in sorted(generation.scores.path.glob("*.parquet")):
-        scored = read_table(path, ["id", "label"])
-        ids += scored["id"].to_pylist()
-        labels.append(scored["label"].to_numpy())
-        copies.append(
-            read_table(generation.selection.path / path.name, ["copies"])["copies"].to_numpy()
-        )
-    labels, copies = np.concatenate(labels), np.concatenate(copies)
     selection = generation.selection.counts
-    num_classes = len(selection["per_class"]["candidates"])
+    copies_of_class = np.zeros(len(selection["per_class"]["candidates"]))
+    truth, known, correct = _read_truth(images), 0, 0
+    for path in sorted((generation.scores.path / "unlabeled").iterdir()):
+        copies = read_table(generation.selection.path / path.name)["copies"].to_numpy()
+        labels = read_table(path, ["label"])["label"].to_numpy()
+        copies_of_class += np.bincount(labels, copies, len(copies_of_class))
+        if truth:
+            ids = read_table(path, ["id"])["id"].to_pylist()
+            kept = [row for row in np.flatnonzero(copies).tolist() if ids[row] in truth]
+            known += len(kept)
+            correct += sum(truth[ids[row]] == labels[row] for row in kept)
     # With --select=once an earlier teacher chose the images, and this one has labelled them anew.
     chosen_anew = generation.selection.path.parent == generation.scores.path.parent
     return {
         "scored": generation.scores.counts["scored"],
+        "temperature": generation.scores.counts["temperature"],
         "kept": selection["images"],
         "copies": selection["copies"],
-        "precision": _precision(ids, labels, copies, images),
+        "precision": float(correct / known) if known else None,
         "per_class_candidates": selection["per_class"]["candidates"] if chosen_anew else None,
-        "per_class_copies": np.bincount(labels, copies, num_classes).astype(int).tolist(),
+        "per_class_copies": copies_of_class.astype(int).tolist(),
     }
 
 
-def _precision(ids, labels, copies, images):
-    """Share of kept pseudo-labels that are true; None where the truth is not known."""
+def _read_truth(images):
+    """{id: true label} of the unlabelled images, as far as it is known."""
     sealed = images.path / "sealed" / "unlabeled_truth.parquet"
     if not sealed.exists():
-        return None
+        return {}
     table = read_table(sealed, ["id", "label"])
-    truth = dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))
-    kept = [row for row in np.flatnonzero(copies).tolist() if ids[row] in truth]
-    return float(np.mean([truth[ids[row]] == labels[row] for row in kept])) if kept else None
+    return dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 def closing_table(summary, workdir):
