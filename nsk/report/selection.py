@@ -4,7 +4,6 @@ import sys
 
 from nsk.report.table import columns
 
-
 COLUMNS = (
     "thresholds",
     "candidates",
