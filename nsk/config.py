@@ -567,7 +567,7 @@ class RunConfig(Section):
         1,
         "What the commands score and select work on: 1 is what the teacher makes for the first "
         "student, 2 what that one makes for the second.",
-        minimum=1,
+        minimum=0,
     )
     shard_index: int = setting(
         0, "Of --num_shard_workers processes that score, which one this is.", minimum=0
@@ -667,7 +667,7 @@ class Config:
 
     def check_generation(self):
         """UserError where `--generation` is beyond the chain."""
-        if self.run.generation > self.num_students:
+        if not 1 <= self.run.generation <= self.num_students:
             raise UserError(
                 f"--generation={self.run.generation} of {self.num_students} students: expected 1 "
                 f"to {self.num_students}, or name more networks in --models."

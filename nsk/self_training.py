@@ -104,11 +104,16 @@ def score(config):
 
 def select(config):
     """Prints what the settings keep of the finished scores for `--generation`; trains nothing."""
+    images, scores = finished_scores(config)
+    selected = Stages(config).select(config.run.generation, scores, images)
+    return selection.report(images, scores, selected)
+
+
+def finished_scores(config):
+    """(images, scores for `--generation`), finished `Stage`s; UserError where they are not."""
     stages = Stages(config, finished_only=True)
     images, chain = start_of(config, stages)
-    scores = stages.score(len(chain), chain[-1].model, images)
-    selected = stages.select(len(chain), scores, images)
-    return selection.report(images, scores, selected)
+    return images, stages.score(len(chain), chain[-1].model, images)
 
 
 def start_of(config, stages):

@@ -28,7 +28,7 @@ from absl import logging
 from nsk.errors import UserError
 from nsk.files import remove_unfinished, written_whole
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "stage.json"
 # What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -33,7 +33,7 @@ class Stages:
 
     Args:
         config: `nsk.config.Config`.
-        finished_only: nothing is made but selections; a stage that is not there is a UserError.
+        finished_only: nothing is made; a stage that is not there is a UserError.
     """
 
     def __init__(self, config, finished_only=False):
@@ -51,7 +51,7 @@ class Stages:
 
     def _run(self, name, build, settings=None, goes_on=False, worker=0, num_workers=1, **inputs):
         settings = settings or {}
-        if self.finished_only and not name.endswith("/selection"):
+        if self.finished_only:
             found = stage.find(self.workdir, name, settings=settings, inputs=inputs)
             if found is None:
                 raise UserError(

@@ -48,7 +48,7 @@ def link_copies(shard_set, folder, copies):
         for path, count in zip(shard_set.paths, shard_set.counts, strict=True):
             name = f"{copy:03d}-{path.name}"
             os.link(path, folder / name)
-            files.append({"name": name, "records": count, "copies": count})
+            files.append({"name": name, "records": count, "copies": count, "images": count})
     shards.write_manifest(folder, "images", shard_set.class_names, files)
 
 

@@ -36,7 +36,7 @@ from nsk.training.curves import Curves
 from nsk.training.trainer import Trainer
 
 CLASSES = [f"class {number}" for number in range(10)]
-NUM_LABELED, NUM_PSEUDO = 1024, 8192
+NUM_LABELED, NUM_PSEUDO, NUM_DEV = 1024, 8192, 32
 KEY = noise.key(0, "benchmark")
 # A turn begins with full buffers, as it ends where data is fast enough, and leaves nothing running:
 # data made ahead in one turn's time would be a present to the other.
@@ -63,12 +63,14 @@ def encode(pixels):
 
 
 def write_shards(folder):
-    """Labelled and pseudo-labelled 32-pixel JPEGs: a dict of `ShardSet`s."""
+    """Labelled, dev and pseudo-labelled 32-pixel JPEGs: a dict of `ShardSet`s."""
     random = np.random.default_rng(1)
-    for kind, count in (("images", NUM_LABELED), ("pseudo", NUM_PSEUDO)):
-        with shards.ShardWriter(folder / kind, kind, CLASSES, 1024) as writer:
+    counts = {"labeled": NUM_LABELED, "pseudo": NUM_PSEUDO, "dev": NUM_DEV}
+    for name, count in counts.items():
+        kind = "pseudo" if name == "pseudo" else "images"
+        with shards.ShardWriter(folder / name, kind, CLASSES, 1024) as writer:
             for number, pixels in enumerate(photographs(count, 32, 32)):
-                label, id = number % len(CLASSES), f"{kind}/{number}"
+                label, id = number % len(CLASSES), f"{name}/{number}"
                 if kind == "images":
                     writer.write(records.image_example(id, encode(pixels), label))
                 else:
@@ -76,7 +78,7 @@ def write_shards(folder):
                     label = int(scores.argmax())
                     row = (label, float(np.exp(scores[label])), scores, 1)
                     writer.write(records.pseudo_example(id, encode(pixels), *row))
-    return {kind: shards.ShardSet.load(folder / kind) for kind in ("images", "pseudo")}
+    return {name: shards.ShardSet.load(folder / name) for name in counts}
 
 
 def make_job(model, cache, sets, folder):
@@ -107,7 +109,7 @@ def make_job(model, cache, sets, folder):
         "targets": {"pseudo_label": "soft", "temperature": 1.0, "smooth_epsilon": 0.1},
     }
     return train_stage.Job(
-        settings, sets["images"], sets["images"], sets["pseudo"], {}, None, folder, 500
+        settings, sets["labeled"], sets["dev"], sets["pseudo"], {}, None, folder, 512
     )
 
 
@@ -144,13 +146,17 @@ def benchmark_scoring(model, sets, folder, rounds):
     """Images per second of scoring from shards to Parquet and of forward passes alone."""
     settings = make_job(model, "none", sets, folder).settings
     predict = Predictor(train_stage.build_model(settings, len(CLASSES), False), 512)
-    unlabeled = sets["pseudo"]
+    unlabeled, dev = sets["pseudo"], sets["dev"]
     resident = next(iter(pipeline.clean_batches(unlabeled, 32, 512)))["image"]
 
+    def predictions(shard_set, shards):
+        return predict(pipeline.clean_batches(shard_set, 32, 512, shards))
+
     def from_shards():
-        started = time.perf_counter()
-        score.score(unlabeled, predict(pipeline.clean_batches(unlabeled, 32, 512)), folder)
-        return NUM_PSEUDO / (time.perf_counter() - started)
+        with tempfile.TemporaryDirectory(dir=folder) as scores:
+            started = time.perf_counter()
+            score.score(unlabeled, dev, predictions, Path(scores))
+            return (NUM_PSEUDO + NUM_DEV) / (time.perf_counter() - started)
 
     def forward():
         started = time.perf_counter()

@@ -3,7 +3,8 @@
     python -m tools.show_augment --flagfile=flags/quickstart.flags --workdir=runs/quickstart \
         [--output=augment.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
 
-Flags are those of `nsk.main`, and the four above. The images are the first labelled ones of the
+Flags are those of `nsk.main`, and the first three above; `--generation` says whose noise is shown,
+0 being the teacher. The images are the first labelled ones of the
 workdir, which are ingested where they are not there yet. A row is an operation, or one of its two
 directions; under every cell stands what its magnitude means. The last rows show the images as the
 generation trains on them, all of its noise included, drawn anew in every column.
@@ -203,5 +204,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", "augment.png", "The PNG file to write.")
     flags.DEFINE_list("magnitudes", [], "Magnitudes of the columns; none: five up to the largest.")
     flags.DEFINE_integer("num_images", 2, "Images that are shown side by side.", lower_bound=1)
-    flags.DEFINE_integer("generation", 1, "Whose noise is shown; 0 is the teacher.", lower_bound=0)
     app.run(functools.partial(nsk_main.run_main, main=show), flags_parser=nsk_main.parse_flags)

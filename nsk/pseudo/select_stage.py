@@ -61,14 +61,7 @@ def select_images(settings, paths, dev_path, labeled, folder):
     )
     statistics = selection.statistics
     _check_kept(statistics, settings, paths, confidence, labeled.class_names)
-
-    def write_copies(path):
-        copies = selection.copies(read_rows([path], confidence))
-        pq.write_table(pa.table({"copies": copies}), folder / path.name, compression="zstd")
-
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(write_copies, paths):  # The loop raises what a file has raised.
-            pass
+    write_copies(selection, paths, confidence, folder)
     if selection.labeled_sizes is not None:
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
@@ -83,6 +76,18 @@ def select_images(settings, paths, dev_path, labeled, folder):
             "dev_correct": dev_correct.tolist(),
         },
     }
+
+
+def write_copies(selection, paths, confidence, folder):
+    """A file of `copies` for each score file."""
+
+    def write(path):
+        copies = selection.copies(read_rows([path], confidence))
+        pq.write_table(pa.table({"copies": copies}), folder / path.name, compression="zstd")
+
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        for _ in pool.map(write, paths):  # The loop raises what a file has raised.
+            pass
 
 
 def make_thresholds(labels, confidences, truth, class_names, min_confidence, target_precision):

@@ -85,7 +85,7 @@ def _describe_pseudo_labels(generation, images):
     """What a student learned from: counts by class, and how much of it was true."""
     selection = generation.selection.counts
     copies_of_class = np.zeros(len(selection["per_class"]["candidates"]))
-    truth, known, correct = _read_truth(images), 0, 0
+    truth, known, correct = read_truth(images), 0, 0
     for path in sorted((generation.scores.path / "unlabeled").iterdir()):
         copies = read_table(generation.selection.path / path.name)["copies"].to_numpy()
         labels = read_table(path, ["label"])["label"].to_numpy()
@@ -108,7 +108,7 @@ def _describe_pseudo_labels(generation, images):
     }
 
 
-def _read_truth(images):
+def read_truth(images):
     """{id: true label} of the unlabelled images, as far as it is known."""
     sealed = images.path / "sealed" / "unlabeled_truth.parquet"
     if not sealed.exists():
