@@ -521,6 +521,18 @@ class PseudoConfig(Section):
         minimum=0.01,
         maximum=100.0,
     )
+    engine: str = setting(
+        "local",
+        "Where unlabelled images are scored, selected and written: local: this process | beam: "
+        "Apache Beam pipelines, by --beam_options; they need requirements-beam.txt, and a "
+        "--workdir that every worker reaches.",
+        choices=("local", "beam"),
+    )
+    beam_options: str = setting(
+        "",
+        "Options of Beam's own under --engine=beam, as '--runner=FlinkRunner "
+        "--flink_master=localhost:8081'.",
+    )
     chance_p_value: float = setting(
         0.01,
         "A teacher is refused where guessing the most common class would do as well on dev with a "

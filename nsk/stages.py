@@ -5,12 +5,14 @@ its fingerprint, so a changed setting rebuilds exactly the stages that depend on
 """
 
 import dataclasses
+import functools
 import hashlib
 import shutil
 import zipfile
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from nsk import export, stage, train_stage
@@ -20,6 +22,7 @@ from nsk.errors import UserError
 from nsk.evaluation import suite
 from nsk.evaluation.predict import Predictor, collect
 from nsk.pseudo import score, select_stage, write
+from nsk.pseudo.engine import LOCAL
 from nsk.training import strategy as strategies
 
 MODEL = "model.keras"
@@ -243,7 +246,7 @@ class Stages:
         """Per-image predictions and metrics on dev and on test."""
 
         def build(folder):
-            predict = self._predictor(model, images)
+            predict = self._predictor(model, images)()
             return {
                 split: suite.evaluate(
                     collect(predict(shard_set(images, split))), folder / f"{split}.parquet"
@@ -274,6 +277,7 @@ class Stages:
                 worker=run.shard_index,
                 num_workers=run.num_shard_workers,
                 title=f"gen{generation}/scores",
+                engine=self._engine(folder),
             )
 
         return self._run(
@@ -304,6 +308,7 @@ class Stages:
                 scores.path / score.DEV,
                 shard_set(images, "labeled"),
                 folder,
+                self._engine(folder),
             ),
             settings,
             scores=scores,
@@ -322,6 +327,7 @@ class Stages:
                 folder,
                 shard_bytes=settings["shard_mebibytes"] * 2**20,
                 title=f"gen{generation}/pseudo",
+                engine=self._engine(folder),
             ),
             settings,
             goes_on=True,
@@ -350,22 +356,48 @@ class Stages:
             )
         return size
 
+    def _engine(self, folder):
+        """Where the work on pseudo-labels is done; a stage's folder is for what it needs there."""
+        if self.config.pseudo.engine == "local":
+            return LOCAL
+        from nsk.pseudo import beam  # Heavy, and not installed where it is not used.
+
+        return beam.Engine(self.config.pseudo.beam_options, folder)
+
     def _predictor(self, model, images, views="image"):
-        """Function of a `ShardSet` and some shards' indices (None: all of them).
+        """Function without arguments that loads a model and returns what predicts shards; see
+        `load_predictor`."""
+        run = self.config.run
+        # A strategy belongs to this process; on others Beam is what there are several of.
+        strategy = self.strategy if self.config.pseudo.engine == "local" else None
+        return functools.partial(
+            load_predictor,
+            model.path / MODEL,
+            self.image_size(images),
+            run.eval_batch_size,
+            strategy,
+            views,
+        )
 
-        It yields the model's `Predictions` of their images, batch by batch.
-        """
-        with self.strategy.scope():
-            loaded = load_model(model.path / MODEL)
-        size, batch_size = self.image_size(images), self.config.run.eval_batch_size
-        predict = Predictor(loaded, batch_size, self.strategy, views)
 
-        def predictions(shard_set, shards=None):
-            batches = pipeline.clean_batches(shard_set, size, batch_size, shards)
-            with shard_set.naming_broken_shards():
-                yield from predict(batches)
+def load_predictor(path, image_size, batch_size, strategy, views):
+    """Loads a model.
 
-        return predictions
+    Returns:
+        Function of a `ShardSet` and some of its shards' indices (None: all of them) that yields
+        the model's `Predictions` of their images, batch by batch.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        loaded = load_model(path)
+    predict = Predictor(loaded, batch_size, strategy, views)
+
+    def predictions(shard_set, shards=None):
+        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
+        with shard_set.naming_broken_shards():
+            yield from predict(batches)
+
+    return predictions
 
 
 def shard_set(made, split):

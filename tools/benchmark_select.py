@@ -50,19 +50,20 @@ def select_files(folder, output, classes):
     """Selects as the stage does; dict of what came out and what it took."""
     # Imported here, so that only this process's memory counts it.
     from nsk.pseudo import select, select_stage
+    from nsk.pseudo.engine import LOCAL
 
     paths = sorted(folder.iterdir())
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     output.mkdir()
     started = time.perf_counter()
     selection = select.select(
-        functools.partial(select_stage.scan, paths, "confidence"),
+        functools.partial(select_stage.scan, LOCAL, paths, "confidence"),
         "paper",
         thresholds=np.full(classes, MIN_CONFIDENCE, np.float32),
         seed=SEED,
         images_per_class=max(1, rows // classes // 2),
     )
-    select_stage.write_copies(selection, paths, "confidence", output)
+    select_stage.write_copies(LOCAL, selection, paths, "confidence", output)
     seconds = time.perf_counter() - started
     return {
         "rows": rows,

@@ -155,7 +155,7 @@ def benchmark_scoring(model, sets, folder, rounds):
     def from_shards():
         with tempfile.TemporaryDirectory(dir=folder) as scores:
             started = time.perf_counter()
-            score.score(unlabeled, dev, predictions, Path(scores))
+            score.score(unlabeled, dev, lambda: predictions, Path(scores))
             return (NUM_PSEUDO + NUM_DEV) / (time.perf_counter() - started)
 
     def forward():

@@ -363,24 +363,32 @@ def find_cuts(members, intervals, ranks):
 
 @dataclasses.dataclass(frozen=True)
 class TiedIds:
-    """Ids of the images at the cut of some classes: {class: list of strings}."""
+    """Images at the cut of some classes.
 
-    ids: dict
+    Attributes:
+        labels: int64 array of shape (n,).
+        ids: string array of shape (n,).
+    """
+
+    labels: np.ndarray
+    ids: np.ndarray
 
     def __add__(self, other):
-        return TiedIds({label: ids + other.ids[label] for label, ids in self.ids.items()})
+        return TiedIds(
+            np.concatenate([self.labels, other.labels]), np.concatenate([self.ids, other.ids])
+        )
 
     @classmethod
     def of(cls, rows, ranking, cuts, labels):
         """Those of some `Rows`, of the classes `labels`."""
-        found = {label: [] for label in labels}
+        found = []
         for places, of_labels, _, hashes, of_codes in ranking.candidates(rows):
             for label in labels:
                 at_cut = (of_labels == label) & (of_codes == cuts.codes[label])
                 at_cut &= hashes == cuts.hashes[label]
-                for place in places[at_cut]:
-                    found[label].append(rows.ids()[place])
-        return cls(found)
+                found += [(label, rows.ids()[place]) for place in places[at_cut]]
+        of_found, ids = zip(*found, strict=True) if found else ((), ())
+        return cls(np.array(of_found, np.int64), np.array(ids, np.str_))
 
     def first(self, counts):
         """{class: the first ids, so many as {class: int} says}.
@@ -388,10 +396,13 @@ class TiedIds:
         Raises:
             ValueError: an id stands twice.
         """
-        for ids in self.ids.values():
+        kept = {}
+        for label, count in counts.items():
+            ids = sorted(self.ids[self.labels == label].tolist())
             if len(set(ids)) < len(ids):
-                raise ValueError(f"an id stands twice among {sorted(ids)[:5]}: expected unique ids")
-        return {label: frozenset(sorted(ids)[: counts[label]]) for label, ids in self.ids.items()}
+                raise ValueError(f"an id stands twice among {ids[:5]}: expected unique ids.")
+            kept[label] = frozenset(ids[:count])
+        return kept
 
 
 def stable_key(image_id):

@@ -1,17 +1,33 @@
 """Score: a teacher labels the unlabelled images, clean and without noise."""
 
+import dataclasses
+import functools
+from pathlib import Path
+
 import numpy as np
 
 from nsk.files import remove_unfinished
 from nsk.progress import Progress
 from nsk.pseudo import calibration
+from nsk.pseudo.engine import LOCAL
 from nsk.pseudo.scores import from_predictions, write_scores
 
 UNLABELED = "unlabeled"
 DEV = "dev.parquet"
 
 
-def score(unlabeled, dev, predict, folder, *, top_k=0, worker=0, num_workers=1, title="scoring"):
+def score(
+    unlabeled,
+    dev,
+    make_predict,
+    folder,
+    *,
+    top_k=0,
+    worker=0,
+    num_workers=1,
+    title="scoring",
+    engine=LOCAL,
+):
     """Writes one score file for each shard of unlabelled images, row for row, and one for dev.
 
     Files that are there already are whole, and are kept: so a scoring that was stopped goes on, and
@@ -19,12 +35,14 @@ def score(unlabeled, dev, predict, folder, *, top_k=0, worker=0, num_workers=1, 
 
     Args:
         unlabeled, dev: `ShardSet`s.
-        predict: function of (a shard set, a list of its shards' indices) that yields
-            `predict.Predictions` of these shards' images, in order and none of two shards.
+        make_predict: function without arguments that loads a model and returns a function of (a
+            shard set, a list of its shards' indices) that yields `predict.Predictions` of these
+            shards' images, in order and none of two shards.
         folder: where `unlabeled/NUMBER.parquet`, named as the shards, and `dev.parquet` go.
         top_k: int, hold the log-probabilities of the most probable so many classes; 0: all.
         worker, num_workers: ints, which share of the shards is scored.
         title: name of the work on the progress line.
+        engine: where the shards are scored; see `nsk.pseudo.engine`.
 
     Returns:
         dict: `scored`, the number of images, and `temperature`, the one that fits dev best; None
@@ -33,25 +51,46 @@ def score(unlabeled, dev, predict, folder, *, top_k=0, worker=0, num_workers=1, 
     if num_workers == 1:
         remove_unfinished(folder)
     (folder / UNLABELED).mkdir(exist_ok=True)
-    temperature = _score_dev(dev, predict, folder / DEV, top_k)
+    temperature = _score_dev(dev, make_predict(), folder / DEV, top_k)
     paths = score_paths(unlabeled, folder)
     missing = [
         shard for shard in range(worker, len(paths), num_workers) if not paths[shard].exists()
     ]
-    counts = [unlabeled.counts[shard] for shard in missing]
-    progress = Progress(title, sum(counts))
-    predictions, done = predict(unlabeled, missing), 0
-    for shard, count in zip(missing, counts, strict=True):
-        ids, log_probabilities = _next_shard(predictions, count, unlabeled.names[shard])
-        calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
-        scores = from_predictions(ids, log_probabilities, top_k, calibrated)
-        write_scores(paths[shard], scores)
-        done += count
-        progress.update(done)
-    progress.close()
+    scorer = Scorer(make_predict, unlabeled, folder, top_k, temperature, title)
+    engine.each(missing, scorer.load)
     if not all(path.exists() for path in paths):
         return None
     return {"scored": unlabeled.num_records, "temperature": temperature}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """Scores shards; the attributes are those of `score`, and the temperature of dev."""
+
+    make_predict: object
+    unlabeled: object
+    folder: Path
+    top_k: int
+    temperature: float
+    title: str
+
+    def load(self):
+        """A function that scores a list of shards."""
+        return functools.partial(self._score, self.make_predict())
+
+    def _score(self, predict, shards):
+        counts = [self.unlabeled.counts[shard] for shard in shards]
+        paths = score_paths(self.unlabeled, self.folder)
+        progress = Progress(self.title, sum(counts))
+        predictions, done = predict(self.unlabeled, shards), 0
+        for shard, count in zip(shards, counts, strict=True):
+            ids, log_probabilities = _next_shard(predictions, count, self.unlabeled.names[shard])
+            calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
+            scores = from_predictions(ids, log_probabilities, self.top_k, calibrated)
+            write_scores(paths[shard], scores)
+            done += count
+            progress.update(done)
+        progress.close()
 
 
 def _score_dev(dev, predict, path, top_k):

@@ -16,8 +16,9 @@ from absl import logging
 
 from nsk.data import records
 from nsk.errors import CannotTeachError
-from nsk.files import num_cores
+from nsk.files import num_cores, written_whole
 from nsk.pseudo import calibration, select
+from nsk.pseudo.engine import LOCAL
 from nsk.pseudo.ranking import Rows, stable_keys
 from nsk.pseudo.scores import read_table
 
@@ -26,7 +27,7 @@ LABELED = "labeled.parquet"
 BLOCK_ROWS = 2**20
 
 
-def select_images(settings, paths, dev_path, labeled, folder):
+def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
     """Filters and balances.
 
     Args:
@@ -36,6 +37,7 @@ def select_images(settings, paths, dev_path, labeled, folder):
         dev_path: the scores of dev.
         labeled: the labelled `ShardSet`.
         folder: where the selection goes.
+        engine: where the files are read and written; see `nsk.pseudo.engine`.
 
     Returns:
         dict: `images` that are kept and their `copies` in all; `per_class`, the
@@ -54,14 +56,14 @@ def select_images(settings, paths, dev_path, labeled, folder):
 
     labeled_ids, labeled_labels = read_labels(labeled)
     selection = select.select(
-        functools.partial(scan, paths, confidence),
+        functools.partial(scan, engine, paths, confidence),
         thresholds=thresholds,
         labeled_counts=np.bincount(labeled_labels, minlength=labeled.num_classes),
         **settings,
     )
     statistics = selection.statistics
     _check_kept(statistics, settings, paths, confidence, labeled.class_names)
-    write_copies(selection, paths, confidence, folder)
+    write_copies(engine, selection, paths, confidence, folder)
     if selection.labeled_sizes is not None:
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
@@ -78,12 +80,16 @@ def select_images(settings, paths, dev_path, labeled, folder):
     }
 
 
-def write_copies(selection, paths, confidence, folder):
+def write_copies(engine, selection, paths, confidence, folder):
     """A file of `copies` for each score file."""
+    engine.each(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
 
+
+def _write_copies(selection, confidence, folder, paths):
     def write(path):
         copies = selection.copies(read_rows([path], confidence))
-        pq.write_table(pa.table({"copies": copies}), folder / path.name, compression="zstd")
+        with written_whole(folder / path.name) as unfinished:
+            pq.write_table(pa.table({"copies": copies}), unfinished, compression="zstd")
 
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         for _ in pool.map(write, paths):  # The loop raises what a file has raised.
@@ -120,23 +126,20 @@ def make_thresholds(labels, confidences, truth, class_names, min_confidence, tar
     return found.values
 
 
-def scan(paths, confidence, function):
-    """The sum (+) of a function of `Rows` over the rows of score files, in threads.
+def scan(engine, paths, confidence, function):
+    """The sum (+) of a function of `Rows` over the rows of score files.
 
     Args:
-        paths: the score files.
+        engine: see `nsk.pseudo.engine`.
+        paths: list of the score files.
         confidence: which of their columns is compared.
         function: function of `Rows`, as `select.select` gives it.
     """
+    return engine.sum(paths, functools.partial(_sum, function, confidence))
 
-    def of_some(paths):
-        return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
 
-    workers = min(num_cores(), len(paths))
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Each adds up its own share, so that no more than two results of each are held.
-        sums = pool.map(of_some, (paths[worker::workers] for worker in range(workers)))
-        return functools.reduce(operator.add, sums)
+def _sum(function, confidence, paths):
+    return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
 
 
 def _blocks(paths, confidence):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from nsk.data import records, shards
 from nsk.files import remove_unfinished, written_whole
 from nsk.progress import Progress
+from nsk.pseudo.engine import LOCAL
 from nsk.pseudo.score import score_file, score_paths
 from nsk.pseudo.scores import read_scores
 from nsk.pseudo.select_stage import LABELED, read_copies
@@ -95,6 +96,7 @@ def write(
     *,
     shard_bytes=shards.SHARD_BYTES,
     title="writing",
+    engine=LOCAL,
 ):
     """Joins the unlabelled shards with their score and selection files, row for row.
 
@@ -106,6 +108,7 @@ def write(
             copies stand beside it.
         shard_bytes: int, size of a shard, about, before copies.
         title: name of the work on the progress line.
+        engine: where the shards are written; see `nsk.pseudo.engine`.
 
     Returns:
         dict: `images` and `copies`.
@@ -114,16 +117,11 @@ def write(
     (folder / SHARDS).mkdir(exist_ok=True)
     plan = make_plan(unlabeled, selection_folder, shard_bytes)
     files = [plan.describe(shard) for shard in range(len(plan.groups))]
-    progress = Progress(title, sum(file["records"] for file in files))
-    reader = Reader(plan, unlabeled, scores_folder, selection_folder)
-    done = 0
-    for shard, file in enumerate(files):
-        path = folder / SHARDS / file["name"]
-        if not path.exists():
-            reader.write(shard, path)
-        done += file["records"]
-        progress.update(done)
-    progress.close()
+    writer = Writer(plan, unlabeled, scores_folder, selection_folder, folder, title)
+    missing = [
+        shard for shard, file in enumerate(files) if not (folder / SHARDS / file["name"]).exists()
+    ]
+    engine.each(missing, lambda: writer.write)
     top_k = read_scores(score_paths(unlabeled, scores_folder)[0]).top_k
     shards.write_manifest(folder / SHARDS, "pseudo", unlabeled.class_names, files, top_k)
     if (selection_folder / LABELED).exists():
@@ -134,25 +132,36 @@ def write(
     }
 
 
-class Reader:
-    """Reads what output shards hold; what the next one holds, too, is kept for it.
+class Writer:
+    """Writes output shards; what the next one holds, too, is kept for it.
 
     Args:
         plan: a `Plan`.
-        unlabeled, scores_folder, selection_folder: as for `write`.
+        unlabeled, scores_folder, selection_folder, folder, title: as for `write`.
     """
 
-    def __init__(self, plan, unlabeled, scores_folder, selection_folder):
+    def __init__(self, plan, unlabeled, scores_folder, selection_folder, folder, title):
         self.plan, self.unlabeled = plan, unlabeled
         self.scores_folder, self.selection_folder = scores_folder, selection_folder
+        self.folder, self.title = folder, title
         self._held = {}  # Group: its images that stand in the next shard, too.
         self._next_shard = None
 
-    def write(self, shard, path):
-        """Writes one output shard."""
-        with written_whole(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
-            for image, copies in self.images(shard):
-                writer.write(records.pseudo_example(**image, copies=copies))
+    def write(self, shards):
+        """Writes a list of output shards; neighbours one after the other read least."""
+        files = [self.plan.describe(shard) for shard in shards]
+        progress, done = Progress(self.title, sum(file["records"] for file in files)), 0
+        for shard, file in zip(shards, files, strict=True):
+            path = self.folder / SHARDS / file["name"]
+            with (
+                written_whole(path) as unfinished,
+                tf.io.TFRecordWriter(str(unfinished)) as writer,
+            ):
+                for image, copies in self.images(shard):
+                    writer.write(records.pseudo_example(**image, copies=copies))
+            done += file["records"]
+            progress.update(done)
+        progress.close()
 
     def images(self, shard):
         """Yields (keywords of `records.pseudo_example`, copies) of one output shard, in order."""

@@ -1,0 +1,41 @@
+"""Where the work on many files is done: on this machine, or by `nsk.pseudo.beam` on many.
+
+An engine has two methods. Both are given functions of a *list* of items, so that it decides how
+many are worked on together; the items are file paths or numbers.
+"""
+
+import concurrent.futures
+import functools
+import operator
+
+from nsk.files import num_cores
+
+
+class Local:
+    """This process and its threads."""
+
+    def each(self, items, make):
+        """Does the work of every item.
+
+        Args:
+            items: list.
+            make: function without arguments that returns a function of a list of items. It is
+                called once by every worker process: what it loads, it loads once.
+        """
+        if items:
+            make()(items)
+
+    def sum(self, items, function):
+        """The sum (+) of a function of lists of items, over all items.
+
+        Args:
+            items: list, not empty.
+            function: function of a list of items; its results can be added in any order.
+        """
+        workers = min(num_cores(), len(items))
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            parts = pool.map(function, (items[worker::workers] for worker in range(workers)))
+            return functools.reduce(operator.add, parts)
+
+
+LOCAL = Local()
