@@ -34,5 +34,5 @@ clean:
 	{ test -x .venv/bin/python || $(PYTHON) -m venv .venv; } && $(PIP) -r requirements.txt && touch $@ && \
 	echo "Install: $$((SECONDS - started)) s"
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-beam.txt
 	@$(PIP) -r requirements-dev.txt && touch $@

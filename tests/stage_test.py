@@ -1,4 +1,7 @@
+import concurrent.futures
+import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -6,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -174,6 +178,235 @@ def test_second_process_is_refused_with_the_owner_and_goes_on_when_it_has_died(t
     made = stage.run(tmp_path, "gen1/slow", lambda folder: {"mine": 1}, settings={}, inputs={})
     assert made.counts == {"mine": 1}
     assert not list((tmp_path / "gen1").glob("slow-*.*"))
+
+
+# Stages that go on, and several workers.
+
+
+def goes_on(workdir, build, worker=0, num_workers=1, settings=None):
+    return stage.run(
+        workdir,
+        "gen1/scores",
+        build,
+        settings=settings or {},
+        inputs={},
+        goes_on=True,
+        worker=worker,
+        num_workers=num_workers,
+    )
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
+    def stop(folder):
+        (folder / "0.txt").write_text("zero")
+        raise KeyboardInterrupt
+
+    def go_on(folder):
+        assert left(folder) == ["0.txt"]
+        (folder / "1.txt").write_text("one")
+        return {"files": 2}
+
+    with pytest.raises(KeyboardInterrupt):
+        goes_on(tmp_path, stop)
+    with pytest.raises(AssertionError):  # Another setting has a folder of its own.
+        goes_on(tmp_path, go_on, settings={"seed": 1})
+    made = goes_on(tmp_path, go_on)
+    assert made.counts == {"files": 2} and left(made.path) == ["0.txt", "1.txt", "stage.json"]
+    assert goes_on(tmp_path, must_not_build).reused
+
+
+def test_a_build_that_goes_on_is_not_described_by_the_manifest_of_a_killed_one(
+    tmp_path, monkeypatch
+):
+    """A process may be killed between writing its manifest and renaming its folder."""
+
+    def build(folder):
+        (folder / "result.txt").write_text("x")
+        return {}
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(os, "rename", killed)
+        goes_on(tmp_path, build)
+    made = goes_on(tmp_path, build)
+    files = json.loads((made.path / "stage.json").read_text())["files"]
+    assert set(files) == {"result.txt"}
+
+
+def test_a_build_that_does_not_go_on_begins_with_an_empty_folder(tmp_path):
+    def stop(folder):
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_or_stop(tmp_path, stop)
+    made = make_or_stop(tmp_path, lambda folder: {"left": left(folder)})
+    assert made.counts == {"left": []}
+
+
+def make_or_stop(workdir, build):
+    return stage.run(workdir, "gen1/scores", build, settings={}, inputs={})
+
+
+def share_of(worker, num_workers, total=5):
+    """A build of every `num_workers`-th of some files; complete where all are there."""
+
+    def build(folder):
+        for number in range(worker, total, num_workers):
+            (folder / f"{number}.txt").write_text(f"{number}")
+        done = len(list(folder.glob("*.txt")))
+        return {"files": done} if done == total else None
+
+    return build
+
+
+def test_the_last_worker_publishes_what_all_have_made(tmp_path):
+    assert goes_on(tmp_path, share_of(2, 3), 2, 3) is None
+    assert goes_on(tmp_path, share_of(0, 3), 0, 3) is None
+    assert stage.find(tmp_path, "gen1/scores", settings={}, inputs={}) is None
+    (partial,) = (tmp_path / "gen1").glob("*.partial")
+    assert left(partial) == ["0.txt", "2.txt", "3.txt"]
+    (partial / "4.txt.999.unfinished").write_text("of a worker that was killed")
+    made = goes_on(tmp_path, share_of(1, 3), 1, 3)
+    assert made.counts == {"files": 5} and not made.reused
+    names = [f"{number}.txt" for number in range(5)]
+    assert left(made.path) == [*names, "stage.json"]
+    assert set(json.loads((made.path / "stage.json").read_text())["files"]) == set(names)
+    assert goes_on(tmp_path, must_not_build, 0, 3).reused
+
+
+def test_the_same_worker_may_come_again_until_the_others_are_done(tmp_path):
+    for _ in range(2):
+        assert goes_on(tmp_path, share_of(0, 2), 0, 2) is None
+    # One process alone takes up what workers have left.
+    assert goes_on(tmp_path, share_of(0, 1)).counts == {"files": 5}
+
+
+def start_worker(workdir, worker, num_workers, total=4):
+    """A process that makes its share of files when it is told to; then it is told the rest."""
+    program = f"""
+        import sys
+        from nsk import stage
+        from nsk.errors import UserError
+        def build(folder):
+            print("building", flush=True)
+            sys.stdin.readline()
+            for number in range({worker}, {total}, {num_workers}):
+                (folder / f"{{number}}.txt").write_text(str(number))
+            done = len(list(folder.glob("*.txt")))
+            return {{"files": done}} if done == {total} else None
+        try:
+            made = stage.run({os.fspath(workdir)!r}, "gen1/scores", build, settings={{}}, inputs={{}},
+                goes_on=True, worker={worker}, num_workers={num_workers})
+            print("left to others" if made is None else f"published {{made.counts['files']}}")
+        except UserError as error:
+            print(error)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Tells a worker to go on; what it says at its end."""
+    return process.communicate("go on\n", timeout=60)[0].strip()
+
+
+@pytest.fixture
+def workers(tmp_path):
+    """Function that starts a worker and waits until it builds; all are stopped at the end."""
+    started = []
+
+    def start(worker, num_workers):
+        started.append(start_worker(tmp_path, worker, num_workers))
+        assert started[-1].stdout.readline().strip() == "building"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_workers_share_a_stage_and_the_last_one_publishes_it(tmp_path, workers):
+    first, second = workers(0, 2), workers(1, 2)
+    assert finish(first) == "left to others"
+    assert list((tmp_path / "gen1").glob("*.partial"))
+    assert finish(second) == "published 4"
+    made = goes_on(tmp_path, must_not_build)
+    assert left(made.path) == ["0.txt", "1.txt", "2.txt", "3.txt", "stage.json"]
+
+
+def test_the_same_worker_twice_is_refused(tmp_path, workers):
+    first = workers(1, 3)
+    with pytest.raises(UserError, match=f"is being made by process {first.pid} on"):
+        goes_on(tmp_path, must_not_build, 1, 3)
+    with pytest.raises(UserError, match="is being made by"):
+        goes_on(tmp_path, must_not_build)  # One process alone would take all shares.
+    assert goes_on(tmp_path, share_of(0, 3, 4), 0, 3) is None  # The others may.
+
+
+def test_a_worker_is_refused_beside_a_process_that_makes_the_stage_alone(tmp_path, workers):
+    owner = workers(0, 1)
+    with pytest.raises(UserError, match=f"is being made by process {owner.pid} on"):
+        goes_on(tmp_path, must_not_build, 0, 2)
+    assert finish(owner) == "published 4"
+    assert goes_on(tmp_path, must_not_build, 0, 2).reused
+
+
+def test_the_share_of_a_worker_that_was_killed_is_made_by_the_next_one(tmp_path, workers):
+    killed, other = workers(0, 2), workers(1, 2)
+    killed.kill()
+    killed.communicate()
+    assert finish(other) == "left to others"
+    assert finish(workers(0, 2)) == "published 4"
+
+
+def test_of_two_workers_that_find_it_complete_one_publishes_and_both_have_it(tmp_path):
+    """Both have seen the last file before either has published: the second one finds it done."""
+    both_complete = threading.Barrier(2)
+
+    def build(folder):
+        share_of(0, 1)(folder)
+        both_complete.wait(timeout=30)
+        return {"files": 5}
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda worker: goes_on(tmp_path, build, worker, 2), range(2)))
+    assert sorted(one.reused for one in made) == [False, True]
+    assert made[0].path == made[1].path and made[0].counts == made[1].counts == {"files": 5}
+    assert not list((tmp_path / "gen1").glob("*.partial"))
+
+
+def test_no_lock_is_left_of_a_stage_that_workers_have_published(tmp_path):
+    for worker in range(3):
+        made = goes_on(tmp_path, share_of(worker, 3), worker, 3)
+    assert left(tmp_path / "gen1") == [made.path.name]
+
+
+def test_find_makes_nothing(tmp_path):
+    found = stage.find(tmp_path / "run", "gen1/scores", settings={"seed": 1}, inputs={})
+    assert found is None and not (tmp_path / "run").exists()
+    teacher = make(tmp_path, name="gen0/teacher")
+    made = make(tmp_path, settings={"seed": 1}, inputs={"teacher": teacher})
+    find = functools.partial(stage.find, tmp_path, "gen1/scores")
+    found = find(settings={"seed": 1}, inputs={"teacher": teacher})
+    assert found == dataclasses.replace(made, reused=True)
+    assert find(settings={"seed": 2}, inputs={"teacher": teacher}) is None
+    assert find(settings={"seed": 1}, inputs={}) is None
+    (made.path / "stage.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        find(settings={"seed": 1}, inputs={"teacher": teacher})
 
 
 def test_stage_that_another_process_finished_is_used(tmp_path):

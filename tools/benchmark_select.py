@@ -49,7 +49,8 @@ def write_scores(folder, rows, classes, rows_per_file):
 def select_files(folder, output, classes):
     """Selects as the stage does; dict of what came out and what it took."""
     # Imported here, so that only this process's memory counts it.
-    from nsk.pseudo import select, select_stage
+    from nsk.pseudo import rows as rows_module
+    from nsk.pseudo import select
     from nsk.pseudo.engine import LOCAL
 
     paths = sorted(folder.iterdir())
@@ -57,13 +58,13 @@ def select_files(folder, output, classes):
     output.mkdir()
     started = time.perf_counter()
     selection = select.select(
-        functools.partial(select_stage.scan, LOCAL, paths, "confidence"),
+        functools.partial(rows_module.scan, LOCAL, paths, "confidence"),
         "paper",
         thresholds=np.full(classes, MIN_CONFIDENCE, np.float32),
         seed=SEED,
         images_per_class=max(1, rows // classes // 2),
     )
-    select_stage.write_copies(LOCAL, selection, paths, "confidence", output)
+    rows_module.write_copies(LOCAL, selection, paths, "confidence", output)
     seconds = time.perf_counter() - started
     return {
         "rows": rows,

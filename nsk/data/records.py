@@ -68,7 +68,9 @@ def _float(value):
 
 
 def _serialize(features):
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    # A map has no order: without this, each process would write its own.
+    return example.SerializeToString(deterministic=True)
 
 
 def image_example(id, encoded, label=None):

@@ -4,10 +4,8 @@ Writes, for each score file, a Parquet file of the same name with the column `co
 and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import operator
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +14,13 @@ from absl import logging
 
 from nsk.data import records
 from nsk.errors import CannotTeachError
-from nsk.files import num_cores, written_whole
 from nsk.pseudo import calibration, select
 from nsk.pseudo.engine import LOCAL
-from nsk.pseudo.ranking import Rows, stable_keys
+from nsk.pseudo.ranking import stable_keys
+from nsk.pseudo.rows import read_rows, scan, write_copies
 from nsk.pseudo.scores import read_table
 
 LABELED = "labeled.parquet"
-# Small score files are read together up to so many rows.
-BLOCK_ROWS = 2**20
 
 
 def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
@@ -80,22 +76,6 @@ def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
     }
 
 
-def write_copies(engine, selection, paths, confidence, folder):
-    """A file of `copies` for each score file."""
-    engine.each(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
-
-
-def _write_copies(selection, confidence, folder, paths):
-    def write(path):
-        copies = selection.copies(read_rows([path], confidence))
-        with written_whole(folder / path.name) as unfinished:
-            pq.write_table(pa.table({"copies": copies}), unfinished, compression="zstd")
-
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(write, paths):  # The loop raises what a file has raised.
-            pass
-
-
 def make_thresholds(labels, confidences, truth, class_names, min_confidence, target_precision):
     """The confidence that each class's images need: float32 array of shape (num_classes,).
 
@@ -124,48 +104,6 @@ def make_thresholds(labels, confidences, truth, class_names, min_confidence, tar
                 reason,
             )
     return found.values
-
-
-def scan(engine, paths, confidence, function):
-    """The sum (+) of a function of `Rows` over the rows of score files.
-
-    Args:
-        engine: see `nsk.pseudo.engine`.
-        paths: list of the score files.
-        confidence: which of their columns is compared.
-        function: function of `Rows`, as `select.select` gives it.
-    """
-    return engine.sum(paths, functools.partial(_sum, function, confidence))
-
-
-def _sum(function, confidence, paths):
-    return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
-
-
-def _blocks(paths, confidence):
-    """`Rows` of one file after the other, small ones together."""
-    together, count = [], 0
-    for path in paths:
-        together.append(path)
-        count += pq.read_metadata(path).num_rows
-        if count >= BLOCK_ROWS:
-            yield read_rows(together, confidence)
-            together, count = [], 0
-    if together:
-        yield read_rows(together, confidence)
-
-
-def read_rows(paths, confidence="confidence"):
-    """`Rows` of score files, one after the other; the column `confidence` is compared."""
-    columns = ["key", "label", confidence]
-    table = pa.concat_tables([read_table(path, columns) for path in paths])
-    keys, labels, confidences = (table[name].to_numpy() for name in columns)
-
-    @functools.cache
-    def ids():
-        return [one for path in paths for one in read_table(path, ["id"])["id"].to_pylist()]
-
-    return Rows(keys, labels, confidences, ids)
 
 
 def _check_kept(statistics, settings, paths, confidence, class_names):
@@ -202,11 +140,6 @@ def read_labels(labeled):
             ids += [one.decode() for one in batch["id"]]
             labels.append(batch["label"].astype(np.int32))
     return ids, np.concatenate(labels)
-
-
-def read_copies(path):
-    """`copies` of one file of a selection: int32 array (n,)."""
-    return read_table(path, ["copies"])["copies"].to_numpy()
 
 
 def read_labeled_copies(folder):

@@ -18,9 +18,10 @@ from nsk.data import records, shards
 from nsk.files import remove_unfinished, written_whole
 from nsk.progress import Progress
 from nsk.pseudo.engine import LOCAL
+from nsk.pseudo.rows import read_copies
 from nsk.pseudo.score import score_file, score_paths
 from nsk.pseudo.scores import read_scores
-from nsk.pseudo.select_stage import LABELED, read_copies
+from nsk.pseudo.select_stage import LABELED
 
 SHARDS = "shards"
 

@@ -27,7 +27,12 @@ def stream(copies, batch_size, name="labeled", first=0):
     images = np.tile(numbers[:, np.newaxis, np.newaxis, np.newaxis], [1, 2, 2, 3]).astype(np.uint8)
     targets = np.tile(numbers[:, np.newaxis], [1, 2]).astype(np.float32)
     return streams.ResidentStream(
-        name, tf.constant(images), tf.constant(targets), np.array(copies, np.int32), batch_size
+        name,
+        tf.constant(images),
+        tf.constant(targets),
+        np.array(copies, np.int32),
+        batch_size,
+        np.count_nonzero(copies),
     )
 
 
@@ -256,15 +261,49 @@ def test_images_are_resized_or_stay_encoded(labeled):
     assert encoded.images[250].numpy() == png(digit_images(600)[250])
 
 
-@pytest.mark.parametrize(("batch_size", "at_once"), [(250, 512), (256, 100), (1000, 7)])
-def test_clean_batches_show_every_image_once_in_order(labeled, monkeypatch, batch_size, at_once):
+@pytest.mark.parametrize(
+    ("batch_size", "at_once", "sizes"),
+    [
+        (250, 512, [250, 250, 100]),
+        (256, 100, [250, 250, 100]),
+        (1000, 7, [250, 250, 100]),
+        (249, 512, [125, 125, 125, 125, 100]),  # As equal as may be: not 249 and 1.
+        (100, 30, [83, 83, 84, 83, 83, 84, 100]),
+        (1, 512, [1] * 600),
+    ],
+)
+def test_clean_batches_show_every_image_once_in_order(
+    labeled, monkeypatch, batch_size, at_once, sizes
+):
+    """And no batch shows images of two shards."""
     monkeypatch.setattr(pipeline, "BLOCK_IMAGES", at_once)
     batches = list(pipeline.clean_batches(labeled, 8, batch_size).as_numpy_iterator())
-    assert [len(batch["id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert [len(batch["id"]) for batch in batches] == sizes
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert whole["id"].tolist() == [f"digit/{number}".encode() for number in range(600)]
     np.testing.assert_array_equal(whole["image"], digit_images(600))
     np.testing.assert_array_equal(whole["label"], load_digits().target[:600])
+
+
+@pytest.mark.parametrize("shards", [[1], [0, 2], [2, 0], [2], []])
+def test_clean_batches_of_some_shards_are_what_they_are_among_all(labeled, shards):
+    whole = list(pipeline.clean_batches(labeled, 8, 90).as_numpy_iterator())
+    assert [len(batch["id"]) for batch in whole] == [83, 83, 84, 83, 83, 84, 50, 50]
+    of_shard = [whole[:3], whole[3:6], whole[6:]]
+    expected = [batch for shard in shards for batch in of_shard[shard]]
+    some = list(pipeline.clean_batches(labeled, 8, 90, shards).as_numpy_iterator())
+    for ours, theirs in zip(some, expected, strict=True):
+        for name in ("id", "label", "image"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("largest", [1, 3, 7, 100])
+def test_equal_parts_are_the_fewest_and_as_equal_as_may_be(largest):
+    for count in range(50):
+        parts = pipeline.equal_parts(count, largest)
+        assert sum(parts) == count and len(parts) == -(-count // largest)
+        assert all(0 < part <= largest for part in parts)
+        assert not parts or max(parts) - min(parts) <= 1
 
 
 def test_images_in_memory_take_their_pixels_or_their_files(labeled):

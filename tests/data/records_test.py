@@ -1,5 +1,9 @@
+import hashlib
 import io
 import struct
+import subprocess
+import sys
+import textwrap
 import zlib
 
 import numpy as np
@@ -9,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from nsk.data import records
+from nsk.pseudo.scores import from_predictions
 
 JPEG_LEVELS = 6  # TensorFlow decodes with a faster cosine transform than Pillow.
 
@@ -95,6 +100,105 @@ def test_pseudo_records_come_back_through_float16():
     )
     features = tf.train.Example.FromString(batch[0]).features.feature
     assert len(features["pseudo/log_probabilities"].bytes_list.value[0]) == 2 * 3
+
+
+def make_scores(top_k, num_images=6, num_classes=12):
+    """`Scores`, some of them of a teacher that is sure or all but sure."""
+    logits = np.random.default_rng(0).normal(0, 3, (num_images, num_classes))
+    logits[0, 4] = 300.0  # Of all others nothing remains.
+    logits[1, 7] = 12.0
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    ids = [f"image/{row}" for row in range(num_images)]
+    return from_predictions(ids, log_probabilities.astype(np.float32), top_k)
+
+
+def example_of(scores, row):
+    return records.pseudo_example(
+        scores.ids[row],
+        b"image",
+        scores.labels[row],
+        scores.confidences[row],
+        scores.log_probabilities[row],
+        row + 1,
+        None if scores.classes is None else scores.classes[row],
+        None if scores.remaining is None else scores.remaining[row],
+    )
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 3, 11])
+def test_records_of_the_largest_log_probabilities_are_parsed_as_their_scores_say(top_k):
+    scores = make_scores(top_k)
+    batch = [example_of(scores, row) for row in range(len(scores))]
+    dataset = tf.data.Dataset.from_tensors(batch)
+    expected = scores.all_log_probabilities(12)
+    parsed = next(dataset.map(lambda one: records.parse_pseudo(one, 12, top_k)).as_numpy_iterator())
+    assert parsed["log_probabilities"].dtype == np.float32
+    np.testing.assert_allclose(parsed["log_probabilities"], expected, rtol=1e-6)
+    assert parsed["label"].tolist() == scores.labels.tolist()
+    assert parsed["copies"].tolist() == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(parsed["confidence"], scores.confidences)
+
+    mixed = [
+        one
+        for row, pseudo in enumerate(batch)
+        for one in (pseudo, records.image_example(f"labelled/{row}", b"other", row))
+    ]
+    dataset = tf.data.Dataset.from_tensors(mixed)
+    parsed = next(
+        dataset.map(lambda one: records.parse_examples(one, 12, top_k)).as_numpy_iterator()
+    )
+    assert parsed["is_pseudo"].tolist() == [True, False] * 6
+    np.testing.assert_allclose(parsed["log_probabilities"][::2], expected, rtol=1e-6)
+    assert parsed["log_probabilities"].shape == (12, 12)
+    assert parsed["label"][::2].tolist() == scores.labels.tolist()
+    assert parsed["label"][1::2].tolist() == list(range(6))
+    assert parsed["encoded"].tolist() == [b"image", b"other"] * 6
+
+
+@pytest.mark.parametrize("kind", ["labelled", "pseudo"])
+def test_records_of_one_kind_alone_are_parsed_among_those_of_top_k(kind):
+    scores = make_scores(3)
+    batch = [
+        example_of(scores, row) if kind == "pseudo" else records.image_example("a", b"", row)
+        for row in range(4)
+    ]
+    parsed = records.parse_examples(tf.constant(batch), 12, 3)
+    assert parsed["is_pseudo"].numpy().tolist() == [kind == "pseudo"] * 4
+    assert parsed["log_probabilities"].shape == (4, 12)
+
+
+def test_records_say_of_which_classes_their_log_probabilities_are():
+    features = tf.train.Example.FromString(example_of(make_scores(3), 2)).features.feature
+    assert len(features["pseudo/log_probabilities"].bytes_list.value[0]) == 2 * 3
+    assert len(features["pseudo/classes"].bytes_list.value[0]) == 4 * 3
+    assert len(features["pseudo/remaining_probability"].float_list.value) == 1
+    features = tf.train.Example.FromString(example_of(make_scores(0), 2)).features.feature
+    assert "pseudo/classes" not in features and "pseudo/remaining_probability" not in features
+
+
+@pytest.mark.parametrize(("held", "top_k"), [(3, 4), (4, 3), (0, 3)])
+def test_records_of_another_top_k_fail(held, top_k):
+    scores = make_scores(held)
+    batch = tf.constant([example_of(scores, row) for row in range(3)])
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        records.parse_pseudo(batch, 12, top_k)
+
+
+def test_the_same_image_makes_the_same_bytes_in_every_process():
+    """Shards that another process writes anew are the same, whatever the order of its hashes."""
+    program = """
+        import hashlib
+        from nsk.data import records
+        row = records.pseudo_example("a/1", b"image", 3, 0.5, [-1.0] * 5, 2, [1, 2, 3, 4, 5], 0.25)
+        for one in (row, records.image_example("a/1", b"image", 3)):
+            print(hashlib.sha256(one).hexdigest())
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=True, text=True
+    ).stdout
+    row = records.pseudo_example("a/1", b"image", 3, 0.5, [-1.0] * 5, 2, [1, 2, 3, 4, 5], 0.25)
+    ours = (row, records.image_example("a/1", b"image", 3))
+    assert found == "".join(f"{hashlib.sha256(one).hexdigest()}\n" for one in ours)
 
 
 def test_pseudo_records_of_another_number_of_classes_fail():

@@ -48,6 +48,32 @@ def empty(path):
 DAMAGES = [cut_last_record, append_record, flip_byte, cut_bytes, empty]
 
 
+def test_some_shards_are_read_in_the_order_asked_for(tmp_path):
+    shard_set = write(tmp_path / "set")
+    everything = [b"record %d" % number for number in range(7)]
+    for shards_, expected in (
+        (1, everything[3:6]),
+        ([1], everything[3:6]),
+        ([2, 0], everything[6:] + everything[:3]),
+        (range(1, 3), everything[3:]),
+        ([], []),
+    ):
+        assert list(shard_set.read(shards_).as_numpy_iterator()) == expected
+
+
+def test_a_manifest_says_how_many_images_and_classes_are_held(tmp_path):
+    shard_set = write(tmp_path / "set")
+    assert (shard_set.num_images, shard_set.top_k) == (7, 0)
+    files = [
+        {"name": name, "records": 3, "copies": 5, "images": images}
+        for name, images in zip(shard_set.names, (3, 1, 0), strict=True)
+    ]
+    shards.write_manifest(tmp_path / "set", "pseudo", NAMES, files, top_k=9)
+    shard_set = shards.ShardSet.load(tmp_path / "set")
+    assert (shard_set.num_images, shard_set.num_records, shard_set.top_k) == (4, 9, 9)
+    assert [path.name for path in (tmp_path / "set").glob("manifest*")] == ["manifest.json"]
+
+
 def test_a_written_set_is_read_back_in_order(tmp_path):
     shard_set = write(tmp_path / "set")
     assert shard_set.kind == "images"

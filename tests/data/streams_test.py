@@ -10,6 +10,7 @@ from PIL import Image
 from nsk import noise
 from nsk.data import pipeline, records, shards, streams
 from nsk.errors import UserError
+from nsk.pseudo.scores import from_predictions
 from nsk.training import strategy as strategies
 
 KEY = noise.key(0, "streams test")
@@ -143,6 +144,95 @@ def test_union_draws_from_both_with_their_copies(tmp_path):
         np.testing.assert_array_equal(counts[FIRST_PSEUDO:], [3, 1, 2])
     # Within an epoch the two kinds are mixed.
     assert 0 < np.mean(shown(stream, 1)[0, :9] >= FIRST_PSEUDO) < 1
+
+
+def test_copies_of_an_image_in_several_shards_are_shown_and_it_counts_once(tmp_path):
+    """As `nsk.pseudo.write` leaves them: an image of many copies stands in several shards."""
+    rows = [(0, [(0, 2), (1, 1)], 2), (1, [(0, 1), (2, 1)], 1), (2, [], 0)]
+    files = []
+    for shard, images, first in rows:
+        name = f"{shard:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for number, copies in images:
+                scores = np.log([0.25, 0.75])
+                number += FIRST_PSEUDO
+                writer.write(
+                    records.pseudo_example(f"{number}", png(number), 1, 0.75, scores, copies)
+                )
+        copies = sum(copies for _, copies in images)
+        files.append({"name": name, "records": len(images), "copies": copies, "images": first})
+    shards.write_manifest(tmp_path, "pseudo", NAMES, files)
+    pseudo = shards.ShardSet.load(tmp_path)
+    for window_bytes in (1, 2**30):
+        stream = stream_of(pseudo, batch_size=5, window_bytes=window_bytes)
+        assert (stream.epoch_size, stream.num_images) == (5, 3)
+        for epoch in shown(stream, 4):
+            np.testing.assert_array_equal(np.bincount(epoch - FIRST_PSEUDO), [3, 1, 1])
+    resident = pipeline.resident_stream("pseudo", [pseudo], make_targets, {}, 5, 2)
+    assert (resident.epoch_size, resident.num_images) == (5, 3)
+
+
+def test_a_resident_union_counts_the_images_that_it_shows(tmp_path):
+    labeled = labeled_set(tmp_path / "labeled", 10, 4)
+    pseudo = pseudo_set(tmp_path / "pseudo", [3, 1, 2], 2)
+    stream = pipeline.resident_stream(
+        "union", [labeled, pseudo], make_targets, {"3": 4, "5": 0}, 5, 2
+    )
+    assert (stream.epoch_size, stream.num_images) == (10 + 3 - 1 + 6, 9 + 3)
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_targets_of_sparse_log_probabilities_are_those_of_dense_ones(tmp_path, top_k):
+    """A union of labelled images and of pseudo-labels of which the largest alone are held."""
+    names = ["a", "b", "c", "d"]
+    log_probabilities = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 5))
+    scores = from_predictions(
+        [f"{FIRST_PSEUDO + row}" for row in range(5)], log_probabilities.astype(np.float32), top_k
+    )
+    (tmp_path / "pseudo").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / "pseudo" / "00000.tfrecord")) as writer:
+        for row in range(5):
+            writer.write(
+                records.pseudo_example(
+                    scores.ids[row],
+                    png(FIRST_PSEUDO + row),
+                    scores.labels[row],
+                    scores.confidences[row],
+                    scores.log_probabilities[row],
+                    1,
+                    scores.classes[row] if top_k else None,
+                    scores.remaining[row] if top_k else None,
+                )
+            )
+    files = [{"name": "00000.tfrecord", "records": 5, "copies": 5, "images": 5}]
+    shards.write_manifest(tmp_path / "pseudo", "pseudo", names, files, top_k)
+    pseudo = shards.ShardSet.load(tmp_path / "pseudo")
+    assert pseudo.top_k == top_k
+    with shards.ShardWriter(tmp_path / "labeled", "images", names, 10) as writer:
+        for number in range(3):
+            writer.write(records.image_example(f"{number}", png(number), number))
+    labeled = shards.ShardSet.load(tmp_path / "labeled")
+
+    def soft(parsed):
+        labels = tf.one_hot(parsed["label"], 4)
+        return tf.where(parsed["is_pseudo"][:, None], parsed["log_probabilities"], labels)
+
+    expected = np.concatenate([np.eye(4)[:3], scores.all_log_probabilities(4)])
+    for sets, wanted in (((labeled, pseudo), expected), ((pseudo,), expected[3:])):
+        from_shards = streams.ShardStream("union", sets, soft, {}, len(wanted), 2**30)
+        resident = pipeline.resident_stream("union", sets, soft, {}, len(wanted), 2)
+        for stream in (from_shards, resident):
+            (batch,) = pipeline.training_batches(
+                (stream,),
+                KEY,
+                decoded if stream is from_shards else lambda images, targets, *_: (images, targets),
+                2,
+                0,
+                1,
+            ).as_numpy_iterator()
+            pixels = batch[0]["image"][:, 0, 0].astype(int)
+            shown_in_order = np.argsort(pixels[:, 0] * 256 + pixels[:, 1])
+            np.testing.assert_allclose(batch[0]["target"][shown_in_order], wanted, rtol=1e-6)
 
 
 def test_union_spreads_few_images_over_the_epoch_of_many(tmp_path):

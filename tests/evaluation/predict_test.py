@@ -119,6 +119,19 @@ def test_predictions_follow_the_weights_and_one_graph_serves_every_number_of_ima
     assert np.all(np.isfinite(received))  # A far tail is a large number and not -inf.
 
 
+def test_batches_of_all_sizes_share_few_graphs():
+    inputs = keras.Input([8, 8, 3])
+    outputs = keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
+    predict = Predictor(keras.Model(inputs, outputs), 100)
+    pixels = images(100)
+    whole = predict.log_probabilities(pixels)
+    for count in (1, 2, 31, 32, 33, 63, 64, 65, 95, 97, 99):
+        received = predict.log_probabilities(pixels[:count])
+        assert len(received) == count
+        np.testing.assert_allclose(received, whole[:count], rtol=1e-4, atol=1e-5)
+    assert predict._global_batch.experimental_get_tracing_count() == 4  # 32, 64, 96 and 100.
+
+
 def test_a_model_that_diverged_is_told_as_such():
     inputs = keras.Input([8, 8, 3])
     outputs = keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(inputs))

@@ -4,7 +4,7 @@ import pytest
 
 from nsk.evaluation import metrics, suite
 from nsk.evaluation.predict import Predictions
-from nsk.pseudo import scores, select
+from nsk.pseudo import ranking, scores
 
 
 def test_metrics_are_those_of_the_predictions_and_every_image_is_kept_with_its_id(tmp_path):
@@ -20,9 +20,9 @@ def test_metrics_are_those_of_the_predictions_and_every_image_is_kept_with_its_i
 
     table = pq.read_table(path)
     assert table["truth"].to_pylist() == labels.tolist()
-    kept = scores.read_scores([path])
+    kept = scores.read_scores(path)
     assert kept.ids == ids
-    np.testing.assert_array_equal(kept.keys, select.stable_keys(ids))
+    np.testing.assert_array_equal(kept.keys, ranking.stable_keys(ids))
     np.testing.assert_array_equal(kept.labels, probabilities.argmax(axis=1))
     np.testing.assert_allclose(kept.confidences, probabilities.max(axis=1), rtol=1e-6)
     np.testing.assert_allclose(kept.log_probabilities, log_probabilities, rtol=1e-3)

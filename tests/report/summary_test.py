@@ -74,7 +74,8 @@ def make_generation(workdir, index, dev, test, adopted=False):
     )
     if not index:
         return Generation(model, evaluation)
-    scores = make_stage(workdir, f"{folder}/scores", {"scored": 7})
+    scores = make_stage(workdir, f"{folder}/scores", {"scored": 7, "temperature": 1.25})
+    (scores.path / "unlabeled").mkdir()
     selection = make_stage(
         workdir,
         f"{folder}/selection",
@@ -85,9 +86,9 @@ def make_generation(workdir, index, dev, test, adopted=False):
         log_probabilities = np.full((len(rows), 3), np.log(0.1), np.float32)
         log_probabilities[np.arange(len(rows)), [label for _, label, _ in rows]] = np.log(0.8)
         name = f"{number:05d}.parquet"
-        write_scores(scores.path / name, from_predictions(ids, log_probabilities))
+        write_scores(scores.path / "unlabeled" / name, from_predictions(ids, log_probabilities))
         copies = pa.array([shown for _, _, shown in rows], pa.int32())
-        pq.write_table(pa.table({"id": ids, "copies": copies}), selection.path / name)
+        pq.write_table(pa.table({"copies": copies}), selection.path / name)
     pseudo_labels = make_stage(workdir, f"{folder}/pseudo", {"images": 5, "copies": 8})
     return Generation(model, evaluation, scores, selection, pseudo_labels)
 
@@ -133,6 +134,7 @@ def test_summary_has_the_fields_that_are_promised(tmp_path):
     assert student["test"] == metrics(0.8888)
     assert student["pseudo"] == {
         "scored": 7,
+        "temperature": 1.25,
         "kept": 5,
         "copies": 8,
         "precision": 0.75,

@@ -47,9 +47,10 @@ def streams():
             losses.label_targets(labels[:100], 10, 0.1),
             np.ones(100, np.int32),
             16,
+            100,
         ),
         ResidentStream(
-            "pseudo", tf.constant(images[100:400]), tf.constant(probabilities), copies, 48
+            "pseudo", tf.constant(images[100:400]), tf.constant(probabilities), copies, 48, 300
         ),
     )
 
@@ -361,6 +362,7 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
         losses.label_targets(labels[:800], 10),
         np.ones(800, np.int32),
         64,
+        800,
     )
 
     def make_batches(first_step, num_steps):

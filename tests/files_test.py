@@ -1,0 +1,71 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nsk.files import num_cores, remove_unfinished, written_whole
+
+
+def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "scores.parquet"
+    with written_whole(path) as unfinished:
+        unfinished.write_text("half")
+        assert not path.exists() and unfinished.parent == tmp_path
+        unfinished.write_text("whole")
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.parquet"]
+    assert path.read_text() == "whole"
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "scores.parquet"
+    path.write_text("old")
+    with written_whole(path) as unfinished:
+        unfinished.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_midway_leaves_what_was_there_and_nothing_else(tmp_path, error):
+    for number, old in enumerate((None, "old")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = folder / "scores.parquet"
+        if old:
+            path.write_text(old)
+        with pytest.raises(error), written_whole(path) as unfinished:
+            unfinished.write_text("half")
+            raise error
+        assert [one.read_text() for one in folder.iterdir()] == ([old] if old else [])
+
+
+def test_a_process_killed_midway_leaves_no_file_of_that_name(tmp_path):
+    program = f"""
+        import time
+        from nsk.files import written_whole
+        with written_whole({os.fspath(tmp_path / "a" / "scores.parquet")!r}) as unfinished:
+            unfinished.write_text("half")
+            print("half", flush=True)
+            time.sleep(60)
+    """
+    (tmp_path / "a").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline().strip() == "half"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    (left,) = (tmp_path / "a").iterdir()
+    assert left.name == f"scores.parquet.{process.pid}.unfinished"
+    (tmp_path / "a" / "other.parquet").write_text("whole")
+    remove_unfinished(tmp_path)
+    assert [one.name for one in (tmp_path / "a").iterdir()] == ["other.parquet"]
+
+
+def test_num_cores_is_at_least_one():
+    assert 1 <= num_cores() <= os.cpu_count()

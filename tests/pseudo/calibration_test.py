@@ -1,0 +1,233 @@
+"""Temperature and thresholds against what is known of synthetic teachers, and a plain search."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from nsk.pseudo.calibration import (
+    MIN_DEV_IMAGES,
+    TEMPERATURES,
+    calibrated_confidences,
+    fit_temperature,
+    precision_by_class,
+    precision_thresholds,
+)
+
+
+def log_softmax(logits):
+    return scipy.special.log_softmax(logits, axis=1).astype(np.float32)
+
+
+def true_labels(rng, logits):
+    """Labels drawn from softmax(logits)."""
+    up_to = np.cumsum(scipy.special.softmax(logits, axis=1), axis=1)
+    return np.minimum((up_to < rng.random((len(logits), 1))).sum(axis=1), logits.shape[1] - 1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_the_temperature_of_a_teacher_that_is_too_sure_is_found(temperature, num_classes):
+    """Its logits are those that the labels were drawn from, times a known number."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, num_classes))
+    labels = true_labels(rng, logits)
+    found = fit_temperature(log_softmax(logits * temperature), labels)
+    assert isinstance(found, float)
+    assert found == pytest.approx(temperature, rel=0.04)
+
+
+def test_no_other_temperature_has_a_smaller_loss():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        log_probabilities = log_softmax(rng.normal(0, 3, (50, 4)))
+        labels = true_labels(rng, log_probabilities * rng.choice([0.3, 1, 2]))
+
+        def loss(temperature, log_probabilities=log_probabilities, labels=labels):
+            scaled = scipy.special.log_softmax(
+                log_probabilities.astype(np.float64) / temperature, axis=1
+            )
+            return -scaled[np.arange(50), labels].mean()
+
+        found = fit_temperature(log_probabilities, labels)
+        others = np.geomspace(*TEMPERATURES, 400)
+        assert loss(found) <= min(map(loss, others)) + 1e-9
+
+
+def test_it_is_within_its_bounds_where_dev_is_all_right_or_all_wrong():
+    log_probabilities = log_softmax(np.eye(3)[[0, 1, 2] * 20] * 2)
+    right = np.array([0, 1, 2] * 20)
+    sharpest = fit_temperature(log_probabilities, right)
+    flattest = fit_temperature(log_probabilities, (right + 1) % 3)
+    low, high = TEMPERATURES
+    assert low <= sharpest < 0.1
+    assert 0.95 * high < flattest <= high
+
+
+def test_a_temperature_above_1_lowers_every_confidence():
+    rng = np.random.default_rng(0)
+    log_probabilities = log_softmax(rng.normal(0, 3, (200, 5)))
+    by_temperature = [
+        calibrated_confidences(log_probabilities, one) for one in (0.5, 1.0, 2.0, 20.0)
+    ]
+    for sharper, flatter in zip(by_temperature[:-1], by_temperature[1:], strict=True):
+        assert (sharper >= flatter).all() and (sharper > flatter).mean() > 0.9
+    assert by_temperature[-1].min() >= 1 / 5
+
+
+def test_confidences_at_temperature_1_are_what_they_were():
+    log_probabilities = log_softmax(np.random.default_rng(0).normal(0, 5, (500, 10)))
+    found = calibrated_confidences(log_probabilities, 1.0)
+    assert found.dtype == np.float32 and found.shape == (500,)
+    np.testing.assert_allclose(found, np.exp(log_probabilities.max(axis=1)), rtol=1e-5)
+
+
+def test_confidences_at_a_temperature_are_those_of_the_scaled_logits():
+    logits = np.random.default_rng(0).normal(0, 5, (100, 10))
+    for temperature in (0.05, 0.7, 3.0):
+        expected = scipy.special.softmax(logits / temperature, axis=1).max(axis=1)
+        found = calibrated_confidences(log_softmax(logits), temperature)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert (found <= 1).all()
+
+
+def best_threshold(confidences, right, target, least):
+    """(threshold, whether the target is reached), by trying each confidence that there is."""
+    tried = []
+    for threshold in np.unique(confidences):
+        kept = confidences >= threshold
+        if kept.sum() >= least:
+            tried.append((threshold, right[kept].mean()))
+    reached = [threshold for threshold, precision in tried if precision >= target]
+    if reached:
+        return min(reached), True
+    if not tried:
+        return np.float32(1), False
+    highest = max(precision for _, precision in tried)
+    return max(threshold for threshold, precision in tried if precision == highest), False
+
+
+def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
+    rng = np.random.default_rng(0)
+    reached_by_some = missed_by_some = few_of_some = 0
+    for number in range(400):
+        num_classes = int(rng.integers(1, 5))
+        n = int(rng.integers(0, 400))
+        labels = rng.integers(0, num_classes, n)
+        levels = rng.random(int(rng.choice([2, 10, 1000]))).astype(np.float32)
+        confidences = rng.choice(levels, n)
+        right = rng.random(n) < confidences ** rng.choice([0.1, 0.5, 2])
+        truth = np.where(right, labels, labels + 1)
+        target = float(rng.choice([0.5, 0.8, 0.9, 0.95]))
+        least_confidence = float(rng.choice([0.0, 0.4]))
+        found = precision_thresholds(
+            labels, confidences, truth, num_classes, target, least_confidence
+        )
+        needed = max(MIN_DEV_IMAGES, round(1 / (1 - target)))
+        of_all, _ = best_threshold(confidences, right, target, min(MIN_DEV_IMAGES, n) or 1)
+        few, missed, values = [], [], []
+        for label in range(num_classes):
+            given = labels == label
+            values.append(of_all)
+            if given.sum() < needed:
+                few.append(label)
+                continue
+            values[-1], reached = best_threshold(
+                confidences[given], right[given], target, needed
+            )
+            if not reached:
+                missed.append(label)
+            reached_by_some += reached
+        assert (found.few, found.missed) == (tuple(few), tuple(missed)), number
+        assert found.values.dtype == np.float32
+        expected = np.maximum(np.float32(values), np.float32(least_confidence))
+        np.testing.assert_array_equal(found.values, expected)
+        few_of_some += bool(few)
+        missed_by_some += bool(missed)
+    assert min(reached_by_some, few_of_some, missed_by_some) > 50
+
+
+def one_class(confidences, right):
+    """labels, confidences and truth of images that are all given label 0."""
+    labels = np.zeros(len(confidences), np.int32)
+    return labels, np.asarray(confidences, np.float32), np.where(right, 0, 1)
+
+
+def test_a_class_has_the_least_confidence_from_which_on_enough_are_right():
+    # The 60 most confident are right, and of the next 40 none: 60 of 66 are 0.909, 60 of 67 0.896.
+    given = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
+    found = precision_thresholds(*given, 1, 0.9)
+    assert found.values.tolist() == [given[1][65]] and (found.few, found.missed) == ((), ())
+
+
+def test_a_class_of_too_few_dev_images_takes_the_threshold_of_all():
+    labels, confidences, truth = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
+    labels = np.append(labels, [1] * 19)
+    confidences = np.append(confidences, np.full(19, 0.2, np.float32))
+    truth = np.append(truth, [1] * 19)
+    found = precision_thresholds(labels, confidences, truth, 3, 0.9)
+    assert found.few == (1, 2) and found.missed == ()
+    assert found.values[1] == found.values[2] == found.values[0]
+    found = precision_thresholds(*(np.append(a, a[-1]) for a in (labels, confidences, truth)), 3, 0.9)
+    assert found.few == (2,) and found.values[1] == np.float32(0.2)
+
+
+def test_a_target_of_99_percent_needs_100_dev_images_of_a_class():
+    """One mistake among fewer would be more than the hundredth that is allowed."""
+    right = np.ones(100, bool)
+    confidences = np.linspace(1, 0.5, 100)
+    assert precision_thresholds(*one_class(confidences, right), 1, 0.99).few == ()
+    assert precision_thresholds(*one_class(confidences[:99], right[:99]), 1, 0.99).few == (0,)
+
+
+def test_a_target_that_is_not_reached_takes_the_threshold_that_comes_closest():
+    # 30 right ones, then 20 wrong ones; but of the first 20, which are few enough, one is wrong.
+    right = np.arange(50) < 30
+    right[3] = False
+    given = one_class(np.linspace(1, 0.51, 50), right)
+    found = precision_thresholds(*given, 1, 0.97)
+    assert found.few == () and found.missed == (0,)
+    # 29 of 30 is 0.967, 38 images are needed for 0.97: 29 of 34 is the best of those of 34 or more.
+    assert found.values.tolist() == [given[1][33]]
+
+
+def test_equal_confidences_are_kept_or_left_out_together():
+    # Of the 30 at 0.9 the first ones are right and the last ones wrong: no cut lies between them.
+    confidences = np.repeat([0.95, 0.9], [30, 30])
+    right = np.concatenate([np.ones(30, bool), np.arange(30) < 15])
+    found = precision_thresholds(*one_class(confidences, right), 1, 0.9)
+    assert found.values.tolist() == [np.float32(0.95)]
+    found = precision_thresholds(*one_class(confidences[::-1], right[::-1]), 1, 0.9)
+    assert found.values.tolist() == [np.float32(0.95)]
+    found = precision_thresholds(*one_class(confidences, right), 1, 0.75)
+    assert found.values.tolist() == [np.float32(0.9)]
+
+
+def test_a_target_of_1_allows_no_mistake():
+    """1,000 dev images of a class are asked for; else the threshold of all classes together."""
+    right = np.arange(3000) < 2000
+    given = one_class(np.linspace(1, 0.4, 3000), right)
+    found = precision_thresholds(*given, 1, 1.0)
+    assert found.few == () and found.missed == ()
+    assert found.values.tolist() == [given[1][1999]]
+    few = precision_thresholds(*(one[1500:2200] for one in given), 1, 1.0)
+    assert few.few == (0,) and few.values.tolist() == [given[1][1999]]
+
+
+def test_no_threshold_is_below_the_least_confidence():
+    given = one_class(np.linspace(1, 0.1, 100), np.ones(100, bool))
+    assert precision_thresholds(*given, 2, 0.9).values.tolist() == [given[1][-1]] * 2
+    assert precision_thresholds(*given, 2, 0.9, 0.6).values.tolist() == [np.float32(0.6)] * 2
+
+
+def test_thresholds_without_any_dev_image_keep_next_to_nothing():
+    found = precision_thresholds(*one_class([], np.zeros(0, bool)), 2, 0.9)
+    assert found.few == (0, 1) and found.values.tolist() == [1, 1]
+
+
+def test_precision_by_class_counts_what_the_thresholds_keep():
+    labels = np.array([0, 0, 0, 1, 1, 2], np.int32)
+    confidences = np.float32([0.9, 0.7, 0.5, 0.7, 0.2, 0.9])
+    truth = np.array([0, 1, 0, 1, 1, 0])
+    kept, right = precision_by_class(labels, confidences, truth, np.float32([0.7, 0.1, 0.95, 0]))
+    assert kept.tolist() == [2, 2, 0, 0]
+    assert right.tolist() == [1, 2, 0, 0]
