@@ -69,6 +69,11 @@ class DataConfig(Section):
     test_split: str = setting(
         "test", "The TFDS split of --dataset that test images are taken from."
     )
+    first_label: int = setting(
+        0,
+        "Label of the first class in tfrecord: sources (ImageNet's official records: 1).",
+        minimum=0,
+    )
     num_labeled: int = setting(
         0,
         "Labelled training images, balanced over the classes; 0: see --labeled_fraction.",
@@ -456,6 +461,12 @@ class PseudoConfig(Section):
         "the clean image and for its mirror image, at twice the cost.",
         choices=("image", "mirror"),
     )
+    first_scores: str = setting(
+        "teacher",
+        "Whose scores the first student learns from: the teacher's | records: those that come with "
+        "the images of --unlabeled_dataset=tfrecord:..., as in official pseudo-label records.",
+        choices=("teacher", "records"),
+    )
     top_k: int = setting(
         0,
         "Log-probabilities that are stored of each unlabelled image: those of the most probable so "
@@ -617,6 +628,7 @@ class Config:
         self._check_ratio()
         self._check_workdir()
         self._check_views()
+        self._check_first_scores()
 
     def unused_values(self):
         """A line for each list that is longer than the chain: its last values are not used.
@@ -653,6 +665,22 @@ class Config:
                     f"--workdir={self.run.workdir} lies in --{flag}={getattr(self.data, flag)}: "
                     "give a folder outside of the images."
                 )
+
+    def _check_first_scores(self):
+        """Scores of records say nothing of dev, and only records have them."""
+        pseudo = self.pseudo
+        if pseudo.first_scores == "teacher":
+            return
+        if not self.data.unlabeled_dataset.startswith("tfrecord:"):
+            raise UserError(
+                f"--first_scores=records of --unlabeled_dataset={self.data.unlabeled_dataset!r}: "
+                "give tfrecord:PATTERN of records with pseudo-labels."
+            )
+        if pseudo.calibrate or pseudo.target_precision:
+            raise UserError(
+                "--first_scores=records with --calibrate or --target_precision: the records' "
+                "teacher says nothing of dev; leave these two out."
+            )
 
     def _check_views(self):
         """A teacher cannot label what its networks never see."""

@@ -266,6 +266,15 @@ class Stages:
             "views": pseudo.score_views,
             "top_k": pseudo.stored_classes(images.counts["num_classes"]),
         }
+        if pseudo.first_scores == "records" and generation == 1:
+            return self._run(
+                "gen1/scores",
+                lambda folder: score.adopt(
+                    shard_set(images, "unlabeled"), folder, top_k=settings["top_k"]
+                ),
+                {"top_k": settings["top_k"], "from": "records"},
+                images=images,
+            )
 
         def build(folder):
             return score.score(

@@ -60,7 +60,7 @@ def ingest(config, seed, folder):
     folder.mkdir(parents=True, exist_ok=True)
     origins, class_names = open_sources(config)
     with _temporary_file(folder / "spool.unfinished") as spool:
-        images, counts = read_images(origins, spool, config)
+        images, counts = read_images(origins, spool, config, len(class_names))
         splits, removed, unused = choose_splits(images, class_names, config, seed)
         ids = _opaque_ids(images, splits["unlabeled"], origins)
         progress = Progress("data/images", sum(map(len, splits.values())))
@@ -79,7 +79,10 @@ def ingest(config, seed, folder):
                     label = None if split == "unlabeled" else images.labels[row]
                     encoded = _read_span(spool, images.spans[row])
                     id = ids.get(row, images.ids[row])
-                    writer.write(records.image_example(id, encoded, label))
+                    taught = b""
+                    if split == "unlabeled" and row in images.taught:
+                        taught = _read_span(spool, (sum(images.spans[row]), images.taught[row]))
+                    writer.write(records.image_example(id, encoded, label, taught))
                     done += 1
                     progress.update(done)
         progress.close()
@@ -199,24 +202,25 @@ def _temporary_file(path):
 
 
 def _read_span(spool, span):
-    offset, length = span.tolist()
-    spool.seek(offset)
-    return spool.read(length)
+    offset, length = span
+    spool.seek(int(offset))
+    return spool.read(int(length))
 
 
-def read_images(origins, spool, config):
+def read_images(origins, spool, config, num_classes):
     """Normalises every image into the spool.
 
     Args:
         origins: as `open_sources` returns them.
         spool: a binary file, open for writing and reading.
         config: a `DataConfig`, for what images may be read and how many may not.
+        num_classes: int.
 
     Returns:
         `Images`, and a dict of `reencoded` and `corrupt`.
     """
-    ids, labels, digests, lengths, sides, corrupt = [], [], [], [], [], []
-    pools, reencoded = {}, 0
+    ids, labels, digests, spans, sides, corrupt = [], [], [], [], [], []
+    pools, taught, reencoded = {}, {}, 0
     shown = time.monotonic()
     for split, (source, source_split, same_classes) in origins.items():
         start = len(ids)
@@ -224,11 +228,19 @@ def read_images(origins, spool, config):
             if isinstance(result, ValueError):
                 corrupt.append({"id": image.id, "reason": str(result)})
             else:
+                spans.append((spool.tell(), len(result.encoded)))
                 spool.write(result.encoded)
+                try:
+                    of_teacher = image.taught_log_probabilities(num_classes)
+                except ValueError as error:
+                    raise UserError(
+                        f"{image.id}: {error}: give records of these classes."
+                    ) from None
+                if of_teacher:
+                    taught[len(ids)] = spool.write(of_teacher)
                 ids.append(image.id)
                 labels.append(image.label if same_classes and image.label is not None else -1)
                 digests.append(result.digest)
-                lengths.append(len(result.encoded))
                 sides.append(side)
                 reencoded += result.reencoded
             # How many there will be is not known yet, so that there is no `Progress`.
@@ -244,10 +256,9 @@ def read_images(origins, spool, config):
             f"{len(corrupt)} of {total} images cannot be decoded, more than --max_corrupt_fraction="
             f"{config.max_corrupt_fraction}: {named}. Mend or remove them, or raise the flag."
         )
-    lengths = np.array(lengths, np.int64)
-    spans = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
+    spans = np.array(spans, np.int64).reshape(-1, 2)
     labels, sides = np.array(labels, np.int32), np.array(sides, np.int32)
-    images = Images(ids, labels, digests, spans, sides, pools)
+    images = Images(ids, labels, digests, spans, sides, pools, taught)
     named = {"count": len(corrupt), "images": corrupt[:CORRUPT_NAMED]}
     return images, {"reencoded": reencoded, "corrupt": named}
 

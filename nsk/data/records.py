@@ -1,7 +1,8 @@
 """Images and records: what stands in a shard, and how it becomes pixels.
 
 A record is a serialized `tf.train.Example`. Image shards hold `id`, `image/encoded` and, in
-labelled sets alone, `image/class/label`. Pseudo-label shards hold `id`, `image/encoded`,
+labelled sets alone, `image/class/label`; unlabelled ones of which a teacher elsewhere has said
+something have `pseudo/log_probabilities`. Pseudo-label shards hold `id`, `image/encoded`,
 `pseudo/label`, `pseudo/confidence`, `pseudo/log_probabilities` (float16, little-endian bytes) and
 `pseudo/copies`. Where only the largest log-probabilities are held, `pseudo/classes` (int32,
 little-endian bytes) says whose, and `pseudo/remaining_probability` what all others have together.
@@ -48,11 +49,44 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
-    """One image as its source has it; `label` is None where it is not known."""
+    """One image as its source has it.
+
+    Attributes:
+        id: string.
+        encoded: bytes of an image file.
+        label: int; None where it is not known.
+        taught: what a teacher elsewhere says of it: probabilities of all classes (num_classes,), or
+            (its first choice, the probability of that one); None where there is no such teacher.
+    """
 
     id: str
     encoded: bytes
     label: int | None
+    taught: np.ndarray | tuple | None = None
+
+    def taught_log_probabilities(self, num_classes):
+        """`taught` as bytes for `image_example`, b"" where there is nothing.
+
+        Raises:
+            ValueError: these are no probabilities of so many classes.
+        """
+        if self.taught is None:
+            return b""
+        if isinstance(self.taught, tuple):
+            label, probability = self.taught
+            others = (1 - probability) / max(1, num_classes - 1)
+            probabilities = np.full(num_classes, others)
+            probabilities[label : label + 1] = probability
+        else:
+            probabilities = np.asarray(self.taught, np.float64)
+        in_range = (probabilities >= 0).all() and abs(probabilities.sum() - 1) < 0.01
+        if probabilities.shape != (num_classes,) or not in_range:
+            raise ValueError(
+                f"what its teacher says has {len(probabilities)} values of sum "
+                f"{probabilities.sum():.4g}, and not probabilities of {num_classes} classes"
+            )
+        least = LEAST_PROBABILITY / num_classes
+        return np.log(np.maximum(probabilities, least)).astype("<f2").tobytes()
 
 
 def _bytes(value):
@@ -73,13 +107,15 @@ def _serialize(features):
     return example.SerializeToString(deterministic=True)
 
 
-def image_example(id, encoded, label=None):
+def image_example(id, encoded, label=None, log_probabilities=b""):
     """One image as a record.
 
     Args:
         id: string, unique within its shard set and stable.
         encoded: bytes of an image as `normalize_image` returns it.
         label: int, or None to leave the label out.
+        log_probabilities: bytes of float16 (little-endian), what a teacher elsewhere says of it;
+            b"": nothing.
 
     Returns:
         bytes, a serialized `tf.train.Example`.
@@ -87,6 +123,8 @@ def image_example(id, encoded, label=None):
     features = {"id": _bytes(id.encode()), "image/encoded": _bytes(encoded)}
     if label is not None:
         features["image/class/label"] = _int(label)
+    if log_probabilities:
+        features["pseudo/log_probabilities"] = _bytes(log_probabilities)
     return _serialize(features)
 
 
@@ -145,6 +183,30 @@ def parse_images(serialized):
         "encoded": parsed["image/encoded"],
         "label": parsed["image/class/label"],
     }
+
+
+def parse_log_probabilities(serialized, num_classes):
+    """What a teacher elsewhere says of a batch of unlabelled images.
+
+    Args:
+        serialized: list of bytes, image records.
+        num_classes: int.
+
+    Returns:
+        (ids: list of strings, log-probabilities: float32 array (n, num_classes)).
+
+    Raises:
+        ValueError: a record has none, or those of another number of classes.
+    """
+    ids, rows = [], []
+    for record in serialized:
+        features = tf.train.Example.FromString(record).features.feature
+        ids.append(features["id"].bytes_list.value[0].decode())
+        held = features["pseudo/log_probabilities"].bytes_list.value
+        rows.append(np.frombuffer(held[0], "<f2") if held else np.empty(0))
+        if len(rows[-1]) != num_classes:
+            raise ValueError(f"{ids[-1]} has {len(rows[-1])} log-probabilities")
+    return ids, np.array(rows, np.float32).reshape(-1, num_classes)
 
 
 def parse_pseudo(serialized, num_classes, top_k=0):

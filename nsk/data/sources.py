@@ -38,7 +38,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def open_source(
-    name, train_split="train", test_split="test", max_image_bytes=DataConfig.max_image_bytes
+    name,
+    train_split="train",
+    test_split="test",
+    max_image_bytes=DataConfig.max_image_bytes,
+    first_label=0,
 ):
     """Opens a source by its name on the command line.
 
@@ -47,6 +51,7 @@ def open_source(
         train_split: the TFDS split to train on; the default one may be missing.
         test_split: the TFDS split to test on; the default one may be missing.
         max_image_bytes: of a file that is larger, one byte more is read and no further.
+        first_label: the label of the first class in TFRecord files.
 
     Raises:
         UserError: the source is missing or not laid out as it should be.
@@ -59,7 +64,7 @@ def open_source(
     if kind == "folder":
         return FolderSource(Path(os.path.expanduser(place)), max_image_bytes)
     if kind == "tfrecord":
-        return TfrecordSource(place)
+        return TfrecordSource(place, first_label)
     raise ValueError(f"Not the name of a source: {name!r}.")
 
 
@@ -73,13 +78,13 @@ def open_sources(config):
         UserError: as `open_source`.
     """
     # The flags of splits are about --dataset: another source has splits of its own.
-    limit = {"max_image_bytes": config.max_image_bytes}
+    common = {"max_image_bytes": config.max_image_bytes, "first_label": config.first_label}
     opened = {
-        "dataset": open_source(config.dataset, config.train_split, config.test_split, **limit)
+        "dataset": open_source(config.dataset, config.train_split, config.test_split, **common)
     }
     for flag in ("test_dataset", "unlabeled_dataset"):
         if getattr(config, flag):
-            opened[flag] = open_source(getattr(config, flag), **limit)
+            opened[flag] = open_source(getattr(config, flag), **common)
     return opened
 
 
@@ -258,17 +263,26 @@ def _visible_files(folder):
 
 
 class TfrecordSource:
-    """TFRecord files of this project's image records (see `nsk.data.records`).
+    """TFRecord files of this project's image records (see `nsk.data.records`), or of others'.
 
     The class names come from a manifest.json beside the files; without one they are "0" to the
-    largest label.
+    largest label. A record without an `id` is called after its file and place.
+
+    Records of the official Noisy Student code are read, too: labelled ones, whose
+    `image/class/label` begins with `first_label` 1, and pseudo-labelled ones, whose teacher's
+    `probabilities`, or else `label` and `prob`, come along as `SourceImage.taught`.
+
+    Args:
+        pattern: a glob pattern of the files.
+        first_label: int, the label of the first class in `image/class/label`.
     """
 
     splits = ("train",)
     ids_tell_labels = True  # They may be the paths that a folder source gave.
 
-    def __init__(self, pattern):
+    def __init__(self, pattern, first_label=0):
         self.pattern = pattern
+        self._first_label = first_label
         self._paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
         if not self._paths:
             raise UserError(
@@ -301,8 +315,9 @@ class TfrecordSource:
         names = self._manifest_names or [str(label) for label in range(max(labels) + 1)]
         if min(labels) < 0 or max(labels) >= len(names):
             raise UserError(
-                f"tfrecord:{self.pattern} has labels from {min(labels)} to {max(labels)}: "
-                f"expected 0 to {len(names) - 1}."
+                f"tfrecord:{self.pattern} has labels from {min(labels) + self._first_label} to "
+                f"{max(labels) + self._first_label}: expected {self._first_label} to "
+                f"{len(names) - 1 + self._first_label}; --first_label says with which they begin."
             )
         return names
 
@@ -315,15 +330,27 @@ class TfrecordSource:
 
     def images(self, split):
         for path in self._paths:
-            for record in shards.read_records(path, self._expected.get(path)):
+            records = shards.read_records(path, self._expected.get(path))
+            for number, record in enumerate(records):
                 try:
                     features = tf.train.Example.FromString(record).features.feature
-                    id = features["id"].bytes_list.value[0].decode()
+                    id = features["id"].bytes_list.value
+                    id = id[0].decode() if id else f"{path.name}/{number:06d}"
                     encoded = features["image/encoded"].bytes_list.value[0]
                 except (DecodeError, IndexError, UnicodeDecodeError) as error:
                     raise UserError(
-                        f"{path} has a record that is no tf.train.Example with id and "
-                        "image/encoded: expected records as this project writes them."
+                        f"{path} has a record that is no tf.train.Example with image/encoded: "
+                        "expected records as this project or the official code writes them."
                     ) from error
                 label = features["image/class/label"].int64_list.value
-                yield SourceImage(id, encoded, int(label[0]) if label else None)
+                label = int(label[0]) - self._first_label if label else None
+                yield SourceImage(id, encoded, label, _taught(features))
+
+
+def _taught(features):
+    """`SourceImage.taught` of an official pseudo-label record's features."""
+    probabilities = features["probabilities"].float_list.value
+    if probabilities:
+        return np.array(probabilities, np.float32)
+    label, probability = features["label"].int64_list.value, features["prob"].float_list.value
+    return (label[0], probability[0]) if label and probability else None

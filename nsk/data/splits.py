@@ -27,6 +27,8 @@ class Images:
         spans: int64 array of shape (images, 2), offset and length in the spool.
         sides: int32 array, the shorter side in pixels.
         pools: dict from the split of a source to the rows that it gave.
+        taught: dict from a row to its bytes in the spool, behind the image: what a teacher
+            elsewhere says of it.
     """
 
     ids: list[str]
@@ -35,6 +37,7 @@ class Images:
     spans: np.ndarray
     sides: np.ndarray
     pools: dict[str, np.ndarray]
+    taught: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def choose_splits(images, class_names, config, split_seed):

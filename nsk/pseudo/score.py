@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nsk.data import records
+from nsk.errors import UserError
 from nsk.files import remove_unfinished
 from nsk.progress import Progress
 from nsk.pseudo import calibration
@@ -61,6 +63,39 @@ def score(
     if not all(path.exists() for path in paths):
         return None
     return {"scored": unlabeled.num_records, "temperature": temperature}
+
+
+def adopt(unlabeled, folder, *, top_k=0):
+    """Writes the score files of what a teacher elsewhere has said, which the images' records hold.
+
+    Arguments and result are those of `score`; of dev nothing is known: `temperature` is None, and
+    dev's file has no rows.
+
+    Raises:
+        UserError: a record says nothing.
+    """
+    remove_unfinished(folder)
+    (folder / UNLABELED).mkdir(exist_ok=True)
+    for shard, path in enumerate(score_paths(unlabeled, folder)):
+        try:
+            parsed = records.parse_log_probabilities(
+                unlabeled.records(shard), unlabeled.num_classes
+            )
+        except ValueError as error:
+            raise UserError(
+                f"--first_scores=records: {error}: expected those of {unlabeled.num_classes} "
+                "classes with every unlabelled image."
+            ) from None
+        ids, log_probabilities = parsed
+        write_scores(path, from_predictions(ids, log_probabilities, top_k, _confidences(parsed[1])))
+    nothing = np.empty((0, unlabeled.num_classes), np.float32)
+    dev = from_predictions([], nothing, 0, np.empty(0, np.float32))
+    write_scores(folder / DEV, dev, np.empty(0, np.int32))
+    return {"scored": unlabeled.num_records, "temperature": None}
+
+
+def _confidences(log_probabilities):
+    return np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,8 @@ def report(images, scores, selected):
             share(dev_correct, dev_kept),
         )
     )
+    temperature = scores.counts["temperature"]
+    fits = f"The temperature that fits dev best is {temperature:.3f}. " if temperature else ""
     sys.stdout.write(
         "\n".join(
             (
@@ -65,8 +67,8 @@ def report(images, scores, selected):
                 "",
                 f"Of {scores.counts['scored']:,} unlabelled images. Dev kept: of "
                 f"{images.counts['images']['dev']:,} dev images, those that reach their "
-                "threshold; right: so many of them are what the teacher says. The temperature that "
-                f"fits dev best is {scores.counts['temperature']:.3f}. Nothing was trained.",
+                "threshold; right: so many of them are what the teacher says. "
+                f"{fits}Nothing was trained.",
                 f"Selection: {selected.path}",
                 "",
             )
