@@ -23,7 +23,7 @@ def plan(stages, images):
     """
     counts = images.counts
     rows = [_describe(stages, images, g) for g in range(stages.config.num_students + 1)]
-    disk = _disk_bytes(images, rows)
+    disk = _disk_bytes(stages.config.pseudo, images, rows)
     header = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
     table = [header, *(_as_text(row) for row in rows)]
     sys.stdout.write(
@@ -95,14 +95,20 @@ def _as_text(row):
     )
 
 
-def _disk_bytes(images, rows):
+def _disk_bytes(pseudo, images, rows):
     """Upper estimate of all that the run leaves, the ingested images included."""
     counts = images.counts
+    # A class that is repeated up to a size stands so often in the shards, in one shard once.
+    per_class = {"paper": pseudo.images_per_class, "gap": pseudo.gap_floor, "none": 0}
+    rows_in_epoch = per_class[pseudo.policy] * counts["num_classes"]
+    repeated = rows_in_epoch / max(1, counts["images"]["unlabeled"])
     ingested = sum(file.stat().st_size for file in images.path.rglob("*") if file.is_file())
     unlabeled = sum(
         file.stat().st_size for file in (images.path / "unlabeled").iterdir() if file.is_file()
     )
-    log_probabilities = 2 * counts["num_classes"]  # float16
+    num_stored = pseudo.stored_classes(counts["num_classes"])
+    # float16, and int32 of which class each is where not all are stored.
+    log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
     predicted = counts["images"]["dev"] + counts["images"]["test"]
     total = ingested
     for row in rows:
@@ -110,5 +116,5 @@ def _disk_bytes(images, rows):
         total += row.get("parameters", 0) * FLOAT_BYTES * 3  # Model, export and SavedModel.
         if row["index"]:
             total += counts["images"]["unlabeled"] * 2 * (SCORE_BYTES + log_probabilities)
-            total += unlabeled
+            total += unlabeled * max(1, repeated)
     return total
