@@ -32,7 +32,7 @@ ALLOWED = {
     "nsk.models": {"nsk.models", "nsk.noise"},
     "nsk.training": {"nsk.training", "nsk.noise"},
     "nsk.pseudo.scores": {"nsk.pseudo"},
-    "nsk.pseudo.score": {"nsk.pseudo"},
+    "nsk.pseudo.score": {"nsk.pseudo", "nsk.data.records"},
     "nsk.pseudo.select_stage": {"nsk.pseudo", "nsk.data"},
     "nsk.pseudo.write": {"nsk.pseudo", "nsk.data"},
     "nsk.evaluation.suite": {"nsk.evaluation", "nsk.pseudo.scores"},

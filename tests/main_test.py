@@ -36,6 +36,8 @@ FAKE_WORK = """
         {work}
     self_training.run = run
     self_training.plan = lambda config: print("planned")
+    self_training.score = lambda config: print("scored as", config.run.shard_index)
+    self_training.select = lambda config: print("selected for", config.run.generation)
     runpy.run_module("nsk.main", run_name="__main__", alter_sys=True)
 """
 
@@ -124,6 +126,13 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--workdir=runs/x"], ["exactly one budget"]),
         ([*SETTINGS, "--workdir=runs/x", "--dataset=cifar"], ["'cifar'", "tfds:NAME"]),
         ([*SETTINGS, "--workdir=runs/x", "--teacher=/not/there.keras"], ["/not/there.keras"]),
+        (["score", *SETTINGS, "--workdir=runs/x", "--generation=0"], ["--generation=0"]),
+        (["score", *SETTINGS, "--workdir=runs/x", "--shard_index=-1"], ["--shard_index=-1"]),
+        (["score", *SETTINGS, "--workdir=runs/x", "--num_shard_workers=0"], ["at least 1"]),
+        (
+            ["score", *SETTINGS, "--workdir=runs/x", "--shard_index=3", "--num_shard_workers=3"],
+            ["--shard_index=3", "--num_shard_workers=3", "expected 0 to 2"],
+        ),
         ([*SETTINGS, f"--workdir={__file__}"], [__file__, "File exists"]),
         ([*SETTINGS, f"--workdir={__file__}/below"], ["Not a directory"]),
         ([*SETTINGS, "--workdir=/proc/nsk"], ["/proc/nsk", "cannot be made"]),
@@ -135,26 +144,28 @@ def test_wrong_input_is_told_in_one_line_and_exits_with_2(arguments, parts):
 
 
 def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
-    """Three runs of one process with the real TensorFlow, whose import is the slow part."""
+    """Four runs of one process with the real TensorFlow, whose import is the slow part."""
     (tmp_path / "empty").mkdir()
     common = [*SETTINGS, f"--workdir={tmp_path / 'run'}"]
     cases = [
-        [*common, "--models=resnet20,resnet21"],
-        [*common, "--models=resnet20", "--dataset=folder:/not/there"],
-        [*common, "--models=resnet20", f"--dataset=folder:{tmp_path / 'empty'}"],
+        ["run", *common, "--models=resnet20,resnet21"],
+        ["run", *common, "--models=resnet20", "--dataset=folder:/not/there"],
+        ["run", *common, "--models=resnet20", f"--dataset=folder:{tmp_path / 'empty'}"],
+        ["select", *common, "--models=resnet20,resnet20"],
     ]
     program = f"""
         from nsk import main
         main.define_flags()
         for arguments in {cases!r}:
-            print(main.run_main(main.parse_flags(["nsk", "run", *arguments])))
+            print(main.run_main(main.parse_flags(["nsk", *arguments])))
     """
     code, out, err = run("-c", textwrap.dedent(program))
-    assert (code, out.split()) == (0, ["2", "2", "2"]), err
+    assert (code, out.split()) == (0, ["2"] * 4), err
     lines = err.splitlines()
     # Nothing of TensorFlow's, whose libraries are talkative when they are loaded.
-    assert len(lines) == 3 and all(line.startswith("nsk: ") for line in lines), err
+    assert len(lines) == 4 and all(line.startswith("nsk: ") for line in lines), err
     assert "'resnet21'" in lines[0] and "/not/there" in lines[1] and "empty" in lines[2]
+    assert "data/images is not finished" in lines[3]
 
 
 def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
@@ -178,6 +189,37 @@ def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
 def test_plan_plans_and_does_not_run(tmp_path, fake_tensorflow):
     arguments = ("plan", *SETTINGS, f"--workdir={tmp_path}/run")
     assert run(*fake_run("print('ran')"), *arguments, path=fake_tensorflow) == (0, "planned\n", "")
+
+
+def test_score_and_select_do_a_part_of_a_run(tmp_path, fake_tensorflow):
+    common = (*SETTINGS, f"--workdir={tmp_path}/run", "--models=convnet5,convnet5,convnet5")
+    workers = ("--shard_index=2", "--num_shard_workers=3")
+    for arguments, said in (
+        (("score", *common), "scored as 0\n"),
+        (("score", *common, *workers), "scored as 2\n"),
+        (("select", *common, "--generation=2"), "selected for 2\n"),
+    ):
+        assert run(*fake_run("pass"), *arguments, path=fake_tensorflow) == (0, said, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["score", "--generation=3"], ["--generation=3", "2 students", "expected 1 to 2"]),
+        (["select", "--generation=3"], ["--generation=3", "2 students", "expected 1 to 2"]),
+        (["select", "--models=convnet5"], ["--generation=1", "--models"]),
+        (["run", "--num_shard_workers=2"], ["--num_shard_workers=2", "command score", "run"]),
+        (["plan", "--num_shard_workers=2"], ["--num_shard_workers=2", "leave it out of plan"]),
+        (["select", "--num_shard_workers=2"], ["--num_shard_workers=2", "leave it out of select"]),
+    ],
+)
+def test_settings_that_do_not_fit_the_command_are_told_in_one_line(
+    tmp_path, fake_tensorflow, arguments, parts
+):
+    common = (*SETTINGS, f"--workdir={tmp_path}/run", "--models=convnet5,convnet5,convnet5")
+    command, *settings = arguments
+    result = run(*fake_run("print('ran')"), command, *common, *settings, path=fake_tensorflow)
+    assert_one_line(*result, *parts)
 
 
 def test_every_flagfile_of_the_project_is_understood():

@@ -303,8 +303,10 @@ def start_worker(workdir, worker, num_workers, total=4):
             done = len(list(folder.glob("*.txt")))
             return {{"files": done}} if done == {total} else None
         try:
-            made = stage.run({os.fspath(workdir)!r}, "gen1/scores", build, settings={{}}, inputs={{}},
-                goes_on=True, worker={worker}, num_workers={num_workers})
+            made = stage.run(
+                {os.fspath(workdir)!r}, "gen1/scores", build, settings={{}}, inputs={{}},
+                goes_on=True, worker={worker}, num_workers={num_workers},
+            )
             print("left to others" if made is None else f"published {{made.counts['files']}}")
         except UserError as error:
             print(error)

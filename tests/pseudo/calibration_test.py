@@ -1,5 +1,7 @@
 """Temperature and thresholds against what is known of synthetic teachers, and a plain search."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.special
@@ -69,7 +71,7 @@ def test_a_temperature_above_1_lowers_every_confidence():
     by_temperature = [
         calibrated_confidences(log_probabilities, one) for one in (0.5, 1.0, 2.0, 20.0)
     ]
-    for sharper, flatter in zip(by_temperature[:-1], by_temperature[1:], strict=True):
+    for sharper, flatter in itertools.pairwise(by_temperature):
         assert (sharper >= flatter).all() and (sharper > flatter).mean() > 0.9
     assert by_temperature[-1].min() >= 1 / 5
 
@@ -131,9 +133,7 @@ def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
             if given.sum() < needed:
                 few.append(label)
                 continue
-            values[-1], reached = best_threshold(
-                confidences[given], right[given], target, needed
-            )
+            values[-1], reached = best_threshold(confidences[given], right[given], target, needed)
             if not reached:
                 missed.append(label)
             reached_by_some += reached
@@ -167,7 +167,9 @@ def test_a_class_of_too_few_dev_images_takes_the_threshold_of_all():
     found = precision_thresholds(labels, confidences, truth, 3, 0.9)
     assert found.few == (1, 2) and found.missed == ()
     assert found.values[1] == found.values[2] == found.values[0]
-    found = precision_thresholds(*(np.append(a, a[-1]) for a in (labels, confidences, truth)), 3, 0.9)
+    found = precision_thresholds(
+        *(np.append(a, a[-1]) for a in (labels, confidences, truth)), 3, 0.9
+    )
     assert found.few == (2,) and found.values[1] == np.float32(0.2)
 
 

@@ -133,13 +133,11 @@ def test_narrowing_finds_the_cut_that_sorting_finds(monkeypatch, parts):
             counted = scan(lambda rows: ranking.histogram(rows, ordered, intervals))  # noqa: B023
             if not done:
                 np.testing.assert_array_equal(counted.num_candidates, counts)
-                lowest = [
-                    confidences[of_class].min(initial=np.inf).item() for of_class in in_order
-                ]
+                lowest = [confidences[of_class].min(initial=np.inf).item() for of_class in in_order]
                 assert counted.lowest.tolist() == lowest
             intervals = ranking.narrow(intervals, counted, ranks)
             done += 1
-            assert intervals.is_open.tolist() == ((0 < ranks) & (ranks < counts)).tolist()
+            assert intervals.is_open.tolist() == ((ranks > 0) & (ranks < counts)).tolist()
             if intervals.members.sum() <= most or not intervals.bits:
                 break
         rounds.append(done)
@@ -178,7 +176,9 @@ def test_candidates_are_the_rows_that_reach_the_threshold_of_their_class(monkeyp
     for thresholds in ([0, 0, 0], [0.5, 0.5, 0.5], [0.5, 1, 0], [1.5, 0, 1]):
         ordered = Ranking(np.float32(thresholds), 4)
         parts = list(ordered.candidates(rows))
-        places, labels, confidences, hashes, of_codes = map(np.concatenate, zip(*parts, strict=True))
+        places, labels, confidences, hashes, of_codes = map(
+            np.concatenate, zip(*parts, strict=True)
+        )
         expected = np.flatnonzero(rows.confidences >= ordered.thresholds[rows.labels])
         np.testing.assert_array_equal(places, expected)
         np.testing.assert_array_equal(labels, rows.labels[expected])

@@ -100,7 +100,7 @@ def test_the_largest_log_probabilities_come_back_from_a_file(tmp_path, top_k):
     read = read_scores(tmp_path / "scores.parquet")
     assert_equal(read, scores)
     for row in range(7):
-        order = sorted(range(10), key=lambda one: -log_probabilities[row, one])  # noqa: B023
+        order = sorted(range(10), key=lambda one: -log_probabilities[row, one])
         assert read.classes[row].tolist() == order[:top_k]
         np.testing.assert_array_equal(
             read.log_probabilities[row], log_probabilities[row, order[:top_k]].astype(np.float16)

@@ -351,9 +351,7 @@ def test_result_does_not_depend_on_the_order_or_the_parts_of_rows(policy, parts)
 
 
 @pytest.mark.parametrize("size", [1, 26, 3000, 10_000])
-def test_small_histograms_and_few_members_change_nothing_but_the_number_of_scans(
-    monkeypatch, size
-):
+def test_small_histograms_and_few_members_change_nothing_but_the_number_of_scans(monkeypatch, size):
     """Of 20,000 images, most of them as confident as can be."""
     rng = np.random.default_rng(6)
     case = large_case(rng, 20_000)

@@ -1,0 +1,153 @@
+"""Records of the official Noisy Student code: labels from 1 on, and other teachers' scores."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from nsk.config import Config, DataConfig
+from nsk.data import ingest, shards, sources
+from nsk.errors import UserError
+from nsk.pseudo import score
+from nsk.pseudo.scores import read_scores, read_table
+
+
+def png(row):
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(load_digits().images[row] * (255 / 16)).astype(np.uint8)).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue()
+
+
+def feature(value):
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    if isinstance(value, int):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=np.atleast_1d(value).tolist()))
+
+
+def write(path, examples):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for example in examples:
+            features = {name: feature(value) for name, value in example.items()}
+            writer.write(
+                tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+            )
+    return f"tfrecord:{path}"
+
+
+def probabilities(row):
+    """A teacher's: sure of the true class, with a tail that is this image's own."""
+    drawn = np.random.default_rng(row).dirichlet(np.full(10, 0.5)) * 0.3
+    drawn[load_digits().target[row]] += 0.7
+    return drawn.astype(np.float32)
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    """100 digits whose labels begin with 1."""
+    target = load_digits().target
+    return write(
+        tmp_path / "train-0",
+        [
+            {"image/encoded": png(row), "image/class/label": int(target[row]) + 1}
+            for row in range(100)
+        ],
+    )
+
+
+def taught(tmp_path, rows=range(100, 130)):
+    """Every second one has all probabilities, the others the first choice and its own."""
+    examples = []
+    for row in rows:
+        of_all = probabilities(row)
+        example = {
+            "image/encoded": png(row),
+            "label": int(of_all.argmax()),
+            "prob": float(of_all.max()),
+        }
+        if row % 2:
+            example["probabilities"] = of_all
+        examples.append(example)
+    return write(tmp_path / "pseudo-0", examples)
+
+
+def test_labels_may_begin_with_1(labeled):
+    source = sources.open_source(labeled, first_label=1)
+    assert source.class_names == [str(label) for label in range(10)]
+    images = list(source.images("train"))
+    assert [image.label for image in images] == load_digits().target[:100].tolist()
+    assert images[7].id == "train-0/000007"
+    with pytest.raises(UserError, match="labels from 1 to 10: expected 2 to 10; --first_label"):
+        sources.open_source(labeled, first_label=2).class_names  # noqa: B018
+
+
+def run(folder, labeled, unlabeled):
+    config = DataConfig(
+        dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        first_label=1,
+        num_labeled=20,
+        num_dev=20,
+        images_per_shard=12,
+    )
+    ingest.ingest(config, 0, folder)
+    return shards.ShardSet.load(folder / "unlabeled")
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_what_a_teacher_elsewhere_says_becomes_scores(tmp_path, labeled, top_k):
+    unlabeled = run(tmp_path / "data", labeled, taught(tmp_path))
+    assert unlabeled.counts == (12, 12, 6)
+    (tmp_path / "scores").mkdir()
+    counts = score.adopt(unlabeled, tmp_path / "scores", top_k=top_k)
+    assert counts == {"scored": 30, "temperature": None}
+    seen = set()
+    for path in score.score_paths(unlabeled, tmp_path / "scores"):
+        scores = read_scores(path)
+        assert scores.top_k == top_k
+        received = np.exp(scores.all_log_probabilities(10))
+        for row, id in enumerate(scores.ids):
+            number = 100 + int(id.rpartition("/")[2])
+            seen.add(number)
+            expected = probabilities(number)
+            first = expected.argmax()
+            if number % 2 == 0:  # The first choice alone is known, and the rest is spread.
+                expected = np.full(10, (1 - expected[first]) / 9)
+                expected[first] = probabilities(number)[first]
+            elif top_k:
+                least = np.argsort(-expected)[top_k:]
+                expected[least] = expected[least].mean()
+            np.testing.assert_allclose(received[row], expected, rtol=5e-3, atol=1e-6)
+            assert scores.labels[row] == first == load_digits().target[number]
+            np.testing.assert_allclose(scores.confidences[row], expected[first], rtol=1e-3)
+    assert seen == set(range(100, 130))
+    assert len(read_table(tmp_path / "scores/dev.parquet")) == 0
+
+
+def test_images_of_which_no_teacher_says_anything_are_refused(tmp_path, labeled):
+    silent = write(tmp_path / "silent", [{"image/encoded": png(row)} for row in (100, 101)])
+    unlabeled = run(tmp_path / "data", labeled, silent)
+    (tmp_path / "scores").mkdir()
+    with pytest.raises(UserError, match="has 0 log-probabilities: expected those of 10 classes"):
+        score.adopt(unlabeled, tmp_path / "scores")
+
+
+@pytest.mark.parametrize("values", [np.full(9, 1 / 9), np.full(10, 0.2), np.eye(10)[0] * 2 - 0.1])
+def test_what_is_no_distribution_over_the_classes_is_refused(tmp_path, labeled, values):
+    example = {"image/encoded": png(100), "probabilities": values.astype(np.float32)}
+    with pytest.raises(UserError, match=r"wrong/000000: .* not probabilities of 10"):
+        run(tmp_path / "data", labeled, write(tmp_path / "wrong", [example]))
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    given = {"first_scores": "records", "train_images": [100]}
+    with pytest.raises(UserError, match="give tfrecord:PATTERN of records with pseudo-labels"):
+        Config.from_values(given)
+    with pytest.raises(UserError, match="says nothing of dev; leave these two out"):
+        Config.from_values({**given, "unlabeled_dataset": "tfrecord:a", "calibrate": True})
