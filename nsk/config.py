@@ -586,6 +586,12 @@ class RunConfig(Section):
         maximum=64,
     )
     eval_batch_size: int = setting(512, "Images in a batch of scoring and evaluation.", minimum=1)
+    checkpoint_minutes: float = setting(
+        5.0,
+        "Wall-clock time from one checkpoint of a training stage to the next one, minutes; longer "
+        "where writing them would take more than 1 % of the time.",
+        minimum=0.0,
+    )
     generation: int = setting(
         1,
         "What the commands score and select work on: 1 is what the teacher makes for the first "

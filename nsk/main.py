@@ -10,15 +10,15 @@ Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request
 """
 
 import contextlib
+import importlib.util
 import logging as python_logging
 import os
-import signal
 import sys
 
 from absl import app, flags, logging
 
 from nsk import config as config_module
-from nsk import stage
+from nsk import stage, stopping
 from nsk.errors import UserError
 
 OK, WRONG_INPUT, STOPPED = 0, 2, 75
@@ -77,6 +77,11 @@ def prepare():
         )
     if config.run.teacher and not config.teacher_path.is_file():
         raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
+    if config.pseudo.engine == "beam" and importlib.util.find_spec("apache_beam") is None:
+        raise UserError(
+            "--engine=beam: Apache Beam is not installed: pip install -c constraints.txt -r "
+            "requirements-beam.txt, or leave the flag out."
+        )
     stage.make_folder(config.workdir)
     # TensorFlow takes seconds to import, which --help and wrong flags should not wait for.
     with native_messages_hidden():
@@ -152,10 +157,6 @@ def _is_ours_or_a_warning(record):
     return is_ours or record.levelno >= python_logging.WARNING
 
 
-def _stop(*_):
-    raise KeyboardInterrupt
-
-
 def exit_at_once(code):
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
     logging.flush()
@@ -171,14 +172,20 @@ def run_main(argv, main=main):
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_a_warning)
-    signal.signal(signal.SIGTERM, _stop)
+    stopping.install()
     try:
         return main(argv)
     except UserError as error:
         tell(str(error))
         return WRONG_INPUT
+    except stopping.Stopped:
+        tell("stopped, everything is saved: run the same command again to go on.")
+        return STOPPED
     except KeyboardInterrupt:
-        tell("stopped. Every finished stage is kept: run the same command again to go on.")
+        tell(
+            "stopped. Finished stages and the last checkpoint are kept: run the same command again "
+            "to go on."
+        )
         return STOPPED
 
 

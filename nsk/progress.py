@@ -12,10 +12,11 @@ class Progress:
         total: amount of work, in `unit`.
         unit: name of what is counted, in the plural.
         stream: where it is shown; stderr by default.
+        done: amount of work that was done before.
     """
 
-    def __init__(self, title, total, unit="images", stream=None):
-        self.title, self.total, self.unit = title, total, unit
+    def __init__(self, title, total, unit="images", stream=None, done=0):
+        self.title, self.total, self.unit, self._before = title, total, unit, done
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
         self._interval = 0.2 if self._is_terminal else 30.0
@@ -33,13 +34,13 @@ class Progress:
         seconds = time.monotonic() - self._started
         done = self.total if done is None else done
         start, end = ("\r\x1b[K", "\n") if self._is_terminal else ("", "\n")
-        rate = done / max(seconds, 1e-9)
+        rate = (done - self._before) / max(seconds, 1e-9)
         text = f"{self.title}: {done:,} {self.unit} in {clock(seconds)} ({rate:,.0f}/s)"
         self._write(start + text + (f"  {note}" if note else "") + end)
 
     def _show(self, done, seconds, note):
-        rate = done / max(seconds, 1e-9)
-        left = clock(max(0.0, self.total - done) / rate) if done else "?"
+        rate = (done - self._before) / max(seconds, 1e-9)
+        left = clock(max(0.0, self.total - done) / rate) if rate else "?"
         share = done / self.total if self.total else 1.0
         text = f"{done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} left"
         if self._is_terminal:

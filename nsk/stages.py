@@ -52,26 +52,18 @@ class Stages:
         """Writes every setting of this call into the workdir."""
         stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(self.config))
 
-    def _run(self, name, build, settings=None, goes_on=False, worker=0, num_workers=1, **inputs):
-        settings = settings or {}
+    def _run(self, name, build, settings=None, *, how=None, **inputs):
+        """The stage of a name, as `stage.run` makes it; `how` are its other arguments."""
+        identity = {"settings": settings or {}, "inputs": inputs}
         if self.finished_only:
-            found = stage.find(self.workdir, name, settings=settings, inputs=inputs)
+            found = stage.find(self.workdir, name, **identity)
             if found is None:
                 raise UserError(
                     f"{name} is not finished in {self.workdir} for these settings: give those of "
                     "its run, or make it with the command score."
                 )
             return found
-        made = stage.run(
-            self.workdir,
-            name,
-            build,
-            settings=settings,
-            inputs=inputs,
-            goes_on=goes_on,
-            worker=worker,
-            num_workers=num_workers,
-        )
+        made = stage.run(self.workdir, name, build, **identity, **(how or {}))
         self.all_reused &= made is not None and made.reused
         return made
 
@@ -192,8 +184,6 @@ class Stages:
         warm = settings.get("init_from") == "teacher"
 
         def build(folder):
-            summary_folder = self._summary_folder(folder)
-            shutil.rmtree(summary_folder, ignore_errors=True)  # Curves of a run that was stopped.
             job = train_stage.Job(
                 settings=settings,
                 labeled=labeled,
@@ -201,7 +191,9 @@ class Stages:
                 pseudo=pseudo,
                 labeled_copies=labeled_copies,
                 initial=load_model(teacher.path / MODEL) if warm else None,
-                summary_folder=summary_folder,
+                summary_folder=self._summary_folder(folder),
+                checkpoint_folder=folder / "checkpoints",
+                checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
                 eval_batch_size=self.config.run.eval_batch_size,
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
@@ -211,7 +203,8 @@ class Stages:
             inputs["pseudo_labels"] = pseudo_labels
         if warm:
             inputs["teacher"] = teacher
-        return self._run(settings["name"], build, train_stage.relevant(settings), **inputs)
+        how = {"goes_on": True}
+        return self._run(settings["name"], build, train_stage.relevant(settings), how=how, **inputs)
 
     def _summary_folder(self, folder):
         """Where TensorBoard's events of a stage go: a folder that is not renamed at its end."""
@@ -262,6 +255,7 @@ class Stages:
         None where this process is one of several workers, and not the last one.
         """
         pseudo, run = self.config.pseudo, self.config.run
+        workers = {"worker": run.shard_index, "num_workers": run.num_shard_workers}
         settings = {
             "views": pseudo.score_views,
             "top_k": pseudo.stored_classes(images.counts["num_classes"]),
@@ -283,19 +277,16 @@ class Stages:
                 self._predictor(teacher, images, settings["views"]),
                 folder,
                 top_k=settings["top_k"],
-                worker=run.shard_index,
-                num_workers=run.num_shard_workers,
                 title=f"gen{generation}/scores",
                 engine=self._engine(folder),
+                **workers,
             )
 
         return self._run(
             f"gen{generation}/scores",
             build,
             settings,
-            goes_on=True,
-            worker=run.shard_index,
-            num_workers=run.num_shard_workers,
+            how={"goes_on": True, **workers},
             teacher=teacher,
             images=images,
         )
@@ -339,7 +330,7 @@ class Stages:
                 engine=self._engine(folder),
             ),
             settings,
-            goes_on=True,
+            how={"goes_on": True},
             images=images,
             scores=scores,
             selection=selection,

@@ -7,6 +7,8 @@ a second one, the pseudo-labelled images, or with `--mixing=union` one stream ov
 import contextlib
 import dataclasses
 import functools
+import shutil
+from pathlib import Path
 
 import tensorflow as tf
 from absl import logging
@@ -16,6 +18,7 @@ from nsk.data import perturb, pipeline
 from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
+from nsk.files import written_whole
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
@@ -46,6 +49,8 @@ class Job:
             each.
         initial: a model of the same network whose weights training starts from; None: fresh ones.
         summary_folder: where TensorBoard's events go.
+        checkpoint_folder: where checkpoints are kept while the stage trains.
+        checkpoint_seconds: float, from one checkpoint to the next one.
         eval_batch_size: images in a batch of evaluation.
     """
 
@@ -56,6 +61,8 @@ class Job:
     labeled_copies: dict
     initial: object
     summary_folder: object
+    checkpoint_folder: Path
+    checkpoint_seconds: float
     eval_batch_size: int
 
     @property
@@ -111,10 +118,16 @@ def train(job, strategy, model_path):
             evaluate=_make_evaluation(job, trainer.published_model),
             evaluations=settings["train"]["evaluations"],
             summary_folder=job.summary_folder,
+            checkpoint_folder=job.checkpoint_folder,
+            checkpoint_seconds=job.checkpoint_seconds,
             title=f"{settings['name']} {settings['architecture']}",
         )
     model = trainer.publish()
-    model.save(model_path)
+    with written_whole(model_path) as unfinished:
+        named = unfinished.with_name(f"{unfinished.name}.keras")  # Keras goes by the suffix.
+        model.save(named)
+        named.rename(unfinished)
+    shutil.rmtree(job.checkpoint_folder, ignore_errors=True)
     return {
         "model": settings["architecture"],
         "parameters": trainable_parameters(model),

@@ -1,5 +1,7 @@
 """TensorBoard's view of one training stage: its curves, and images as they are trained on."""
 
+import shutil
+
 import numpy as np
 import tensorflow as tf
 
@@ -15,8 +17,11 @@ class Curves:
     How many steps come in one call depends on the machine's speed; the points do not, so equal runs
     have equal curves.
 
+    A training that goes on writes its curves anew from their beginning (`restore`): what a stopped
+    process has written behind its last checkpoint would else stand there twice.
+
     Args:
-        folder: where the events go.
+        folder: where the events go; what is in it is removed.
         learning_rates: float32 array (num_steps,).
     """
 
@@ -25,8 +30,37 @@ class Curves:
         self._losses = np.zeros(len(learning_rates), np.float32)
         self._norms = np.zeros(len(learning_rates), np.float32)
         self._every = max(1, len(learning_rates) // POINTS)
+        self._speeds, self._evaluations = [], []
         self._steps = self._written = 0
+        shutil.rmtree(folder, ignore_errors=True)
         self._writer = tf.summary.create_file_writer(str(folder))
+
+    @property
+    def state(self):
+        """All that the curves show, for a checkpoint: a dict of arrays and JSON-like values."""
+        return {
+            "losses": self._losses[: self._steps].copy(),
+            "norms": self._norms[: self._steps].copy(),
+            "speeds": list(self._speeds),
+            "evaluations": list(self._evaluations),
+        }
+
+    def restore(self, state):
+        """Writes the curves of an earlier process's `state`."""
+        evaluations = iter(state["evaluations"])
+        speeds, following = state["speeds"], next(evaluations, None)
+        for start in range(0, len(state["losses"]), self._every):
+            window = slice(start, start + self._every)
+            speed = speeds[len(self._speeds)] if len(self._speeds) < len(speeds) else 0.0
+            self.add_steps(state["losses"][window], state["norms"][window], speed)
+            while following and following["step"] <= self._steps:
+                self._write_evaluation(following)
+                following = next(evaluations, None)
+
+    @property
+    def last_evaluation(self):
+        """The metrics of the last evaluation; {} before it."""
+        return self._evaluations[-1]["metrics"] if self._evaluations else {}
 
     def add_steps(self, losses, norms, images_per_second):
         """The next steps' losses and gradient norms, float32 (count,), and their speed."""
@@ -37,6 +71,7 @@ class Curves:
             while self._written + self._every <= after:
                 window = slice(self._written, self._written + self._every)
                 self._written = step = window.stop
+                self._speeds.append(float(images_per_second))
                 tf.summary.scalar("train/loss", self._losses[window].mean(), step)
                 tf.summary.scalar("train/gradient_norm", self._norms[window].mean(), step)
                 tf.summary.scalar("train/learning_rate", self._rates[step - 1], step)
@@ -55,8 +90,12 @@ class Curves:
 
     def add_evaluation(self, metrics):
         """Dev metrics after the steps so far: a dict of floats, None where one is not defined."""
-        with self._writer.as_default(self._steps):
-            for name, value in metrics.items():
+        self._write_evaluation({"step": self._steps, "metrics": metrics})
+
+    def _write_evaluation(self, evaluation):
+        self._evaluations.append(evaluation)
+        with self._writer.as_default(evaluation["step"]):
+            for name, value in evaluation["metrics"].items():
                 if value is not None:  # Top-5 accuracy, where there are five classes.
                     tf.summary.scalar(f"dev/{name}", value)
 

@@ -11,11 +11,13 @@ import math
 import time
 
 import tensorflow as tf
+from absl import logging
 
-from nsk import noise
+from nsk import noise, stopping
 from nsk.errors import CannotTeachError
 from nsk.progress import Progress
 from nsk.training import optimizers
+from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.losses import summed_cross_entropy
@@ -90,8 +92,18 @@ class Trainer:
         # Outside the scope and not synchronized: what is evaluated, scored with, saved and served.
         self.published_model = build_model(synchronized=False)
 
-    def train(self, make_batches, *, evaluate, evaluations, summary_folder, title):
-        """Runs all steps.
+    def train(
+        self,
+        make_batches,
+        *,
+        evaluate,
+        evaluations,
+        summary_folder,
+        title,
+        checkpoint_folder,
+        checkpoint_seconds,
+    ):
+        """Runs all steps, from the last checkpoint on where there is one.
 
         Args:
             make_batches: function of (first_step, num_steps) that returns a `tf.data.Dataset` with
@@ -103,50 +115,78 @@ class Trainer:
             evaluations: how often `evaluate` is called, the end included.
             summary_folder: where TensorBoard's events go.
             title: name of the work on the progress line.
+            checkpoint_folder: where checkpoints are kept while the training lasts.
+            checkpoint_seconds: float, from one checkpoint to the next one.
 
         Returns:
             dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.
 
         Raises:
-            CannotTeachError: the loss is not finite.
+            CannotTeachError: the loss, a gradient or a weight is not finite.
+            Stopped: a stop was requested; a checkpoint of the last step is on disk.
         """
         num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
         stops = evaluation_steps(num_steps, evaluations)
-        dataset = make_batches(0, num_steps)
         curves = Curves(summary_folder, self.recipe.learning_rates)
         (first,) = make_batches(0, 1)
         curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
-        batches = self.iterate(dataset)
-        progress = Progress(title, num_steps * batch)
-        started, step, steps_per_call = time.monotonic(), 0, 1
-        measured = {}
-        while step < num_steps:
-            count = min(steps_per_call, min(stop for stop in stops if stop > step) - step)
-            called = time.monotonic()
-            losses, norms = self.run_steps(batches, tf.constant(step), tf.constant(count))
-            losses, norms = losses.numpy(), norms.numpy()
-            seconds = time.monotonic() - called
-            _check_finite(losses, step)
-            if step > 0:  # The first call also compiles.
-                steps_per_call = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
-            step += count
-            curves.add_steps(losses, norms, count * batch / seconds)
-            if step in stops:
-                self.publish()
-                measured = evaluate()
-                curves.add_evaluation(measured)
-            note = f"loss {losses.mean():.3f}" + (
-                f", dev accuracy {measured['accuracy']:.2%}" if measured else ""
-            )
-            progress.update(step * batch, note)
+        checkpoints = Checkpoints(checkpoint_folder, self._variables(), checkpoint_seconds)
+        step, seconds_before = 0, 0.0
+        if restored := checkpoints.restore():
+            step, remembered = restored
+            seconds_before = remembered.pop("seconds")
+            curves.restore(remembered)
+            logging.info("%s: goes on from step %d of %d", title, step, num_steps)
+        batches = self.iterate(make_batches(step, num_steps))
+        progress = Progress(title, num_steps * batch, done=step * batch)
+        started, steps_per_call, compiled, note = time.monotonic(), 1, False, ""
+        with stopping.saving() as stop:
+            while step < num_steps:
+                count = min(steps_per_call, min(end for end in stops if end > step) - step)
+                called = time.monotonic()
+                losses, norms = self.run_steps(batches, tf.constant(step), tf.constant(count))
+                losses, norms = losses.numpy(), norms.numpy()
+                seconds = time.monotonic() - called
+                _check_finite(losses, norms, step)
+                if compiled:  # The first call also compiles.
+                    steps_per_call = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
+                compiled = True
+                step += count
+                curves.add_steps(losses, norms, count * batch / seconds)
+                if step in stops:
+                    self.publish()
+                    curves.add_evaluation(evaluate())
+                if stop.made or checkpoints.is_due:
+                    spent = seconds_before + time.monotonic() - started
+                    checkpoints.save(step, {"seconds": spent, **curves.state}, wait=stop.made)
+                if stop.made:
+                    raise stopping.Stopped
+                note = f"loss {losses.mean():.3f}" + (
+                    f", dev accuracy {curves.last_evaluation['accuracy']:.2%}"
+                    if curves.last_evaluation
+                    else ""
+                )
+                progress.update(step * batch, note)
+        checkpoints.finish()
         curves.close()
         progress.close(note=note)
         return {
             "steps": num_steps,
             "images_seen": num_steps * batch,
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(seconds_before + time.monotonic() - started, 1),
             "final_loss": curves.final_loss,
-            "dev": measured,
+            "dev": curves.last_evaluation,
+        }
+
+    def _variables(self):
+        """All that a step changes: a dict from a name to a variable."""
+        parts = {"model": self.model.variables, "optimizer": self.optimizer.variables}
+        if self.average:
+            parts["average"] = self.average.averages
+        return {
+            f"{part}/{number}/{getattr(one, 'path', one.name)}": one
+            for part, variables in parts.items()
+            for number, one in enumerate(variables)
         }
 
     def iterate(self, dataset):
@@ -252,10 +292,11 @@ def evaluation_steps(num_steps, evaluations):
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
 
 
-def _check_finite(losses, first_step):
-    for i, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise CannotTeachError(
-                f"The loss became {loss} at step {first_step + i}: lower --learning_rate, lengthen "
-                "--warmup_epochs or set --gradient_clip_norm."
-            )
+def _check_finite(losses, norms, first_step):
+    for name, values in (("loss", losses), ("gradient's norm", norms)):
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                raise CannotTeachError(
+                    f"The {name} became {value} at step {first_step + i}: lower --learning_rate, "
+                    "lengthen --warmup_epochs or set --gradient_clip_norm."
+                )

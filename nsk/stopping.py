@@ -1,0 +1,48 @@
+"""Stopping on request: SIGTERM and Ctrl-C, at once or where nothing is lost.
+
+Most work may be interrupted anywhere. A loop that holds something of value asks for time within
+`saving`: the first signal then only sets `StopRequest.made`, and the loop saves and raises
+`Stopped`. A second signal interrupts at once.
+"""
+
+import contextlib
+import signal
+
+
+class Stopped(KeyboardInterrupt):
+    """Work was stopped on request; everything is saved."""
+
+
+class StopRequest:
+    """Whether a stop was requested: `made`."""
+
+    def __init__(self):
+        self.made = False
+
+
+_loop = None  # The `StopRequest` of the loop that saves, if there is one.
+
+
+def handle(signal_number, frame):
+    """The handler of both signals."""
+    if _loop is not None and not _loop.made:
+        _loop.made = True
+        return
+    raise KeyboardInterrupt
+
+
+def install():
+    """Lets this module handle the signals; call it from the main thread."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, handle)
+
+
+@contextlib.contextmanager
+def saving():
+    """Yields a `StopRequest` that the loop within looks at."""
+    global _loop
+    outer, _loop = _loop, StopRequest()
+    try:
+        yield _loop
+    finally:
+        _loop = outer

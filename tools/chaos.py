@@ -1,0 +1,196 @@
+"""Kills a small real run at random moments until it is finished, and compares what it left.
+
+    python -m tools.chaos [--kills=50] [--signal=KILL] [--seed=0] [--flags="--models=..."]
+
+An undisturbed run and a killed one have the same flags: handwritten digits, a teacher and a
+student, checkpoints as often as can be. The killed one is started again after every kill; where it
+finishes before all kills are done, another one begins. Compared are the SHA-256 of every
+generation's weights and predictions, of scores, selections and pseudo-label shards, of the points
+of all curves, and of summary.json without its times. With `--signal=TERM` every exit code must be
+75, too. The last line is one JSON object.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from nsk.main import OK, STOPPED
+
+FLAGS = (
+    "--dataset=digits --image_size=8 --num_labeled=60 --num_dev=60 --images_per_shard=64 "
+    "--models=convnet5,convnet5 --train_images=9000 --labeled_batch_size=32,16 --ratio=2 "
+    "--loss_normalization=all --optimizer=sgd --learning_rate=0.05 --ema_decay=0.99 --flip=off "
+    "--crop_padding=0 --fill=0 --randaugment_operations=rotate,shear_x --min_confidence=0.2 "
+    "--weight_decay=1e-3 --dropout_rate=0.3 --seed=3 --evaluations=3 --checkpoint_minutes=0"
+)
+# Of a whole run's time, the latest moment of a kill.
+LATEST_KILL = 0.8
+# Whose contents are not a function of the flags: times, and archives that hold times.
+TIMES = ("seconds", "examples_per_second")
+
+
+def start(flags, workdir, log):
+    """A process of its own session, as a terminal or a scheduler starts it."""
+    command = [sys.executable, "-m", "nsk.main", *shlex.split(flags), f"--workdir={workdir}"]
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def run_through(flags, workdir, log):
+    """Runs to the end; seconds."""
+    started = time.monotonic()
+    code = start(flags, workdir, log).wait()
+    if code != OK:
+        raise SystemExit(f"The run ended with the exit code {code}: see {log.name}.")
+    return time.monotonic() - started
+
+
+def run_killed(flags, workdir, log, kills, signal_number, latest, chance):
+    """Starts and kills until the run is finished or all kills are done, then runs to the end.
+
+    Returns:
+        list of dicts `stage`, what was being made at the time of a kill, and `code`, the exit code.
+    """
+    told = []
+    while len(told) < kills:
+        process = start(flags, workdir, log)
+        try:
+            code = process.wait(timeout=chance.uniform(0, latest))
+        except subprocess.TimeoutExpired:
+            making = stages_in_making(workdir)
+            os.killpg(process.pid, signal_number)
+            told.append({"stage": making, "code": process.wait()})
+            continue
+        if code != OK:
+            raise SystemExit(f"The run ended with the exit code {code}: see {log.name}.")
+        return told
+    run_through(flags, workdir, log)
+    return told
+
+
+def stages_in_making(workdir):
+    """Names of the stages that have begun and are not finished, without their fingerprints."""
+    partial = sorted(workdir.rglob("*-*.partial"))
+    names = [path.relative_to(workdir).as_posix().rpartition("-")[0] for path in partial]
+    return ",".join(names) or "between stages"
+
+
+def digests(workdir):
+    """{what: SHA-256 or value} of all that a run leaves and that its flags determine."""
+    import keras
+    import numpy as np
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from nsk import models
+
+    assert models  # Registers the layers that saved models have.
+    found = {}
+    for path in sorted(workdir.rglob("*")):
+        name = path.relative_to(workdir).as_posix()
+        if path.suffix in (".parquet", ".tfrecord") or path.name == "manifest.json":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.suffix == ".keras":
+            digest = hashlib.sha256()
+            for weight in keras.models.load_model(path, compile=False).get_weights():
+                digest.update(np.ascontiguousarray(weight))
+            found[name] = digest.hexdigest()
+        elif path.name == "summary.json":
+            found[name] = without_times(json.loads(path.read_text()))
+    for folder in sorted({path.parent for path in workdir.rglob("events.out.*")}):
+        events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+        events.Reload()
+        for tag in events.Tags()["tensors"]:
+            if tag != "train/images_per_second":
+                points = [
+                    (
+                        one.step,
+                        one.tensor_proto.tensor_content.hex() or list(one.tensor_proto.float_val),
+                    )
+                    for one in events.Tensors(tag)
+                ]
+                text = json.dumps(points)
+                found[f"{folder.relative_to(workdir)} {tag}"] = hashlib.sha256(
+                    text.encode()
+                ).hexdigest()
+    leftovers = [
+        path for path in workdir.rglob("*") if ".partial" in path.name or ".unfinished" in path.name
+    ]
+    found["leftovers"] = sorted(path.relative_to(workdir).as_posix() for path in leftovers)
+    return found
+
+
+def without_times(value):
+    """JSON without the entries that tell times."""
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key not in TIMES}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--flags", default="", help="more flags of nsk.main, behind the tool's own")
+    options = parser.parse_args(arguments)
+    flags = f"{FLAGS} {options.flags}"
+    signal_number = getattr(signal, f"SIG{options.signal}")
+    chance = random.Random(options.seed)
+    told, differing, runs = [], set(), 0
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w") as log:
+        folder = Path(folder)
+        seconds = run_through(flags, folder / "undisturbed", log)
+        expected = digests(folder / "undisturbed")
+        print(f"Undisturbed: {seconds:.0f} s, {len(expected)} digests.", flush=True)
+        while len(told) < options.kills:
+            runs += 1
+            workdir = folder / f"killed-{runs}"
+            told += run_killed(
+                flags,
+                workdir,
+                log,
+                options.kills - len(told),
+                signal_number,
+                LATEST_KILL * seconds,
+                chance,
+            )
+            received = digests(workdir)
+            wrong = {
+                name
+                for name in expected.keys() | received.keys()
+                if expected.get(name) != received.get(name)
+            }
+            print(f"Run {runs}: {len(told)} kills so far, {len(wrong)} differences.", flush=True)
+            differing |= wrong
+        if differing:
+            print(*sorted(differing), sep="\n")
+    by_stage = collections.Counter(one["stage"] for one in told)
+    for stage, count in sorted(by_stage.items()):
+        print(f"{count:4d} kills while making {stage}")
+    codes = collections.Counter(one["code"] for one in told)
+    result = {
+        "kills": len(told),
+        "signal": options.signal,
+        "identical": not differing,
+        "runs": runs,
+        "exit_codes": {str(code): count for code, count in sorted(codes.items())},
+        "stages": dict(sorted(by_stage.items())),
+    }
+    print(json.dumps(result))
+    graceful = options.signal == "KILL" or set(codes) <= {STOPPED, -signal_number}
+    return not differing and graceful
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)
