@@ -112,6 +112,8 @@ def make_job(shard_sets, folder, generation=1, labeled_copies=None, **changes):
         labeled_copies=labeled_copies or {},
         initial=None,
         summary_folder=folder / "tensorboard",
+        checkpoint_folder=folder / "checkpoints",
+        checkpoint_seconds=1e9,
         eval_batch_size=64,
     )
 

@@ -109,7 +109,7 @@ def make_job(model, cache, sets, folder):
         "targets": {"pseudo_label": "soft", "temperature": 1.0, "smooth_epsilon": 0.1},
     }
     return train_stage.Job(
-        settings, sets["labeled"], sets["dev"], sets["pseudo"], {}, None, folder, 512
+        settings, sets["labeled"], sets["dev"], sets["pseudo"], {}, None, folder, folder, 1e9, 512
     )
 
 

@@ -113,7 +113,7 @@ class Checkpoints:
         for path in sorted(self.folder.glob("step-" + "[0-9]" * 9), reverse=True):
             try:
                 step, arrays, remembered = read(path)
-                _check_same({name: np.shape(v) for name, v in self.variables.items()}, arrays)
+                _check_same({name: tuple(v.shape) for name, v in self.variables.items()}, arrays)
             except ValueError as error:
                 logging.warning("The checkpoint %s is damaged (%s): left out.", path, error)
                 shutil.rmtree(path)

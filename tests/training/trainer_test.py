@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from tensorflow.core.util import event_pb2
 
-from nsk import models, noise
+from nsk import models, noise, stopping
 from nsk.data import augment, pipeline
 from nsk.data.streams import ResidentStream
 from nsk.errors import UserError
@@ -382,6 +383,8 @@ def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
         evaluations=3,
         summary_folder=tmp_path / "events",
         title="small run",
+        checkpoint_folder=tmp_path / "checkpoints",
+        checkpoint_seconds=1e9,
     )
     scalars = read_events(tmp_path / "events")
     assert result["steps"] == 60
@@ -422,6 +425,8 @@ def train_with_broken_step(tmp_path, broken_step):
         evaluations=2,
         summary_folder=tmp_path / "events",
         title="broken",
+        checkpoint_folder=tmp_path / "checkpoints",
+        checkpoint_seconds=0.0,
     )
 
 
@@ -449,3 +454,75 @@ def test_evaluations_are_spread_evenly_and_the_last_step_is_among_them():
             assert len(steps) == min(num_steps, evaluations)
             assert steps[-1] == num_steps
             assert steps[0] > 0
+
+
+class KilledError(Exception):
+    """The process ended here, for all that the training knows."""
+
+
+def train_in_parts(folder, stops=(), evaluations=4):
+    """Trains, interrupted after the evaluations of the numbers `stops`; (result, weights)."""
+    measured = 0
+    recipe = dataclasses.replace(RECIPE, learning_rates=RECIPE.learning_rates[:20])
+    for number in (*stops, None):
+        trainer = make_trainer("one", recipe, small_noisy)
+
+        def evaluate(number=number, trainer=trainer):
+            nonlocal measured
+            measured += 1
+            if number is not None and measured >= number:
+                raise KilledError
+            total = sum(float(tf.reduce_sum(one.value)) for one in trainer.model.variables)
+            return {"accuracy": 0.5, "sum": total}
+
+        try:
+            result = trainer.train(
+                batches,
+                evaluate=evaluate,
+                evaluations=evaluations,
+                summary_folder=folder / "events",
+                title="in parts",
+                checkpoint_folder=folder / "checkpoints",
+                checkpoint_seconds=0.0,
+            )
+        except KilledError:
+            continue
+    return result, [one.numpy() for one in trainer.publish().variables]
+
+
+def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr("nsk.training.checkpoint.LARGEST_SHARE", 1e9)  # After every call.
+    expected, weights = train_in_parts(tmp_path / "whole")
+    received, received_weights = train_in_parts(tmp_path / "parts", stops=(2, 3, 3))
+    assert {**received, "seconds": 0} == {**expected, "seconds": 0}
+    for one, other in zip(received_weights, weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    curves, others = (read_events(tmp_path / name / "events") for name in ("whole", "parts"))
+    del curves["train/images_per_second"], others["train/images_per_second"]
+    assert others == curves
+    assert len(list((tmp_path / "parts/checkpoints").iterdir())) == 2
+
+
+def test_a_stop_on_request_saves_the_last_step(tmp_path):
+    recipe = dataclasses.replace(RECIPE, learning_rates=RECIPE.learning_rates[:20])
+    trainer = make_trainer("one", recipe, small_noisy)
+
+    def evaluate():
+        signal.raise_signal(signal.SIGTERM)
+        return {"accuracy": 0.5}
+
+    kept = signal.signal(signal.SIGTERM, stopping.handle)
+    try:
+        with pytest.raises(stopping.Stopped):
+            trainer.train(
+                batches,
+                evaluate=evaluate,
+                evaluations=2,
+                summary_folder=tmp_path / "events",
+                title="stopped",
+                checkpoint_folder=tmp_path / "checkpoints",
+                checkpoint_seconds=1e9,
+            )
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000010"]

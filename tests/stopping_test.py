@@ -1,0 +1,44 @@
+import os
+import signal
+
+import pytest
+
+from nsk import stopping
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    kept = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    stopping.install()
+    yield
+    for one, handler in kept.items():
+        signal.signal(one, handler)
+
+
+def send(signal_number):
+    os.kill(os.getpid(), signal_number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_at_once(number):
+    with pytest.raises(KeyboardInterrupt):
+        send(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_loop_that_saves_is_asked_first_and_interrupted_by_a_second_signal(number):
+    with stopping.saving() as stop:
+        assert not stop.made
+        send(number)
+        assert stop.made
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+
+
+def test_afterwards_a_signal_interrupts_again():
+    with pytest.raises(stopping.Stopped), stopping.saving() as stop:
+        send(signal.SIGTERM)
+        assert stop.made
+        raise stopping.Stopped
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)

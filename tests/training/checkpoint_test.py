@@ -1,0 +1,185 @@
+import json
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nsk.errors import CannotTeachError
+from nsk.training import checkpoint
+from nsk.training.checkpoint import Checkpoints
+
+
+def variables(seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        "model/0/dense/kernel": tf.Variable(random.normal(size=(3, 4)).astype(np.float32)),
+        "model/1/dense/bias": tf.Variable(random.normal(size=4)),
+        "optimizer/0/iteration": tf.Variable(int(random.integers(100)), dtype=tf.int64),
+    }
+
+
+def values(these):
+    return {name: one.numpy().copy() for name, one in these.items()}
+
+
+def assert_equal(received, expected):
+    assert list(received) == list(expected)
+    for name, value in expected.items():
+        assert received[name].dtype == value.dtype
+        np.testing.assert_array_equal(received[name], value, err_msg=name)
+
+
+REMEMBERED = {"seconds": 2.5, "losses": np.float32([1, 0.5]), "evaluations": [{"step": 3}]}
+
+
+def saved(folder, steps=(7,)):
+    """Variables of which each step's checkpoint holds those of the seed of its number."""
+    these = variables()
+    checkpoints = Checkpoints(folder, these, 1e9)
+    for step in steps:
+        for name, one in variables(step).items():
+            these[name].assign(one)
+        checkpoints.save(step, REMEMBERED)
+    checkpoints.finish()
+    return these
+
+
+def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+    expected = values(saved(tmp_path))
+    these = variables(99)
+    step, remembered = Checkpoints(tmp_path, these, 1.0).restore()
+    assert step == 7
+    assert_equal(values(these), expected)
+    assert remembered["seconds"] == 2.5 and remembered["evaluations"] == [{"step": 3}]
+    np.testing.assert_array_equal(remembered["losses"], REMEMBERED["losses"])
+
+
+def test_without_a_checkpoint_nothing_changes(tmp_path):
+    these = variables()
+    before = values(these)
+    assert Checkpoints(tmp_path / "none", these, 1.0).restore() is None
+    assert_equal(values(these), before)
+
+
+def test_the_last_two_are_kept(tmp_path):
+    saved(tmp_path, steps=(1, 2, 30, 400))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000030", "step-000000400"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+    """What is saved are the values of the moment, however the variables change meanwhile."""
+    these = variables()
+    expected = values(these)
+    checkpoints = Checkpoints(tmp_path, these, 1e9)
+    checkpoints.save(5, {})
+    for one in these.values():
+        one.assign_add(tf.ones_like(one))
+    checkpoints.finish()
+    assert Checkpoints(tmp_path, these, 1e9).restore()[0] == 5
+    assert_equal(values(these), expected)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def delete(path):
+    path.unlink()
+
+
+def edit(path):
+    """Still JSON, or still an archive, of another step."""
+    if path.suffix == ".json":
+        path.write_text(path.read_text().replace('"step": 8', '"step": 9'))
+    else:
+        np.savez(path, np.zeros(3))
+
+
+@pytest.mark.parametrize("file", [checkpoint.ARRAYS, checkpoint.MANIFEST])
+@pytest.mark.parametrize("damage", [flip, cut, empty, delete, edit])
+def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path, caplog, file, damage):
+    saved(tmp_path, steps=(7, 8))
+    damage(tmp_path / "step-000000008" / file)
+    these = variables(99)
+    step, _ = Checkpoints(tmp_path, these, 1.0).restore()
+    assert step == 7
+    assert_equal(values(these), values(variables(7)))
+    assert "step-000000008 is damaged" in caplog.text
+    assert not (tmp_path / "step-000000008").exists()
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    saved(tmp_path)
+    random = np.random.default_rng(0)
+    for path in sorted((tmp_path / "step-000000007").iterdir()):
+        whole = path.read_bytes()
+        for place in random.choice(8 * (len(whole) - 1), 200, replace=False):
+            damaged = bytearray(whole)
+            damaged[place // 8] ^= 1 << (place % 8)
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError):
+                checkpoint.read(path.parent)
+        path.write_bytes(whole)
+    checkpoint.read(tmp_path / "step-000000007")
+
+
+def test_one_of_other_variables_is_not_used(tmp_path, caplog):
+    saved(tmp_path)
+    others = {**variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
+    assert Checkpoints(tmp_path, others, 1.0).restore() is None
+    assert "its variables are others" in caplog.text
+
+
+def test_what_a_stopped_process_left_is_removed(tmp_path):
+    saved(tmp_path)
+    left = tmp_path / "step-000000009.123.unfinished"
+    left.mkdir()
+    (left / checkpoint.ARRAYS).write_bytes(b"half")
+    assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
+    assert not left.exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    these = variables()
+    these["model/1/dense/bias"].assign([0, np.nan, 0, 0])
+    with pytest.raises(CannotTeachError, match="dense/bias is not finite after step 3"):
+        Checkpoints(tmp_path, these, 1.0).save(3, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_refuses_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    checkpoints = Checkpoints(tmp_path / "file", variables(), 1.0)
+    with pytest.raises(OSError):
+        checkpoints.save(1, {}, wait=True)
+
+
+def test_the_next_one_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
+    checkpoints = Checkpoints(tmp_path, variables(), 0.0)
+    assert checkpoints.is_due
+    started = time.monotonic()
+    checkpoints.save(1, {}, wait=True)
+    spent = time.monotonic() - started
+    assert not checkpoints.is_due
+    assert checkpoints.seconds_spent <= spent
+    assert checkpoints._due - time.monotonic() > 50 * checkpoints.seconds_spent
+    assert not Checkpoints(tmp_path, variables(), 60.0).is_due
+
+
+def test_a_manifest_is_readable(tmp_path):
+    saved(tmp_path)
+    text = (tmp_path / "step-000000007" / checkpoint.MANIFEST).read_text()
+    manifest = json.loads(text[: text.rindex("\n", 0, -1)])
+    assert manifest["step"] == 7
+    assert manifest["variables"] == list(variables())
