@@ -8,19 +8,15 @@ import dataclasses
 import functools
 import hashlib
 import shutil
-import zipfile
 
-import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from nsk import export, stage, train_stage
-from nsk.data import ingest, pipeline, sources
+from nsk import checks, export, model_files, stage, train_stage
+from nsk.data import ingest, sources
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation import suite
-from nsk.evaluation.predict import Predictor, collect
+from nsk.evaluation.predict import collect
 from nsk.pseudo import score, select_stage, write
 from nsk.pseudo.engine import LOCAL
 from nsk.training import strategy as strategies
@@ -82,57 +78,13 @@ class Stages:
             )
         for line in ingest.describe(images.counts):
             logging.info("%s", line)
-        self._check_chain(images)
+        checks.check_chain(self, images)
         return images
-
-    def _check_chain(self, images):
-        """UserError now for what would stop a later generation after hours of training."""
-        teacher = self._checked_teacher(images) if self.config.run.teacher else None
-        for generation in range(1 if self.config.run.teacher else 0, self.config.num_students + 1):
-            settings = self.training_settings(generation, images)
-            sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
-            names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
-            strategies.check_divisible(self.strategy, **dict(zip(names, sizes, strict=True)))
-            self._check_budget(generation, settings["train"], sum(sizes))
-            self._check_noise(settings)
-            model = train_stage.build_model(
-                settings, images.counts["num_classes"], synchronized=False
-            )
-            if settings.get("init_from") == "teacher" and _shapes(model) != _shapes(teacher):
-                raise UserError(
-                    f"--init_from=teacher: student {generation} is a {settings['architecture']}, "
-                    "which cannot take the weights of its teacher: name the same network twice in "
-                    "--models, or give scratch."
-                )
-            teacher = model
-
-    def _check_budget(self, generation, train, batch_size):
-        """UserError where a budget of images is not even one batch."""
-        if 0 < train["train_images"] < batch_size:
-            raise UserError(
-                f"--train_images={train['train_images']} of generation {generation} is less than "
-                f"its batch of {batch_size} images: raise it, or lower --labeled_batch_size or "
-                "--ratio."
-            )
-
-    def _check_noise(self, settings):
-        """UserError where the noise on the images is larger than the images."""
-        size, noises = settings["image_size"], settings["noise"]
-        if noises["crop_mode"] == "reflect" and noises["crop_padding"] >= size:
-            raise UserError(
-                f"--crop_padding={noises['crop_padding']} of images of {size} pixels: give less "
-                "than their side, or --crop_mode=constant."
-            )
-        if noises["cutout_side"] >= size:
-            raise UserError(
-                f"--cutout_side={noises['cutout_side']} of images of {size} pixels would leave "
-                "nothing to see: give less than their side."
-            )
 
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
         path = self.config.teacher_path
-        model = load_model(path)
+        model = model_files.load_model(path)
 
         def build(folder):
             shutil.copyfile(path, folder / MODEL)
@@ -144,34 +96,6 @@ class Stages:
 
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._run("gen0/teacher", build, {"sha256": digest}, images=images)
-
-    def _checked_teacher(self, images):
-        """The adopted teacher; UserError where it does not fit the run's images and classes."""
-        path, class_names = self.config.teacher_path, images.counts["class_names"]
-        model = load_model(path)
-        expected = (self.image_size(images), len(class_names))
-        received = (model.input_shape[1], model.output_shape[-1])
-        if received != expected:
-            raise UserError(
-                f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} "
-                f"classes; the run has {expected[0]} pixels and {expected[1]} classes: give a "
-                "teacher that fits, or change --image_size or --dataset."
-            )
-        known = class_names_of(path)
-        if known is None:
-            logging.warning("--teacher: no class names beside %s, their order is trusted.", path)
-        elif known != class_names:
-            raise UserError(
-                f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
-                f"{', '.join(class_names)}: give a teacher of the same classes in the same order."
-            )
-        grays = np.linspace(0, 255, 8, dtype=np.float32).reshape(-1, 1, 1, 1)
-        outputs = np.asarray(model(np.ones((1, *model.input_shape[1:]), np.float32) * grays))
-        if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3):
-            raise UserError(
-                f"--teacher={path} returns probabilities; expected logits: leave out its softmax."
-            )
-        return model
 
     def train(self, generation, images, pseudo_labels=None, teacher=None):
         """A teacher (generation 0), or a student of a teacher and its pseudo-labels."""
@@ -190,7 +114,7 @@ class Stages:
                 dev=dev,
                 pseudo=pseudo,
                 labeled_copies=labeled_copies,
-                initial=load_model(teacher.path / MODEL) if warm else None,
+                initial=model_files.load_model(teacher.path / MODEL) if warm else None,
                 summary_folder=self._summary_folder(folder),
                 checkpoint_folder=folder / "checkpoints",
                 checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
@@ -341,7 +265,7 @@ class Stages:
         return self._run(
             "export",
             lambda folder: export.export(
-                load_model(model.path / MODEL), images.counts["class_names"], folder
+                model_files.load_model(model.path / MODEL), images.counts["class_names"], folder
             ),
             model=model,
         )
@@ -366,12 +290,12 @@ class Stages:
 
     def _predictor(self, model, images, views="image"):
         """Function without arguments that loads a model and returns what predicts shards; see
-        `load_predictor`."""
+        `model_files.load_predictor`."""
         run = self.config.run
         # A strategy belongs to this process; on others Beam is what there are several of.
         strategy = self.strategy if self.config.pseudo.engine == "local" else None
         return functools.partial(
-            load_predictor,
+            model_files.load_predictor,
             model.path / MODEL,
             self.image_size(images),
             run.eval_batch_size,
@@ -380,60 +304,6 @@ class Stages:
         )
 
 
-def load_predictor(path, image_size, batch_size, strategy, views):
-    """Loads a model.
-
-    Returns:
-        Function of a `ShardSet` and some of its shards' indices (None: all of them) that yields
-        the model's `Predictions` of their images, batch by batch.
-    """
-    strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
-        loaded = load_model(path)
-    predict = Predictor(loaded, batch_size, strategy, views)
-
-    def predictions(shard_set, shards=None):
-        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
-        with shard_set.naming_broken_shards():
-            yield from predict(batches)
-
-    return predictions
-
-
 def shard_set(made, split):
     """A shard set inside a finished stage."""
     return ShardSet.load(made.path / split)
-
-
-def _shapes(model):
-    """Shapes of all of a model's weights, in order."""
-    return [tuple(variable.shape) for variable in model.variables]
-
-
-def class_names_of(path):
-    """Class names of a model that nsk trained or exported, from beside it; None where unknown."""
-    listed = path.with_name("class_names.txt")
-    if listed.is_file():
-        return listed.read_text(encoding="utf-8").splitlines()
-    if path.with_name(stage.MANIFEST).is_file():
-        return stage.load(path.parent).counts.get("class_names")
-    return None
-
-
-def load_model(path):
-    """A `.keras` model, safely: nothing in the file is executed.
-
-    Raises:
-        UserError: it is missing, damaged or no `.keras` file.
-    """
-    if path.suffix != ".keras" or not path.is_file():
-        raise UserError(
-            f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
-        )
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The model {path} cannot be loaded ({reason}): give another one."
-        ) from None

@@ -9,12 +9,13 @@ ROOT = Path(nsk.__file__).parent
 HEAVY = {"tensorflow", "keras", "tensorflow_datasets", "sklearn", "matplotlib"}
 
 # What may be imported from anywhere: they say what went wrong and how far work has come.
-COMMON = {"nsk.errors", "nsk.progress", "nsk.files"}
+COMMON = {"nsk.errors", "nsk.progress", "nsk.files", "nsk.stopping"}
 
 # Those that know nothing of the others, and what little they share.
 ALLOWED = {
     "nsk.errors": set(),
     "nsk.files": set(),
+    "nsk.stopping": set(),
     "nsk.progress": set(),
     "nsk.noise": set(),
     "nsk.stage": set(),
@@ -40,16 +41,25 @@ ALLOWED = {
     "nsk.report": {"nsk.stage", "nsk.generation", "nsk.pseudo.scores", "nsk.report"},
     "nsk.deciding": {"nsk.evaluation.metrics", "nsk.pseudo.scores"},
     "nsk.export": {"nsk.data.records"},
+    "nsk.model_files": {"nsk.stage", "nsk.data.pipeline", "nsk.evaluation.predict"},
 }
 # Those that bring the parts together.
-KNOWS_ALL = {"nsk.self_training", "nsk.stages", "nsk.train_stage", "nsk.plan", "nsk.main"}
+KNOWS_ALL = {
+    "nsk.self_training",
+    "nsk.stages",
+    "nsk.checks",
+    "nsk.train_stage",
+    "nsk.plan",
+    "nsk.main",
+}
 # Who imports those in turn.
 IMPORTED_BY = {
     "nsk.main": set(),
     "nsk.self_training": {"nsk.main"},
     "nsk.stages": {"nsk.self_training"},
     "nsk.plan": {"nsk.self_training"},
-    "nsk.train_stage": {"nsk.stages", "nsk.plan"},
+    "nsk.checks": {"nsk.stages"},
+    "nsk.train_stage": {"nsk.stages", "nsk.plan", "nsk.checks"},
 }
 
 

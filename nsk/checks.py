@@ -1,0 +1,96 @@
+"""What would stop a later generation after hours of training, told before the first one."""
+
+import numpy as np
+from absl import logging
+
+from nsk import model_files, train_stage
+from nsk.errors import UserError
+from nsk.training import strategy as strategies
+
+
+def check_chain(stages, images):
+    """Checks every generation of a chain.
+
+    Args:
+        stages: the `Stages` of the run.
+        images: the ingest `Stage`.
+
+    Raises:
+        UserError: settings do not fit the images, the devices or each other.
+    """
+    config = stages.config
+    teacher = _checked_teacher(stages, images) if config.run.teacher else None
+    for generation in range(1 if config.run.teacher else 0, config.num_students + 1):
+        settings = stages.training_settings(generation, images)
+        sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
+        names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
+        strategies.check_divisible(stages.strategy, **dict(zip(names, sizes, strict=True)))
+        _check_budget(generation, settings["train"], sum(sizes))
+        _check_noise(settings)
+        model = train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
+        if settings.get("init_from") == "teacher" and _shapes(model) != _shapes(teacher):
+            raise UserError(
+                f"--init_from=teacher: student {generation} is a {settings['architecture']}, "
+                "which cannot take the weights of its teacher: name the same network twice in "
+                "--models, or give scratch."
+            )
+        teacher = model
+
+
+def _check_budget(generation, train, batch_size):
+    """UserError where a budget of images is not even one batch."""
+    if 0 < train["train_images"] < batch_size:
+        raise UserError(
+            f"--train_images={train['train_images']} of generation {generation} is less than "
+            f"its batch of {batch_size} images: raise it, or lower --labeled_batch_size or "
+            "--ratio."
+        )
+
+
+def _check_noise(settings):
+    """UserError where the noise on the images is larger than the images."""
+    size, noises = settings["image_size"], settings["noise"]
+    if noises["crop_mode"] == "reflect" and noises["crop_padding"] >= size:
+        raise UserError(
+            f"--crop_padding={noises['crop_padding']} of images of {size} pixels: give less "
+            "than their side, or --crop_mode=constant."
+        )
+    if noises["cutout_side"] >= size:
+        raise UserError(
+            f"--cutout_side={noises['cutout_side']} of images of {size} pixels would leave "
+            "nothing to see: give less than their side."
+        )
+
+
+def _checked_teacher(stages, images):
+    """The adopted teacher; UserError where it does not fit the run's images and classes."""
+    path, class_names = stages.config.teacher_path, images.counts["class_names"]
+    model = model_files.load_model(path)
+    expected = (stages.image_size(images), len(class_names))
+    received = (model.input_shape[1], model.output_shape[-1])
+    if received != expected:
+        raise UserError(
+            f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} "
+            f"classes; the run has {expected[0]} pixels and {expected[1]} classes: give a "
+            "teacher that fits, or change --image_size or --dataset."
+        )
+    known = model_files.class_names_of(path)
+    if known is None:
+        logging.warning("--teacher: no class names beside %s, their order is trusted.", path)
+    elif known != class_names:
+        raise UserError(
+            f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
+            f"{', '.join(class_names)}: give a teacher of the same classes in the same order."
+        )
+    grays = np.linspace(0, 255, 8, dtype=np.float32).reshape(-1, 1, 1, 1)
+    outputs = np.asarray(model(np.ones((1, *model.input_shape[1:]), np.float32) * grays))
+    if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3):
+        raise UserError(
+            f"--teacher={path} returns probabilities; expected logits: leave out its softmax."
+        )
+    return model
+
+
+def _shapes(model):
+    """Shapes of all of a model's weights, in order."""
+    return [tuple(variable.shape) for variable in model.variables]

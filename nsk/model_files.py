@@ -1,0 +1,60 @@
+"""Models in files: loaded safely, and made ready to predict."""
+
+import zipfile
+
+import keras
+import tensorflow as tf
+
+from nsk import stage
+from nsk.data import pipeline
+from nsk.errors import UserError
+from nsk.evaluation.predict import Predictor
+
+
+def class_names_of(path):
+    """Class names of a model that nsk trained or exported, from beside it; None where unknown."""
+    listed = path.with_name("class_names.txt")
+    if listed.is_file():
+        return listed.read_text(encoding="utf-8").splitlines()
+    if path.with_name(stage.MANIFEST).is_file():
+        return stage.load(path.parent).counts.get("class_names")
+    return None
+
+
+def load_model(path):
+    """A `.keras` model, safely: nothing in the file is executed.
+
+    Raises:
+        UserError: it is missing, damaged or no `.keras` file.
+    """
+    if path.suffix != ".keras" or not path.is_file():
+        raise UserError(
+            f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
+        )
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The model {path} cannot be loaded ({reason}): give another one."
+        ) from None
+
+
+def load_predictor(path, image_size, batch_size, strategy, views):
+    """Loads a model.
+
+    Returns:
+        Function of a `ShardSet` and some of its shards' indices (None: all of them) that yields
+        the model's `Predictions` of their images, batch by batch.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        loaded = load_model(path)
+    predict = Predictor(loaded, batch_size, strategy, views)
+
+    def predictions(shard_set, shards=None):
+        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
+        with shard_set.naming_broken_shards():
+            yield from predict(batches)
+
+    return predictions
