@@ -5,6 +5,7 @@ Commands:
   plan      what a run would do, without training
   score     only up to the scores for --generation; several processes may share the work
   select    what the settings keep of finished scores, class by class; trains nothing
+  verify    whether all files in the workdir are as they were written
 
 Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request; 1 a bug.
 """
@@ -13,16 +14,17 @@ import contextlib
 import importlib.util
 import logging as python_logging
 import os
+import pathlib
 import sys
 
 from absl import app, flags, logging
 
 from nsk import config as config_module
-from nsk import stage, stopping
+from nsk import stage, stopping, verify
 from nsk.errors import UserError
 
 OK, WRONG_INPUT, STOPPED = 0, 2, 75
-COMMANDS = ("run", "plan", "score", "select")
+COMMANDS = ("run", "plan", "score", "select", "verify")
 
 
 def define_flags():
@@ -63,6 +65,15 @@ def read_config():
     )
 
 
+def given_workdir():
+    """The folder of `--workdir`; UserError where none was given."""
+    if not flags.FLAGS.workdir:
+        raise UserError(
+            "--workdir is not given: name a folder for the run, as --workdir=runs/first."
+        )
+    return pathlib.Path(flags.FLAGS.workdir).expanduser()
+
+
 def prepare():
     """The `Config` of the flags that were given, checked, with its workdir made and ready to use.
 
@@ -71,10 +82,7 @@ def prepare():
     config = read_config()
     for line in config.unused_values():
         logging.warning("%s", line)
-    if not config.run.workdir:
-        raise UserError(
-            "--workdir is not given: name a folder for the run, as --workdir=runs/first."
-        )
+    given_workdir()
     if config.run.teacher and not config.teacher_path.is_file():
         raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
     if config.pseudo.engine == "beam" and importlib.util.find_spec("apache_beam") is None:
@@ -106,6 +114,9 @@ def main(argv):
             f"Received the command {received!r}: expected {', '.join(COMMANDS[:-1])} or "
             f"{COMMANDS[-1]}; settings are given as --name=value."
         )
+    if command == "verify":  # Needs no TensorFlow, and a run's workdir alone.
+        verify.verify(given_workdir())
+        return OK
     config = prepare()
     if command in ("score", "select"):
         config.check_generation()

@@ -11,6 +11,7 @@ result and never over it. While it is being made the folder is called `....parti
 name by a rename, when everything in it is on disk.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -26,9 +27,9 @@ from pathlib import Path
 from absl import logging
 
 from nsk.errors import UserError
-from nsk.files import remove_unfinished, written_whole
+from nsk.files import num_cores, remove_unfinished, written_whole
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "stage.json"
 # What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -129,6 +130,7 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
             "seconds": round(time.time() - started, 1),
             "files": _sync_and_describe(partial),
         }
+        manifest["seal"] = _seal(manifest)
         write_json_atomically(partial / MANIFEST, manifest)
         _sync_folder(partial)
         os.rename(partial, path)
@@ -146,10 +148,17 @@ def find(workdir, name, *, settings, inputs):
 
 def load(path):
     """The finished stage at `path`; UserError where its manifest is missing or damaged."""
-    manifest_path = Path(path) / MANIFEST
+    manifest = _read_manifest(Path(path))
+    return Stage(Path(path), manifest["fingerprint"], manifest["counts"])
+
+
+def _read_manifest(path):
+    manifest_path = path / MANIFEST
     try:
-        manifest = json.loads(manifest_path.read_text())
-        return Stage(Path(path), manifest["fingerprint"], manifest["counts"])
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        if manifest["seal"] != _seal(manifest):
+            raise ValueError("it is not as it was written")
+        return manifest
     except FileNotFoundError:
         raise UserError(f"{path} is not a finished stage: it has no {MANIFEST}.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -157,6 +166,52 @@ def load(path):
             f"{manifest_path} is damaged ({type(error).__name__}: {error}): delete the folder "
             f"{path} and run again to redo it."
         ) from None
+
+
+def _seal(manifest):
+    """SHA-256 of a manifest without its seal."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def damages(path):
+    """What is wrong with the files of a finished stage: list of (path, reason), empty if nothing.
+
+    Every file is read and compared with its SHA-256, several at a time.
+
+    Raises:
+        UserError: its manifest is missing or damaged.
+    """
+    path = Path(path)
+    files = _read_manifest(path)["files"]
+    there = {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
+    found = [(path / name, "it is missing") for name in sorted(files.keys() - there)]
+    extra = sorted(there - files.keys() - {MANIFEST})
+    found += [(path / name, "it is not listed in the manifest") for name in extra]
+    present = sorted(files.keys() & there)
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        reasons = pool.map(lambda name: _damage(path / name, files[name]), present)
+        found += [
+            (path / name, reason)
+            for name, reason in zip(present, reasons, strict=True)
+            if reason is not None
+        ]
+    return found
+
+
+def _damage(path, expected):
+    """Why a file is not as it was written; None where it is."""
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"it has {size:,} bytes and not {expected['bytes']:,}"
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if digest == expected["sha256"] else "its SHA-256 is another than when written"
+
+
+def finished(workdir):
+    """Paths of the finished stages in a workdir, in order of their names."""
+    return sorted(path.parent for path in Path(workdir).glob(f"**/{MANIFEST}"))
 
 
 def make_folder(path):
@@ -175,6 +230,14 @@ def make_folder(path):
 
 
 def _reuse(path, label):
+    """A finished stage, used again after every file of it was verified."""
+    wrong = damages(path)
+    if wrong:
+        named = "; ".join(f"{file}: {reason}" for file, reason in wrong[:3])
+        raise UserError(
+            f"{label} is damaged ({named}{'; ...' if len(wrong) > 3 else ''}): delete the folder "
+            f"{path} and run again to redo it alone."
+        )
     logging.info("%s: already done, used again", label)
     return dataclasses.replace(load(path), reused=True)
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "nsk.noise": set(),
     "nsk.stage": set(),
     "nsk.settings": set(),
+    "nsk.verify": {"nsk.stage"},
     "nsk.config": {"nsk.settings"},
     "nsk.pseudo.ranking": set(),
     "nsk.pseudo.select": {"nsk.pseudo.ranking"},
