@@ -714,9 +714,10 @@ class Config:
     def check_generation(self):
         """UserError where `--generation` is beyond the chain."""
         if not 1 <= self.run.generation <= self.num_students:
+            expected = f"1 to {self.num_students}" if self.num_students else "a chain with students"
             raise UserError(
-                f"--generation={self.run.generation} of {self.num_students} students: expected 1 "
-                f"to {self.num_students}, or name more networks in --models."
+                f"--generation={self.run.generation} of {self.num_students} students: expected "
+                f"{expected}, or name more networks in --models."
             )
 
     @classmethod

@@ -74,12 +74,11 @@ def given_workdir():
     return pathlib.Path(flags.FLAGS.workdir).expanduser()
 
 
-def prepare():
-    """The `Config` of the flags that were given, checked, with its workdir made and ready to use.
+def prepare(config):
+    """Checks a `Config`, makes its workdir and loads TensorFlow.
 
     What is cheap to check is checked before TensorFlow is imported.
     """
-    config = read_config()
     for line in config.unused_values():
         logging.warning("%s", line)
     given_workdir()
@@ -102,7 +101,6 @@ def prepare():
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     for name in config.model.models:  # Now, and not when a network's turn to train has come.
         models.check_name(name)
-    return config
 
 
 def main(argv):
@@ -117,7 +115,7 @@ def main(argv):
     if command == "verify":  # Needs no TensorFlow, and a run's workdir alone.
         verify.verify(given_workdir())
         return OK
-    config = prepare()
+    config = read_config()
     if command in ("score", "select"):
         config.check_generation()
     if config.run.num_shard_workers > 1 and command != "score":
@@ -125,6 +123,7 @@ def main(argv):
             f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "
             f"it out of {command}."
         )
+    prepare(config)
     from nsk import self_training
 
     getattr(self_training, command)(config)

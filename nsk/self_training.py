@@ -18,7 +18,7 @@ from absl import logging
 
 from nsk import deciding
 from nsk import plan as plan_module
-from nsk.errors import CannotTeachError
+from nsk.errors import CannotTeachError, UserError
 from nsk.generation import Generation
 from nsk.report import selection, summary
 from nsk.stages import Stages
@@ -72,6 +72,11 @@ def teach(config, stages, images, chain):
     teacher, number = chain[-1], len(chain)
     deciding.refuse_chance(teacher, config.pseudo.chance_p_value)
     scores = stages.score(number, teacher.model, images)
+    if scores is None:
+        raise UserError(
+            f"The scores for generation {number} are left to other workers: finish that generation "
+            "before several processes score for a later one."
+        )
     if config.pseudo.select == "once" and number > 1:
         selected = chain[1].selection
     else:

@@ -108,6 +108,7 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
         if partial.exists() and not goes_on:
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
+        (partial / MANIFEST).unlink(missing_ok=True)  # Of one who was stopped before the rename.
         started = time.time()
         counts = build(partial)
         if counts is None:
@@ -282,7 +283,8 @@ def _lock(path, suffix="", shared=False):
             yield lock
         finally:
             if path.exists():  # Published: nobody will build it again.
-                lock_path.unlink(missing_ok=True)
+                for one in path.parent.glob(f"{path.name}*.lock"):
+                    one.unlink(missing_ok=True)
 
 
 def _sync_and_describe(folder):

@@ -119,14 +119,13 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
         ([f"--flagfile={sys.executable}"], ["--flagfile", "no text"]),
-        (["train", *SETTINGS], ["'train'", "expected run, plan, score or select"]),
+        (["train", *SETTINGS], ["'train'", "expected run, plan, score, select"]),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),
         (["--workdir=runs/x"], ["exactly one budget"]),
         ([*SETTINGS, "--workdir=runs/x", "--dataset=cifar"], ["'cifar'", "tfds:NAME"]),
         ([*SETTINGS, "--workdir=runs/x", "--teacher=/not/there.keras"], ["/not/there.keras"]),
-        (["score", *SETTINGS, "--workdir=runs/x", "--generation=0"], ["--generation=0"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--shard_index=-1"], ["--shard_index=-1"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--num_shard_workers=0"], ["at least 1"]),
         (
@@ -151,7 +150,7 @@ def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
         ["run", *common, "--models=resnet20,resnet21"],
         ["run", *common, "--models=resnet20", "--dataset=folder:/not/there"],
         ["run", *common, "--models=resnet20", f"--dataset=folder:{tmp_path / 'empty'}"],
-        ["select", *common, "--models=resnet20,resnet20"],
+        ["select", *common, "--models=resnet20,resnet20", "--dataset=digits"],
     ]
     program = f"""
         from nsk import main
@@ -205,6 +204,7 @@ def test_score_and_select_do_a_part_of_a_run(tmp_path, fake_tensorflow):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (["score", "--generation=0"], ["--generation=0", "expected 1 to 2"]),
         (["score", "--generation=3"], ["--generation=3", "2 students", "expected 1 to 2"]),
         (["select", "--generation=3"], ["--generation=3", "2 students", "expected 1 to 2"]),
         (["select", "--models=convnet5"], ["--generation=1", "--models"]),

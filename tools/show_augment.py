@@ -192,7 +192,9 @@ def show(argv):
         ) from None
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={given.output}: expected the name of a .png file.")
-    sheet = make_sheet(nsk_main.prepare(), magnitudes, given.num_images, given.generation)
+    config = nsk_main.read_config()
+    nsk_main.prepare(config)
+    sheet = make_sheet(config, magnitudes, given.num_images, given.generation)
     stage.make_folder(output.parent)
     sheet.save(output)
     print(f"{output}: {sheet.width} x {sheet.height} pixels")

@@ -78,8 +78,9 @@ def show(argv):
         raise UserError(
             f"--thresholds={','.join(flags.FLAGS.thresholds)}: expected numbers, as 0.5,0.9."
         ) from None
-    config = nsk_main.prepare()
+    config = nsk_main.read_config()
     config.check_generation()
+    nsk_main.prepare(config)
     from nsk import self_training
 
     images, scores = self_training.finished_scores(config)

@@ -56,6 +56,7 @@ class Thresholds:
     Attributes:
         values: float32 array of shape (num_classes,).
         few: class indices with too few dev images: they have the threshold of all classes together.
+        reached_by_all: whether all classes together reach the target at that threshold.
         missed: class indices whose precision is below the target at every threshold: they have the
             threshold at which it is highest.
     """
@@ -63,6 +64,7 @@ class Thresholds:
     values: np.ndarray
     few: tuple
     missed: tuple
+    reached_by_all: bool
 
 
 def precision_thresholds(labels, confidences, truth, num_classes, target, min_confidence=0.0):
@@ -78,11 +80,13 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
         min_confidence: float, no threshold is below it.
 
     Returns:
-        `Thresholds`. A class with fewer than `MIN_DEV_IMAGES` dev images, or too few for one
-        mistake to be less than 1 - target of them, is few.
+        `Thresholds`. A class has too few dev images where it is given to fewer than
+        `MIN_DEV_IMAGES` of them, or to so few that one mistake is more than 1 - target.
     """
-    needed = max(MIN_DEV_IMAGES, int(np.ceil(1 / max(1 - target, 1e-3) - 1e-9)))
-    for_all, _ = _threshold(confidences, labels == truth, target)
+    needed = MIN_DEV_IMAGES
+    if target < 1:
+        needed = max(needed, int(np.ceil(1 / (1 - target) - 1e-9)))
+    for_all, reached_by_all = _threshold(confidences, labels == truth, target)
     values = np.full(num_classes, for_all, np.float32)
     few, missed = [], []
     for label in range(num_classes):
@@ -95,7 +99,8 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
         )
         if not reached:
             missed.append(label)
-    return Thresholds(np.maximum(values, np.float32(min_confidence)), tuple(few), tuple(missed))
+    values = np.maximum(values, np.float32(min_confidence))
+    return Thresholds(values, tuple(few), tuple(missed), reached_by_all)
 
 
 def _threshold(confidences, correct, target, least=MIN_DEV_IMAGES):

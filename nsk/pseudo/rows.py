@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from nsk.files import num_cores, written_whole
 from nsk.pseudo.ranking import Rows
-from nsk.pseudo.scores import read_table
+from nsk.pseudo.scores import count_rows, read_table
 
 # Small score files are read together up to so many rows.
 BLOCK_ROWS = 2**20
@@ -39,7 +39,7 @@ def _blocks(paths, confidence):
     together, count = [], 0
     for path in paths:
         together.append(path)
-        count += pq.read_metadata(path).num_rows
+        count += count_rows(path)
         if count >= BLOCK_ROWS:
             yield read_rows(together, confidence)
             together, count = [], 0

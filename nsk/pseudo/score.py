@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
 
 from nsk.data import records
 from nsk.errors import UserError
-from nsk.files import remove_unfinished
+from nsk.files import first_written, remove_unfinished
 from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL
@@ -16,6 +17,7 @@ from nsk.pseudo.scores import from_predictions, write_scores
 
 UNLABELED = "unlabeled"
 DEV = "dev.parquet"
+TEMPERATURE = "temperature.json"
 
 
 def score(
@@ -53,7 +55,7 @@ def score(
     if num_workers == 1:
         remove_unfinished(folder)
     (folder / UNLABELED).mkdir(exist_ok=True)
-    temperature = _score_dev(dev, make_predict(), folder / DEV, top_k)
+    temperature = _score_dev(dev, make_predict(), folder, top_k)
     paths = score_paths(unlabeled, folder)
     missing = [
         shard for shard in range(worker, len(paths), num_workers) if not paths[shard].exists()
@@ -125,18 +127,26 @@ class Scorer:
             write_scores(paths[shard], scores)
             done += count
             progress.update(done)
+        if next(predictions, None) is not None:
+            raise ValueError(f"more predictions than {done} images")
         progress.close()
 
 
-def _score_dev(dev, predict, path, top_k):
-    """Scores dev as the unlabelled images are scored; returns the temperature that fits it best."""
+def _score_dev(dev, predict, folder, top_k):
+    """Scores dev as the unlabelled images are scored; returns the temperature that fits it best.
+
+    The first process decides on it for all, those that go on later included: another machine may
+    round differently.
+    """
     parts = list(predict(dev, range(len(dev.names))))
     log_probabilities = np.concatenate([part.log_probabilities for part in parts])
     truth = np.concatenate([part.labels for part in parts])
-    temperature = calibration.fit_temperature(log_probabilities, truth)
+    fitted = calibration.fit_temperature(log_probabilities, truth)
+    temperature = json.loads(first_written(folder / TEMPERATURE, json.dumps(fitted).encode()))
     calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
     ids = [one for part in parts for one in part.ids]
-    write_scores(path, from_predictions(ids, log_probabilities, top_k, calibrated), truth)
+    scores = from_predictions(ids, log_probabilities, top_k, calibrated)
+    write_scores(folder / DEV, scores, truth)
     return temperature
 
 

@@ -142,8 +142,9 @@ def read_scores(path):
     def lists(name):
         if name not in table.column_names:
             return None
-        flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(table), -1)
+        column = table[name].combine_chunks()
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(table), column.type.list_size)
 
     return Scores(
         ids=table["id"].to_pylist(),
@@ -162,7 +163,17 @@ def read_table(path, columns=None):
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read ({reason}): delete its folder and run again."
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def count_rows(path):
+    """Rows of a Parquet file of a stage; UserError where it is missing or damaged."""
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path, error):
+    reason = str(error).splitlines()[0]
+    return UserError(f"{path} cannot be read ({reason}): delete its folder and run again.")

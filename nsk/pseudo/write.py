@@ -189,6 +189,11 @@ class Writer:
             if not any(wanted):
                 continue
             scores = read_scores(score_paths(self.unlabeled, self.scores_folder)[shard])
+            if len(scores) != len(copies):
+                raise ValueError(
+                    f"{name} has scores of {len(scores)} images and copies of {len(copies)}: "
+                    "expected files of the same images."
+                )
             rows = zip(read_images(self.unlabeled, shard), scores.ids, strict=True)
             for row, ((image_id, encoded), scored_id) in enumerate(rows):
                 if image_id != scored_id:

@@ -152,7 +152,7 @@ def given(predictions):
     return lambda: predict
 
 
-def test_too_few_or_too_many_predictions_or_those_of_two_shards_are_a_mistake_of_the_program(
+def test_too_few_predictions_or_those_of_two_shards_are_a_mistake_of_the_program(
     unlabeled, dev, tmp_path
 ):
     whole = list(Teacher(5).predict(unlabeled, [0, 1, 2]))
@@ -166,12 +166,17 @@ def test_too_few_or_too_many_predictions_or_those_of_two_shards_are_a_mistake_of
             (whole[:-1], r"0 predictions of 5 images in 00002\.tfrecord"),
             ([*whole[:3]], r"5 predictions of 10 images in 00001\.tfrecord"),
             ([whole[0], of_two], r"15 predictions of 10 images in 00000\.tfrecord"),
-            ([*whole, whole[0]], "predictions"),
             ([*whole[:-1], of_two], r"10 predictions of 5 images in 00002\.tfrecord"),
         ]
     ):
         with pytest.raises(ValueError, match=message):
             run(unlabeled, dev, tmp_path / str(number), given(predictions))
+
+
+def test_more_predictions_than_images_are_a_mistake_of_the_program(unlabeled, dev, tmp_path):
+    whole = list(Teacher(5).predict(unlabeled, [0, 1, 2]))
+    with pytest.raises(ValueError, match="predictions"):
+        run(unlabeled, dev, tmp_path / "scores", given([*whole, whole[0]]))
 
 
 def test_a_stopped_scoring_goes_on_with_the_shards_that_are_missing(unlabeled, dev, tmp_path):
