@@ -12,8 +12,8 @@ UNFINISHED = ".unfinished"
 def written_whole(path):
     """Yields the path to write to; the file gets its name when it is on disk.
 
-    Whoever is stopped midway leaves a file whose name ends with `.unfinished`. Several processes, on
-    several machines, may write one file at the same time: the last one's stays.
+    Whoever is stopped midway leaves a file whose name ends with `.unfinished`. Several processes,
+    on several machines, may write one file at the same time: the last one's stays.
     """
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")

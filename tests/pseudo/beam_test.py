@@ -19,9 +19,9 @@ from nsk import models
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
+from nsk.model_files import load_predictor
 from nsk.pseudo import beam, ranking, score, select_stage, write
 from nsk.pseudo.engine import LOCAL
-from nsk.model_files import load_predictor
 
 NAMES = [str(digit) for digit in range(10)]
 RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
