@@ -19,6 +19,7 @@ def check_chain(stages, images):
         UserError: settings do not fit the images, the devices or each other.
     """
     config = stages.config
+    _check_first_scores(config, images)
     teacher = _checked_teacher(stages, images) if config.run.teacher else None
     for generation in range(1 if config.run.teacher else 0, config.num_students + 1):
         settings = stages.training_settings(generation, images)
@@ -35,6 +36,17 @@ def check_chain(stages, images):
                 "--models, or give scratch."
             )
         teacher = model
+
+
+def _check_first_scores(config, images):
+    """UserError where records are to give the first scores, and do not."""
+    taught, unlabeled = images.counts["taught"], images.counts["images"]["unlabeled"]
+    if config.pseudo.first_scores == "records" and taught < unlabeled:
+        raise UserError(
+            f"--first_scores=records: {unlabeled - taught:,} of {unlabeled:,} unlabelled images "
+            "come without probabilities, or label and prob: give records that have them in "
+            f"--unlabeled_dataset={config.data.unlabeled_dataset}."
+        )
 
 
 def _check_budget(generation, train, batch_size):

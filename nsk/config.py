@@ -655,6 +655,8 @@ class Config:
                         f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
                         f"chain of {len(self.model.models)} networks, of which {used} count."
                     )
+        if self.pseudo.beam_options and self.pseudo.engine != "beam":
+            lines.append("--beam_options without --engine=beam are not used.")
         if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:
             lines.append("--select=once: only the first value of --min_confidence is used.")
         return lines

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
@@ -22,6 +23,7 @@ def written_whole(path):
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        sync_folder(path.parent)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -37,21 +39,43 @@ def first_written(path, content):
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with open(unfinished, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
+        write_synced(unfinished, content)
+        try:
             os.link(unfinished, path)
+        except FileExistsError:
+            pass
+        except OSError:  # Not every file system has links: there the last one's stays.
+            if not path.exists():
+                os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     return path.read_bytes()
 
 
 def remove_unfinished(folder):
-    """Removes what stopped processes have left in a folder and below."""
-    for path in Path(folder).rglob(f"*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+    """Removes what stopped processes have left in a folder and below: files and folders."""
+    for path in list(Path(folder).rglob(f"*{UNFINISHED}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_synced(path, content):
+    """Writes bytes into a new file and brings them to disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder):
+    """Brings a folder's entries, names and renames, to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def num_cores():

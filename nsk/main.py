@@ -123,6 +123,10 @@ def main(argv):
             f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "
             f"it out of {command}."
         )
+    if config.run.num_shard_workers > 1 and config.pseudo.first_scores == "records":
+        raise UserError(
+            "--first_scores=records leaves nothing to score: leave out --num_shard_workers."
+        )
     prepare(config)
     from nsk import self_training
 

@@ -111,8 +111,11 @@ def _disk_bytes(pseudo, images, rows):
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
     predicted = counts["images"]["dev"] + counts["images"]["test"]
     total = ingested
+    # Checkpoints of the largest network: two, and one that is being written, each of weights, up to
+    # two numbers of the optimizer for each, and their average.
+    total += max(row.get("parameters", 0) for row in rows) * FLOAT_BYTES * 3 * 4
     for row in rows:
-        total += predicted * (SCORE_BYTES + log_probabilities)
+        total += predicted * (SCORE_BYTES + 2 * counts["num_classes"])
         total += row.get("parameters", 0) * FLOAT_BYTES * 3  # Model, export and SavedModel.
         if row["index"]:
             total += counts["images"]["unlabeled"] * 2 * (SCORE_BYTES + log_probabilities)

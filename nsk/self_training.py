@@ -70,7 +70,8 @@ def start(config, stages):
 def teach(config, stages, images, chain):
     """The last generation teaches the next one: score, select, write, train; a `Generation`."""
     teacher, number = chain[-1], len(chain)
-    deciding.refuse_chance(teacher, config.pseudo.chance_p_value)
+    if number > 1 or config.pseudo.first_scores == "teacher":
+        deciding.refuse_chance(teacher, config.pseudo.chance_p_value)
     scores = stages.score(number, teacher.model, images)
     if scores is None:
         raise UserError(

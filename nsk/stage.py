@@ -27,10 +27,11 @@ from pathlib import Path
 from absl import logging
 
 from nsk.errors import UserError
-from nsk.files import num_cores, remove_unfinished, written_whole
+from nsk.files import num_cores, remove_unfinished, sync_folder, written_whole
 
 FORMAT = 3
 MANIFEST = "stage.json"
+LARGE = 2**30  # Bytes that take long enough to verify to be told of.
 # What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -107,6 +108,8 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
             return _reuse(path, label)
         if partial.exists() and not goes_on:
             shutil.rmtree(partial)
+        if num_workers == 1:  # Others' files may be about to be finished.
+            remove_unfinished(partial)
         partial.mkdir(exist_ok=True)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of one who was stopped before the rename.
         started = time.time()
@@ -133,9 +136,9 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
         }
         manifest["seal"] = _seal(manifest)
         write_json_atomically(partial / MANIFEST, manifest)
-        _sync_folder(partial)
+        sync_folder(partial)
         os.rename(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     logging.info("%s: done in %.1f s", label, time.time() - started)
     return load(path)
 
@@ -157,6 +160,11 @@ def _read_manifest(path):
     manifest_path = path / MANIFEST
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise UserError(
+                f"{path} was made by another version of nsk (format {manifest['format']}, expected "
+                f"{FORMAT}): use that version, or delete the folder."
+            )
         if manifest["seal"] != _seal(manifest):
             raise ValueError("it is not as it was written")
         return manifest
@@ -178,17 +186,16 @@ def _seal(manifest):
 def damages(path):
     """What is wrong with the files of a finished stage: list of (path, reason), empty if nothing.
 
-    Every file is read and compared with its SHA-256, several at a time.
+    Every file is read and compared with its SHA-256, several at a time. Files that are not the
+    stage's, as file managers leave them, are no damage: see `strays`.
 
     Raises:
         UserError: its manifest is missing or damaged.
     """
     path = Path(path)
     files = _read_manifest(path)["files"]
-    there = {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
+    there = _files_in(path)
     found = [(path / name, "it is missing") for name in sorted(files.keys() - there)]
-    extra = sorted(there - files.keys() - {MANIFEST})
-    found += [(path / name, "it is not listed in the manifest") for name in extra]
     present = sorted(files.keys() & there)
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         reasons = pool.map(lambda name: _damage(path / name, files[name]), present)
@@ -202,17 +209,33 @@ def damages(path):
 
 def _damage(path, expected):
     """Why a file is not as it was written; None where it is."""
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        return f"it has {size:,} bytes and not {expected['bytes']:,}"
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"it has {size:,} bytes and not {expected['bytes']:,}"
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
     return None if digest == expected["sha256"] else "its SHA-256 is another than when written"
+
+
+def strays(path):
+    """Paths of the files in a finished stage's folder that it did not make; nothing reads them."""
+    path = Path(path)
+    return [
+        path / name for name in sorted(_files_in(path) - {MANIFEST, *_read_manifest(path)["files"]})
+    ]
+
+
+def _files_in(path):
+    return {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
 
 
 def finished(workdir):
     """Paths of the finished stages in a workdir, in order of their names."""
-    return sorted(path.parent for path in Path(workdir).glob(f"**/{MANIFEST}"))
+    found = (path.parent for path in Path(workdir).glob(f"**/{MANIFEST}"))
+    return sorted(path for path in found if path.suffix != ".partial")
 
 
 def make_folder(path):
@@ -232,7 +255,12 @@ def make_folder(path):
 
 def _reuse(path, label):
     """A finished stage, used again after every file of it was verified."""
+    size = sum(one["bytes"] for one in _read_manifest(path)["files"].values())
+    if size >= LARGE:
+        logging.info("%s: verifying %.1f GiB", label, size / 2**30)
     wrong = damages(path)
+    for stray in strays(path):
+        logging.warning("%s is not of its stage: it is left alone.", stray)
     if wrong:
         named = "; ".join(f"{file}: {reason}" for file, reason in wrong[:3])
         raise UserError(
@@ -300,16 +328,8 @@ def _sync_and_describe(folder):
         }
     for path in folder.rglob("*"):
         if path.is_dir():
-            _sync_folder(path)
+            sync_folder(path)
     return files
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json_atomically(path, value):

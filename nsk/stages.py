@@ -22,6 +22,7 @@ from nsk.pseudo.engine import LOCAL
 from nsk.training import strategy as strategies
 
 MODEL = "model.keras"
+CHECKPOINTS = ".checkpoints"
 
 
 class Stages:
@@ -116,7 +117,7 @@ class Stages:
                 labeled_copies=labeled_copies,
                 initial=model_files.load_model(teacher.path / MODEL) if warm else None,
                 summary_folder=self._summary_folder(folder),
-                checkpoint_folder=folder / "checkpoints",
+                checkpoint_folder=folder.with_suffix(CHECKPOINTS),
                 checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
                 eval_batch_size=self.config.run.eval_batch_size,
             )
@@ -128,7 +129,10 @@ class Stages:
         if warm:
             inputs["teacher"] = teacher
         how = {"goes_on": True}
-        return self._run(settings["name"], build, train_stage.relevant(settings), how=how, **inputs)
+        made = self._run(settings["name"], build, train_stage.relevant(settings), how=how, **inputs)
+        # Only now is what they hold on disk in its final place.
+        shutil.rmtree(made.path.with_name(made.path.name + CHECKPOINTS), ignore_errors=True)
+        return made
 
     def _summary_folder(self, folder):
         """Where TensorBoard's events of a stage go: a folder that is not renamed at its end."""
@@ -163,7 +167,7 @@ class Stages:
         """Per-image predictions and metrics on dev and on test."""
 
         def build(folder):
-            predict = self._predictor(model, images)()
+            predict = self._predictor(model, images, self.strategy)()
             return {
                 split: suite.evaluate(
                     collect(predict(shard_set(images, split))), folder / f"{split}.parquet"
@@ -180,6 +184,8 @@ class Stages:
         """
         pseudo, run = self.config.pseudo, self.config.run
         workers = {"worker": run.shard_index, "num_workers": run.num_shard_workers}
+        # A strategy belongs to this process; on others Beam is what there are several of.
+        strategy = self.strategy if pseudo.engine == "local" else None
         settings = {
             "views": pseudo.score_views,
             "top_k": pseudo.stored_classes(images.counts["num_classes"]),
@@ -198,7 +204,7 @@ class Stages:
             return score.score(
                 shard_set(images, "unlabeled"),
                 shard_set(images, "dev"),
-                self._predictor(teacher, images, settings["views"]),
+                self._predictor(teacher, images, strategy, settings["views"]),
                 folder,
                 top_k=settings["top_k"],
                 title=f"gen{generation}/scores",
@@ -288,17 +294,14 @@ class Stages:
 
         return beam.Engine(self.config.pseudo.beam_options, folder)
 
-    def _predictor(self, model, images, views="image"):
+    def _predictor(self, model, images, strategy, views="image"):
         """Function without arguments that loads a model and returns what predicts shards; see
         `model_files.load_predictor`."""
-        run = self.config.run
-        # A strategy belongs to this process; on others Beam is what there are several of.
-        strategy = self.strategy if self.config.pseudo.engine == "local" else None
         return functools.partial(
             model_files.load_predictor,
             model.path / MODEL,
             self.image_size(images),
-            run.eval_batch_size,
+            self.config.run.eval_batch_size,
             strategy,
             views,
         )

@@ -7,7 +7,6 @@ a second one, the pseudo-labelled images, or with `--mixing=union` one stream ov
 import contextlib
 import dataclasses
 import functools
-import shutil
 from pathlib import Path
 
 import tensorflow as tf
@@ -18,7 +17,7 @@ from nsk.data import perturb, pipeline
 from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
-from nsk.files import written_whole
+from nsk.files import UNFINISHED
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
@@ -123,11 +122,12 @@ def train(job, strategy, model_path):
             title=f"{settings['name']} {settings['architecture']}",
         )
     model = trainer.publish()
-    with written_whole(model_path) as unfinished:
-        named = unfinished.with_name(f"{unfinished.name}.keras")  # Keras goes by the suffix.
-        model.save(named)
-        named.rename(unfinished)
-    shutil.rmtree(job.checkpoint_folder, ignore_errors=True)
+    # Keras goes by the suffix, so that it is the folder which has the name of what is unfinished.
+    unfinished = model_path.with_name(f"{model_path.name}{UNFINISHED}") / model_path.name
+    unfinished.parent.mkdir()
+    model.save(unfinished)
+    unfinished.rename(model_path)
+    unfinished.parent.rmdir()
     return {
         "model": settings["architecture"],
         "parameters": trainable_parameters(model),

@@ -25,12 +25,15 @@ def verify(workdir):
     for path in stages:
         try:
             lines = [f"{file}: {reason}" for file, reason in stage.damages(path)]
+            strays = stage.strays(path)
         except UserError as error:
-            lines = [str(error)]
+            lines, strays = [str(error)], []
         name = path.relative_to(workdir)
         sys.stdout.write(f"{name}: {'DAMAGED' if lines else 'right'}\n")
         for line in lines:
             sys.stdout.write(f"  {line}\n")
+        for stray in strays:
+            sys.stdout.write(f"  {stray}: not of this stage, left alone\n")
         if lines:
             damaged.add(str(name))
     if damaged:

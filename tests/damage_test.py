@@ -100,13 +100,19 @@ def test_damage_to_a_stage_is_named_exactly(run, capsys, damage):
     verify.verify(run.workdir)
 
 
-def test_a_file_too_many_is_named(run):
-    folder = stage.finished(run.workdir)[0]
-    (folder / "unlabeled/99999.tfrecord").write_bytes(b"more")
-    with pytest.raises(UserError, match="are damaged"):
-        verify.verify(run.workdir)
-    (folder / "unlabeled/99999.tfrecord").unlink()
+def test_files_that_are_not_the_stages_are_told_and_harm_nothing(run, capsys, caplog):
+    strays = [stage.finished(run.workdir)[0] / "unlabeled/99999.tfrecord"]
+    strays += [path / ".DS_Store" for path in stage.finished(run.workdir)]
+    (scores,) = run.workdir.glob("gen1/scores-*/unlabeled")
+    strays.append(scores / "notes.txt")
+    for stray in strays:
+        stray.write_bytes(b"more")
     verify.verify(run.workdir)
+    assert all(f"{stray}: not of this stage" in capsys.readouterr().out for stray in strays[:1])
+    assert len(self_training.run(run)["generations"]) == 2
+    assert all(f"{stray} is not of its stage" in caplog.text for stray in strays)
+    for stray in strays:
+        stray.unlink()
 
 
 def test_only_the_damaged_stage_is_made_again(run):

@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -6,7 +8,7 @@ import textwrap
 
 import pytest
 
-from nsk.files import num_cores, remove_unfinished, written_whole
+from nsk.files import first_written, num_cores, remove_unfinished, written_whole
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
@@ -61,10 +63,33 @@ def test_a_process_killed_midway_leaves_no_file_of_that_name(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     (left,) = (tmp_path / "a").iterdir()
-    assert left.name == f"scores.parquet.{process.pid}.unfinished"
+    assert re.fullmatch(r"scores\.parquet\.[0-9a-f]{8}\.unfinished", left.name)
     (tmp_path / "a" / "other.parquet").write_text("whole")
     remove_unfinished(tmp_path)
     assert [one.name for one in (tmp_path / "a").iterdir()] == ["other.parquet"]
+
+
+def test_several_may_write_one_file_at_the_same_time(tmp_path):
+    """Workers on machines that share a disk may have equal process ids."""
+    path = tmp_path / "dev.parquet"
+    with written_whole(path) as one:
+        one.write_text("whole")
+        with written_whole(path) as other:
+            other.write_text("whole")
+        assert path.read_text() == "whole"
+    assert [one.name for one in tmp_path.iterdir()] == ["dev.parquet"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_what_is_first_written_stays(tmp_path, monkeypatch, has_links):
+    def link(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    assert first_written(tmp_path / "a.json", b"1") == b"1"
+    assert first_written(tmp_path / "a.json", b"2") == b"1"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_num_cores_is_at_least_one():

@@ -219,6 +219,22 @@ def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
     assert goes_on(tmp_path, must_not_build).reused
 
 
+def test_what_a_stopped_process_was_writing_is_removed_before_a_build_goes_on(tmp_path):
+    def stop(folder):
+        (folder / "0.txt.77.unfinished").write_text("ze")
+        (folder / "model.unfinished").mkdir()
+        (folder / "model.unfinished" / "model.keras").write_text("mo")
+        raise KeyboardInterrupt
+
+    def go_on(folder):
+        assert left(folder) == []
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        goes_on(tmp_path, stop)
+    assert left(goes_on(tmp_path, go_on).path) == ["stage.json"]
+
+
 def test_a_build_that_goes_on_is_not_described_by_the_manifest_of_a_killed_one(
     tmp_path, monkeypatch
 ):

@@ -6,8 +6,9 @@ An undisturbed run and a killed one have the same flags: handwritten digits, a t
 student, checkpoints as often as can be. The killed one is started again after every kill; where it
 finishes before all kills are done, another one begins. Compared are the SHA-256 of every
 generation's weights and predictions, of scores, selections and pseudo-label shards, of the points
-of all curves, and of summary.json without its times. With `--signal=TERM` every exit code must be
-75, too. The last line is one JSON object.
+of all curves, and of summary.json without its times; and no checkpoint may be told as damaged. With
+`--signal=TERM` every exit code must be 75, once the process has begun. The last line is one JSON
+object; `resumed` says how often which training went on from a checkpoint.
 """
 
 import argparse
@@ -175,6 +176,10 @@ def main(arguments=None):
             differing |= wrong
         if differing:
             print(*sorted(differing), sep="\n")
+        lines = Path(log.name).read_text().splitlines()
+    resumed = collections.Counter(line.split()[1] for line in lines if "goes on from step" in line)
+    damaged = [line for line in lines if "is damaged" in line]
+    print(*damaged, sep="\n", end="")
     by_stage = collections.Counter(one["stage"] for one in told)
     for stage, count in sorted(by_stage.items()):
         print(f"{count:4d} kills while making {stage}")
@@ -183,13 +188,16 @@ def main(arguments=None):
         "kills": len(told),
         "signal": options.signal,
         "identical": not differing,
+        "resumed": dict(sorted(resumed.items())),
+        "damaged_checkpoints": len(damaged),
         "runs": runs,
         "exit_codes": {str(code): count for code, count in sorted(codes.items())},
         "stages": dict(sorted(by_stage.items())),
     }
     print(json.dumps(result))
+    # Before its handlers are there, a process ends by the signal itself.
     graceful = options.signal == "KILL" or set(codes) <= {STOPPED, -signal_number}
-    return not differing and graceful
+    return not differing and not damaged and graceful
 
 
 if __name__ == "__main__":

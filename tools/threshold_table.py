@@ -41,7 +41,7 @@ def read(images, scores):
             "The true labels of the unlabelled images are not known: there is nothing to report."
         )
     parts = []
-    for path in sorted((scores.path / "unlabeled").iterdir()):
+    for path in sorted((scores.path / "unlabeled").glob("*.parquet")):
         table = read_table(path, ["id", "label", *KINDS])
         of_image = [truth.get(one, -1) for one in table["id"].to_pylist()]
         parts.append([table[name].to_numpy() for name in ("label", *KINDS)] + [np.array(of_image)])
@@ -59,7 +59,8 @@ def table(class_names, results):
     for index, name in enumerate([*class_names, "all"]):
         cells = []
         for threshold, result in results.items():
-            of_class = [one[index] for one in result] if name != "all" else sums[threshold]
+            is_class = index < len(class_names)
+            of_class = [one[index] for one in result] if is_class else sums[threshold]
             kept, correct, of_truth = of_class
             precision = f"{100 * correct / kept:.1f}" if kept else "-"
             coverage = f"{100 * correct / of_truth:.1f}" if of_truth else "-"

@@ -48,6 +48,7 @@ def ingest(config, seed, folder):
         dict of `num_classes`, `class_names`, `image_side` (the shorter side in pixels where all
         images have the same, else None), `image_sizes` (`smallest` and `largest` shorter side),
         `images` (split -> number), `per_class` (split -> list of numbers, without unlabeled),
+        `taught` (unlabelled images of which a teacher elsewhere has said something),
         `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
         `unused` (split of the source -> readable images that serve as nothing), `other_files`
         (files in folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id
@@ -100,6 +101,7 @@ def ingest(config, seed, folder):
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
+        "taught": sum(row in images.taught for row in splits["unlabeled"].tolist()),
         "unused": unused,
         "other_files": sum(source.other_files() for source in _distinct_sources(origins)),
     }

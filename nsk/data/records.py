@@ -2,10 +2,11 @@
 
 A record is a serialized `tf.train.Example`. Image shards hold `id`, `image/encoded` and, in
 labelled sets alone, `image/class/label`; unlabelled ones of which a teacher elsewhere has said
-something have `pseudo/log_probabilities`. Pseudo-label shards hold `id`, `image/encoded`,
-`pseudo/label`, `pseudo/confidence`, `pseudo/log_probabilities` (float16, little-endian bytes) and
-`pseudo/copies`. Where only the largest log-probabilities are held, `pseudo/classes` (int32,
-little-endian bytes) says whose, and `pseudo/remaining_probability` what all others have together.
+something have `taught/log_probabilities` (float32, little-endian bytes). Pseudo-label shards hold
+`id`, `image/encoded`, `pseudo/label`, `pseudo/confidence`, `pseudo/log_probabilities` (float16,
+little-endian bytes) and `pseudo/copies`. Where only the largest log-probabilities are held,
+`pseudo/classes` (int32, little-endian bytes) says whose, and `pseudo/remaining_probability` what
+all others have together.
 
 Encoded images are 8-bit RGB or grayscale JPEG or PNG: `normalize_image` makes them so once, at
 ingest, since `tf.io.decode_image` ignores EXIF rotation and garbles or refuses several formats.
@@ -74,6 +75,8 @@ class SourceImage:
             return b""
         if isinstance(self.taught, tuple):
             label, probability = self.taught
+            if not 0 <= label < num_classes:
+                raise ValueError(f"its teacher's label {label} is not in 0 to {num_classes - 1}")
             others = (1 - probability) / max(1, num_classes - 1)
             probabilities = np.full(num_classes, others)
             probabilities[label : label + 1] = probability
@@ -86,7 +89,7 @@ class SourceImage:
                 f"{probabilities.sum():.4g}, and not probabilities of {num_classes} classes"
             )
         least = LEAST_PROBABILITY / num_classes
-        return np.log(np.maximum(probabilities, least)).astype("<f2").tobytes()
+        return np.log(np.maximum(probabilities, least)).astype("<f4").tobytes()
 
 
 def _bytes(value):
@@ -114,7 +117,7 @@ def image_example(id, encoded, label=None, log_probabilities=b""):
         id: string, unique within its shard set and stable.
         encoded: bytes of an image as `normalize_image` returns it.
         label: int, or None to leave the label out.
-        log_probabilities: bytes of float16 (little-endian), what a teacher elsewhere says of it;
+        log_probabilities: bytes of float32 (little-endian), what a teacher elsewhere says of it;
             b"": nothing.
 
     Returns:
@@ -124,7 +127,7 @@ def image_example(id, encoded, label=None, log_probabilities=b""):
     if label is not None:
         features["image/class/label"] = _int(label)
     if log_probabilities:
-        features["pseudo/log_probabilities"] = _bytes(log_probabilities)
+        features["taught/log_probabilities"] = _bytes(log_probabilities)
     return _serialize(features)
 
 
@@ -202,8 +205,8 @@ def parse_log_probabilities(serialized, num_classes):
     for record in serialized:
         features = tf.train.Example.FromString(record).features.feature
         ids.append(features["id"].bytes_list.value[0].decode())
-        held = features["pseudo/log_probabilities"].bytes_list.value
-        rows.append(np.frombuffer(held[0], "<f2") if held else np.empty(0))
+        held = features["taught/log_probabilities"].bytes_list.value
+        rows.append(np.frombuffer(held[0], "<f4") if held else np.empty(0))
         if len(rows[-1]) != num_classes:
             raise ValueError(f"{ids[-1]} has {len(rows[-1])} log-probabilities")
     return ids, np.array(rows, np.float32).reshape(-1, num_classes)

@@ -7,6 +7,7 @@ written last.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -67,7 +68,7 @@ class ShardWriter:
         """Appends one record, a serialized `tf.train.Example` that counts `copies` times."""
         if self._writer is None:
             name = f"{len(self._files):05d}.tfrecord"
-            self._writer = tf.io.TFRecordWriter(os.fspath(self.folder / name))
+            self._writer = RecordWriter(self.folder / name)
             self._files.append({"name": name, "records": 0, "copies": 0, "images": 0})
             self._bytes = 0
         self._writer.write(serialized)
@@ -88,6 +89,38 @@ class ShardWriter:
         self._close()
         if kind_of_error is None:
             write_manifest(self.folder, self.kind, self.class_names, self._files)
+
+
+class RecordWriter:
+    """`tf.io.TFRecordWriter` whose errors are OSErrors, as those of all other files."""
+
+    def __init__(self, path):
+        self._path = os.fspath(path)
+        with self._naming():
+            self._writer = tf.io.TFRecordWriter(self._path)
+
+    def write(self, serialized):
+        with self._naming():
+            self._writer.write(serialized)
+
+    def close(self):
+        with self._naming():
+            self._writer.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind_of_error, error, traceback):
+        self.close()
+
+    @contextlib.contextmanager
+    def _naming(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            is_full = isinstance(error, tf.errors.ResourceExhaustedError)
+            number = errno.ENOSPC if is_full else errno.EIO
+            raise OSError(number, os.strerror(number), self._path) from error
 
 
 def read_records(path, expected=None):

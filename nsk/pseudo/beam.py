@@ -63,12 +63,15 @@ class Engine:
         try:
             with beam.Pipeline(options=PipelineOptions(shlex.split(self.options))) as pipeline:
                 build(pipeline | "tasks" >> beam.Create(tasks) | beam.Reshuffle())
-        except Exception as error:  # Runners wrap what a worker has raised, each in its own way.
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reason = lines[-1] if lines else type(error).__name__
+        except Exception as error:
+            # Runners wrap what a worker has raised, each in its own way, as text.
+            told = [line for line in str(error).splitlines() if "UserError: " in line]
+            if not told:
+                raise
+            reason = told[-1].rpartition("UserError: ")[2].partition(" [while running")[0]
             raise UserError(
-                f"The Beam pipeline failed: {reason} What is finished is kept: run the same "
-                "command again to go on."
+                f"A Beam worker says: {reason} What is finished is kept: run the same command "
+                "again to go on."
             ) from error
 
 

@@ -86,7 +86,8 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
     needed = MIN_DEV_IMAGES
     if target < 1:
         needed = max(needed, int(np.ceil(1 / (1 - target) - 1e-9)))
-    for_all, reached_by_all = _threshold(confidences, labels == truth, target)
+    for_all, reached_by_all = _threshold(confidences, labels == truth, target, needed)
+    reached_by_all &= len(labels) >= needed
     values = np.full(num_classes, for_all, np.float32)
     few, missed = [], []
     for label in range(num_classes):
@@ -95,7 +96,7 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
             few.append(label)
             continue
         values[label], reached = _threshold(
-            confidences[given], truth[given] == label, target, least=needed
+            confidences[given], truth[given] == label, target, needed
         )
         if not reached:
             missed.append(label)
@@ -103,8 +104,8 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
     return Thresholds(values, tuple(few), tuple(missed), reached_by_all)
 
 
-def _threshold(confidences, correct, target, least=MIN_DEV_IMAGES):
-    """(threshold, whether the target is reached) of some dev images."""
+def _threshold(confidences, correct, target, least):
+    """(threshold, whether the target is reached) of some dev images, by `least` or more of them."""
     order = np.argsort(-confidences, kind="stable")
     confidences, correct = confidences[order], correct[order]
     up_to = np.cumsum(correct) / np.arange(1, len(correct) + 1)

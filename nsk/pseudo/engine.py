@@ -10,6 +10,8 @@ import operator
 
 from nsk.files import num_cores
 
+LISTS_FOR_A_THREAD = 8
+
 
 class Local:
     """This process and its threads."""
@@ -32,9 +34,10 @@ class Local:
             items: list, not empty.
             function: function of a list of items; its results can be added in any order.
         """
-        workers = min(num_cores(), len(items))
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            parts = pool.map(function, (items[worker::workers] for worker in range(workers)))
+        # Several lists for each thread, so that a stop waits for little of the work.
+        lists = min(len(items), LISTS_FOR_A_THREAD * num_cores())
+        with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+            parts = pool.map(function, (items[number::lists] for number in range(lists)))
             return functools.reduce(operator.add, parts)
 
 

@@ -23,10 +23,10 @@ import hashlib
 import numpy as np
 
 CODE_BITS = 64
-# Entries of a histogram over all classes together: 32 MiB.
+# Entries of a histogram over all classes together: 8 MiB, which the processor's caches hold.
 HISTOGRAM_ENTRIES = 2**20
 MAX_DIGIT_BITS = 16
-# Images that are sorted in the end, about 24 bytes each.
+# Images that are sorted in the end, 28 bytes each.
 MAX_MEMBERS = 2**22
 # Rows that are worked on at a time, so that what is between two steps stays in the processor.
 CHUNK = 2**14
@@ -210,19 +210,19 @@ def histogram(rows, ranking, intervals):
     return Histogram(counts.reshape(ranking.num_classes, bins), lowest)
 
 
-def narrow(intervals, histogram, ranks):
+def narrow(intervals, counted, ranks):
     """The intervals that hold each class's candidate number `rank` in its order.
 
     Args:
         intervals: `Intervals`.
-        histogram: the `Histogram` of all rows in them.
+        counted: the `Histogram` of all rows in them.
         ranks: int64 array of shape (num_classes,): so many candidates stand before the cut. 0 and
             the number of candidates or more mean that there is none.
 
     Returns:
         `Intervals` of fewer bits.
     """
-    counts = histogram.counts
+    counts = counted.counts
     num_classes, bins = counts.shape
     bits = intervals.bits - (bins - 1).bit_length()
     in_interval = counts.sum(axis=1)
@@ -319,11 +319,11 @@ class Cuts:
         return before
 
 
-def find_cuts(members, intervals, ranks):
+def find_cuts(found, intervals, ranks):
     """Where each class is cut, from the members of its interval.
 
     Args:
-        members: the `Members` of all rows.
+        found: the `Members` of all rows.
         intervals: `Intervals`.
         ranks: as for `narrow`.
 
@@ -340,18 +340,18 @@ def find_cuts(members, intervals, ranks):
         confidences=np.full(num_classes, np.inf, np.float32),
         tied_ids={},
     )
-    order = np.lexsort((members.hashes, members.codes, members.labels))
-    first = np.searchsorted(members.labels[order], np.arange(num_classes))
+    order = np.lexsort((found.hashes, found.codes, found.labels))
+    first = np.searchsorted(found.labels[order], np.arange(num_classes))
     classes = np.flatnonzero(intervals.is_open)
     last = order[first[classes] + (ranks - intervals.before)[classes] - 1]
-    cuts.codes[classes] = members.codes[last]
-    cuts.hashes[classes] = members.hashes[last]
-    cuts.confidences[classes] = members.confidences[last]
+    cuts.codes[classes] = found.codes[last]
+    cuts.hashes[classes] = found.hashes[last]
+    cuts.confidences[classes] = found.confidences[last]
     ties = {}
-    same = members.hashes == cuts.hashes[members.labels]
-    same &= members.codes == cuts.codes[members.labels]
+    same = found.hashes == cuts.hashes[found.labels]
+    same &= found.codes == cuts.codes[found.labels]
     # An image that is alone with its code and hash is the last one itself.
-    alike = np.bincount(members.labels[same], minlength=num_classes)
+    alike = np.bincount(found.labels[same], minlength=num_classes)
     for label in np.flatnonzero(alike > 1).tolist():
         of_class = order[first[label] :][: intervals.members[label]]
         place = int(ranks[label] - intervals.before[label])

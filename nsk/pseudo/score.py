@@ -9,7 +9,7 @@ import numpy as np
 
 from nsk.data import records
 from nsk.errors import UserError
-from nsk.files import first_written, remove_unfinished
+from nsk.files import first_written
 from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL
@@ -52,14 +52,15 @@ def score(
         dict: `scored`, the number of images, and `temperature`, the one that fits dev best; None
             where other workers' shards are not there yet.
     """
-    if num_workers == 1:
-        remove_unfinished(folder)
     (folder / UNLABELED).mkdir(exist_ok=True)
-    temperature = _score_dev(dev, make_predict(), folder, top_k)
+    predict = make_predict()
+    temperature = _score_dev(dev, predict, folder, top_k)
     paths = score_paths(unlabeled, folder)
     missing = [
         shard for shard in range(worker, len(paths), num_workers) if not paths[shard].exists()
     ]
+    if engine is LOCAL:  # In this process it is loaded already.
+        make_predict = lambda: predict  # noqa: E731
     scorer = Scorer(make_predict, unlabeled, folder, top_k, temperature, title)
     engine.each(missing, scorer.load)
     if not all(path.exists() for path in paths):
@@ -76,7 +77,6 @@ def adopt(unlabeled, folder, *, top_k=0):
     Raises:
         UserError: a record says nothing.
     """
-    remove_unfinished(folder)
     (folder / UNLABELED).mkdir(exist_ok=True)
     for shard, path in enumerate(score_paths(unlabeled, folder)):
         try:
@@ -89,15 +89,12 @@ def adopt(unlabeled, folder, *, top_k=0):
                 "classes with every unlabelled image."
             ) from None
         ids, log_probabilities = parsed
-        write_scores(path, from_predictions(ids, log_probabilities, top_k, _confidences(parsed[1])))
+        confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
+        write_scores(path, from_predictions(ids, log_probabilities, top_k, confidences))
     nothing = np.empty((0, unlabeled.num_classes), np.float32)
     dev = from_predictions([], nothing, 0, np.empty(0, np.float32))
     write_scores(folder / DEV, dev, np.empty(0, np.int32))
     return {"scored": unlabeled.num_records, "temperature": None}
-
-
-def _confidences(log_probabilities):
-    return np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,6 +174,15 @@ def count_rows(path):
         raise _unreadable(path, error) from None
 
 
+def read_top_k(path):
+    """`Scores.top_k` of a score file; UserError where it is missing or damaged."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from None
+    return schema.field("classes").type.list_size if "classes" in schema.names else 0
+
+
 def _unreadable(path, error):
     reason = str(error).splitlines()[0]
     return UserError(f"{path} cannot be read ({reason}): delete its folder and run again.")

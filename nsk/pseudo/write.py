@@ -12,15 +12,14 @@ import dataclasses
 import shutil
 
 import numpy as np
-import tensorflow as tf
 
 from nsk.data import records, shards
-from nsk.files import remove_unfinished, written_whole
+from nsk.files import written_whole
 from nsk.progress import Progress
 from nsk.pseudo.engine import LOCAL
 from nsk.pseudo.rows import read_copies
 from nsk.pseudo.score import score_file, score_paths
-from nsk.pseudo.scores import read_scores
+from nsk.pseudo.scores import read_scores, read_top_k
 from nsk.pseudo.select_stage import LABELED
 
 SHARDS = "shards"
@@ -44,8 +43,8 @@ class Plan:
 
     def share(self, copies, distance):
         """How many of them stand in the shard at a distance from the image's own; ints."""
-        shards, more = divmod(copies, self.spread(copies))
-        return shards + (distance < more) if distance < self.spread(copies) else 0
+        each, more = divmod(copies, self.spread(copies))
+        return each + (distance < more) if distance < self.spread(copies) else 0
 
     def groups_of(self, shard):
         """(distance, group) of all groups whose images may stand in an output shard."""
@@ -114,7 +113,6 @@ def write(
     Returns:
         dict: `images` and `copies`.
     """
-    remove_unfinished(folder)
     (folder / SHARDS).mkdir(exist_ok=True)
     plan = make_plan(unlabeled, selection_folder, shard_bytes)
     files = [plan.describe(shard) for shard in range(len(plan.groups))]
@@ -123,7 +121,7 @@ def write(
         shard for shard, file in enumerate(files) if not (folder / SHARDS / file["name"]).exists()
     ]
     engine.each(missing, lambda: writer.write)
-    top_k = read_scores(score_paths(unlabeled, scores_folder)[0]).top_k
+    top_k = read_top_k(score_paths(unlabeled, scores_folder)[0])
     shards.write_manifest(folder / SHARDS, "pseudo", unlabeled.class_names, files, top_k)
     if (selection_folder / LABELED).exists():
         shutil.copyfile(selection_folder / LABELED, folder / LABELED)
@@ -148,17 +146,17 @@ class Writer:
         self._held = {}  # Group: its images that stand in the next shard, too.
         self._next_shard = None
 
-    def write(self, shards):
+    def write(self, numbers):
         """Writes a list of output shards; neighbours one after the other read least."""
-        files = [self.plan.describe(shard) for shard in shards]
+        files = [self.plan.describe(number) for number in numbers]
         progress, done = Progress(self.title, sum(file["records"] for file in files)), 0
-        for shard, file in zip(shards, files, strict=True):
+        for number, file in zip(numbers, files, strict=True):
             path = self.folder / SHARDS / file["name"]
             with (
                 written_whole(path) as unfinished,
-                tf.io.TFRecordWriter(str(unfinished)) as writer,
+                shards.RecordWriter(unfinished) as writer,
             ):
-                for image, copies in self.images(shard):
+                for image, copies in self.images(number):
                     writer.write(records.pseudo_example(**image, copies=copies))
             done += file["records"]
             progress.update(done)

@@ -86,7 +86,7 @@ def _describe_pseudo_labels(generation, images):
     selection = generation.selection.counts
     copies_of_class = np.zeros(len(selection["per_class"]["candidates"]))
     truth, known, correct = read_truth(images), 0, 0
-    for path in sorted((generation.scores.path / "unlabeled").iterdir()):
+    for path in sorted((generation.scores.path / "unlabeled").glob("*.parquet")):
         copies = read_table(generation.selection.path / path.name)["copies"].to_numpy()
         labels = read_table(path, ["label"])["label"].to_numpy()
         copies_of_class += np.bincount(labels, copies, len(copies_of_class))

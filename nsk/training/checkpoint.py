@@ -9,7 +9,6 @@ compared with its SHA-256, so that a damaged checkpoint is told and the one befo
 TensorFlow's and Keras' own formats load some flipped bits silently.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -22,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from nsk.errors import CannotTeachError
-from nsk.files import UNFINISHED, remove_unfinished
+from nsk.errors import CannotTeachError, UserError
+from nsk.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
 KEPT = 2
@@ -108,25 +107,33 @@ class Checkpoints:
 
         Returns:
             (step, remembered) of it; None where there is none.
+
+        Raises:
+            UserError: it is whole, but of other variables.
         """
-        remove_unfinished_folders(self.folder)
+        remove_unfinished(self.folder)
         for path in sorted(self.folder.glob("step-" + "[0-9]" * 9), reverse=True):
             try:
                 step, arrays, remembered = read(path)
-                _check_same({name: tuple(v.shape) for name, v in self.variables.items()}, arrays)
             except ValueError as error:
                 logging.warning("The checkpoint %s is damaged (%s): left out.", path, error)
                 shutil.rmtree(path)
                 continue
+            self._check_same(path, arrays)
             for name, variable in self.variables.items():
                 variable.assign(arrays[name])
             return step, remembered
         return None
 
-    def remove(self):
-        """Removes all checkpoints: the stage is finished."""
-        self.finish()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _check_same(self, path, arrays):
+        expected = {name: tuple(variable.shape) for name, variable in self.variables.items()}
+        received = {name: value.shape for name, value in arrays.items()}
+        if received != expected:
+            differing = sorted(set(received.items()) ^ set(expected.items()))[:3]
+            raise UserError(
+                f"The checkpoint {path} holds other variables than this version of the network "
+                f"({differing}): delete the folder {self.folder} to train from the beginning."
+            )
 
 
 def write(path, step, arrays, remembered):
@@ -147,7 +154,7 @@ def write(path, step, arrays, remembered):
     buffer = io.BytesIO()
     np.savez(buffer, *whole, allow_pickle=False)
     content = buffer.getbuffer()
-    _write_synced(unfinished / ARRAYS, content)
+    write_synced(unfinished / ARRAYS, content)
     manifest = {
         "step": step,
         "remembered": {name: value for name, value in remembered.items() if name not in more},
@@ -157,10 +164,10 @@ def write(path, step, arrays, remembered):
     }
     text = json.dumps(manifest, indent=1, sort_keys=True)
     seal = hashlib.sha256(text.encode()).hexdigest()
-    _write_synced(unfinished / MANIFEST, f"{text}\n{seal}\n".encode())
+    write_synced(unfinished / MANIFEST, f"{text}\n{seal}\n".encode())
     shutil.rmtree(path, ignore_errors=True)
     os.rename(unfinished, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def read(path):
@@ -185,33 +192,3 @@ def read(path):
     arrays = dict(zip(names, whole[: len(names)], strict=True))
     more = dict(zip(manifest["arrays"], whole[len(names) :], strict=True))
     return manifest["step"], arrays, {**manifest["remembered"], **more}
-
-
-def remove_unfinished_folders(folder):
-    """Removes what stopped processes have left."""
-    for path in folder.glob(f"*{UNFINISHED}"):
-        shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        remove_unfinished(folder)
-
-
-def _check_same(expected, arrays):
-    received = {name: value.shape for name, value in arrays.items()}
-    if received != expected:
-        differing = sorted(set(received.items()) ^ set(expected.items()))[:3]
-        raise ValueError(f"its variables are others: {differing}")
-
-
-def _write_synced(path, content):
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

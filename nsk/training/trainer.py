@@ -179,12 +179,15 @@ class Trainer:
         }
 
     def _variables(self):
-        """All that a step changes: a dict from a name to a variable."""
+        """All that a step changes: a dict from a name to a variable.
+
+        Names are places: Keras' own number networks and optimizers by their order in a process.
+        """
         parts = {"model": self.model.variables, "optimizer": self.optimizer.variables}
         if self.average:
             parts["average"] = self.average.averages
         return {
-            f"{part}/{number}/{getattr(one, 'path', one.name)}": one
+            f"{part}/{number}": one
             for part, variables in parts.items()
             for number, one in enumerate(variables)
         }

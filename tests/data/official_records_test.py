@@ -138,6 +138,22 @@ def test_images_of_which_no_teacher_says_anything_are_refused(tmp_path, labeled)
         score.adopt(unlabeled, tmp_path / "scores")
 
 
+def test_confidences_are_compared_as_they_were_given(tmp_path, labeled):
+    """In float16 the logarithm of 0.3 would come back as 0.29996, below --min_confidence=0.3."""
+    example = {"image/encoded": png(100), "label": 4, "prob": 0.3}
+    unlabeled = run(tmp_path / "data", labeled, write(tmp_path / "pseudo", [example]))
+    (tmp_path / "scores").mkdir()
+    score.adopt(unlabeled, tmp_path / "scores")
+    (path,) = score.score_paths(unlabeled, tmp_path / "scores")
+    np.testing.assert_allclose(read_scores(path).confidences, 0.3, rtol=3e-7)
+
+
+def test_a_label_out_of_range_is_named(tmp_path, labeled):
+    example = {"image/encoded": png(100), "label": 10, "prob": 0.9}
+    with pytest.raises(UserError, match="its teacher's label 10 is not in 0 to 9"):
+        run(tmp_path / "data", labeled, write(tmp_path / "wrong", [example]))
+
+
 @pytest.mark.parametrize("values", [np.full(9, 1 / 9), np.full(10, 0.2), np.eye(10)[0] * 2 - 0.1])
 def test_what_is_no_distribution_over_the_classes_is_refused(tmp_path, labeled, values):
     example = {"image/encoded": png(100), "probabilities": values.astype(np.float32)}

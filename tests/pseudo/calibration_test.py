@@ -205,14 +205,20 @@ def test_equal_confidences_are_kept_or_left_out_together():
 
 
 def test_a_target_of_1_allows_no_mistake():
-    """1,000 dev images of a class are asked for; else the threshold of all classes together."""
     right = np.arange(3000) < 2000
     given = one_class(np.linspace(1, 0.4, 3000), right)
     found = precision_thresholds(*given, 1, 1.0)
-    assert found.few == () and found.missed == ()
+    assert found.few == () and found.missed == () and found.reached_by_all
     assert found.values.tolist() == [given[1][1999]]
-    few = precision_thresholds(*(one[1500:2200] for one in given), 1, 1.0)
-    assert few.few == (0,) and few.values.tolist() == [given[1][1999]]
+
+
+def test_a_high_target_needs_as_many_dev_images_as_can_show_it():
+    """Of 60 images 99 % cannot be shown, however many of the first are right."""
+    given = one_class(np.linspace(1, 0.4, 60), np.arange(60) < 21)
+    found = precision_thresholds(*given, 1, 0.99)
+    assert found.few == (0,) and not found.reached_by_all
+    many = one_class(np.linspace(1, 0.4, 300), np.arange(300) < 150)
+    assert precision_thresholds(*many, 1, 0.99).reached_by_all
 
 
 def test_no_threshold_is_below_the_least_confidence():

@@ -9,7 +9,7 @@ from nsk.data import pipeline, records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.evaluation.predict import Predictions
 from nsk.pseudo.calibration import calibrated_confidences, fit_temperature
-from nsk.pseudo.score import DEV, UNLABELED, score, score_file, score_paths
+from nsk.pseudo.score import DEV, TEMPERATURE, UNLABELED, score, score_file, score_paths
 from nsk.pseudo.scores import read_scores, read_table
 
 NUM_IMAGES = 25
@@ -187,8 +187,6 @@ def test_a_stopped_scoring_goes_on_with_the_shards_that_are_missing(unlabeled, d
     for missing in ([0], [1], [2], [0, 2], [1, 2], [0, 1, 2], []):
         for shard in missing:
             paths[shard].unlink()
-        (folder / UNLABELED / "00001.parquet.77.unfinished").write_bytes(b"half")
-        (folder / "dev.parquet.77.unfinished").write_bytes(b"half")
         kept = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
         teacher = Teacher()
         assert run(unlabeled, dev, folder, teacher) == counts
@@ -214,13 +212,16 @@ def test_workers_together_write_the_files_of_one(unlabeled, dev, tmp_path, order
     assert contents(folder) == contents(tmp_path / "alone")
 
 
-def test_a_worker_leaves_the_unfinished_files_of_others_alone(unlabeled, dev, tmp_path):
+def test_all_processes_calibrate_with_the_temperature_of_the_first(unlabeled, dev, tmp_path):
+    """Another machine may round differently, and its shards must compare with the others."""
     folder = tmp_path / "scores"
-    (folder / UNLABELED).mkdir(parents=True)
-    other = folder / UNLABELED / "00001.parquet.77.unfinished"
-    other.write_bytes(b"half")
-    assert run(unlabeled, dev, folder, worker=0, num_workers=2) is None
-    assert other.read_bytes() == b"half"
+    folder.mkdir()
+    (folder / TEMPERATURE).write_text("1.75")
+    assert run(unlabeled, dev, folder)["temperature"] == 1.75
+    for path in (*score_paths(unlabeled, folder), folder / DEV):
+        scores = read_scores(path)
+        expected = calibrated_confidences(scores.log_probabilities.astype(np.float32), 1.75)
+        np.testing.assert_allclose(scores.calibrated_confidences, expected, rtol=2e-3)
 
 
 def test_a_shard_that_fails_leaves_those_before_it_and_no_half_file(unlabeled, dev, tmp_path):
@@ -237,7 +238,7 @@ def test_a_shard_that_fails_leaves_those_before_it_and_no_half_file(unlabeled, d
         folder = tmp_path / str(number)
         with pytest.raises(KeyboardInterrupt):
             run(unlabeled, dev, folder, fail_at(number))
-        assert set(contents(folder)) == {DEV} | {
+        assert set(contents(folder)) == {DEV, TEMPERATURE} | {
             f"{UNLABELED}/{shard:05d}.parquet" for shard in range(files)
         }
 

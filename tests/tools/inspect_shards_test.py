@@ -79,7 +79,7 @@ def swap(path):
 
 @pytest.mark.parametrize(
     ("damage", "told"),
-    [(cut, "cannot be read"), (flip, "cannot be read"), (swap, "another SHA-256")],
+    [(cut, "cannot be read"), (flip, "cannot be read"), (swap, "bytes and not")],
 )
 def test_damages_are_named(workdir, damage, told):
     pseudo = inspect_shards.find_sets(workdir)[1]

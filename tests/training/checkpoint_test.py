@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nsk.errors import CannotTeachError
+from nsk.errors import CannotTeachError, UserError
 from nsk.training import checkpoint
 from nsk.training.checkpoint import Checkpoints
 
@@ -134,11 +134,12 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     checkpoint.read(tmp_path / "step-000000007")
 
 
-def test_one_of_other_variables_is_not_used(tmp_path, caplog):
+def test_one_of_other_variables_is_refused_and_kept(tmp_path):
     saved(tmp_path)
     others = {**variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
-    assert Checkpoints(tmp_path, others, 1.0).restore() is None
-    assert "its variables are others" in caplog.text
+    with pytest.raises(UserError, match=r"holds other variables .*: delete the folder"):
+        Checkpoints(tmp_path, others, 1.0).restore()
+    assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
 
 
 def test_what_a_stopped_process_left_is_removed(tmp_path):

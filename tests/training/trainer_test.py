@@ -20,6 +20,7 @@ from nsk.evaluation.predict import Predictor
 from nsk.models import layers
 from nsk.training import losses
 from nsk.training import strategy as strategies
+from nsk.training.checkpoint import Checkpoints
 from nsk.training.trainer import Recipe, Trainer, evaluation_steps
 
 KEY = noise.key(0, "trainer test")
@@ -501,6 +502,18 @@ def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp
     del curves["train/images_per_second"], others["train/images_per_second"]
     assert others == curves
     assert len(list((tmp_path / "parts/checkpoints").iterdir())) == 2
+
+
+def test_variables_have_the_same_names_in_every_process(tmp_path):
+    """A student that goes on is the first network of its process, and was its second before."""
+    first, second = (make_trainer("one", RECIPE, small_noisy) for _ in range(2))
+    assert list(first._variables()) == list(second._variables())
+    for one in first._variables().values():
+        one.assign(tf.ones_like(one))
+    Checkpoints(tmp_path, first._variables(), 1.0).save(3, {}, wait=True)
+    assert Checkpoints(tmp_path, second._variables(), 1.0).restore() == (3, {})
+    for one in second._variables().values():
+        assert np.all(np.asarray(one) == 1)
 
 
 def test_a_stop_on_request_saves_the_last_step(tmp_path):
