@@ -29,7 +29,7 @@ from nsk.main import OK, STOPPED
 
 FLAGS = (
     "--dataset=digits --image_size=8 --num_labeled=60 --num_dev=60 --images_per_shard=64 "
-    "--models=convnet5,convnet5 --train_images=9000 --labeled_batch_size=32,16 --ratio=2 "
+    "--models=convnet5,convnet5 --train_images=24000 --labeled_batch_size=32,16 --ratio=2 "
     "--loss_normalization=all --optimizer=sgd --learning_rate=0.05 --ema_decay=0.99 --flip=off "
     "--crop_padding=0 --fill=0 --randaugment_operations=rotate,shear_x --min_confidence=0.2 "
     "--weight_decay=1e-3 --dropout_rate=0.3 --seed=3 --evaluations=3 --checkpoint_minutes=0"
