@@ -110,14 +110,15 @@ def score(config):
 
 def select(config):
     """Prints what the settings keep of the finished scores for `--generation`; trains nothing."""
-    images, scores = finished_scores(config)
-    selected = Stages(config).select(config.run.generation, scores, images)
+    stages = Stages(config, finished_only=True)
+    images, scores = finished_scores(config, stages)
+    stages.finished_only = False
+    selected = stages.select(config.run.generation, scores, images)
     return selection.report(images, scores, selected)
 
 
-def finished_scores(config):
-    """(images, scores for `--generation`), finished `Stage`s; UserError where they are not."""
-    stages = Stages(config, finished_only=True)
+def finished_scores(config, stages):
+    """(images, scores for `--generation`), `Stage`s that are finished already."""
     images, chain = start_of(config, stages)
     return images, stages.score(len(chain), chain[-1].model, images)
 

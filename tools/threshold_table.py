@@ -83,8 +83,9 @@ def show(argv):
     config.check_generation()
     nsk_main.prepare(config)
     from nsk import self_training
+    from nsk.stages import Stages
 
-    images, scores = self_training.finished_scores(config)
+    images, scores = self_training.finished_scores(config, Stages(config, finished_only=True))
     labels, confidences, truth = read(images, scores)
     class_names = images.counts["class_names"]
     summary = {}
