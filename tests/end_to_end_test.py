@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from tensorflow.core.util import event_pb2
 
 from nsk import self_training, train_stage
+from nsk import stage as stage_module
 from nsk.config import Config
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
@@ -171,6 +172,15 @@ def test_another_policy_and_mixing_keep_teacher_and_scores(finished, copied, cap
     )
 
 
+def unseal(images):
+    """Takes the truth out of an ingested stage, as if it had never been known."""
+    shutil.rmtree(images / "sealed")
+    manifest = json.loads((images / stage_module.MANIFEST).read_text())
+    del manifest["files"]["sealed/unlabeled_truth.parquet"]
+    manifest["seal"] = stage_module._seal(manifest)
+    (images / stage_module.MANIFEST).write_text(json.dumps(manifest))
+
+
 def test_a_killed_run_goes_on_to_the_same_students_without_the_sealed_truth(
     finished, copied, monkeypatch
 ):
@@ -179,7 +189,7 @@ def test_a_killed_run_goes_on_to_the_same_students_without_the_sealed_truth(
     for folder in itertools.chain(copied.glob("gen2/*"), copied.glob("export-*")):
         shutil.rmtree(folder)
     (copied / "summary.json").unlink()
-    shutil.rmtree(next(copied.glob("data/images-*/sealed")))
+    unseal(next(copied.glob("data/images-*")))
 
     def stop(job, strategy, model_path):
         model_path.write_bytes(b"half a model")
