@@ -27,7 +27,7 @@ CODE_BITS = 64
 HISTOGRAM_ENTRIES = 2**20
 MAX_DIGIT_BITS = 16
 # Images that are sorted in the end, 28 bytes each.
-MAX_MEMBERS = 2**22
+MAX_MEMBERS = 2**19
 # Rows that are worked on at a time, so that what is between two steps stays in the processor.
 CHUNK = 2**14
 ONE = np.uint32(0x3F800000)  # The bits of 1.0 in float32.
