@@ -36,7 +36,7 @@ from nsk.training.curves import Curves
 from nsk.training.trainer import Trainer
 
 CLASSES = [f"class {number}" for number in range(10)]
-NUM_LABELED, NUM_PSEUDO, NUM_DEV = 1024, 8192, 32
+NUM_LABELED, NUM_PSEUDO, NUM_DEV = 1024, 32768, 32
 KEY = noise.key(0, "benchmark")
 # A turn begins with full buffers, as it ends where data is fast enough, and leaves nothing running:
 # data made ahead in one turn's time would be a present to the other.
