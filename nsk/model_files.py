@@ -5,7 +5,10 @@ import zipfile
 import keras
 import tensorflow as tf
 
-from nsk import stage
+from nsk import (
+    models,  # noqa: F401 -- registers the layers that saved models have.
+    stage,
+)
 from nsk.data import pipeline
 from nsk.errors import UserError
 from nsk.evaluation.predict import Predictor

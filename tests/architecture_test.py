@@ -42,7 +42,7 @@ ALLOWED = {
     "nsk.report": {"nsk.stage", "nsk.generation", "nsk.pseudo.scores", "nsk.report"},
     "nsk.deciding": {"nsk.evaluation.metrics", "nsk.pseudo.scores"},
     "nsk.export": {"nsk.data.records"},
-    "nsk.model_files": {"nsk.stage", "nsk.data.pipeline", "nsk.evaluation.predict"},
+    "nsk.model_files": {"nsk.models", "nsk.stage", "nsk.data.pipeline", "nsk.evaluation.predict"},
 }
 # Those that bring the parts together.
 KNOWS_ALL = {
