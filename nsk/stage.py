@@ -134,13 +134,17 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
             "seconds": round(time.time() - started, 1),
             "files": _sync_and_describe(partial),
         }
-        manifest["seal"] = _seal(manifest)
-        write_json_atomically(partial / MANIFEST, manifest)
-        sync_folder(partial)
-        os.rename(partial, path)
-        sync_folder(path.parent)
+        _publish(partial, path, manifest)
     logging.info("%s: done in %.1f s", label, time.time() - started)
     return load(path)
+
+
+def _publish(partial, path, manifest):
+    """Completes a folder with its manifest, and gives it its name when all of it is on disk."""
+    write_json_atomically(partial / MANIFEST, {**manifest, "seal": _seal(manifest)})
+    sync_folder(partial)
+    os.rename(partial, path)
+    sync_folder(path.parent)
 
 
 def find(workdir, name, *, settings, inputs):
@@ -213,11 +217,15 @@ def _damage(path, expected):
         size = path.stat().st_size
         if size != expected["bytes"]:
             return f"it has {size:,} bytes and not {expected['bytes']:,}"
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _sha256(path)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return None if digest == expected["sha256"] else "its SHA-256 is another than when written"
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def strays(path):
@@ -320,11 +328,10 @@ def _sync_and_describe(folder):
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": digest,
+            "sha256": _sha256(path),
         }
     for path in folder.rglob("*"):
         if path.is_dir():

@@ -70,11 +70,7 @@ def ingest(config, seed, folder):
             order_seed = FIXED_SEED if split == "test" else seed
             rows = rows[np.argsort(hash_keys(order_seed, f"order/{split}", images.ids, rows))]
             splits[split] = rows
-            images_per_shard = config.images_per_shard
-            if split == "labeled":
-                share = -(-len(rows) // LABELED_SHARDS)
-                images_per_shard = min(images_per_shard, max(share, LABELED_IN_SHARD))
-            limits = (images_per_shard, config.shard_mebibytes * 2**20)
+            limits = _shard_limits(config, split, len(rows))
             with shards.ShardWriter(folder / split, "images", class_names, *limits) as writer:
                 for row in rows.tolist():
                     label = None if split == "unlabeled" else images.labels[row]
@@ -105,6 +101,15 @@ def ingest(config, seed, folder):
         "unused": unused,
         "other_files": sum(source.other_files() for source in _distinct_sources(origins)),
     }
+
+
+def _shard_limits(config, split, count):
+    """(most images, bytes) of a shard of a split with so many images."""
+    images_per_shard = config.images_per_shard
+    if split == "labeled":
+        share = -(-count // LABELED_SHARDS)
+        images_per_shard = min(images_per_shard, max(share, LABELED_IN_SHARD))
+    return images_per_shard, config.shard_mebibytes * 2**20
 
 
 def describe(counts):

@@ -1,6 +1,6 @@
 """Checkpoints of a training: whole, verified, and written beside the training.
 
-    checkpoints/step-000001200/
+    student-3f9a1c04d2.checkpoints/step-000001200/
         arrays.npz          every variable's value, by number
         checkpoint.json     step, what else is remembered, names, shapes and SHA-256; written last
 
