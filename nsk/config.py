@@ -574,9 +574,14 @@ class RunConfig(Section):
     )
     strategy: str = setting(
         "auto",
-        "one: one device | mirrored: every device of this machine | auto: mirrored where there are "
-        "several GPUs.",
-        choices=("auto", "one", "mirrored"),
+        "one: one device | mirrored: every device of this machine | multi_worker: every device of "
+        "all machines in TF_CONFIG, each of which runs the same command; the workdir must be on a "
+        "file system that they share | tpu: the TPU named by --tpu | auto: mirrored where there "
+        "are several GPUs, else one.",
+        choices=("auto", "one", "mirrored", "multi_worker", "tpu"),
+    )
+    tpu: str = setting(
+        "local", "Name or gRPC address of the TPU under --strategy=tpu; local: of this machine."
     )
     logical_devices: int = setting(
         0,

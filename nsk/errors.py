@@ -14,3 +14,10 @@ class CannotTeachError(UserError):
     At the first generation this ends the run, as any `UserError`. Later it ends the chain alone:
     the generations before it stand.
     """
+
+
+class LostWorkerError(Exception):
+    """Another worker of the same training is gone: `main` exits with code 75.
+
+    The strategy cannot take one in again: all workers are to be started anew.
+    """

@@ -1,12 +1,18 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all.
 
+What is written into a stage's unfinished folder, `....partial`, is noted with its SHA-256 in
+`.written/` there, so that a stopped stage goes on with files that are still as they were written.
+"""
+
+import concurrent.futures
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
 from pathlib import Path
 
-UNFINISHED = ".unfinished"
+UNFINISHED, PARTIAL, WRITTEN = ".unfinished", ".partial", ".written"
 
 
 @contextlib.contextmanager
@@ -22,6 +28,7 @@ def written_whole(path):
         yield unfinished
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
+        _note(unfinished, path)
         os.replace(unfinished, path)
         sync_folder(path.parent)
     except BaseException:
@@ -40,6 +47,7 @@ def first_written(path, content):
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         write_synced(unfinished, content)
+        _note(unfinished, path)
         try:
             os.link(unfinished, path)
         except FileExistsError:
@@ -50,6 +58,42 @@ def first_written(path, content):
     finally:
         unfinished.unlink(missing_ok=True)
     return path.read_bytes()
+
+
+def _note(unfinished, path):
+    """Notes the SHA-256 of a file that is about to get its name, if that is in a partial folder.
+
+    A note is an empty file `.written/NAME/SHA-256`: several processes may write one file.
+    """
+    folder = next((one for one in path.parents if one.suffix == PARTIAL), None)
+    if folder is not None:
+        notes = folder / WRITTEN / path.relative_to(folder)
+        notes.mkdir(parents=True, exist_ok=True)
+        (notes / sha256(unfinished)).touch()
+
+
+def changed_since_written(folder):
+    """Paths of the files in a partial folder that are not as they were written.
+
+    Files of which nothing is noted are not among them.
+    """
+    folder = Path(folder)
+    noted = {note.parent for note in (folder / WRITTEN).rglob("*") if note.is_file()}
+    paths = [folder / notes.relative_to(folder / WRITTEN) for notes in sorted(noted)]
+    paths = [path for path in paths if path.is_file()]
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        digests = pool.map(sha256, paths)
+        return [
+            path
+            for path, digest in zip(paths, digests, strict=True)
+            if not (folder / WRITTEN / path.relative_to(folder) / digest).exists()
+        ]
+
+
+def sha256(path):
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_unfinished(folder):

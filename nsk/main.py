@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 from nsk import config as config_module
 from nsk import stage, stopping, verify
-from nsk.errors import UserError
+from nsk.errors import LostWorkerError, UserError
 
 OK, WRONG_INPUT, STOPPED = 0, 2, 75
 COMMANDS = ("run", "plan", "score", "select", "verify")
@@ -123,6 +123,10 @@ def main(argv):
             f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "
             f"it out of {command}."
         )
+    if config.run.num_shard_workers > 1 and config.run.strategy == "multi_worker":
+        raise UserError(
+            "--strategy=multi_worker shares the scoring already: leave out --num_shard_workers."
+        )
     if config.run.num_shard_workers > 1 and config.pseudo.first_scores == "records":
         raise UserError(
             "--first_scores=records leaves nothing to score: leave out --num_shard_workers."
@@ -192,6 +196,12 @@ def run_main(argv, main=main):
     except UserError as error:
         tell(str(error))
         return WRONG_INPUT
+    except LostWorkerError as error:
+        tell(
+            f"another worker has ended or cannot be reached ({error}): start all workers again; "
+            "training goes on from its last checkpoint."
+        )
+        return STOPPED
     except stopping.Stopped:
         tell("stopped, everything is saved: run the same command again to go on.")
         return STOPPED

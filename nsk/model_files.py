@@ -1,6 +1,8 @@
 """Models in files: loaded safely, and made ready to predict."""
 
+import os
 import zipfile
+from pathlib import PurePosixPath
 
 import keras
 import tensorflow as tf
@@ -13,12 +15,17 @@ from nsk.data import pipeline
 from nsk.errors import UserError
 from nsk.evaluation.predict import Predictor
 
+MOST_EXPANSION = 10  # Keras does not compress, and weights could hardly be compressed.
+
 
 def class_names_of(path):
     """Class names of a model that nsk trained or exported, from beside it; None where unknown."""
     listed = path.with_name("class_names.txt")
     if listed.is_file():
-        return listed.read_text(encoding="utf-8").splitlines()
+        try:
+            return listed.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{listed} cannot be read ({error}): give UTF-8 text.") from None
     if path.with_name(stage.MANIFEST).is_file():
         return stage.load(path.parent).counts.get("class_names")
     return None
@@ -28,19 +35,40 @@ def load_model(path):
     """A `.keras` model, safely: nothing in the file is executed.
 
     Raises:
-        UserError: it is missing, damaged or no `.keras` file.
+        UserError: it is missing, damaged, no `.keras` file or no classifier of images.
     """
-    if path.suffix != ".keras" or not path.is_file():
+    if path.suffix != ".keras" or not os.path.isfile(path):
         raise UserError(
             f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
         )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _check_archive(path)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly anything on what it was not made for.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The model {path} cannot be loaded ({reason}): give another one."
         ) from None
+    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if [len(shape or ()) for shape in shapes] != [4, 2]:
+        raise UserError(
+            f"The model {path} takes {shapes[0]} and returns {shapes[1]}: expected images (None, "
+            "size, size, 3) and logits (None, classes)."
+        )
+    return model
+
+
+def _check_archive(path):
+    """ValueError where a `.keras` file would be unpacked beside its place, or to endless bytes."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    for entry in entries:
+        place = PurePosixPath(entry.filename.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"its entry {entry.filename!r} leads out of it")
+    unpacked, most = sum(entry.file_size for entry in entries), MOST_EXPANSION * path.stat().st_size
+    if unpacked > most:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, expected {most:,} at most")
 
 
 def load_predictor(path, image_size, batch_size, strategy, views):

@@ -10,7 +10,8 @@ A key is derived from the run's seed and names (`key(seed, "gen1/student")`), fo
 (`tf.random.stateless_uniform(alg="philox")`), which gives the same numbers on every device type.
 
 Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward
-pass, and layers draw with `example_uniform`.
+pass, and layers draw with `example_uniform`. Where a worker prepares a part of a global batch, a
+scope says which one, and augmentation draws with `for_examples`.
 """
 
 import contextlib
@@ -86,12 +87,12 @@ _active = threading.local()  # MirroredStrategy traces each replica in a thread 
 
 @contextlib.contextmanager
 def scope(step_key, positions, global_batch_size):
-    """Within it, layers draw the noise of one step for one replica's rows of the global batch.
+    """Within it, the noise of one step is drawn for some rows of the global batch, a replica's say.
 
     Args:
         step_key: int64 tensor of shape (2,), a key already folded with the step.
-        positions: int tensor of shape (local_batch,): where each row of this replica's batch stands
-            in the global batch.
+        positions: int tensor of shape (local_batch,): where each row that is there stands in the
+            global batch.
         global_batch_size: int or scalar tensor, rows in the global batch.
     """
     previous = getattr(_active, "scope", None)
@@ -102,14 +103,33 @@ def scope(step_key, positions, global_batch_size):
         _active.scope = previous
 
 
+def for_examples(draw, draw_key, count, shape=()):
+    """What `draw` gives for each of `count` examples; in a `scope`, for these rows of its batch.
+
+    The whole global batch is drawn and the rows that are there are taken: cheap for a few numbers
+    an example (a crop, stochastic depth) or one feature vector (dropout before the classifier).
+
+    Args:
+        draw: function of (key, shape), such as `uniform`.
+        draw_key: int64 (2,).
+        count: int or scalar tensor, examples that are there.
+        shape: shape of one example's draws.
+
+    Returns:
+        tensor of shape (count, *shape).
+    """
+    active = getattr(_active, "scope", None)
+    if active is None:
+        return draw(draw_key, [count, *shape])
+    return tf.gather(draw(draw_key, [active.global_batch_size, *shape]), active.positions)
+
+
 def example_uniform(name, batch_size, shape=()):
     """Uniform draws in [0, 1) for every example that a layer sees.
 
     Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
-    global batch alone. The whole global batch is drawn and this replica's rows are taken: cheap for
-    one number an example (stochastic depth) or one feature vector (dropout before the classifier).
-    Outside a scope (a model used by hand with `training=True`, say in `model.fit`) they come from
-    TensorFlow's global generator and cannot be repeated.
+    global batch alone. Outside a scope (a model used by hand with `training=True`, say in
+    `model.fit`) they come from TensorFlow's global generator and cannot be repeated.
 
     Args:
         name: string, unique for the layer within its model.
@@ -122,5 +142,4 @@ def example_uniform(name, batch_size, shape=()):
     active = getattr(_active, "scope", None)
     if active is None:
         return tf.random.uniform([batch_size, *shape])
-    draws = uniform(named(active.key, name), [active.global_batch_size, *shape])
-    return tf.gather(draws, active.positions)
+    return for_examples(uniform, named(active.key, name), batch_size, shape)

@@ -21,7 +21,7 @@ from nsk import plan as plan_module
 from nsk.errors import CannotTeachError, UserError
 from nsk.generation import Generation
 from nsk.report import selection, summary
-from nsk.stages import Stages
+from nsk.stages import Stages, shard_set
 
 
 def run(config):
@@ -31,7 +31,8 @@ def run(config):
         config: `nsk.config.Config`.
 
     Returns:
-        dict: the summary, as written to `summary.json` in the workdir.
+        dict: the summary, as written to `summary.json` in the workdir; None in a worker that is
+            not the first of several.
 
     Raises:
         UserError: settings or data do not allow the run.
@@ -57,6 +58,8 @@ def run(config):
 
     best = deciding.best_generation(chain)
     export = stages.export(chain[best].model, images)
+    if not stages.workers.is_chief:
+        return None
     return summary.report(config, images, chain, best, export, stages.all_reused)
 
 
@@ -91,7 +94,8 @@ def teach(config, stages, images, chain):
 def plan(config):
     """Prints what `run` would do; only the images are ingested."""
     stages = Stages(config)
-    return plan_module.plan(stages, stages.ingest())
+    images = stages.ingest()
+    return plan_module.plan(stages, images) if stages.workers.is_chief else None
 
 
 def score(config):
@@ -104,7 +108,16 @@ def score(config):
     images, chain = start_of(config, stages)
     scores = stages.score(len(chain), chain[-1].model, images)
     if scores is None:
-        logging.info("This process has scored its shards; others are still to score theirs.")
+        shards, worker = len(shard_set(images, "unlabeled").names), config.run.shard_index
+        if worker < shards:
+            logging.info("This process has scored its shards; others are still to score theirs.")
+        else:
+            logging.info(
+                "There is no shard for this process: of --num_shard_workers=%d the first %d have "
+                "one, and are still to score theirs.",
+                config.run.num_shard_workers,
+                shards,
+            )
     return scores
 
 
@@ -114,7 +127,7 @@ def select(config):
     images, scores = finished_scores(config, stages)
     stages.finished_only = False
     selected = stages.select(config.run.generation, scores, images)
-    return selection.report(images, scores, selected)
+    return selection.report(images, scores, selected) if stages.workers.is_chief else None
 
 
 def finished_scores(config, stages):

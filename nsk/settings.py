@@ -89,6 +89,6 @@ def convert(field, value):
         return PerGeneration(kind(one) for one in value)
     except ValueError:
         raise UserError(
-            f"--{field.name}={','.join(map(str, value))} is not understood: expected a comma list "
-            f"of {kind.__name__} values."
+            f"--{field.name}={','.join(map(str, value))} is not understood: expected a "
+            f"{'whole number' if kind is int else 'number'}, or a comma list of them."
         ) from None

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -27,13 +28,32 @@ from pathlib import Path
 from absl import logging
 
 from nsk.errors import UserError
-from nsk.files import num_cores, remove_unfinished, sync_folder, written_whole
+from nsk.files import (
+    PARTIAL,
+    WRITTEN,
+    changed_since_written,
+    num_cores,
+    remove_unfinished,
+    sha256,
+    sync_folder,
+    written_whole,
+)
 
 FORMAT = 3
 MANIFEST = "stage.json"
 LARGE = 2**30  # Bytes that take long enough to verify to be told of.
+FOLDER_NAME = re.compile(r".+-[0-9a-f]{10}")
+CURVES = "tensorboard"  # The folder of a workdir whose folders have stages' names and are none.
 # What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+DISK_ERRORS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "change its rights, or give another --workdir",
+    errno.EACCES: "change its rights",
+    errno.EPERM: "change its rights",
+    errno.EIO: "look after the disk",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +90,11 @@ def fingerprint(name, settings, inputs):
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def folder_of(workdir, name, *, settings, inputs):
+    """The folder of a stage when it is finished; arguments as of `run`."""
+    return Path(workdir) / f"{name}-{fingerprint(name, settings, inputs)}"
+
+
 def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_workers=1):
     """Returns the stage's finished folder, building it if it is not there.
 
@@ -95,12 +120,12 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
     print_ = fingerprint(name, settings, inputs)
     label = f"{name}-{print_}"
     path = Path(workdir) / label
-    if path.exists():
-        return _reuse(path, label)
-    make_folder(path.parent)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     share = f".worker-{worker}-of-{num_workers}" if num_workers > 1 else None
-    with contextlib.ExitStack() as locks, _naming_disk_errors():
+    with contextlib.ExitStack() as locks, naming_disk_errors(path.parent):
+        if path.exists():
+            return _reuse(path, label)
+        make_folder(path.parent)
         lock = locks.enter_context(_lock(path, shared=num_workers > 1))
         if share:
             locks.enter_context(_lock(path, share))
@@ -112,6 +137,7 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
             remove_unfinished(partial)
         partial.mkdir(exist_ok=True)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of one who was stopped before the rename.
+        _leave_out_changed(partial, alone=num_workers == 1)
         started = time.time()
         counts = build(partial)
         if counts is None:
@@ -139,9 +165,26 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
     return load(path)
 
 
+def _leave_out_changed(partial, alone):
+    """Removes the files that are not as a stopped process wrote them, so that they are made anew.
+
+    Args:
+        partial: the folder of a stage that goes on.
+        alone: whether no other process counts on what is there; else a UserError.
+    """
+    for path in changed_since_written(partial):
+        if not alone:
+            raise UserError(
+                f"{path} is damaged: stop the other workers, delete the file and run again."
+            )
+        logging.warning("%s is damaged: it is made anew.", path)
+        path.unlink()
+
+
 def _publish(partial, path, manifest):
     """Completes a folder with its manifest, and gives it its name when all of it is on disk."""
     write_json_atomically(partial / MANIFEST, {**manifest, "seal": _seal(manifest)})
+    shutil.rmtree(partial / WRITTEN, ignore_errors=True)
     sync_folder(partial)
     os.rename(partial, path)
     sync_folder(path.parent)
@@ -173,7 +216,15 @@ def _read_manifest(path):
             raise ValueError("it is not as it was written")
         return manifest
     except FileNotFoundError:
-        raise UserError(f"{path} is not a finished stage: it has no {MANIFEST}.") from None
+        raise UserError(
+            f"{path} is not a finished stage, it has no {MANIFEST}: delete the folder and run "
+            "again to redo it."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{manifest_path} cannot be read ({error.strerror}): mend that, or delete the folder "
+            f"{path} and run again to redo it."
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest_path} is damaged ({type(error).__name__}: {error}): delete the folder "
@@ -197,9 +248,12 @@ def damages(path):
         UserError: its manifest is missing or damaged.
     """
     path = Path(path)
-    files = _read_manifest(path)["files"]
+    manifest = _read_manifest(path)
+    files = manifest["files"]
     there = _files_in(path)
     found = [(path / name, "it is missing") for name in sorted(files.keys() - there)]
+    if FOLDER_NAME.fullmatch(path.name) and not path.name.endswith(manifest["fingerprint"]):
+        found.append((path / MANIFEST, "it is of another stage"))
     present = sorted(files.keys() & there)
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         reasons = pool.map(lambda name: _damage(path / name, files[name]), present)
@@ -217,15 +271,10 @@ def _damage(path, expected):
         size = path.stat().st_size
         if size != expected["bytes"]:
             return f"it has {size:,} bytes and not {expected['bytes']:,}"
-        digest = _sha256(path)
+        digest = sha256(path)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return None if digest == expected["sha256"] else "its SHA-256 is another than when written"
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def strays(path):
@@ -241,9 +290,15 @@ def _files_in(path):
 
 
 def finished(workdir):
-    """Paths of the finished stages in a workdir, in order of their names."""
-    found = (path.parent for path in Path(workdir).glob(f"**/{MANIFEST}"))
-    return sorted(path for path in found if path.suffix != ".partial")
+    """Paths of the finished stages in a workdir, in order of their names.
+
+    A folder with the name of one is among them when it has lost its manifest.
+    """
+    workdir = Path(workdir)
+    found = {path.parent for path in workdir.glob(f"**/{MANIFEST}")}
+    named = (path for path in workdir.glob("**/*-*") if FOLDER_NAME.fullmatch(path.name))
+    found |= {path for path in named if CURVES not in path.relative_to(workdir).parts}
+    return sorted(path for path in found if path.is_dir() and path.suffix != PARTIAL)
 
 
 def make_folder(path):
@@ -280,17 +335,38 @@ def _reuse(path, label):
 
 
 @contextlib.contextmanager
-def _naming_disk_errors():
-    """Turns what a disk refuses into a UserError that names the file."""
+def naming_disk_errors(folder):
+    """Turns what a disk refuses into a UserError that names the file, or else the folder."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except UserError:
+        raise
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
             raise
+        code, file = refusal
         raise UserError(
-            f"The disk refuses {error.filename or 'a file'} ({error.strerror}): make room or "
-            "change its rights, and run again; finished stages are kept."
+            f"The disk refuses {file or f'a file below {folder}'} ({os.strerror(code)}): "
+            f"{DISK_ERRORS[code]}, and run again; finished stages are kept."
         ) from error
+
+
+def _refusal(error):
+    """(code, file or None) of an error with which a disk refuses; None for any other one.
+
+    TensorFlow's errors are no OSErrors: they end with "FILE; what the system said".
+    """
+    for one in filter(None, (error.__cause__, error)):
+        if isinstance(one, OSError):
+            if one.errno in DISK_ERRORS:
+                return one.errno, one.filename
+        elif type(one).__module__.startswith("tensorflow."):
+            for code in DISK_ERRORS:
+                found = re.search(rf"([^;{{}}]*); {re.escape(os.strerror(code))}", str(one))
+                if found:
+                    return code, found[1].strip()
+    return None
 
 
 @contextlib.contextmanager
@@ -303,7 +379,7 @@ def _lock(path, suffix="", shared=False):
         shared: whether others may hold it, too, as long as they share it.
     """
     lock_path = path.with_name(f"{path.name}{suffix}.lock")
-    with open(lock_path, "a+") as lock:
+    with open(lock_path, "a+", errors="replace") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -327,11 +403,13 @@ def _sync_and_describe(folder):
     """Brings every file to disk; returns {relative path: {bytes, sha256}}."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if WRITTEN in path.relative_to(folder).parts:
+            continue
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": sha256(path),
         }
     for path in folder.rglob("*"):
         if path.is_dir():
@@ -341,5 +419,5 @@ def _sync_and_describe(folder):
 
 def write_json_atomically(path, value):
     """Writes a JSON file that is there whole or not at all."""
-    with _naming_disk_errors(), written_whole(path) as unfinished:
+    with naming_disk_errors(path.parent), written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1) + "\n")

@@ -8,21 +8,25 @@ import dataclasses
 import functools
 import hashlib
 import shutil
+import time
 
 from absl import logging
 
 from nsk import checks, export, model_files, stage, train_stage
 from nsk.data import ingest, sources
 from nsk.data.shards import ShardSet
-from nsk.errors import UserError
+from nsk.errors import CannotTeachError, UserError
 from nsk.evaluation import suite
 from nsk.evaluation.predict import collect
+from nsk.files import PARTIAL
 from nsk.pseudo import score, select_stage, write
 from nsk.pseudo.engine import LOCAL
 from nsk.training import strategy as strategies
+from nsk.training.workers import Workers
 
 MODEL = "model.keras"
 CHECKPOINTS = ".checkpoints"
+SHOWN_WITHIN = 90.0  # Seconds; NFS remembers for a minute by default what is in a folder.
 
 
 class Stages:
@@ -42,15 +46,23 @@ class Stages:
         self.workdir = config.workdir
         self.all_reused = True
         strategies.split_cpu(config.run.logical_devices)
-        self.strategy = strategies.make_strategy(config.run.strategy)
+        self.strategy = strategies.make_strategy(config.run.strategy, config.run.tpu)
+        self.local_strategy = strategies.local_strategy(self.strategy)
+        self.workers = Workers(self.strategy)
         stage.make_folder(self.workdir)
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""
-        stage.write_json_atomically(self.workdir / "config.json", dataclasses.asdict(self.config))
+        if self.workers.is_chief:
+            content = dataclasses.asdict(self.config)
+            stage.write_json_atomically(self.workdir / "config.json", content)
 
-    def _run(self, name, build, settings=None, *, how=None, **inputs):
-        """The stage of a name, as `stage.run` makes it; `how` are its other arguments."""
+    def _run(self, name, build, settings=None, *, together=False, how=None, **inputs):
+        """The stage of a name, as `stage.run` makes it; `how` are its other arguments.
+
+        Of several workers the chief makes it. With `together` the others call `build`, too, with
+        the folder that the chief fills.
+        """
         identity = {"settings": settings or {}, "inputs": inputs}
         if self.finished_only:
             found = stage.find(self.workdir, name, **identity)
@@ -60,7 +72,12 @@ class Stages:
                     "its run, or make it with the command score."
                 )
             return found
-        made = stage.run(self.workdir, name, build, **identity, **(how or {}))
+        run = functools.partial(stage.run, self.workdir, name, **identity, **(how or {}))
+        if self.workers.count == 1:
+            made = run(build)
+        else:
+            path = stage.folder_of(self.workdir, name, **identity)
+            made = led(self.workers, path, run, build, build if together else None)
         self.all_reused &= made is not None and made.reused
         return made
 
@@ -128,10 +145,16 @@ class Stages:
             inputs["pseudo_labels"] = pseudo_labels
         if warm:
             inputs["teacher"] = teacher
-        how = {"goes_on": True}
-        made = self._run(settings["name"], build, train_stage.relevant(settings), how=how, **inputs)
-        # Only now is what they hold on disk in its final place.
-        shutil.rmtree(made.path.with_name(made.path.name + CHECKPOINTS), ignore_errors=True)
+        made = self._run(
+            settings["name"],
+            build,
+            train_stage.relevant(settings),
+            together=True,
+            how={"goes_on": True},
+            **inputs,
+        )
+        if self.workers.is_chief:  # Only now is what they hold on disk in its final place.
+            shutil.rmtree(made.path.with_name(made.path.name + CHECKPOINTS), ignore_errors=True)
         return made
 
     def _summary_folder(self, folder):
@@ -167,7 +190,7 @@ class Stages:
         """Per-image predictions and metrics on dev and on test."""
 
         def build(folder):
-            predict = self._predictor(model, images, self.strategy)()
+            predict = self._predictor(model, images, self.local_strategy)()
             return {
                 split: suite.evaluate(
                     collect(predict(shard_set(images, split))), folder / f"{split}.parquet"
@@ -185,7 +208,7 @@ class Stages:
         pseudo, run = self.config.pseudo, self.config.run
         workers = {"worker": run.shard_index, "num_workers": run.num_shard_workers}
         # A strategy belongs to this process; on others Beam is what there are several of.
-        strategy = self.strategy if pseudo.engine == "local" else None
+        strategy = self.local_strategy if pseudo.engine == "local" else None
         settings = {
             "views": pseudo.score_views,
             "top_k": pseudo.stored_classes(images.counts["num_classes"]),
@@ -200,7 +223,7 @@ class Stages:
                 images=images,
             )
 
-        def build(folder):
+        def build_share(folder, worker, num_workers):
             return score.score(
                 shard_set(images, "unlabeled"),
                 shard_set(images, "dev"),
@@ -209,13 +232,25 @@ class Stages:
                 top_k=settings["top_k"],
                 title=f"gen{generation}/scores",
                 engine=self._engine(folder),
-                **workers,
+                worker=worker,
+                num_workers=num_workers,
             )
+
+        together = pseudo.engine == "local" and self.workers.count > 1
+
+        def build(folder):
+            """Every worker scores a share, and when all have, the chief sees to what is missing."""
+            if together:
+                build_share(folder, self.workers.index, self.workers.count)
+                self.workers.wait()
+            if self.workers.is_chief:
+                return build_share(folder, **workers)
 
         return self._run(
             f"gen{generation}/scores",
             build,
             settings,
+            together=together,
             how={"goes_on": True, **workers},
             teacher=teacher,
             images=images,
@@ -305,6 +340,62 @@ class Stages:
             strategy,
             views,
         )
+
+
+def led(workers, path, run, build, join):
+    """One stage, made by the chief of several workers; every worker gets the same `Stage`.
+
+    Args:
+        workers: `Workers`, more than one.
+        path: the stage's folder.
+        run: function of `build` that makes the stage or finds it finished.
+        build: function of the folder to fill that returns the counts.
+        join: function of the same folder, what the other workers do meanwhile; None: they wait.
+
+    Raises:
+        CannotTeachError: the chief has met one.
+        UserError: workers were given different settings or see different files.
+    """
+    fingerprint = int(path.name.rpartition("-")[2], 16)
+    made, error = None, None
+    if workers.is_chief:
+        begun = []
+
+        def begin_and_build(folder):
+            begun.append(True)
+            workers.told_by_chief(True, fingerprint)
+            return build(folder)
+
+        try:
+            made = run(begin_and_build)
+        except CannotTeachError as caught:
+            error = caught
+        if not begun:
+            workers.told_by_chief(False, fingerprint)
+    else:
+        begun, chiefs = workers.told_by_chief(False, 0)
+        if chiefs != fingerprint:
+            raise UserError(
+                f"Worker {workers.index} was given other flags, or sees other data, than worker 0 "
+                f"({path.name} is not the same stage): start all workers with the same flags."
+            )
+        try:
+            if begun and join:
+                join(path.with_name(path.name + PARTIAL))
+        except CannotTeachError as caught:  # The chief meets it, too.
+            error = caught
+    (failed,) = workers.told_by_chief(error is not None)
+    if failed:
+        raise error or CannotTeachError(f"{path.name}: worker 0 tells why.")
+    return made or _load_when_there(path)
+
+
+def _load_when_there(path):
+    """A finished `Stage` of another machine: shared file systems may show it late."""
+    deadline = time.monotonic() + SHOWN_WITHIN
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return stage.load(path)
 
 
 def shard_set(made, split):

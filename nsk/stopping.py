@@ -8,6 +8,8 @@ Most work may be interrupted anywhere. A loop that holds something of value asks
 import contextlib
 import signal
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Stopped(KeyboardInterrupt):
     """Work was stopped on request; everything is saved."""
@@ -21,10 +23,13 @@ class StopRequest:
 
 
 _loop = None  # The `StopRequest` of the loop that saves, if there is one.
+_signals = 0
 
 
 def handle(signal_number, frame):
     """The handler of both signals."""
+    global _signals
+    _signals += 1
     if _loop is not None and not _loop.made:
         _loop.made = True
         return
@@ -33,8 +38,19 @@ def handle(signal_number, frame):
 
 def install():
     """Lets this module handle the signals; call it from the main thread."""
-    for one in (signal.SIGTERM, signal.SIGINT):
+    for one in SIGNALS:
         signal.signal(one, handle)
+
+
+def install_again():
+    """Takes back the signals from a library that has taken them, where they were this module's."""
+    if all(signal.getsignal(one) is handle for one in SIGNALS):
+        install()
+
+
+def signals():
+    """How many signals there were: a library may have made another error of a KeyboardInterrupt."""
+    return _signals
 
 
 @contextlib.contextmanager

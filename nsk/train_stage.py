@@ -18,6 +18,7 @@ from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
 from nsk.files import UNFINISHED
+from nsk.share import WHOLE
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
@@ -72,6 +73,9 @@ class Job:
 def train(job, strategy, model_path):
     """Trains, saves the model and returns the stage's counts.
 
+    Every worker of the strategy calls it, with a job and a path that name the same files; the chief
+    alone writes them.
+
     Args:
         job: a `Job`.
         strategy: a `tf.distribute.Strategy`.
@@ -103,17 +107,25 @@ def train(job, strategy, model_path):
             f"{seen['epoch']:,}",
             seen["epochs"],
         )
+    mixes = bool(settings["noise"]["mixup_alpha"] or settings["noise"]["cutmix_alpha"])
+
+    def make_batches(first_step, num_steps, share=WHOLE):
+        return pipeline.training_batches(
+            streams,
+            key,
+            make_perturbation(settings),
+            settings["image_size"],
+            first_step,
+            num_steps,
+            share,
+            mixes,
+        )
+
     with contextlib.ExitStack() as readers:
         for shard_set in (job.labeled, job.dev, *filter(None, [job.pseudo])):
             readers.enter_context(shard_set.naming_broken_shards())
         counts = trainer.train(
-            functools.partial(
-                pipeline.training_batches,
-                streams,
-                key,
-                make_perturbation(settings),
-                settings["image_size"],
-            ),
+            make_batches,
             evaluate=_make_evaluation(job, trainer.published_model),
             evaluations=settings["train"]["evaluations"],
             summary_folder=job.summary_folder,
@@ -122,12 +134,8 @@ def train(job, strategy, model_path):
             title=f"{settings['name']} {settings['architecture']}",
         )
     model = trainer.publish()
-    # Keras goes by the suffix, so that it is the folder which has the name of what is unfinished.
-    unfinished = model_path.with_name(f"{model_path.name}{UNFINISHED}") / model_path.name
-    unfinished.parent.mkdir()
-    model.save(unfinished)
-    unfinished.rename(model_path)
-    unfinished.parent.rmdir()
+    if trainer.workers.is_chief:
+        _save(model, model_path)
     return {
         "model": settings["architecture"],
         "parameters": trainable_parameters(model),
@@ -135,6 +143,16 @@ def train(job, strategy, model_path):
         "streams": accounting,
         **counts,
     }
+
+
+def _save(model, model_path):
+    """Writes a `.keras` file that is there whole or not at all."""
+    # Keras goes by the suffix, so that it is the folder which has the name of what is unfinished.
+    unfinished = model_path.with_name(f"{model_path.name}{UNFINISHED}") / model_path.name
+    unfinished.parent.mkdir()
+    model.save(unfinished)
+    unfinished.rename(model_path)
+    unfinished.parent.rmdir()
 
 
 def _make_evaluation(job, model):

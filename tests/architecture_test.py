@@ -8,14 +8,16 @@ import nsk
 ROOT = Path(nsk.__file__).parent
 HEAVY = {"tensorflow", "keras", "tensorflow_datasets", "sklearn", "matplotlib"}
 
-# What may be imported from anywhere: they say what went wrong and how far work has come.
-COMMON = {"nsk.errors", "nsk.progress", "nsk.files", "nsk.stopping"}
+# What may be imported from anywhere: they say what went wrong, how far work has come and whose is
+# what.
+COMMON = {"nsk.errors", "nsk.progress", "nsk.files", "nsk.stopping", "nsk.share"}
 
 # Those that know nothing of the others, and what little they share.
 ALLOWED = {
     "nsk.errors": set(),
     "nsk.files": set(),
     "nsk.stopping": set(),
+    "nsk.share": set(),
     "nsk.progress": set(),
     "nsk.noise": set(),
     "nsk.stage": set(),

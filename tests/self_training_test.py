@@ -1,6 +1,7 @@
 """The commands that do a part of a run: score, with several workers, and select."""
 
 import json
+import logging
 import shutil
 
 import pyarrow.parquet as pq
@@ -85,6 +86,16 @@ def test_workers_score_their_shards_and_the_last_one_finishes(scored, copied):
     # Who comes late finds them finished, and what goes on with them knows nothing of workers.
     assert self_training.score(make_config(copied, shard_index=2, num_shard_workers=3)).reused
     assert self_training.score(make_config(copied)).reused
+
+
+def test_a_worker_without_a_shard_says_so(scored, copied, caplog):
+    shutil.rmtree(copied / "gen1")
+    for worker, told in ((3, "has scored its shards"), (4, "of --num_shard_workers=6 the first 4")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            config = make_config(copied, shard_index=worker, num_shard_workers=6)
+            assert self_training.score(config) is None
+        assert told in caplog.records[-1].getMessage()
 
 
 def test_select_prints_what_is_kept_and_trains_nothing(copied, capsys):

@@ -35,6 +35,15 @@ def test_a_loop_that_saves_is_asked_first_and_interrupted_by_a_second_signal(num
             send(number)
 
 
+def test_signals_are_counted():
+    before = stopping.signals()
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)
+    with stopping.saving():
+        send(signal.SIGINT)
+    assert stopping.signals() == before + 2
+
+
 def test_afterwards_a_signal_interrupts_again():
     with pytest.raises(stopping.Stopped), stopping.saving() as stop:
         send(signal.SIGTERM)

@@ -128,7 +128,7 @@ def benchmark_training(model, cache, sets, folder, rounds, steps):
     curves = Curves(folder / model, recipe.learning_rates)
 
     def timed(dataset):
-        run = functools.partial(trainer.run_steps, trainer.iterate(dataset), tf.constant(0))
+        run = functools.partial(trainer.run_steps, iter(dataset), tf.constant(0))
         run(tf.constant(WARM_UP_STEPS))
         time.sleep(SECONDS_TO_FILL)
         started = time.perf_counter()

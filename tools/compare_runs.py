@@ -5,11 +5,13 @@
 Each argument is a workdir with a `summary.json`. The last line is one JSON object.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 from nsk.errors import UserError
+from nsk.main import WRONG_INPUT, tell
 from nsk.report.table import columns
 
 
@@ -29,13 +31,24 @@ def compare(workdirs):
     rows = []
     for workdir in workdirs:
         summary = read_summary(workdir)
-        best = summary["best"]["index"]
-        accuracies = [one["test"]["accuracy"] for one in summary["generations"]]
-        rows.append((str(workdir), summary["seed"], accuracies[0], best, accuracies[best]))
+        try:
+            best = summary["best"]["index"]
+            accuracies = [one["test"]["accuracy"] for one in summary["generations"]]
+            rows.append((str(workdir), summary["seed"], accuracies[0], best, accuracies[best]))
+        except (KeyError, IndexError, TypeError):
+            raise UserError(
+                f"{Path(workdir) / 'summary.json'} is not that of a run: give the workdirs of "
+                "finished runs."
+            ) from None
     return rows
 
 
-def main(workdirs):
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdirs", nargs="*", help="workdirs of finished runs")
+    workdirs = parser.parse_args(arguments).workdirs
     if not workdirs:
         raise UserError("No runs are given: name the workdirs of finished runs.")
     rows = compare(workdirs)
@@ -61,7 +74,7 @@ def main(workdirs):
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        main()
     except UserError as error:
-        print(f"compare_runs: {error}", file=sys.stderr)
-        sys.exit(2)
+        tell(str(error))
+        sys.exit(WRONG_INPUT)

@@ -11,12 +11,12 @@ generation trains on them, all of its noise included, drawn anew in every column
 """
 
 import functools
+import os
 import pathlib
 
 from absl import app, flags
 
 from nsk import main as nsk_main
-from nsk import stage
 from nsk.errors import UserError
 
 LEAST_CELL_SIDE = 96  # Pixels: smaller images are enlarged, their pixels staying squares.
@@ -89,8 +89,37 @@ def noise_row(images, training, columns):
     return training["name"], [(f"draw {column + 1}", one) for column, one in enumerate(draws)]
 
 
+def check_png(flag, path):
+    """UserError unless a PNG file can be written there; makes its folder."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{flag}={path}: expected the name of a .png file.")
+    if path.is_dir():
+        raise UserError(f"{flag}={path} is a folder: give the name of a .png file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{flag}={path}: its folder cannot be made ({error.strerror}): give another name."
+        ) from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(
+            f"{flag}={path} cannot be written: change its folder's rights, or give another name."
+        )
+
+
+def fitted(text, width, tail=""):
+    """Text and tail; the text ends with "..." where both would be wider than so many pixels."""
+    from PIL import ImageFont
+
+    font, shown = ImageFont.load_default(FONT_SIZE), text
+    while text and font.getlength(shown + tail) > width:
+        text = text[:-1]
+        shown = text.rstrip() + "..."
+    return shown + tail
+
+
 def draw_sheet(title, header, rows):
-    """A Pillow image of labelled rows of cells.
+    """A Pillow image of labelled rows of cells; what is too long is cut.
 
     Args:
         title: the first line.
@@ -112,19 +141,22 @@ def draw_sheet(title, header, rows):
         "white",
     )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    write = functools.partial(pen.text, fill="black", font=font)
-    write((MARGIN, MARGIN), title)
+
+    def write(place, text, width):
+        pen.text(place, fitted(text, width), fill="black", font=font)
+
+    write((MARGIN, MARGIN), title, sheet.width - 2 * MARGIN)
     for column, text in enumerate(header):
-        write((LABEL_WIDTH + column * step_x, MARGIN + TEXT_HEIGHT), text)
+        write((LABEL_WIDTH + column * step_x, MARGIN + TEXT_HEIGHT), text, cell_width)
     for row, (label, cells) in enumerate(rows):
         y = top + row * step_y
-        write((MARGIN, y), label)
+        write((MARGIN, y), label, LABEL_WIDTH - MARGIN)
         for column, (caption, images) in enumerate(cells):
             x = LABEL_WIDTH + column * step_x
             pixels = np.concatenate(list(images), axis=1)
             enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
             sheet.paste(Image.fromarray(enlarged), (x, y))
-            write((x, y + side * scale), caption)
+            write((x, y + side * scale), caption, cell_width)
     return sheet
 
 
@@ -190,12 +222,10 @@ def show(argv):
         raise UserError(
             f"--magnitudes={','.join(given.magnitudes)}: expected numbers, as 3,9,15."
         ) from None
-    if output.suffix.lower() != ".png":
-        raise UserError(f"--output={given.output}: expected the name of a .png file.")
+    check_png("--output", output)
     config = nsk_main.read_config()
     nsk_main.prepare(config)
     sheet = make_sheet(config, magnitudes, given.num_images, given.generation)
-    stage.make_folder(output.parent)
     sheet.save(output)
     print(f"{output}: {sheet.width} x {sheet.height} pixels")
     return nsk_main.OK

@@ -11,6 +11,7 @@ each part is transformed at once (`image_operations`), and the parts are put bac
 Reference: RandAugment (https://arxiv.org/abs/1909.13719).
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -96,7 +97,7 @@ def random_cutout(images, key, side, fill=128):
     """
     images = checked(images)
     batch, _, _ = sizes(images)
-    centers = noise.uniform(noise.named(key, "cutout"), [batch, 2])
+    centers = noise.for_examples(noise.uniform, noise.named(key, "cutout"), batch, [2])
     return like(cutout(images, tf.fill([batch], side), centers, fill), images)
 
 
@@ -126,7 +127,8 @@ def random_crop(images, key, padding, mode="constant"):
         raise ValueError(
             f"padding={padding} of {images.shape}: reflection needs less than the sides."
         )
-    offsets = noise.integers(noise.named(key, "crop"), [batch, 2], 2 * padding + 1) - padding
+    draw = functools.partial(noise.integers, maxval=2 * padding + 1)
+    offsets = noise.for_examples(draw, noise.named(key, "crop"), batch, [2]) - padding
     rows = offsets[:, :1] + tf.range(height)
     columns = offsets[:, 1:] + tf.range(width)
     if mode == "reflect":
@@ -148,7 +150,7 @@ def random_flip(images, key):
     """
     images = checked(images)
     batch, _, _ = sizes(images)
-    chosen = noise.uniform(noise.named(key, "flip"), [batch, 1]) < 0.5
+    chosen = noise.for_examples(noise.uniform, noise.named(key, "flip"), batch, [1]) < 0.5
     return like(tf.where(chosen, flat(tf.reverse(images, [2])), flat(images)), images)
 
 
@@ -228,17 +230,17 @@ def draw_operations(key, batch_size, num_ops, num_operations):
     Returns:
         `Draws`.
     """
-    shape = [batch_size, num_ops]
 
-    def uniform(name, shape):
-        return noise.uniform(noise.named(key, f"randaugment/{name}"), shape)
+    def drawn(name, *shape, draw=noise.uniform):
+        key_of_name = noise.named(key, f"randaugment/{name}")
+        return noise.for_examples(draw, key_of_name, batch_size, [num_ops, *shape])
 
-    negative = uniform("sign", shape) < 0.5
+    integers = functools.partial(noise.integers, maxval=num_operations)
     return Draws(
-        operations=noise.integers(noise.named(key, "randaugment/operation"), shape, num_operations),
-        signs=1.0 - 2.0 * tf.cast(negative, tf.float64),
-        level_scales=tf.cast(uniform("level", shape), tf.float64),
-        centers=uniform("center", [*shape, 2]),
+        operations=drawn("operation", draw=integers),
+        signs=1.0 - 2.0 * tf.cast(drawn("sign") < 0.5, tf.float64),
+        level_scales=tf.cast(drawn("level"), tf.float64),
+        centers=drawn("center", 2),
     )
 
 

@@ -33,7 +33,9 @@ def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, r
     """
     encoded = tf.convert_to_tensor(encoded)
     sizes = tf.map_fn(_size, encoded, fn_output_signature=tf.TensorSpec([2], tf.int32))
-    draws = noise.uniform(noise.named(key, "resized_crop"), [tf.shape(encoded)[0], ATTEMPTS + 1, 2])
+    draws = noise.for_examples(
+        noise.uniform, noise.named(key, "resized_crop"), tf.shape(encoded)[0], [ATTEMPTS + 1, 2]
+    )
     boxes = crop_boxes(draws, sizes[:, 0], sizes[:, 1], min_area, max_area, ratio)
 
     def resize(part, antialias):

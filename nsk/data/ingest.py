@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import os
 import time
 from pathlib import Path
 
@@ -22,9 +21,11 @@ from PIL import Image
 from nsk.data import records, shards, sources
 from nsk.data.splits import FIXED_SEED, Images, choose_splits, hash_keys
 from nsk.errors import UserError
+from nsk.files import num_cores
 from nsk.progress import Progress
 
-IMAGES_AT_ONCE = 256
+# Encoded images in memory: so many, or as few as have together so many bytes.
+IMAGES_AT_ONCE, BYTES_AT_ONCE = 256, 2**28
 SECONDS_BETWEEN_LINES = 30.0
 CORRUPT_NAMED = 100
 # Labelled images stand in many shards, though they be few, so that a stream over them and many
@@ -274,6 +275,8 @@ def _normalized(source_images, config):
     """Yields each image, its `NormalizedImage` and shorter side, or a ValueError and 0."""
 
     def normalize(image):
+        if image.unreadable:
+            return ValueError(image.unreadable), 0
         try:
             normalized = records.normalize_image(
                 image.encoded, config.max_image_bytes, config.max_image_pixels
@@ -284,11 +287,22 @@ def _normalized(source_images, config):
             return normalized, min(opened.size)
 
     # Decoding lets go of Python's lock, so threads help with images of photograph size.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
-        source_images = iter(source_images)
-        while chunk := list(itertools.islice(source_images, IMAGES_AT_ONCE)):
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
+        for chunk in _chunks(source_images):
             for image, (result, side) in zip(chunk, executor.map(normalize, chunk), strict=True):
                 yield image, result, side
+
+
+def _chunks(source_images):
+    """Yields lists of images."""
+    chunk, size = [], 0
+    for image in source_images:
+        chunk.append(image)
+        size += len(image.encoded)
+        if len(chunk) == IMAGES_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
 
 
 def _check_unique(ids, split):

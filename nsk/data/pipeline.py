@@ -6,6 +6,7 @@ stateless and its noise is keyed by the block of steps, so starting at step t gi
 run that has come that far.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -15,6 +16,7 @@ from nsk import noise
 from nsk.data import records, streams
 from nsk.errors import UserError
 from nsk.files import num_cores
+from nsk.share import WHOLE
 
 MEBIBYTE = 2**20
 # Blocks of steps, or batches to be scored, that are made at the same time and made ahead.
@@ -134,12 +136,22 @@ def _rebatch(dataset, sizes):
     return dataset.rebatch(sizes) if sizes else dataset
 
 
-def training_batches(all_streams, stage_key, perturb, image_size, first_step, num_steps):
-    """The batches of steps first_step .. num_steps - 1.
+def training_batches(
+    all_streams,
+    stage_key,
+    perturb,
+    image_size,
+    first_step,
+    num_steps,
+    share=WHOLE,
+    mixes=False,
+):
+    """The batches of steps first_step .. num_steps - 1, or one worker's share of them.
 
     Small batches are perturbed a block of steps at a time, all streams together: most of an
-    operation's cost on a few small images is that of calling it. So the noise of a step is a
-    function of the stage's key, the number of its block and its place in it.
+    operation's cost on a few small images is that of calling it. So the noise of an image is a
+    function of the stage's key, the number of its block and its place in it. A worker decodes and
+    perturbs its own rows alone.
 
     Args:
         all_streams: tuple of streams.
@@ -149,14 +161,19 @@ def training_batches(all_streams, stage_key, perturb, image_size, first_step, nu
             hold them; targets are float32 (n, classes). It returns both, the images as uint8.
         image_size: side of the images that `perturb` returns, pixels.
         first_step, num_steps: ints.
+        share: `Share`, whose rows are made.
+        mixes: whether `perturb` mixes images of a batch with each other. A worker then perturbs the
+            global batch, which its images' partners are in, and keeps its rows.
 
     Returns:
         `tf.data.Dataset` of tuples over streams of dicts `image` uint8 (batch, height, width, 3),
-        `target` float32 (batch, classes) and `weight` float32 (batch,).
+        `target` float32 (batch, classes) and `weight` float32 (batch,); the elements of a step are
+        those of the worker's replicas, in their order.
     """
     sizes = [stream.batch_size for stream in all_streams]
-    batch_size = sum(sizes)
-    steps = steps_in_block(batch_size, image_size)
+    steps = steps_in_block(sum(sizes), image_size)
+    made = WHOLE if mixes else share
+    elements_in_block = steps * share.replicas
     first_block, num_blocks = first_step // steps, -(-num_steps // steps)
     keys = [noise.named(tf.constant(stage_key), f"stream/{one.name}") for one in all_streams]
     elements = tf.data.Dataset.zip(
@@ -168,24 +185,68 @@ def training_batches(all_streams, stage_key, perturb, image_size, first_step, nu
     )
 
     def make_block(block, *of_streams):
-        examples = [one.examples(some) for one, some in zip(all_streams, of_streams, strict=True)]
+        examples = [
+            stream.examples(_flat(_part(_by_step(element, steps, stream.batch_size), made)))
+            for stream, element in zip(all_streams, of_streams, strict=True)
+        ]
         images, targets = (
-            _step_by_step([example[part] for example in examples], steps)
+            _flat(
+                tf.concat(
+                    [
+                        _by_step(example[part], steps, size)
+                        for example, size in zip(examples, made.sizes(sizes), strict=True)
+                    ],
+                    axis=1,
+                )
+            )
             for part in ("image", "target")
         )
         key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
+        with _rows_of_block(key, sizes, steps, made):
+            perturbed = perturb(images, targets, key, sum(made.sizes(sizes)))
         images, targets = (
-            tf.split(tf.reshape(rows, [steps, batch_size, *rows.shape[1:]]), sizes, axis=1)
-            for rows in perturb(images, targets, key, batch_size)
+            tf.split(_by_step(rows, steps, sum(made.sizes(sizes))), made.sizes(sizes), axis=1)
+            for rows in perturbed
         )
+        if mixes:
+            images, targets = ([_part(one, share) for one in part] for part in (images, targets))
         return tuple(
-            {"image": image, "target": target, "weight": tf.ones([steps, size])}
-            for size, image, target in zip(sizes, images, targets, strict=True)
+            {
+                "image": _by_step(_flat(image), elements_in_block, size // share.replicas),
+                "target": _by_step(_flat(target), elements_in_block, size // share.replicas),
+                "weight": tf.ones([elements_in_block, size // share.replicas]),
+            }
+            for size, image, target in zip(share.sizes(sizes), images, targets, strict=True)
         )
 
     skipped = first_step - first_block * steps
-    batches = made_ahead(elements, make_block).unbatch()
-    return batches.skip(skipped).take(num_steps - first_step).prefetch(steps)
+    batches = made_ahead(elements, make_block).unbatch().skip(skipped * share.replicas)
+    return batches.take((num_steps - first_step) * share.replicas).prefetch(elements_in_block)
+
+
+def _rows_of_block(key, batch_sizes, steps, share):
+    """A `noise.scope` of the rows that are a worker's share of every batch of a block."""
+    if share.is_whole:
+        return contextlib.nullcontext()
+    of_batch = np.concatenate([np.arange(one.start, one.stop) for one in share.rows(batch_sizes)])
+    positions = sum(batch_sizes) * np.arange(steps)[:, None] + of_batch
+    return noise.scope(key, positions.ravel().astype(np.int32), steps * sum(batch_sizes))
+
+
+def _by_step(rows, steps, size):
+    """(steps x size, ...) as (steps, size, ...)."""
+    return tf.reshape(rows, [steps, size, *rows.shape[1:]])
+
+
+def _flat(rows):
+    """(steps, batch, ...) as (steps x batch, ...)."""
+    return tf.reshape(rows, [-1, *rows.shape[2:]])
+
+
+def _part(rows, share):
+    """A worker's part of each step's rows, (steps, batch, ...)."""
+    size = rows.shape[1] // share.num_workers
+    return rows[:, share.worker * size : (share.worker + 1) * size]
 
 
 def steps_in_block(batch_size, image_size):
@@ -201,13 +262,6 @@ def steps_in_block(batch_size, image_size):
 def images_in_block(image_size):
     """How many images are made at once where nothing asks for more, at least 1."""
     return max(1, min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2))
-
-
-def _step_by_step(of_streams, steps):
-    """Rows of the streams' blocks, each (steps x batch, ...), as those of step after step."""
-    parts = [tf.reshape(rows, [steps, -1, *rows.shape[1:]]) for rows in of_streams]
-    rows = tf.concat(parts, axis=1)
-    return tf.reshape(rows, [-1, *rows.shape[2:]])
 
 
 def made_ahead(dataset, function):

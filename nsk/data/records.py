@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import io
 import struct
+import threading
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +33,11 @@ LEAST_PROBABILITY = 1e-10
 # than they say (ICO) or start another program (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
 
+# Pixels that all threads together decode at the same time; one may take 30 bytes for a while.
+PIXELS_AT_ONCE = 2**28
+
 EXIF_ORIENTATION = 0x0112
+TILE_WIDTH, TILE_LENGTH = 322, 323  # Tags of a TIFF.
 TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,12 +63,14 @@ class SourceImage:
         label: int; None where it is not known.
         taught: what a teacher elsewhere says of it: probabilities of all classes (num_classes,), or
             (its first choice, the probability of that one); None where there is no such teacher.
+        unreadable: why its bytes cannot be had, "" where they are.
     """
 
     id: str
     encoded: bytes
     label: int | None
     taught: np.ndarray | tuple | None = None
+    unreadable: str = ""
 
     def taught_log_probabilities(self, num_classes):
         """`taught` as bytes for `image_example`, b"" where there is nothing.
@@ -409,14 +416,16 @@ def normalize_image(
     with _reasons():
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ValueError(
-                f"{width:,} x {height:,} pixels are more than --max_image_pixels={max_pixels}"
-            )
+        with _reasons():
+            pieces = [(width, height, width * height) for width, height in _decoded_whole(image)]
+        for width, height, pixels in pieces:
+            if pixels > max_pixels:
+                raise ValueError(
+                    f"{width:,} x {height:,} pixels are more than --max_image_pixels={max_pixels}"
+                )
         if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
             raise ValueError("its 32-bit pixels have no stated range: make it 8- or 16-bit")
-        with _reasons():
+        with _reasons(), _pixels_at_once.taken(pieces[0][2]):
             # Pillow forgives what TensorFlow refuses, such as a PNG whose last bytes are missing.
             # So that no image stops the training later, TensorFlow has decoded each one here.
             if _is_plain(image, encoded):
@@ -441,6 +450,38 @@ def _reasons():
         ) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on broken data.
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+
+
+def _decoded_whole(image):
+    """(width, height) of the image, and of its tiles, however little of them it shows."""
+    sizes = [image.size]
+    if image.format == "TIFF":
+        sizes.append(tuple(int(image.tag_v2.get(tag, 0)) for tag in (TILE_WIDTH, TILE_LENGTH)))
+    return sizes
+
+
+class _Shared:
+    """An amount that threads take from and give back to; one that finds too little waits."""
+
+    def __init__(self, amount):
+        self._amount = self._left = amount
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, amount):
+        amount = min(amount, self._amount)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
+_pixels_at_once = _Shared(PIXELS_AT_ONCE)
 
 
 def _digest(encoded):
@@ -483,8 +524,9 @@ def _to_rgb(image, encoded):
     ):
         # Pillow cuts off 16-bit colours and compares the transparent one with the wrong levels.
         with contextlib.suppress(tf.errors.InvalidArgumentError):
-            levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16).numpy()
-            image = Image.fromarray(_to_8_bits(levels))
+            levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
+            image = Image.fromarray(_to_8_bits(levels.numpy()))
+            del levels
     if image.mode.startswith("I"):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -495,5 +537,9 @@ def _to_rgb(image, encoded):
 
 
 def _to_8_bits(levels):
-    # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest.
-    return ((np.clip(levels, 0, 65535 - 128) + 128) // 257).astype(np.uint8)
+    # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest. Row by row, since an
+    # image may be large.
+    narrow = np.empty(levels.shape, np.uint8)
+    for row, of_levels in zip(narrow, levels, strict=True):
+        row[:] = (np.clip(of_levels, 0, 65535 - 128) + 128) // 257
+    return narrow

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import os
+import struct
 from pathlib import Path
 
 import tensorflow as tf
@@ -20,6 +21,9 @@ from nsk.files import written_whole
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = DataConfig.shard_mebibytes * 2**20
+MANIFEST_BYTES = 2**28  # That of millions of shards.
+LENGTH = struct.Struct("<Q")  # What a TFRecord begins with.
+CHECKSUM_BYTES = 4 + 4  # Of the length, and of the content.
 
 
 def write_manifest(folder, kind, class_names, files, top_k=0):
@@ -95,7 +99,7 @@ class RecordWriter:
     """`tf.io.TFRecordWriter` whose errors are OSErrors, as those of all other files."""
 
     def __init__(self, path):
-        self._path = os.fspath(path)
+        self._path = os.fsencode(path)  # A name need not be UTF-8.
         with self._naming():
             self._writer = tf.io.TFRecordWriter(self._path)
 
@@ -120,22 +124,24 @@ class RecordWriter:
         except tf.errors.OpError as error:
             is_full = isinstance(error, tf.errors.ResourceExhaustedError)
             number = errno.ENOSPC if is_full else errno.EIO
-            raise OSError(number, os.strerror(number), self._path) from error
+            raise OSError(number, os.strerror(number), os.fsdecode(self._path)) from error
 
 
-def read_records(path, expected=None):
+def read_records(path, expected=None, most_bytes=None):
     """Yields the serialized records of one shard as bytes.
 
     Args:
         path: path of the TFRecord file.
         expected: int, how many records it must have; None: any number.
+        most_bytes: int, the largest record; None: any that fits into the file.
 
     Raises:
-        UserError: the file is missing, corrupt, or has fewer or more records than expected.
+        UserError: the file is missing, corrupt, or has fewer, more or larger records than expected.
     """
+    _check_lengths(path, most_bytes)
     count = 0
     try:
-        for record in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator():
             count += 1
             if expected is None or count <= expected:
                 yield record
@@ -147,6 +153,29 @@ def read_records(path, expected=None):
         raise UserError(
             f"{path} has {count} records, its manifest says {expected}: make the shard set again."
         )
+
+
+def _check_lengths(path, most_bytes):
+    """UserError where a record claims more bytes than are allowed, or than its whole file has.
+
+    TensorFlow would take memory for all that a record claims, and crash where there is none.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            most = size if most_bytes is None else min(size, most_bytes)
+            place = count = 0
+            while len(header := os.pread(file.fileno(), LENGTH.size, place)) == LENGTH.size:
+                (length,) = LENGTH.unpack(header)
+                if length > most:
+                    raise UserError(
+                        f"{path} has a record of {length:,} bytes after {count} others, expected "
+                        f"{most:,} at most: make it again."
+                    )
+                place += LENGTH.size + length + CHECKSUM_BYTES
+                count += 1
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it again.") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,23 +217,26 @@ class ShardSet:
                 f"{path} is missing, so {folder} is not a complete shard set: make it again."
             )
         try:
+            if path.stat().st_size > MANIFEST_BYTES:
+                raise ValueError(f"it has more than {MANIFEST_BYTES:,} bytes")
             manifest = json.loads(path.read_text(encoding="utf-8"))
+            files = manifest["files"]
             shard_set = cls(
                 folder,
                 manifest["kind"],
-                tuple(manifest["class_names"]),
-                tuple(file["name"] for file in manifest["files"]),
-                tuple(int(file["records"]) for file in manifest["files"]),
-                tuple(int(file["copies"]) for file in manifest["files"]),
-                sum(int(file["images"]) for file in manifest["files"]),
-                int(manifest["top_k"]),
+                tuple(map(_checked_text, manifest["class_names"])),
+                tuple(_checked_name(file["name"]) for file in files),
+                tuple(_checked_count(file["records"]) for file in files),
+                tuple(_checked_count(file["copies"]) for file in files),
+                sum(_checked_count(file["images"]) for file in files),
+                _checked_count(manifest["top_k"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path} is not the manifest of a shard set ({type(error).__name__}: {error})."
             ) from error
         for shard in shard_set.paths:
-            if not shard.is_file():
+            if not os.path.isfile(shard):
                 raise UserError(
                     f"{shard} is missing but {path} names it: make the shard set again."
                 )
@@ -242,7 +274,7 @@ class ShardSet:
             shards = range(len(self.names))
         elif isinstance(shards, int):
             shards = [shards]
-        paths = tf.constant([os.fspath(self.paths[index]) for index in shards], tf.string)
+        paths = tf.constant([os.fsencode(self.paths[index]) for index in shards], tf.string)
         counts = tf.constant([self.counts[index] for index in shards], tf.int64)
         files = tf.data.Dataset.from_tensor_slices((paths, counts))
         return files.flat_map(read_shard)
@@ -265,6 +297,24 @@ class ShardSet:
         for index in range(len(self.names)):
             for _ in self.records(index):
                 pass
+
+
+def _checked_text(value):
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _checked_name(value):
+    if _checked_text(value) in ("", ".", "..") or Path(value).name != value:
+        raise ValueError(f"{value[:99]!r} is not the name of a file beside it")
+    return value
+
+
+def _checked_count(value):
+    if not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def read_shard(path, expected):

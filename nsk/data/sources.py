@@ -20,6 +20,7 @@ import hashlib
 import importlib.metadata
 import io
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,10 @@ from nsk.errors import UserError
 
 SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+# What records of others may claim costs memory before a single image is looked at.
+MOST_CLASSES = 2**20
+MOST_ID_LENGTH = 2**12
+BESIDE_IMAGE_BYTES = 2**20  # Of a record: its id, label and probabilities.
 
 
 def open_source(
@@ -64,7 +69,7 @@ def open_source(
     if kind == "folder":
         return FolderSource(Path(os.path.expanduser(place)), max_image_bytes)
     if kind == "tfrecord":
-        return TfrecordSource(place, first_label)
+        return TfrecordSource(place, first_label, max_image_bytes)
     raise ValueError(f"Not the name of a source: {name!r}.")
 
 
@@ -109,10 +114,21 @@ def _describe_files(paths, root=""):
     digest = hashlib.sha256()
     names = {os.fsencode(os.path.relpath(path, root) if root else path): path for path in paths}
     for name in sorted(names):
-        path = names[name]
-        status = os.stat(path, follow_symlinks=path.exists())
-        digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(names[name])
+            digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError as error:  # As of a link that leads nowhere.
+            digest.update(name + f"\0{error.errno}\n".encode())
     return {"files": len(names), "sha256": digest.hexdigest()}
+
+
+def _printable(name):
+    """A name in one line of text: what cannot be printed, or is no UTF-8 on disk, is escaped."""
+    if name.isprintable():
+        return name
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in name
+    )
 
 
 class DigitsSource:
@@ -148,17 +164,21 @@ class FolderSource:
     Either every subfolder is a class, or the subfolders are splits: train or labeled, dev and test
     with a subfolder for each class, and unlabeled with images at any depth. A folder that holds
     images directly is a set of unlabelled ones.
+
+    Splits and classes may be links to folders; links to folders further below are not followed, and
+    count as unreadable images, as do pipes, devices and links that lead nowhere.
     """
 
     ids_tell_labels = True
 
     def __init__(self, root, max_image_bytes=DataConfig.max_image_bytes):
         self.root, self._max_image_bytes = root, max_image_bytes
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
-        subfolders = {path.name: path for path in _visible(root) if path.is_dir()}
+        has_images = any(_is_image_name(path) and os.path.isfile(path) for path in _visible(root))
+        subfolders = {} if has_images else {path.name: path for path in _subfolders(root)}
         found = tuple(split for split in SPLITS if split in subfolders)
-        if any(map(_is_image, _visible(root))):
+        if has_images:
             self._folders = {"unlabeled": root}
         elif found and len(found) == len(subfolders):
             self._folders = {split: subfolders[split] for split in found}
@@ -186,7 +206,7 @@ class FolderSource:
         for split in self.splits:  # train or labeled comes first and names the classes.
             if split == "unlabeled":
                 continue
-            folders = [path for path in _visible(self._folders[split]) if path.is_dir()]
+            folders = _subfolders(self._folders[split])
             for folder in folders:
                 if next(_image_files(folder), None) is None:
                     raise UserError(f"{folder} is a class without images: fill it or remove it.")
@@ -198,7 +218,8 @@ class FolderSource:
                     f"{self._folders[split]} has classes that {self._folders[self.splits[0]]} has "
                     f"not: {', '.join(unknown[:5])}. Rename or remove them."
                 )
-        return names
+        self._class_folders = names
+        return None if names is None else [_printable(name) for name in names]
 
     def _files(self, split):
         """Yields (path, label) in the order of the paths."""
@@ -207,7 +228,7 @@ class FolderSource:
             for path in _image_files(folder):
                 yield path, None
             return
-        for label, name in enumerate(self.class_names):
+        for label, name in enumerate(self._class_folders):
             for path in _image_files(folder / name):
                 yield path, label
 
@@ -221,45 +242,89 @@ class FolderSource:
     def _all_files(self):
         """The paths of all visible files, those included that are no images or in no class."""
         folders = list(self._folders.values())
-        folders += [path for folder in folders for path in _visible(folder)]
+        for split in set(self.splits) - {"unlabeled"}:
+            folders += [self._folders[split] / name for name in self._class_folders]
         # A walk does not enter the links that it meets, but splits and classes may be links.
-        tops = [self.root, *(path for path in folders if path.is_symlink() and path.is_dir())]
-        return {path for top in tops for path in _visible_files(top)}
+        links = {path for path in folders if path.is_symlink() and os.path.isdir(path)}
+        return {path for top in (self.root, *links) for path, _ in _walk(top)} - links
 
     def images(self, split):
         for path, label in self._files(split):
+            id = _printable(path.relative_to(self.root).as_posix())
             try:
-                with path.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    encoded = file.read(min(size, self._max_image_bytes + 1))
-            except OSError as error:
-                raise UserError(
-                    f"{path} cannot be read ({error.strerror}): mend or remove it."
-                ) from error
-            # File names need not be UTF-8, but ids are.
-            id = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
-            yield SourceImage(id, encoded, label)
+                encoded, unreadable = _read(path, self._max_image_bytes + 1), ""
+            except ValueError as error:
+                encoded, unreadable = b"", str(error)
+            yield SourceImage(id, encoded, label, unreadable=unreadable)
+
+
+def _read(path, most_bytes):
+    """The first bytes of a file; ValueError where there is no file or it cannot be read."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ValueError("a folder that is a link, or cannot be listed")
+        if not stat.S_ISREG(mode):  # Opening a pipe would wait for somebody to write into it.
+            raise ValueError("a pipe, device or socket, and no file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(min(size, most_bytes))
+    except OSError as error:
+        raise ValueError(f"the file cannot be opened: {error.strerror}") from None
 
 
 def _visible(folder):
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): mend it.") from None
 
 
-def _is_image(path):
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+def _subfolders(folder):
+    """The visible folders in a folder, links to folders among them."""
+    found = []
+    for path in _visible(folder):
+        if os.path.isdir(path):
+            if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{path} is a link to a folder that it is itself in: remove it.")
+            found.append(path)
+        elif path.is_symlink() and not os.path.exists(path) and not _is_image_name(path):
+            raise UserError(f"{path} is a link that leads nowhere: mend or remove it.")
+    return found
+
+
+def _is_image_name(path):
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _image_files(folder):
-    """Yields the image files below a folder, at any depth; none where there is no such folder."""
-    return filter(_is_image, _visible_files(folder))
+    """Yields what is called an image below a folder, and folders that could not be entered."""
+    return (path for path, barred in _walk(folder) if barred or _is_image_name(path))
 
 
-def _visible_files(folder):
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(parent, name)
+def _walk(top):
+    """Yields (path, False) of the visible files below a folder, folder after folder.
+
+    Folders that are links, which may lead in circles, and those that cannot be listed come as
+    (path, True).
+    """
+    waiting = [os.fspath(top)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                visible = (entry for entry in entries if not entry.name.startswith("."))
+                visible = sorted(visible, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):  # A split need not have every class.
+            continue
+        except OSError:
+            yield Path(folder), True
+            continue
+        for entry in visible:
+            if not entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path), entry.is_symlink() and os.path.isdir(entry.path)
+        inside = [entry.path for entry in visible if entry.is_dir(follow_symlinks=False)]
+        waiting += reversed(inside)
 
 
 class TfrecordSource:
@@ -275,19 +340,24 @@ class TfrecordSource:
     Args:
         pattern: a glob pattern of the files.
         first_label: int, the label of the first class in `image/class/label`.
+        max_image_bytes: int; a record with much more is refused before it is read.
     """
 
     splits = ("train",)
     ids_tell_labels = True  # They may be the paths that a folder source gave.
 
-    def __init__(self, pattern, first_label=0):
+    def __init__(self, pattern, first_label=0, max_image_bytes=DataConfig.max_image_bytes):
         self.pattern = pattern
         self._first_label = first_label
+        self._most_bytes = max_image_bytes + BESIDE_IMAGE_BYTES
         self._paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
         if not self._paths:
             raise UserError(
                 f"tfrecord:{pattern} matches no file: give a pattern such as '/data/*.tfrecord'."
             )
+        for path in self._paths:
+            if not os.path.isfile(path):  # Opening a pipe would wait for somebody to write into it.
+                raise UserError(f"{path} is no file: give a pattern that matches files alone.")
         self._expected = {}
         self._manifest_names = None
         for folder in sorted({path.parent for path in self._paths}):
@@ -298,7 +368,7 @@ class TfrecordSource:
             return
         shard_set = shards.ShardSet.load(folder)
         self._expected |= dict(zip(shard_set.paths, shard_set.counts, strict=True))
-        names = list(shard_set.class_names)
+        names = [_printable(name) for name in shard_set.class_names]
         if self._manifest_names not in (None, names):
             raise UserError(
                 f"The manifests beside tfrecord:{self.pattern} disagree on the classes: give one."
@@ -312,14 +382,14 @@ class TfrecordSource:
         labels.pop(None, None)
         if not labels:
             return None
-        names = self._manifest_names or [str(label) for label in range(max(labels) + 1)]
+        names = self._manifest_names or range(min(max(labels) + 1, MOST_CLASSES))
         if min(labels) < 0 or max(labels) >= len(names):
             raise UserError(
                 f"tfrecord:{self.pattern} has labels from {min(labels) + self._first_label} to "
                 f"{max(labels) + self._first_label}: expected {self._first_label} to "
                 f"{len(names) - 1 + self._first_label}; --first_label says with which they begin."
             )
-        return names
+        return [str(name) for name in names]
 
     def content(self):
         manifests = {path.parent / shards.MANIFEST for path in self._paths}
@@ -330,7 +400,7 @@ class TfrecordSource:
 
     def images(self, split):
         for path in self._paths:
-            records = shards.read_records(path, self._expected.get(path))
+            records = shards.read_records(path, self._expected.get(path), self._most_bytes)
             for number, record in enumerate(records):
                 try:
                     features = tf.train.Example.FromString(record).features.feature
@@ -342,9 +412,14 @@ class TfrecordSource:
                         f"{path} has a record that is no tf.train.Example with image/encoded: "
                         "expected records as this project or the official code writes them."
                     ) from error
+                if len(id) > MOST_ID_LENGTH:
+                    raise UserError(
+                        f"{path} has an id of {len(id):,} characters, expected {MOST_ID_LENGTH:,} "
+                        "at most: give records with shorter ones."
+                    )
                 label = features["image/class/label"].int64_list.value
                 label = int(label[0]) - self._first_label if label else None
-                yield SourceImage(id, encoded, label, _taught(features))
+                yield SourceImage(_printable(id), encoded, label, _taught(features))
 
 
 def _taught(features):

@@ -56,9 +56,10 @@ class Thresholds:
     Attributes:
         values: float32 array of shape (num_classes,).
         few: class indices with too few dev images: they have the threshold of all classes together.
-        reached_by_all: whether all classes together reach the target at that threshold.
-        missed: class indices whose precision is below the target at every threshold: they have the
-            threshold at which it is highest.
+        missed: class indices that reach the target at no threshold that keeps `MIN_DEV_IMAGES` dev
+            images: they have, of the threshold at which they come closest and that of all classes
+            together, the higher one.
+        reached_by_all: whether all classes together reach the target at their threshold.
     """
 
     values: np.ndarray
@@ -69,6 +70,9 @@ class Thresholds:
 
 def precision_thresholds(labels, confidences, truth, num_classes, target, min_confidence=0.0):
     """The least confidence of each class from which on enough of its dev images are right.
+
+    Thresholds never fall as the target rises: a class that misses it has no lower one than it would
+    have with any target that it reaches.
 
     Args:
         labels: int array of shape (n,), the teacher's first choices on dev.
@@ -81,44 +85,47 @@ def precision_thresholds(labels, confidences, truth, num_classes, target, min_co
 
     Returns:
         `Thresholds`. A class has too few dev images where it is given to fewer than
-        `MIN_DEV_IMAGES` of them, or to so few that one mistake is more than 1 - target.
+        `MIN_DEV_IMAGES` of them with `min_confidence`.
     """
-    needed = MIN_DEV_IMAGES
-    if target < 1:
-        needed = max(needed, int(np.ceil(1 / (1 - target) - 1e-9)))
-    for_all, reached_by_all = _threshold(confidences, labels == truth, target, needed)
-    reached_by_all &= len(labels) >= needed
+    correct, least = labels == truth, np.float32(min_confidence)
+    for_all, reached_by_all = _threshold(confidences, correct, target, least)
     values = np.full(num_classes, for_all, np.float32)
     few, missed = [], []
     for label in range(num_classes):
         given = labels == label
-        if given.sum() < needed:
+        if np.count_nonzero(given & (confidences >= least)) < MIN_DEV_IMAGES:
             few.append(label)
             continue
-        values[label], reached = _threshold(
-            confidences[given], truth[given] == label, target, needed
-        )
+        values[label], reached = _threshold(confidences[given], correct[given], target, least)
         if not reached:
             missed.append(label)
-    values = np.maximum(values, np.float32(min_confidence))
+            values[label] = max(values[label], for_all)
     return Thresholds(values, tuple(few), tuple(missed), reached_by_all)
 
 
 def _threshold(confidences, correct, target, least):
-    """(threshold, whether the target is reached) of some dev images, by `least` or more of them."""
+    """(threshold, whether it reaches the target) of some dev images; `least` is the lowest allowed.
+
+    The least confidence from which on the share of the target is right; where none is, the least
+    one from which on the highest share is. Only those that keep `MIN_DEV_IMAGES` count; where
+    `least` leaves fewer, the highest of them.
+    """
+    if not len(confidences):
+        return np.float32(1), False
     order = np.argsort(-confidences, kind="stable")
     confidences, correct = confidences[order], correct[order]
-    up_to = np.cumsum(correct) / np.arange(1, len(correct) + 1)
+    kept = np.arange(1, len(correct) + 1)
+    up_to = np.cumsum(correct) / kept
     # Equal confidences are kept or left out together.
-    last_of_equals = np.append(confidences[1:] != confidences[:-1], True)[: len(confidences)]
-    enough = last_of_equals & (np.arange(1, len(correct) + 1) >= min(least, len(correct)))
-    reaching = np.flatnonzero(enough & (up_to >= target))
-    if len(reaching):
-        return confidences[reaching[-1]], True
-    if not enough.any():
-        return np.float32(1), False
-    places = np.flatnonzero(enough)
-    return confidences[places[np.argmax(up_to[places])]], False
+    last_of_equals = np.append(confidences[1:] != confidences[:-1], True)
+    places = np.flatnonzero(last_of_equals & (kept >= min(MIN_DEV_IMAGES, len(kept))))
+    allowed = places[confidences[places] >= least]
+    if not len(allowed):
+        allowed = places[:1]
+    highest = up_to[allowed].max()
+    place = allowed[up_to[allowed] >= min(target, highest)][-1]
+    reached = highest >= target and len(kept) >= MIN_DEV_IMAGES
+    return max(confidences[place], least), bool(reached)
 
 
 def precision_by_class(labels, confidences, truth, thresholds):

@@ -38,7 +38,8 @@ def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
     Returns:
         dict: `images` that are kept and their `copies` in all; `per_class`, the
             `select.Statistics` and, of dev images that the thresholds keep, `dev_kept` and
-            `dev_correct`.
+            `dev_correct`; `dev_before_cut` and `dev_before_cut_correct`, of those that are as
+            confident as the least confident image that the policy keeps.
 
     Raises:
         CannotTeachError: the threshold or the policy keeps nothing.
@@ -65,6 +66,8 @@ def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
         pq.write_table(pa.table(columns), folder / LABELED, compression="zstd")
     dev_kept, dev_correct = calibration.precision_by_class(*dev, thresholds)
+    cuts = cut_thresholds(statistics)
+    dev_before_cut, dev_before_cut_correct = calibration.precision_by_class(*dev, cuts)
     return {
         "images": sum(statistics.kept),
         "copies": sum(statistics.copies),
@@ -72,8 +75,30 @@ def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
             **dataclasses.asdict(statistics),
             "dev_kept": dev_kept.tolist(),
             "dev_correct": dev_correct.tolist(),
+            "dev_before_cut": dev_before_cut.tolist(),
+            "dev_before_cut_correct": dev_before_cut_correct.tolist(),
         },
     }
+
+
+def cut_thresholds(statistics):
+    """The confidence that an image needs to be kept by filter and policy: float32 (num_classes,).
+
+    It is the class's threshold where all of its candidates are kept.
+    """
+    classes = zip(
+        statistics.thresholds,
+        statistics.candidates,
+        statistics.kept,
+        statistics.lowest_confidence,
+        strict=True,
+    )
+    return np.float32(
+        [
+            threshold if kept == candidates else np.inf if lowest is None else lowest
+            for threshold, candidates, kept, lowest in classes
+        ]
+    )
 
 
 def make_thresholds(labels, confidences, truth, class_names, min_confidence, target_precision):
@@ -92,9 +117,18 @@ def make_thresholds(labels, confidences, truth, class_names, min_confidence, tar
     found = calibration.precision_thresholds(
         labels, confidences, truth, len(class_names), target_precision, min_confidence
     )
+    needed = calibration.MIN_DEV_IMAGES
     for classes, reason in (
-        (found.few, "too few dev images are given their label, so they take the threshold of all"),
-        (found.missed, "dev does not reach it, so they take the threshold that comes closest"),
+        (
+            found.few,
+            f"fewer than {needed} dev images are given their label with --min_confidence, so they "
+            "take the threshold of all classes together",
+        ),
+        (
+            found.missed,
+            f"no threshold that keeps {needed} dev images reaches it, so they take the one that "
+            "comes closest, or that of all classes together where it is higher",
+        ),
     ):
         if classes:
             logging.warning(
@@ -103,10 +137,12 @@ def make_thresholds(labels, confidences, truth, class_names, min_confidence, tar
                 ", ".join(f"{class_names[one]} ({found.values[one]:.4g})" for one in classes),
                 reason,
             )
-    if found.few and not found.reached_by_all:
+    if (found.few or found.missed) and not found.reached_by_all:
         logging.warning(
-            "--target_precision=%s: all classes together do not reach it on dev, either.",
+            "--target_precision=%s: all classes together do not reach it on %d dev images or more, "
+            "either.",
             target_precision,
+            needed,
         )
     return found.values
 

@@ -49,7 +49,8 @@ def report(config, images, chain, best, export, nothing_new):
         },
     }
     stage.write_json_atomically(workdir / "summary.json", summary)
-    tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
+    with stage.naming_disk_errors(workdir / "tensorboard"):
+        tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
     sys.stdout.write(closing_table(summary, workdir))
     if nothing_new:
         sys.stdout.write("Every stage was finished before: nothing was done.\n")

@@ -53,7 +53,13 @@ class Checkpoints:
         """Whether it is time for the next one, and the one before is on disk."""
         return time.monotonic() >= self._due and not (self._writing and self._writing.is_alive())
 
-    def save(self, step, remembered, wait=False):
+    @property
+    def last(self):
+        """Words for the last checkpoint on disk."""
+        paths = self._paths()
+        return f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+
+    def save(self, step, remembered, wait=False, write=True):
         """Saves the variables as they are now; training goes on while they are written.
 
         Args:
@@ -61,6 +67,8 @@ class Checkpoints:
             remembered: dict from a name to what else is needed to go on: arrays and JSON-like
                 values.
             wait: whether to return only when the checkpoint is on disk.
+            write: whether this process is the one that writes; the others of a training only look
+                at the variables.
 
         Raises:
             CannotTeachError: a variable is not finite.
@@ -72,9 +80,11 @@ class Checkpoints:
         for name, value in arrays.items():
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                 raise CannotTeachError(
-                    f"{name} is not finite after step {step}: lower --learning_rate, lengthen "
-                    "--warmup_epochs or set --gradient_clip_norm."
+                    f"{name} is not finite after step {step}; {self.last}. Lower --learning_rate, "
+                    "lengthen --warmup_epochs or set --gradient_clip_norm."
                 )
+        if not write:
+            return
         # Copies: TensorFlow may hand out its own memory.
         arrays = {name: np.array(value) for name, value in arrays.items()}
         self._writing = threading.Thread(target=self._write, args=(step, arrays, remembered))
@@ -96,11 +106,18 @@ class Checkpoints:
 
     def _write(self, step, arrays, remembered):
         try:
-            write(self.folder / f"step-{step:09d}", step, arrays, remembered)
-            for path in sorted(self.folder.glob("step-" + "[0-9]" * 9))[:-KEPT]:
+            write(self._path(step), step, arrays, remembered)
+            for path in self._paths()[:-KEPT]:
                 shutil.rmtree(path)
         except Exception as error:
             self._error = error
+
+    def _paths(self):
+        """The checkpoints' folders, the last one last."""
+        return sorted(self.folder.glob("step-" + "[0-9]" * 9))
+
+    def _path(self, step):
+        return self.folder / f"step-{step:09d}"
 
     def restore(self):
         """Gives the variables the values of the last checkpoint that is whole.
@@ -112,20 +129,37 @@ class Checkpoints:
             UserError: it is whole, but of other variables.
         """
         remove_unfinished(self.folder)
-        for path in sorted(self.folder.glob("step-" + "[0-9]" * 9), reverse=True):
+        for path in reversed(self._paths()):
             try:
                 step, arrays, remembered = read(path)
             except ValueError as error:
                 logging.warning("The checkpoint %s is damaged (%s): left out.", path, error)
                 shutil.rmtree(path)
                 continue
-            self._check_same(path, arrays)
-            for name, variable in self.variables.items():
-                variable.assign(arrays[name])
+            self._assign(path, arrays)
             return step, remembered
         return None
 
-    def _check_same(self, path, arrays):
+    def restore_step(self, step):
+        """Gives the variables the values of one checkpoint; what it remembers.
+
+        For processes that go on from where another one does: nothing is removed.
+
+        Raises:
+            UserError: it is not there, damaged or of other variables.
+        """
+        path = self._path(step)
+        try:
+            _, arrays, remembered = read(path)
+        except ValueError as error:
+            raise UserError(
+                f"The checkpoint {path}, which the other workers go on from, cannot be read "
+                f"({error}): give all workers the same --workdir on a shared file system."
+            ) from None
+        self._assign(path, arrays)
+        return remembered
+
+    def _assign(self, path, arrays):
         expected = {name: tuple(variable.shape) for name, variable in self.variables.items()}
         received = {name: value.shape for name, value in arrays.items()}
         if received != expected:
@@ -134,6 +168,8 @@ class Checkpoints:
                 f"The checkpoint {path} holds other variables than this version of the network "
                 f"({differing}): delete the folder {self.folder} to train from the beginning."
             )
+        for name, variable in self.variables.items():
+            variable.assign(arrays[name])
 
 
 def write(path, step, arrays, remembered):
@@ -147,14 +183,25 @@ def write(path, step, arrays, remembered):
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+        _write_files(unfinished, step, arrays, remembered)
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(unfinished, path)
+    except BaseException:  # A disk that is full needs the room.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _write_files(folder, step, arrays, remembered):
     more = {name: value for name, value in remembered.items() if isinstance(value, np.ndarray)}
     # By number: names of variables hold slashes, which are folders in an archive.
     whole = [*arrays.values(), *more.values()]
     buffer = io.BytesIO()
     np.savez(buffer, *whole, allow_pickle=False)
     content = buffer.getbuffer()
-    write_synced(unfinished / ARRAYS, content)
+    write_synced(folder / ARRAYS, content)
     manifest = {
         "step": step,
         "remembered": {name: value for name, value in remembered.items() if name not in more},
@@ -164,10 +211,7 @@ def write(path, step, arrays, remembered):
     }
     text = json.dumps(manifest, indent=1, sort_keys=True)
     seal = hashlib.sha256(text.encode()).hexdigest()
-    write_synced(unfinished / MANIFEST, f"{text}\n{seal}\n".encode())
-    shutil.rmtree(path, ignore_errors=True)
-    os.rename(unfinished, path)
-    sync_folder(path.parent)
+    write_synced(folder / MANIFEST, f"{text}\n{seal}\n".encode())
 
 
 def read(path):

@@ -21,7 +21,7 @@ class Curves:
     process has written behind its last checkpoint would else stand there twice.
 
     Args:
-        folder: where the events go; what is in it is removed.
+        folder: where the events go; what is in it is removed. None: they are not written.
         learning_rates: float32 array (num_steps,).
     """
 
@@ -32,6 +32,9 @@ class Curves:
         self._every = max(1, len(learning_rates) // POINTS)
         self._speeds, self._evaluations = [], []
         self._steps = self._written = 0
+        if folder is None:
+            self._writer = tf.summary.create_noop_writer()
+            return
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = tf.summary.create_file_writer(str(folder))
 

@@ -1,10 +1,19 @@
-"""Where a run's replicas are: one device, or all devices of this machine."""
+"""Where a run's replicas are: one device, all devices of this machine, or several machines."""
 
 import functools
+import json
+import os
 
 import tensorflow as tf
+from absl import logging
 
+from nsk import stopping
 from nsk.errors import UserError
+from nsk.training.workers import interruptible
+
+TF_CONFIG_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
 
 
 def split_cpu(logical_devices):
@@ -16,18 +25,40 @@ def split_cpu(logical_devices):
         )
 
 
-def make_strategy(name):
+def make_strategy(name, tpu=""):
     """The `tf.distribute.Strategy` for a name.
 
     Args:
-        name: one | mirrored (all GPUs, or all logical CPU devices where there is no GPU) | auto
-            (mirrored where there are several GPUs, else one).
+        name: one | mirrored (all GPUs, or all logical CPU devices where there is no GPU) |
+            multi_worker (the devices of every worker in TF_CONFIG; returns when all of them have
+            begun) | tpu | auto (mirrored where there are several GPUs, else one).
+        tpu: name or address of the TPU, under `tpu`.
+
+    Raises:
+        UserError: TF_CONFIG is missing or not understood, or the TPU cannot be reached.
     """
+    if name == "multi_worker":
+        return _multi_worker(os.environ.get("TF_CONFIG", ""))
+    if name == "tpu":
+        return _tpu(tpu)
     gpus = tf.config.list_logical_devices("GPU")
-    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     if name == "one" or (name == "auto" and len(gpus) < 2):
+        return tf.distribute.OneDeviceStrategy((gpus or _cpus())[0].name)
+    return _mirrored(tuple(device.name for device in gpus or _cpus()))
+
+
+def local_strategy(strategy):
+    """A strategy over the devices of this process alone, for work without the other workers."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy
+    devices = strategy.extended.worker_devices
+    if len(devices) == 1:
         return tf.distribute.OneDeviceStrategy(devices[0])
     return _mirrored(tuple(devices))
+
+
+def _cpus():
+    return tf.config.list_logical_devices("CPU")
 
 
 @functools.cache
@@ -35,6 +66,72 @@ def _mirrored(devices):
     """One for each process: two over the same devices would number their collective operations
     alike, and TensorFlow then takes those of the one for those of the other."""
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multi_worker(tf_config):
+    index, count = check_tf_config(tf_config)
+    logging.info("Worker %d of %d: waits until all of them have begun", index, count)
+    strategy = interruptible(tf.distribute.MultiWorkerMirroredStrategy)
+    stopping.install_again()  # TensorFlow's coordination service has taken SIGTERM for itself.
+    return strategy
+
+
+@functools.cache
+def _tpu(address):
+    """Not run by the project's tests, which have no TPU; the code behind it is that of the others.
+
+    Reference: [Use TPUs](https://www.tensorflow.org/guide/tpu)
+    """
+
+    def connect():
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return resolver
+
+    logging.info("Connects to the TPU %r", address)
+    try:
+        resolver = interruptible(connect)
+    except (ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0].partition(" Failed in init")[0]
+        raise UserError(
+            f"--strategy=tpu: the TPU {address!r} cannot be used ({reason}): give --tpu=NAME, its "
+            "gRPC address, or --tpu=local on a TPU's own machine."
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def check_tf_config(text):
+    """What TF_CONFIG says of this process; UserError where TensorFlow would not understand it.
+
+    Args:
+        text: the environment variable's value.
+
+    Returns:
+        (index, number of workers).
+
+    Reference:
+        [Multi-worker training](https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras)
+    """
+    expected = f"expected TF_CONFIG='{TF_CONFIG_EXAMPLE}', the index being each process's own."
+    if not text:
+        raise UserError(f"--strategy=multi_worker without TF_CONFIG: {expected}")
+    try:
+        config = json.loads(text)
+        workers, task = config["cluster"]["worker"], config["task"]
+        kinds, kind, index = set(config["cluster"]), task["type"], int(task["index"])
+        if not all(isinstance(address, str) for address in workers) or isinstance(workers, str):
+            raise ValueError(f"workers {workers!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"TF_CONFIG is not understood ({reason}): {expected}") from None
+    if kinds != {"worker"} or kind != "worker":
+        raise UserError(f"TF_CONFIG names {', '.join(sorted(kinds | {kind}))}: {expected}")
+    if not 0 <= index < len(workers):
+        raise UserError(f"TF_CONFIG has the index {index} of {len(workers)} workers: {expected}")
+    return index, len(workers)
 
 
 def check_divisible(strategy, **batch_sizes):

@@ -7,6 +7,7 @@ average covers BatchNorm.
 """
 
 import dataclasses
+import functools
 import math
 import time
 
@@ -21,6 +22,7 @@ from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.losses import summed_cross_entropy
+from nsk.training.workers import Workers
 
 SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
 
@@ -74,7 +76,7 @@ class Trainer:
     """
 
     def __init__(self, build_model, recipe, noise_key, strategy):
-        self.recipe, self.strategy = recipe, strategy
+        self.recipe, self.strategy, self.workers = recipe, strategy, Workers(strategy)
         self._build_model, self._noise_key = build_model, noise_key
         with strategy.scope():
             self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
@@ -106,10 +108,11 @@ class Trainer:
         """Runs all steps, from the last checkpoint on where there is one.
 
         Args:
-            make_batches: function of (first_step, num_steps) that returns a `tf.data.Dataset` with
-                one element a step: a tuple over streams of dicts `image` uint8 (global batch,
-                height, width, 3), `target` float32 (global batch, classes), `weight` float32
-                (global batch,).
+            make_batches: function of (first_step, num_steps, share=WHOLE) that returns a
+                `tf.data.Dataset` with an element for each step and replica of the `Share`: a tuple
+                over streams of dicts `image` uint8 (batch, height, width, 3), `target` float32
+                (batch, classes), `weight` float32 (batch,), the batch being a replica's part of the
+                global one.
             evaluate: function that measures `published_model`: a dict of floats (None where one is
                 not defined), among them `accuracy`.
             evaluations: how often `evaluate` is called, the end included.
@@ -123,43 +126,46 @@ class Trainer:
 
         Raises:
             CannotTeachError: the loss, a gradient or a weight is not finite.
+            LostWorkerError: another worker is gone.
             Stopped: a stop was requested; a checkpoint of the last step is on disk.
         """
         num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
         stops = evaluation_steps(num_steps, evaluations)
-        curves = Curves(summary_folder, self.recipe.learning_rates)
-        (first,) = make_batches(0, 1)
-        curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
+        workers = self.workers
+        curves = Curves(summary_folder if workers.is_chief else None, self.recipe.learning_rates)
+        if workers.is_chief:
+            (first,) = make_batches(0, 1)
+            curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
         checkpoints = Checkpoints(checkpoint_folder, self._variables(), checkpoint_seconds)
-        step, seconds_before = 0, 0.0
-        if restored := checkpoints.restore():
-            step, remembered = restored
-            seconds_before = remembered.pop("seconds")
-            curves.restore(remembered)
+        step, seconds_before = self._restore(checkpoints, curves)
+        if step:
             logging.info("%s: goes on from step %d of %d", title, step, num_steps)
-        batches = self.iterate(make_batches(step, num_steps))
+        batches = self.iterate(make_batches, step, num_steps)
         progress = Progress(title, num_steps * batch, done=step * batch)
         started, steps_per_call, compiled, note = time.monotonic(), 1, False, ""
         with stopping.saving() as stop:
             while step < num_steps:
                 count = min(steps_per_call, min(end for end in stops if end > step) - step)
                 called = time.monotonic()
-                losses, norms = self.run_steps(batches, tf.constant(step), tf.constant(count))
-                losses, norms = losses.numpy(), norms.numpy()
+                losses, norms = self.call_steps(batches, step, count)
                 seconds = time.monotonic() - called
-                _check_finite(losses, norms, step)
-                if compiled:  # The first call also compiles.
-                    steps_per_call = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
-                compiled = True
+                _check_finite(losses, norms, step, checkpoints)
                 step += count
                 curves.add_steps(losses, norms, count * batch / seconds)
-                if step in stops:
+                if step in stops and workers.is_chief:
                     self.publish()
                     curves.add_evaluation(evaluate())
-                if stop.made or checkpoints.is_due:
+                # The first call also compiles.
+                wished = math.ceil(SECONDS_PER_CALL * count / seconds) if compiled else 1
+                compiled = True
+                is_due, steps_per_call, stopped = self._agree(
+                    checkpoints.is_due, max(1, wished), stop.made
+                )
+                if is_due or stopped:
                     spent = seconds_before + time.monotonic() - started
-                    checkpoints.save(step, {"seconds": spent, **curves.state}, wait=stop.made)
-                if stop.made:
+                    remembered = {"seconds": spent, **curves.state}
+                    checkpoints.save(step, remembered, wait=stopped, write=workers.is_chief)
+                if stopped:
                     raise stopping.Stopped
                 note = f"loss {losses.mean():.3f}" + (
                     f", dev accuracy {curves.last_evaluation['accuracy']:.2%}"
@@ -178,6 +184,32 @@ class Trainer:
             "dev": curves.last_evaluation,
         }
 
+    def _restore(self, checkpoints, curves):
+        """(steps that were trained, seconds they took), from the last checkpoint that is whole."""
+        step, remembered = 0, {"seconds": 0.0}
+        if self.workers.is_chief:
+            step, remembered = checkpoints.restore() or (step, remembered)
+        (step,) = self.workers.told_by_chief(step)
+        if step and not self.workers.is_chief:
+            remembered = checkpoints.restore_step(step)
+        seconds = remembered.pop("seconds")
+        if step:
+            curves.restore(remembered)
+        return step, seconds
+
+    def _agree(self, is_due, steps_per_call, stop):
+        """What all workers do next.
+
+        The chief decides whether a checkpoint is due and how many steps are in a call, and anyone
+        may ask for a stop.
+
+        Returns:
+            (bool, int, bool).
+        """
+        chief = self.workers.is_chief
+        due, steps, stops = self.workers.sum(chief and is_due, chief * steps_per_call, stop)
+        return bool(due), steps, bool(stops)
+
     def _variables(self):
         """All that a step changes: a dict from a name to a variable.
 
@@ -192,13 +224,21 @@ class Trainer:
             for number, one in enumerate(variables)
         }
 
-    def iterate(self, dataset):
-        """An iterator over a dataset of global batches, for `run_steps`."""
+    def iterate(self, make_batches, first_step, num_steps):
+        """An iterator over batches for `call_steps`; for `make_batches` see `train`."""
+        make = functools.partial(make_batches, first_step, num_steps, self.workers.share)
         if self.strategy.num_replicas_in_sync == 1:
             # A distributed iterator has autotuning that cannot be switched off, and its end then
             # waits for as long as a minute.
-            return iter(dataset)
-        return iter(self.strategy.experimental_distribute_dataset(dataset))
+            return iter(make())
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: make()))
+
+    def call_steps(self, batches, first_step, count):
+        """`run_steps` of ints, with all workers; float32 arrays (count,)."""
+        losses, norms = self.workers.call(
+            self.run_steps, batches, tf.constant(first_step), tf.constant(count)
+        )
+        return losses.numpy(), norms.numpy()
 
     def publish(self):
         """The model with the weights that count: the averaged ones where there is an average."""
@@ -223,19 +263,17 @@ class Trainer:
             loss and gradient norm (L2 penalty included, before clipping) of each step, float32
             (count,).
         """
-        losses = tf.TensorArray(tf.float32, count)
-        norms = tf.TensorArray(tf.float32, count)
+        measured = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
             step = first_step + i
-            loss, norm = self.strategy.run(self._replica_step, args=(next(batches), step))
+            of_replicas = self.strategy.run(self._replica_step, args=(next(batches), step))
             if self.average:
                 self.average.update(self.strategy, step)
-            losses = losses.write(i, self.strategy.reduce("SUM", loss, axis=None))
-            norms = norms.write(i, self.strategy.reduce("MEAN", norm, axis=None))
-        return losses.stack(), norms.stack()
+            measured = measured.write(i, self.strategy.reduce("SUM", of_replicas, axis=None))
+        return tf.unstack(tf.ensure_shape(measured.stack(), [None, 2]), axis=1)
 
     def _replica_step(self, streams, step):
-        """Forward, backward and update of one replica's share of a global batch."""
+        """Forward, backward and update of one replica's share; its shares of loss and norm."""
         replica = tf.distribute.get_replica_context()
         # Streams are distributed one by one and concatenated here: each replica gets its share of
         # both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
@@ -265,7 +303,8 @@ class Trainer:
         # Keras optimizers sum over replicas once more; every replica holds the whole sum already.
         shares = [gradient / self.strategy.num_replicas_in_sync for gradient in gradients]
         self.optimizer.apply(shares, self.model.trainable_variables)
-        return loss, tf.cast(norm, tf.float32)
+        # Every replica knows the whole norm, and of the loss its part.
+        return tf.stack([loss, tf.cast(norm, tf.float32) / self.strategy.num_replicas_in_sync])
 
     def _global_positions(self, replica):
         """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""
@@ -295,11 +334,12 @@ def evaluation_steps(num_steps, evaluations):
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
 
 
-def _check_finite(losses, norms, first_step):
+def _check_finite(losses, norms, first_step, checkpoints):
     for name, values in (("loss", losses), ("gradient's norm", norms)):
         for i, value in enumerate(values):
             if not math.isfinite(value):
                 raise CannotTeachError(
-                    f"The {name} became {value} at step {first_step + i}: lower --learning_rate, "
-                    "lengthen --warmup_epochs or set --gradient_clip_norm."
+                    f"The {name} became {value} at step {first_step + i}, in the steps "
+                    f"{first_step} to {first_step + len(values) - 1}; {checkpoints.last}. Lower "
+                    "--learning_rate, lengthen --warmup_epochs or set --gradient_clip_norm."
                 )

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from nsk import noise
 from nsk.data import perturb, pipeline, records, shards, streams
 from nsk.errors import UserError
-from nsk.training import strategy as strategies
+from nsk.share import WHOLE, Share
 
 KEY = noise.key(0, "pipeline test")
 NAMES = [str(digit) for digit in range(10)]
@@ -196,23 +196,51 @@ def test_pairs_are_mixed_within_a_step():
 # Distribution.
 
 
-def test_two_replicas_split_each_stream_of_a_global_batch_in_order():
-    """The trainer counts on it when it tells each replica the positions of its rows."""
-    both = (stream([1] * 20, 6), stream([1] * 40, 10, "pseudo", first=100))
-    whole = shown(both, 4)
-    strategy = strategies.make_strategy("mirrored")
-    batches = pipeline.training_batches(both, KEY, unchanged, 2, 0, 4)
-    for step, element in enumerate(strategy.experimental_distribute_dataset(batches)):
-        for number, of_stream in enumerate(element):
-            parts = strategy.experimental_local_results(of_stream["target"])
-            half = both[number].batch_size // 2
-            assert [len(part) for part in parts] == [half, half]
-            together = np.concatenate([part[:, 0] for part in parts])
-            np.testing.assert_array_equal(together, whole[number][step])
-            images = strategy.experimental_local_results(of_stream["image"])
-            np.testing.assert_array_equal(
-                np.concatenate([part[:, 0, 0, 0] for part in images]), together
-            )
+@pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}])
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 1), (2, 2), (4, 1)])
+def test_shares_together_are_the_global_batches(settings, workers, replicas):
+    """Order and noise of an image are those of its place in the global batch, whoever makes it."""
+    random = np.random.default_rng(0)
+    both = [stream([1] * 20, 4), stream([1, 2] * 20, 12, "pseudo", first=100)]
+    both = [
+        dataclasses.replace(
+            one, images=tf.constant(random.integers(0, 256, (*one.copies.shape, 8, 8, 3), np.uint8))
+        )
+        for one in both
+    ]
+    noisy = functools.partial(
+        perturb.perturb,
+        image_size=8,
+        crop_padding=1,
+        flip=True,
+        cutout_side=2,
+        num_ops=2,
+        magnitude=9.0,
+        operations=("rotate", "brightness", "cutout"),
+        magnitude_mode="uniform",
+        **settings,
+    )
+
+    def make(share, first_step=0):
+        """For each step from the first one on, stream and part: rows of all replicas."""
+        dataset = pipeline.training_batches(
+            tuple(both), KEY, noisy, 8, first_step, 45, share, mixes=bool(settings)
+        )
+        elements = list(dataset.as_numpy_iterator())
+        assert len(elements) == (45 - first_step) * share.replicas
+        sizes = [size // share.replicas for size in share.sizes([4, 12])]
+        assert all([len(one["image"]) for one in element] == sizes for element in elements)
+        steps = [elements[i :: share.replicas] for i in range(share.replicas)]
+        return tf.nest.map_structure(
+            lambda *of_replicas: np.concatenate(of_replicas), *map(list, steps)
+        )
+
+    whole = make(WHOLE)
+    parts = [make(Share(worker, workers, replicas)) for worker in range(workers)]
+    together = tf.nest.map_structure(lambda *rows: np.concatenate(rows), *parts)
+    tf.nest.map_structure(np.testing.assert_array_equal, together, whole)
+    later = make(Share(workers - 1, workers, replicas), first_step=34)
+    tf.nest.map_structure(np.testing.assert_array_equal, later, parts[-1][34:])
 
 
 # Loading.

@@ -1,9 +1,11 @@
+import concurrent.futures
 import hashlib
 import io
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 import zlib
 
 import numpy as np
@@ -618,3 +620,24 @@ def test_the_limits_are_the_settings_by_default():
         records.normalize_image(announce(10_000, 10_001))
     with pytest.raises(ValueError, match=r"_bytes=67108864$"):
         records.normalize_image(bytes(2**26 + 1))
+
+
+def test_few_large_images_are_decoded_at_the_same_time(monkeypatch):
+    large, small = encode(asymmetric(30, 30)), encode(asymmetric(10, 10))
+    monkeypatch.setattr(records, "_pixels_at_once", records._Shared(1000))
+    decoding, most = [], []
+
+    def slow(content):
+        decoding.append(900 if content == large else 100)
+        most.append(sum(decoding))
+        time.sleep(0.01)
+        decoding.remove(900 if content == large else 100)
+
+    monkeypatch.setattr(records, "_digest", slow)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(records.normalize_image, [large, small, small, large, small, large] * 4))
+    assert len(most) == 24 and max(most) <= 1000
+    # One that is larger than all together comes alone.
+    assert not records.normalize_image(encode(asymmetric(40, 40))).reencoded
+    with records._pixels_at_once.taken(1000):
+        pass

@@ -11,7 +11,7 @@ from nsk import noise
 from nsk.data import pipeline, records, shards, streams
 from nsk.errors import UserError
 from nsk.pseudo.scores import from_predictions
-from nsk.training import strategy as strategies
+from nsk.share import Share
 
 KEY = noise.key(0, "streams test")
 NAMES = ["even", "odd"]
@@ -341,17 +341,18 @@ def test_sorted_data_comes_mixed_through_small_windows(tmp_path):
     assert abs(same - (3 / 63 + 60 / 63 * 31 / 319)) < 0.04
 
 
-def test_two_replicas_split_a_stream_from_shards_in_order(tmp_path):
+def test_a_worker_makes_its_rows_of_a_stream_from_shards(tmp_path):
     labeled = labeled_set(tmp_path, 40, 7)
     stream = stream_of(labeled, batch_size=6, window_bytes=window_of([labeled], 20))
     whole = shown(stream, 8)
-    strategy = strategies.make_strategy("mirrored")
-    batches = pipeline.training_batches((stream,), KEY, decoded, 2, 0, 8)
-    for step, (element,) in enumerate(strategy.experimental_distribute_dataset(batches)):
-        parts = [one[:, 0, 0] for one in strategy.experimental_local_results(element["image"])]
-        assert [len(part) for part in parts] == [3, 3]
-        together = np.concatenate(parts).astype(int)
-        np.testing.assert_array_equal(together[:, 0] * 256 + together[:, 1], whole[step])
+    for worker in range(2):
+        batches = pipeline.training_batches(
+            (stream,), KEY, decoded, 2, 0, 8, Share(worker, num_workers=2)
+        )
+        for step, (element,) in enumerate(batches.as_numpy_iterator()):
+            rows = element["image"][:, 0, 0].astype(int)
+            mine = whole[step][worker * 3 : worker * 3 + 3]
+            np.testing.assert_array_equal(rows[:, 0] * 256 + rows[:, 1], mine)
 
 
 def test_a_window_holds_about_the_bytes_asked_for_or_a_shard(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from nsk import models
+from nsk import models, stopping
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
@@ -119,8 +119,67 @@ def test_what_a_worker_raises_is_told_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_nothing_to_do_starts_no_pipeline(tmp_path):
-    beam.Engine("--runner=NoSuchRunner", tmp_path).each([], None)
+def test_nothing_to_do_starts_no_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setattr(beam.beam, "Pipeline", None)
+    beam.Engine("", tmp_path).each([], None)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--runner=NoSuchRunner", "the runner 'NoSuchRunner' cannot be made"),
+        ("--runner=no.such.Runner", "No module named 'no'"),
+        ("--runner='FlinkRunner", "No closing quotation: close every quotation mark"),
+        ("--runner=PortableRunner", "You must specify a --job_endpoint"),
+        ("--runner=DataflowRunner", "Missing required option: project"),
+        ("--direct_num_workers=x", "--direct_num_workers: invalid int value: 'x'"),
+        ("--runer=FlinkRunner", "--runer=FlinkRunner is unknown: give options of Beam's"),
+        ("FlinkRunner", "FlinkRunner is unknown"),
+        ("-x --runner=FlinkRunner", "-x is unknown"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line_before_anything_is_done(
+    tmp_path, capsys, options, told
+):
+    with pytest.raises(UserError) as error:
+        beam.Engine(options, tmp_path)
+    message = str(error.value)
+    assert message.startswith("--beam_options=") and told in message and "\n" not in message
+    assert not capsys.readouterr().err
+
+
+def test_right_options_pass_and_a_job_servers_own_are_left_to_it(tmp_path):
+    for options in ("", TWO_PROCESSES, "--runner=DirectRunner", "--runner=FlinkRunner --of_it=1"):
+        beam.Engine(options, tmp_path)
+
+
+def test_a_runner_that_does_not_start_is_told_in_one_line(tmp_path):
+    options = "--runner=PortableRunner --job_endpoint=localhost:1 --job_server_timeout=1"
+    with pytest.raises(UserError, match="the runner does not start"):
+        beam.Engine(options, tmp_path).each([1], lambda: print)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_interrupts_and_is_no_error(tmp_path, number):
+    kept = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    stopping.install()
+    engine = beam.Engine("", tmp_path)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.each([1], lambda: lambda items: os.kill(os.getpid(), number))
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+
+def test_an_error_after_an_earlier_stop_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "_signals", 1)
+
+    def fail(items):
+        raise ValueError("a bug")
+
+    with pytest.raises(Exception, match="a bug"):
+        beam.Engine("", tmp_path).each([1], lambda: fail)
 
 
 MAKE = """
@@ -132,16 +191,20 @@ beam_test.make_pseudo_labels(given, folder, beam.Engine(beam_test.TWO_PROCESSES,
 """
 
 
-def start(given, folder, kept):
+def start(given, folder, kept, stderr=subprocess.DEVNULL):
     command = [sys.executable, "-c", MAKE, given, folder, kept]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(command, stderr=stderr, start_new_session=True)
 
 
 @pytest.mark.slow
 def test_two_worker_processes_make_the_same_bytes(given, expected, tmp_path):
     (tmp_path / "kept").mkdir()
-    assert start(given, tmp_path / "made", tmp_path / "kept").wait(600) == 0
+    with open(tmp_path / "told", "wb") as told:
+        assert start(given, tmp_path / "made", tmp_path / "kept", told).wait(600) == 0
     assert contents(tmp_path / "made") == expected
+    lines = (tmp_path / "told").read_text().splitlines()
+    assert any(line.startswith("scoring: ") for line in lines)  # By a worker process.
+    assert not [line for line in lines if "sdk_worker" in line]
 
 
 @pytest.mark.slow

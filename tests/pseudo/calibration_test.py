@@ -94,18 +94,18 @@ def test_confidences_at_a_temperature_are_those_of_the_scaled_logits():
 
 def best_threshold(confidences, right, target, least):
     """(threshold, whether the target is reached), by trying each confidence that there is."""
+    if not len(confidences):
+        return np.float32(1), False
+    needed = min(MIN_DEV_IMAGES, len(confidences))
     tried = []
     for threshold in np.unique(confidences):
         kept = confidences >= threshold
-        if kept.sum() >= least:
+        if kept.sum() >= needed:
             tried.append((threshold, right[kept].mean()))
-    reached = [threshold for threshold, precision in tried if precision >= target]
-    if reached:
-        return min(reached), True
-    if not tried:
-        return np.float32(1), False
+    tried = [one for one in tried if one[0] >= least] or tried[-1:]
     highest = max(precision for _, precision in tried)
-    return max(threshold for threshold, precision in tried if precision == highest), False
+    threshold = min(one for one, precision in tried if precision >= min(target, highest))
+    return max(threshold, least), highest >= target
 
 
 def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
@@ -119,31 +119,57 @@ def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
         confidences = rng.choice(levels, n)
         right = rng.random(n) < confidences ** rng.choice([0.1, 0.5, 2])
         truth = np.where(right, labels, labels + 1)
-        target = float(rng.choice([0.5, 0.8, 0.9, 0.95]))
-        least_confidence = float(rng.choice([0.0, 0.4]))
+        target = float(rng.choice([0.5, 0.8, 0.9, 0.95, 0.99, 1.0]))
+        least_confidence = float(rng.choice([0.0, 0.4, 0.9]))
         found = precision_thresholds(
             labels, confidences, truth, num_classes, target, least_confidence
         )
-        needed = max(MIN_DEV_IMAGES, round(1 / (1 - target)))
-        of_all, _ = best_threshold(confidences, right, target, min(MIN_DEV_IMAGES, n) or 1)
+        least = np.float32(least_confidence)
+        of_all, reached_by_all = best_threshold(confidences, right, target, least)
+        assert found.reached_by_all == (reached_by_all and n >= MIN_DEV_IMAGES)
         few, missed, values = [], [], []
         for label in range(num_classes):
             given = labels == label
             values.append(of_all)
-            if given.sum() < needed:
+            if (given & (confidences >= least)).sum() < MIN_DEV_IMAGES:
                 few.append(label)
                 continue
-            values[-1], reached = best_threshold(confidences[given], right[given], target, needed)
+            values[-1], reached = best_threshold(confidences[given], right[given], target, least)
             if not reached:
                 missed.append(label)
+                values[-1] = max(values[-1], of_all)
             reached_by_some += reached
         assert (found.few, found.missed) == (tuple(few), tuple(missed)), number
         assert found.values.dtype == np.float32
-        expected = np.maximum(np.float32(values), np.float32(least_confidence))
-        np.testing.assert_array_equal(found.values, expected)
+        np.testing.assert_array_equal(found.values, np.float32(values))
         few_of_some += bool(few)
         missed_by_some += bool(missed)
     assert min(reached_by_some, few_of_some, missed_by_some) > 50
+
+
+TARGETS = [0.1, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 0.99999, 1.0]
+
+
+def test_no_threshold_falls_as_the_target_rises():
+    rng = np.random.default_rng(0)
+    rising = 0
+    for number in range(300):
+        num_classes, n = int(rng.integers(1, 6)), int(rng.integers(0, 600))
+        labels = rng.integers(0, num_classes, n)
+        levels = rng.random(int(rng.choice([2, 10, 1000]))).astype(np.float32)
+        confidences = rng.choice(levels, n)
+        # Some classes are easy, and in some the most confident are wrong.
+        powers = rng.choice([-0.5, 0.02, 0.1, 0.5, 2], num_classes)
+        right = rng.random(n) < (confidences + 1e-3) ** powers[labels] * rng.choice([0.9, 1])
+        truth = np.where(right, labels, labels + 1)
+        least = float(rng.choice([0.0, 0.3, 0.9]))
+        values = [
+            precision_thresholds(labels, confidences, truth, num_classes, one, least).values
+            for one in TARGETS
+        ]
+        assert (np.diff(values, axis=0) >= 0).all(), number
+        rising += (values[-1] > values[0]).any()
+    assert rising > 150
 
 
 def one_class(confidences, right):
@@ -173,23 +199,25 @@ def test_a_class_of_too_few_dev_images_takes_the_threshold_of_all():
     assert found.few == (2,) and found.values[1] == np.float32(0.2)
 
 
-def test_a_target_of_99_percent_needs_100_dev_images_of_a_class():
-    """One mistake among fewer would be more than the hundredth that is allowed."""
-    right = np.ones(100, bool)
-    confidences = np.linspace(1, 0.5, 100)
-    assert precision_thresholds(*one_class(confidences, right), 1, 0.99).few == ()
-    assert precision_thresholds(*one_class(confidences[:99], right[:99]), 1, 0.99).few == (0,)
-
-
 def test_a_target_that_is_not_reached_takes_the_threshold_that_comes_closest():
     # 30 right ones, then 20 wrong ones; but of the first 20, which are few enough, one is wrong.
     right = np.arange(50) < 30
     right[3] = False
     given = one_class(np.linspace(1, 0.51, 50), right)
-    found = precision_thresholds(*given, 1, 0.97)
-    assert found.few == () and found.missed == (0,)
-    # 29 of 30 is 0.967, 38 images are needed for 0.97: 29 of 34 is the best of those of 34 or more.
-    assert found.values.tolist() == [given[1][33]]
+    for target in (0.97, 1.0):
+        found = precision_thresholds(*given, 1, target)
+        assert found.few == () and found.missed == (0,) and not found.reached_by_all
+        assert found.values.tolist() == [given[1][29]]  # 29 of 30 is 0.967.
+
+
+def test_a_class_that_misses_the_target_takes_the_threshold_of_all_where_that_is_higher():
+    # Half of class 1 is right, however sure the teacher is; and all of class 0 from 0.6 on.
+    confidences = np.concatenate([np.linspace(1, 0.21, 80), np.linspace(0.5, 0.3, 20)])
+    confidences, labels = confidences.astype(np.float32), np.repeat([0, 1], [80, 20])
+    right = np.concatenate([np.arange(80) < 40, np.arange(20) % 2 == 0])
+    found = precision_thresholds(labels, confidences, np.where(right, labels, 2), 2, 0.99)
+    assert found.missed == (1,) and found.reached_by_all
+    assert found.values[1] == found.values[0] == confidences[39]
 
 
 def test_equal_confidences_are_kept_or_left_out_together():
@@ -212,13 +240,12 @@ def test_a_target_of_1_allows_no_mistake():
     assert found.values.tolist() == [given[1][1999]]
 
 
-def test_a_high_target_needs_as_many_dev_images_as_can_show_it():
-    """Of 60 images 99 % cannot be shown, however many of the first are right."""
-    given = one_class(np.linspace(1, 0.4, 60), np.arange(60) < 21)
-    found = precision_thresholds(*given, 1, 0.99)
-    assert found.few == (0,) and not found.reached_by_all
-    many = one_class(np.linspace(1, 0.4, 300), np.arange(300) < 150)
-    assert precision_thresholds(*many, 1, 0.99).reached_by_all
+def test_a_class_with_few_dev_images_of_the_least_confidence_takes_the_threshold_of_all():
+    given = one_class(np.linspace(1, 0.51, 50), np.ones(50, bool))
+    assert precision_thresholds(*given, 1, 0.9, 0.81).few == ()
+    found = precision_thresholds(*given, 1, 0.9, 0.82)
+    assert found.few == (0,) and found.values.tolist() == [np.float32(0.82)]
+    assert found.reached_by_all  # By the 20 most confident.
 
 
 def test_no_threshold_is_below_the_least_confidence():

@@ -215,7 +215,8 @@ def test_dev_decides_each_classs_threshold_by_its_precision(tmp_path, labeled, c
     assert counts["per_class"]["dev_correct"] == [30, 0, 0]
     warned = caplog.records[0].getMessage()
     assert "--target_precision=0.9" in warned and "one (0.67), two (0.67)" in warned
-    assert "too few dev images" in warned and "zero" not in warned
+    assert "fewer than 20 dev images" in warned and "zero" not in warned
+    assert not [one for one in caplog.records if "either" in one.getMessage()]
     counts = run(settings | {"min_confidence": 0.8}, scores, labeled, tmp_path / "at least")
     assert counts["per_class"]["thresholds"] == pytest.approx([0.8] * 3)
 
@@ -226,10 +227,39 @@ def test_a_precision_that_dev_does_not_reach_is_told(tmp_path, labeled, caplog):
     )
     with caplog.at_level(logging.WARNING):
         run(NONE | {"target_precision": 0.9}, scores, labeled, tmp_path / "selection")
+    told = [record.getMessage() for record in caplog.records]
     assert any(
-        "zero" in record.getMessage() and "does not reach it" in record.getMessage()
-        for record in caplog.records
+        "zero" in line and "no threshold that keeps 20 dev images reaches it" in line
+        for line in told
     )
+    assert any("all classes together do not reach it" in line for line in told)
+
+
+def test_a_class_of_few_dev_images_above_the_least_confidence_is_no_miss(tmp_path, labeled, caplog):
+    """All of the 12 dev images that it keeps are right: that is no evidence, but no miss either."""
+    confidences = np.linspace(0.99, 0.5, 50)
+    scores = make_scores(tmp_path / "scores", **dev_of(confidences, np.arange(50) < 12))
+    settings = NONE | {"target_precision": 0.9, "min_confidence": 0.875}
+    with caplog.at_level(logging.WARNING):
+        counts = run(settings, scores, labeled, tmp_path / "selection")
+    assert counts["per_class"]["dev_kept"][0] == counts["per_class"]["dev_correct"][0] == 12
+    told = [record.getMessage() for record in caplog.records]
+    assert any("zero" in line and "fewer than 20 dev images" in line for line in told)
+    assert not any("no threshold" in line for line in told)
+
+
+def test_what_dev_says_of_those_that_the_policy_keeps(tmp_path, labeled):
+    """The cut of the zeros is at 0.9: of three dev images above the threshold two are left."""
+    scores = make_scores(
+        tmp_path / "scores", dev=[(0, 0.95), (0, 0.9), (0, 0.6), (1, 0.5)], truth=[0, 1, 0, 1]
+    )
+    counts = run(PAPER | {"images_per_class": 2}, scores, labeled, tmp_path / "selection")
+    of_classes = counts["per_class"]
+    assert of_classes["dev_kept"] == [3, 1, 0] and of_classes["dev_correct"] == [2, 1, 0]
+    # Both ones are kept, and so their threshold counts, though the lowest of them has 0.55.
+    assert of_classes["dev_before_cut"] == [2, 1, 0]
+    assert of_classes["dev_before_cut_correct"] == [1, 1, 0]
+    json.dumps(counts)
 
 
 @pytest.mark.parametrize("which", ["unlabeled/00001.parquet", "dev.parquet"])

@@ -132,7 +132,13 @@ def test_the_command_writes_a_png_and_refuses_what_it_cannot(tmp_path):
             check=False,
         )
 
-    for wrong in ("--magnitudes=3,x", "--output=sheet.jpg", "--num_images=0"):
+    (tmp_path / "folder.png").mkdir()
+    for wrong in (
+        "--magnitudes=3,x",
+        "--output=sheet.jpg",
+        f"--output={tmp_path}/folder.png",
+        "--num_images=0",
+    ):
         finished = run(wrong)
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr

@@ -1,3 +1,8 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -35,13 +40,73 @@ def test_scores_are_joined_with_the_sealed_truth_by_id(tmp_path):
         ["image/1/0", "image/0/3"], log_probabilities, 0, np.float32([0.7, 0.8])
     )
     write_scores(scores.path / "unlabeled/00000.parquet", given)
-    labels, confidences, truth = threshold_table.read(images, scores)
-    assert labels.tolist() == [2] and truth.tolist() == [2]  # Of image/1/0 nothing is known.
-    np.testing.assert_allclose(confidences["confidence"], [0.6])
-    np.testing.assert_allclose(confidences["calibrated_confidence"], [0.8])
+    judged = threshold_table.read(images, scores)
+    assert judged.labels.tolist() == [2] and judged.truth.tolist() == [2]  # Nothing of image/1/0.
+    np.testing.assert_allclose(judged.confidences["confidence"], [0.6])
+    np.testing.assert_allclose(judged.confidences["calibrated_confidence"], [0.8])
 
 
-def test_without_any_truth_there_is_nothing_to_report(tmp_path):
+def write(path, labels, confidences, truth=None):
+    """A score file of three classes; calibrated confidences are the square roots."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    confidences = np.float32(confidences)
+    probabilities = np.tile((1 - confidences[:, np.newaxis]) / 2, 3)
+    probabilities[np.arange(len(labels)), labels] = confidences
+    ids = [f"{path.stem}/{row}" for row in range(len(labels))]
+    scores = from_predictions(ids, np.log(probabilities), 0, np.sqrt(confidences))
+    write_scores(path, scores, truth)
+
+
+def test_where_no_truth_is_known_dev_judges_and_unlabelled_images_are_counted(tmp_path):
     images = make_images(tmp_path, with_truth=False)
+    images.counts["class_names"] = ["a", "b", "c"]
+    scores = make_stage(tmp_path, "gen1/scores", {"scored": 5, "temperature": 1.5})
+    write(scores.path / "unlabeled/00000.parquet", [0, 0, 1], [0.9, 0.7, 0.9])
+    write(scores.path / "unlabeled/00001.parquet", [1, 2], [0.9, 0.5])
+    write(scores.path / "dev.parquet", [0, 0, 1, 1], [0.9, 0.8, 0.9, 0.4], [0, 1, 1, 0])
+    assert threshold_table.read(images, scores) is None
+    first, *lines = threshold_table.report(images, scores, [0.6, 0.8])
+    assert "those of 4 dev images, kept are of 5 unlabelled ones" in first
+    assert "precision % on dev, coverage % on dev" in lines[0]
+    rows = [line.split() for line in lines[1:6]]
+    assert rows[1] == ["a", "2", "50.0", "50.0", "1", "50.0", "50.0"]
+    assert rows[2] == ["b", "2", "100.0", "50.0", "2", "100.0", "50.0"]
+    assert rows[3] == ["c", "0", "-", "-", "0", "-", "-"]
+    assert rows[4] == ["all", "4", "66.7", "50.0", "3", "66.7", "50.0"]
+    summary = json.loads(lines[-1])
+    assert summary["precision_and_coverage"] == "dev"
+    assert summary["confidence"]["0.8"] == {
+        "kept": 3,
+        "precision": pytest.approx(2 / 3),
+        "coverage": 0.5,
+    }
+    assert summary["calibrated_confidence"]["0.8"]["kept"] == 4  # 0.64 and more.
+
+
+def test_where_dev_says_nothing_either_there_is_nothing_to_report(tmp_path):
+    images = make_images(tmp_path, with_truth=False)
+    images.counts["class_names"] = ["a", "b", "c"]
+    scores = make_stage(tmp_path, "gen1/scores", {"scored": 5, "temperature": None})
+    write(scores.path / "dev.parquet", [], [], np.zeros(0, np.int32))
     with pytest.raises(UserError, match="there is nothing to report"):
-        threshold_table.read(images, make_stage(tmp_path, "gen1/scores", {}))
+        list(threshold_table.report(images, scores, [0.5]))
+
+
+@pytest.mark.parametrize("given", ["2", "nan", "-1", "", "0.5,x", "0.5,1.1", "inf"])
+def test_what_is_no_threshold_is_refused(given):
+    with pytest.raises(UserError, match=f"--thresholds={given}: expected numbers from 0 to 1"):
+        threshold_table.read_thresholds(given.split(",") if given else [])
+    assert threshold_table.read_thresholds(["0", "1"]) == [0, 1]
+
+
+def test_the_workdir_of_no_run_is_not_made(tmp_path):
+    workdir = tmp_path / "typo"
+    command = [sys.executable, "-m", "tools.threshold_table", "--flagfile=flags/quickstart.flags"]
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}"],
+        capture_output=True,
+        text=True,
+        cwd=Path(threshold_table.__file__).parents[1],
+    )
+    assert done.returncode == 2 and not workdir.exists()
+    assert done.stderr == f"nsk: --workdir={workdir} is not there: give that of a run.\n"

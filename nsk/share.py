@@ -1,0 +1,42 @@
+"""Which rows of a global batch are whose.
+
+A global batch has the rows of one stream after the other. Each stream is divided evenly over the
+workers, in their order, and a worker's part over its replicas: so every replica has its share of
+labelled and of pseudo-labelled images, and which image is in which step depends on neither number.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One worker's part of every global batch.
+
+    Attributes:
+        worker, num_workers: ints, which part of how many.
+        replicas: int, those of this worker: a step is that many elements of its dataset.
+    """
+
+    worker: int = 0
+    num_workers: int = 1
+    replicas: int = 1
+
+    @property
+    def is_whole(self):
+        """Whether this worker makes the global batch alone."""
+        return self.num_workers == 1
+
+    def sizes(self, batch_sizes):
+        """How many rows of each stream, of these global batch sizes, are the worker's: a list."""
+        return [size // self.num_workers for size in batch_sizes]
+
+    def rows(self, batch_sizes):
+        """Where these rows stand in the global batch: a `range` for each stream."""
+        ranges, first = [], 0
+        for size, mine in zip(batch_sizes, self.sizes(batch_sizes), strict=True):
+            ranges.append(range(first + self.worker * mine, first + (self.worker + 1) * mine))
+            first += size
+        return ranges
+
+
+WHOLE = Share()

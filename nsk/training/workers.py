@@ -1,0 +1,103 @@
+"""The processes that train together, and what they tell each other.
+
+Under MultiWorkerMirroredStrategy every process runs the same program. All of them train; worker 0,
+the chief, alone writes, decides when to save, and makes the other stages, while the others wait for
+its word. What is told goes the way of the gradients, by collective operations, so that there is no
+other network and a lost worker is noticed in the same way: TensorFlow's coordination service ends
+all collective operations about ten seconds after a worker was heard of last.
+
+Reference: tf.distribute.MultiWorkerMirroredStrategy.
+"""
+
+import threading
+
+import tensorflow as tf
+
+from nsk.errors import LostWorkerError
+from nsk.share import Share
+
+LOST = "Collective ops is aborted by"  # In TensorFlow's message where another worker is gone.
+LOOKS = 0.1  # Seconds between two looks for signals.
+
+
+class Workers:
+    """The workers of a strategy; with any but MultiWorkerMirroredStrategy there is this one alone.
+
+    Attributes:
+        index, count: ints, which of how many this process is.
+
+    Args:
+        strategy: a `tf.distribute.Strategy`.
+    """
+
+    def __init__(self, strategy):
+        self._strategy = strategy
+        self.index, self.count = 0, 1
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            resolver = strategy.cluster_resolver
+            self.index = resolver.task_id
+            self.count = resolver.cluster_spec().num_tasks("worker")
+        self.share = Share(self.index, self.count, strategy.num_replicas_in_sync // self.count)
+
+    @property
+    def is_chief(self):
+        """Whether this one writes and decides."""
+        return self.index == 0
+
+    def call(self, function, *args):
+        """Calls a function that waits for the other workers; signals are handled meanwhile.
+
+        Raises:
+            LostWorkerError: another worker is gone.
+        """
+        if self.count == 1:
+            return function(*args)
+        try:
+            return interruptible(function, *args)
+        except tf.errors.OpError as error:
+            _, found, reason = error.message.partition(LOST)
+            if not found and not isinstance(error, tf.errors.UnavailableError):
+                raise
+            lines = (reason or error.message).strip(" :\n").splitlines()
+            raise LostWorkerError(lines[0] if lines else "unavailable") from error
+
+    def sum(self, *values):
+        """The sums over all workers of ints that each of them gives: list of ints."""
+        if self.count == 1:
+            return [int(one) for one in values]
+        given = tf.constant([int(one) for one in values], tf.int64)
+        sums = self.call(lambda: self._sum(given).numpy())
+        # Each of a worker's replicas has given the same.
+        return [int(one) // self.share.replicas for one in sums]
+
+    def told_by_chief(self, *values):
+        """The ints that the chief gives: list of ints. What the others give does not matter."""
+        return self.sum(*(self.is_chief * int(one) for one in values))
+
+    def wait(self):
+        """Returns when every worker has come here."""
+        self.sum(0)
+
+    @tf.function
+    def _sum(self, values):
+        of_replicas = self._strategy.run(tf.identity, args=(values,))
+        return self._strategy.reduce("SUM", of_replicas, axis=None)
+
+
+def interruptible(function, *args):
+    """Calls a function that may wait long outside of Python; signals are handled meanwhile."""
+    outcome = {}
+
+    def work():
+        try:
+            outcome["result"] = function(*args)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)  # A stop does not wait for it.
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOKS)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]

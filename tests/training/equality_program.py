@@ -1,0 +1,62 @@
+"""Trains some steps under one strategy; run by `equality_test.py`, in processes of its own.
+
+    python tests/training/equality_program.py STRATEGY NETWORK PRECISION STEPS FILE
+
+FILE, an .npz, gets losses, norms, weights and averages. Everything that training can do is on:
+noise on images and in layers, synchronised BatchNorm, averages, clipping, weight decay and unequal
+weights of images.
+"""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+import trainer_test
+
+from nsk import noise
+from nsk.training import strategy as strategies
+from nsk.training.trainer import Trainer
+
+
+def weighted(first_step, num_steps, share):
+    """The batches of trainer_test with a weight for each image, a function of its target."""
+
+    def weigh(*element):
+        return tuple(
+            {**stream, "weight": 0.2 + 2.0 * tf.reduce_max(stream["target"], axis=1)}
+            for stream in element
+        )
+
+    return trainer_test.batches(first_step, num_steps, share).map(weigh)
+
+
+def main(name, network, precision, steps, path):
+    strategies.split_cpu(2 if name == "mirrored" else 0)
+    strategy = strategies.make_strategy(name)
+
+    def build(synchronized):
+        keras.config.set_dtype_policy(precision)
+        return getattr(trainer_test, network)(synchronized)
+
+    recipe = dataclasses.replace(
+        trainer_test.RECIPE,
+        learning_rates=np.linspace(0.1, 0.01, steps, dtype=np.float32),
+        gradient_clip_norm=0.25,
+    )
+    trainer = Trainer(build, recipe, noise.key(0, "equality"), strategy)
+    batches = trainer.iterate(weighted, 0, steps)
+    first = trainer.call_steps(batches, 0, 1)
+    rest = trainer.call_steps(batches, 1, steps - 1)
+    losses, norms = (np.concatenate(parts) for parts in zip(first, rest, strict=True))
+    averages = trainer.publish().get_weights()
+    if trainer.workers.is_chief:
+        arrays = {f"weight {i}": one.numpy() for i, one in enumerate(trainer.model.variables)}
+        arrays |= {f"average {i}": one for i, one in enumerate(averages)}
+        np.savez(path, losses=losses, norms=norms, **arrays)
+    trainer.workers.wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])

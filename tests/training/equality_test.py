@@ -1,0 +1,66 @@
+"""One device, two devices and two processes train the same: the gate for every strategy."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import start_workers
+
+PROGRAM = Path(__file__).with_name("equality_program.py")
+KINDS = {"one": 1, "mirrored": 1, "multi_worker": 2}  # Processes of each.
+
+
+def train(folder, name, network, precision, steps):
+    """What the program's processes leave: a dict of arrays."""
+    path, logs = folder / f"{name}.npz", [folder / f"{name}-{i}" for i in range(KINDS[name])]
+    # The program's own folder is on Python's path, the project's is not.
+    start = f"import runpy, sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); "
+    start += f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", start, name, network, precision, str(steps), path]
+    for process, log in zip(start_workers.start([command] * len(logs), logs), logs, strict=True):
+        assert process.wait(timeout=550) == 0, log.read_text()[-3000:]
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def assert_equal(first, second, tolerance, losses):
+    """Weights and averages to a tolerance relative to each tensor's largest; losses to another.
+
+    A bias in front of BatchNorm has no gradient but rounding's: 1e-3 is the least to compare with.
+    """
+    assert first.keys() == second.keys()
+    for name, ours in first.items():
+        relative = losses if name in ("losses", "norms") else tolerance
+        difference = np.abs(ours - second[name]).max()
+        assert difference <= relative * max(np.abs(ours).max(), 1e-3), (name, difference)
+
+
+def test_two_devices_and_two_processes_train_as_one(tmp_path):
+    outcomes = {name: train(tmp_path, name, "small_noisy", "float64", steps=100) for name in KINDS}
+    one = outcomes["one"]
+    for name in ("mirrored", "multi_worker"):
+        assert_equal(one, outcomes[name], tolerance=1e-9, losses=1e-6)
+    # It would prove little had nothing happened: every step is clipped, averages lag behind.
+    assert one["norms"].min() > 0.25
+    assert one["losses"][-10:].mean() < one["losses"][:10].mean()
+    for name in one:
+        if name.startswith("weight"):
+            assert np.abs(one[name] - one[name.replace("weight", "average")]).max() > 1e-6
+    # Both divide the work alike.
+    assert_equal(outcomes["mirrored"], outcomes["multi_worker"], tolerance=1e-12, losses=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "losses"), [("float64", 1e-9, 1e-6), ("float32", np.inf, 1e-3)]
+)
+def test_a_residual_network_trains_the_same_everywhere(tmp_path, precision, tolerance, losses):
+    outcomes = {}
+    for name, attempt in itertools.product(KINDS, range(2)):
+        outcomes[name, attempt] = train(tmp_path, name, "noisy_resnet", precision, steps=100)
+    for name in KINDS:
+        assert_equal(outcomes[name, 0], outcomes[name, 1], tolerance=0.0, losses=0.0)
+        assert_equal(outcomes["one", 0], outcomes[name, 0], tolerance, losses)
