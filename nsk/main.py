@@ -82,7 +82,7 @@ def prepare(config):
     for line in config.unused_values():
         logging.warning("%s", line)
     given_workdir()
-    if config.run.teacher and not config.teacher_path.is_file():
+    if config.run.teacher and not os.path.isfile(config.teacher_path):
         raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
     if config.pseudo.engine == "beam" and importlib.util.find_spec("apache_beam") is None:
         raise UserError(
@@ -166,7 +166,10 @@ def tell(message):
     """Writes one line to stderr, whatever the message holds."""
     # On a terminal a progress bar may stand in the line.
     start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{start}nsk: {' '.join(message.split())}", file=sys.stderr)
+    line = "".join(
+        one if one.isprintable() else repr(one)[1:-1] for one in " ".join(message.split())
+    )
+    print(f"{start}nsk: {line}", file=sys.stderr)
 
 
 def _is_ours_or_a_warning(record):

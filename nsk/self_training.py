@@ -113,8 +113,8 @@ def score(config):
             logging.info("This process has scored its shards; others are still to score theirs.")
         else:
             logging.info(
-                "There is no shard for this process: of --num_shard_workers=%d the first %d have "
-                "one, and are still to score theirs.",
+                "This process has no shard to score: of --num_shard_workers=%d only the first %d "
+                "have one. Others are still to score theirs.",
                 config.run.num_shard_workers,
                 shards,
             )

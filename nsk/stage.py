@@ -225,7 +225,7 @@ def _read_manifest(path):
             f"{manifest_path} cannot be read ({error.strerror}): mend that, or delete the folder "
             f"{path} and run again to redo it."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{manifest_path} is damaged ({type(error).__name__}: {error}): delete the folder "
             f"{path} and run again to redo it."

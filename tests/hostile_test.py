@@ -760,6 +760,12 @@ def test_a_model_of_two_inputs_is_refused(tmp_path):
         model_files.load_model(tmp_path / "model.keras")
 
 
+def test_class_names_that_are_no_text_are_refused(tmp_path):
+    write(tmp_path / "class_names.txt", b"cat\n\xff\n")
+    with pytest.raises(UserError, match=r"class_names\.txt cannot be read .*: give UTF-8 text"):
+        model_files.class_names_of(tmp_path / "model.keras")
+
+
 class Opens:
     """Unpickled, it would make a file."""
 

@@ -90,7 +90,10 @@ def test_workers_score_their_shards_and_the_last_one_finishes(scored, copied):
 
 def test_a_worker_without_a_shard_says_so(scored, copied, caplog):
     shutil.rmtree(copied / "gen1")
-    for worker, told in ((3, "has scored its shards"), (4, "of --num_shard_workers=6 the first 4")):
+    for worker, told in (
+        (3, "has scored its shards"),
+        (4, "of --num_shard_workers=6 only the first 4"),
+    ):
         caplog.clear()
         with caplog.at_level(logging.INFO):
             config = make_config(copied, shard_index=worker, num_shard_workers=6)

@@ -7,8 +7,10 @@ student, checkpoints as often as can be. The killed one is started again after e
 finishes before all kills are done, another one begins. Compared are the SHA-256 of every
 generation's weights and predictions, of scores, selections and pseudo-label shards, of the points
 of all curves, and of summary.json without its times; and no checkpoint may be told as damaged. With
-`--signal=TERM` every exit code must be 75, once the process has begun. The last line is one JSON
-object; `resumed` says how often which training went on from a checkpoint.
+`--signal=TERM` every exit code must be 75, once the process has begun, and training must go on from
+the step at which it was stopped. The last line is one JSON object; `resumed` says how often which
+training went on from a checkpoint, `repeated_steps` how many steps were trained twice after a stop
+that had saved.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -129,6 +132,18 @@ def digests(workdir):
     return found
 
 
+def repeated_steps(lines):
+    """Steps that trainings made again although a stop had saved them, from the lines of the log."""
+    stopped, repeated = {}, 0
+    for line in lines:
+        found = re.search(r"(gen\S+) \S+: (stopped after|goes on from) step (\d+) of", line)
+        if found and found[2] == "stopped after":
+            stopped[found[1]] = int(found[3])
+        elif found:
+            repeated += max(0, stopped.pop(found[1], 0) - int(found[3]))
+    return repeated
+
+
 def without_times(value):
     """JSON without the entries that tell times."""
     if isinstance(value, dict):
@@ -190,6 +205,7 @@ def main(arguments=None):
         "identical": not differing,
         "resumed": dict(sorted(resumed.items())),
         "damaged_checkpoints": len(damaged),
+        "repeated_steps": repeated_steps(lines),
         "runs": runs,
         "exit_codes": {str(code): count for code, count in sorted(codes.items())},
         "stages": dict(sorted(by_stage.items())),
@@ -197,7 +213,7 @@ def main(arguments=None):
     print(json.dumps(result))
     # Before its handlers are there, a process ends by the signal itself.
     graceful = options.signal == "KILL" or set(codes) <= {STOPPED, -signal_number}
-    return not differing and not damaged and graceful
+    return not differing and not damaged and graceful and not result["repeated_steps"]
 
 
 if __name__ == "__main__":

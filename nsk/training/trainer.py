@@ -142,10 +142,10 @@ class Trainer:
             logging.info("%s: goes on from step %d of %d", title, step, num_steps)
         batches = self.iterate(make_batches, step, num_steps)
         progress = Progress(title, num_steps * batch, done=step * batch)
-        started, steps_per_call, compiled, note = time.monotonic(), 1, False, ""
+        started, pace, note = time.monotonic(), Pace(), ""
         with stopping.saving() as stop:
             while step < num_steps:
-                count = min(steps_per_call, min(end for end in stops if end > step) - step)
+                count = min(pace.steps, min(end for end in stops if end > step) - step)
                 called = time.monotonic()
                 losses, norms = self.call_steps(batches, step, count)
                 seconds = time.monotonic() - called
@@ -155,23 +155,18 @@ class Trainer:
                 if step in stops and workers.is_chief:
                     self.publish()
                     curves.add_evaluation(evaluate())
-                # The first call also compiles.
-                wished = math.ceil(SECONDS_PER_CALL * count / seconds) if compiled else 1
-                compiled = True
-                is_due, steps_per_call, stopped = self._agree(
-                    checkpoints.is_due, max(1, wished), stop.made
-                )
+                pace.take(count, seconds)
+                is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.made)
                 if is_due or stopped:
                     spent = seconds_before + time.monotonic() - started
                     remembered = {"seconds": spent, **curves.state}
                     checkpoints.save(step, remembered, wait=stopped, write=workers.is_chief)
                 if stopped:
+                    logging.info("%s: stopped after step %d of %d", title, step, num_steps)
                     raise stopping.Stopped
-                note = f"loss {losses.mean():.3f}" + (
-                    f", dev accuracy {curves.last_evaluation['accuracy']:.2%}"
-                    if curves.last_evaluation
-                    else ""
-                )
+                note = f"loss {losses.mean():.3f}"
+                if curves.last_evaluation:
+                    note += f", dev accuracy {curves.last_evaluation['accuracy']:.2%}"
                 progress.update(step * batch, note)
         checkpoints.finish()
         curves.close()
@@ -326,6 +321,24 @@ class Trainer:
             else gradient
             for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True)
         ]
+
+
+class Pace:
+    """How many steps are made in a call, so that it takes about a second.
+
+    Attributes:
+        steps: int, at least 1.
+    """
+
+    def __init__(self):
+        self.steps = 1
+        self._compiled = False
+
+    def take(self, count, seconds):
+        """Goes by the time of the last call, of `count` steps; but the first one also compiles."""
+        if self._compiled:
+            self.steps = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
+        self._compiled = True
 
 
 def evaluation_steps(num_steps, evaluations):

@@ -1,6 +1,6 @@
 """Trains some steps under one strategy; run by `equality_test.py`, in processes of its own.
 
-    python tests/training/equality_program.py STRATEGY NETWORK PRECISION STEPS FILE
+    python tests/training/equality_program.py STRATEGY NETWORK PRECISION STEPS RATE FILE
 
 FILE, an .npz, gets losses, norms, weights and averages. Everything that training can do is on:
 noise on images and in layers, synchronised BatchNorm, averages, clipping, weight decay and unequal
@@ -32,7 +32,7 @@ def weighted(first_step, num_steps, share):
     return trainer_test.batches(first_step, num_steps, share).map(weigh)
 
 
-def main(name, network, precision, steps, path):
+def main(name, network, precision, steps, rate, path):
     strategies.split_cpu(2 if name == "mirrored" else 0)
     strategy = strategies.make_strategy(name)
 
@@ -42,7 +42,7 @@ def main(name, network, precision, steps, path):
 
     recipe = dataclasses.replace(
         trainer_test.RECIPE,
-        learning_rates=np.linspace(0.1, 0.01, steps, dtype=np.float32),
+        learning_rates=np.linspace(rate, rate / 10, steps, dtype=np.float32),
         gradient_clip_norm=0.25,
     )
     trainer = Trainer(build, recipe, noise.key(0, "equality"), strategy)
@@ -59,4 +59,4 @@ def main(name, network, precision, steps, path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6])

@@ -13,13 +13,13 @@ PROGRAM = Path(__file__).with_name("equality_program.py")
 KINDS = {"one": 1, "mirrored": 1, "multi_worker": 2}  # Processes of each.
 
 
-def train(folder, name, network, precision, steps):
+def train(folder, name, network, precision, steps=100, rate=0.1):
     """What the program's processes leave: a dict of arrays."""
     path, logs = folder / f"{name}.npz", [folder / f"{name}-{i}" for i in range(KINDS[name])]
     # The program's own folder is on Python's path, the project's is not.
     start = f"import runpy, sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); "
     start += f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
-    command = [sys.executable, "-c", start, name, network, precision, str(steps), path]
+    command = [sys.executable, "-c", start, name, network, precision, str(steps), str(rate), path]
     for process, log in zip(start_workers.start([command] * len(logs), logs), logs, strict=True):
         assert process.wait(timeout=550) == 0, log.read_text()[-3000:]
     with np.load(path) as arrays:
@@ -39,7 +39,7 @@ def assert_equal(first, second, tolerance, losses):
 
 
 def test_two_devices_and_two_processes_train_as_one(tmp_path):
-    outcomes = {name: train(tmp_path, name, "small_noisy", "float64", steps=100) for name in KINDS}
+    outcomes = {name: train(tmp_path, name, "small_noisy", "float64") for name in KINDS}
     one = outcomes["one"]
     for name in ("mirrored", "multi_worker"):
         assert_equal(one, outcomes[name], tolerance=1e-9, losses=1e-6)
@@ -55,12 +55,20 @@ def test_two_devices_and_two_processes_train_as_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "tolerance", "losses"), [("float64", 1e-9, 1e-6), ("float32", np.inf, 1e-3)]
+    ("precision", "rate", "tolerance", "losses"),
+    [
+        ("float64", 0.1, 1e-9, 1e-6),
+        # A rounding error that turns a single ReLU on or off grows, faster at higher rates: that is
+        # chaos, which says nothing about the formulas.
+        ("float32", 0.01, np.inf, 1e-3),
+    ],
 )
-def test_a_residual_network_trains_the_same_everywhere(tmp_path, precision, tolerance, losses):
+def test_a_residual_network_trains_the_same_everywhere(
+    tmp_path, precision, rate, tolerance, losses
+):
     outcomes = {}
     for name, attempt in itertools.product(KINDS, range(2)):
-        outcomes[name, attempt] = train(tmp_path, name, "noisy_resnet", precision, steps=100)
+        outcomes[name, attempt] = train(tmp_path, name, "noisy_resnet", precision, rate=rate)
     for name in KINDS:
         assert_equal(outcomes[name, 0], outcomes[name, 1], tolerance=0.0, losses=0.0)
         assert_equal(outcomes["one", 0], outcomes[name, 0], tolerance, losses)

@@ -57,7 +57,7 @@ def test_a_batch_that_does_not_divide_over_the_replicas_is_refused_by_name():
         ('{"cluster": {"worker": ["a:1"]}}', r"not understood \(KeyError: 'task'"),
         ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "workers 'a:1'"),
         (
-            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+            '{"cluster": {"worker": ["a"], "ps": ["b"]}, "task": {"type": "worker", "index": 0}}',
             "names ps, worker",
         ),
         (

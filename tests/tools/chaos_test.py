@@ -1,0 +1,27 @@
+import json
+
+import pytest
+
+from tools import chaos
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_a_small_run_that_is_stopped_ends_as_an_undisturbed_one(capsys, signal):
+    arguments = ["--kills=2", f"--signal={signal}", "--seed=2", "--flags=--train_images=6000"]
+    assert chaos.main(arguments)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["kills"] == 2 and result["identical"]
+    assert result["damaged_checkpoints"] == result["repeated_steps"] == 0
+
+
+def test_repeated_steps_are_those_between_a_stop_and_where_training_goes_on():
+    lines = [
+        "12:00:00 gen0/teacher convnet5: goes on from step 5 of 30",
+        "12:00:00 gen0/teacher convnet5: stopped after step 12 of 30",
+        "12:00:01 gen0/teacher convnet5: goes on from step 12 of 30",
+        "12:00:02 gen1/student convnet5: stopped after step 9 of 30",
+        "12:00:02 gen1/student convnet5: goes on from step 6 of 30",
+        "12:00:02 gen1/student convnet5: goes on from step 6 of 30",
+    ]
+    assert chaos.repeated_steps(lines[:3]) == 0
+    assert chaos.repeated_steps(lines) == 3
