@@ -2,6 +2,8 @@
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 SEED ?= 0
+# Test files that run side by side.
+JOBS ?= 2
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 SHELL = /bin/bash
 
@@ -13,7 +15,7 @@ quickstart: .venv/installed
 	echo "Job: $$((SECONDS - started)) s"
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: .venv/installed-dev
 	.venv/bin/python -m pytest -m slow

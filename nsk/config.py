@@ -481,8 +481,8 @@ class PseudoConfig(Section):
     )
     target_precision: float = setting(
         0.0,
-        "Each class's threshold is the least confidence from which on this share of its dev images "
-        "is right, and --min_confidence at least; 0: off.",
+        "Each class's threshold is the least confidence from which on this share of the dev images "
+        "given its label is right, of 20 or more, and --min_confidence at least; 0: off.",
         minimum=0.0,
         maximum=1.0,
     )

@@ -15,6 +15,7 @@ import importlib.util
 import logging as python_logging
 import os
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -51,7 +52,11 @@ def parse_flags(argv):
         tell("A file given as --flagfile holds no text: give a file of flags, one in each line.")
         sys.exit(WRONG_INPUT)
     except flags.Error as error:
-        tell(f"{str(error).removeprefix('ERROR:: ').rstrip('.? ')}: see --help.")
+        told = str(error).removeprefix("ERROR:: ").removeprefix("flag ").rstrip(".? ")
+        told = re.sub(r"invalid literal for int\(\).*", "expected a whole number", told)
+        told = re.sub(r"could not convert string to float.*", "expected a number", told)
+        told = re.sub(r"\('Non-boolean argument.*", "expected true or false", told)
+        tell(f"{told}: see --help.")
         sys.exit(WRONG_INPUT)
     except SystemExit:
         # absl has shown the --help that was asked for, and would exit with 1.
@@ -89,6 +94,10 @@ def prepare(config):
             "--engine=beam: Apache Beam is not installed: pip install -c constraints.txt -r "
             "requirements-beam.txt, or leave the flag out."
         )
+    if config.pseudo.engine == "beam":
+        from nsk.pseudo import beam
+
+        beam.check_options(config.pseudo.beam_options)
     stage.make_folder(config.workdir)
     # TensorFlow takes seconds to import, which --help and wrong flags should not wait for.
     with native_messages_hidden():
@@ -131,6 +140,8 @@ def main(argv):
         raise UserError(
             "--first_scores=records leaves nothing to score: leave out --num_shard_workers."
         )
+    if command == "select" and not given_workdir().is_dir():
+        raise UserError(f"--workdir={config.run.workdir} is not there: give that of a run.")
     prepare(config)
     from nsk import self_training
 
@@ -173,9 +184,13 @@ def tell(message):
 
 
 def _is_ours_or_a_warning(record):
-    """Whether a log line is shown: libraries say much at INFO through the same handler."""
+    """Whether a log line is shown: libraries say much at INFO through the same handler.
+
+    Beam says much at every level, and raises its errors, too: TF_CPP_MIN_LOG_LEVEL=0 shows it.
+    """
     is_ours = record.pathname.startswith(os.path.dirname(__file__))
-    return is_ours or record.levelno >= python_logging.WARNING
+    hidden = "apache_beam" in record.pathname and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
+    return is_ours or (record.levelno >= python_logging.WARNING and not hidden)
 
 
 def exit_at_once(code):

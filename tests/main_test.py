@@ -115,7 +115,9 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
     ("arguments", "parts"),
     [
         (["--nonsense"], ["nonsense"]),
-        (["--num_labeled=many"], ["--num_labeled=many"]),
+        (["--num_labeled=many"], ["--num_labeled=many", "expected a whole number"]),
+        (["--checkpoint_minutes=many"], ["--checkpoint_minutes=many", "expected a number"]),
+        (["--calibrate=many"], ["--calibrate=many", "expected true or false"]),
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
         ([f"--flagfile={sys.executable}"], ["--flagfile", "no text"]),
@@ -131,6 +133,15 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (
             ["score", *SETTINGS, "--workdir=runs/x", "--shard_index=3", "--num_shard_workers=3"],
             ["--shard_index=3", "--num_shard_workers=3", "expected 0 to 2"],
+        ),
+        (["select", *SETTINGS, "--workdir=runs/x", "--models=resnet20,resnet20"], ["not there"]),
+        (
+            [*SETTINGS, "--workdir=runs/x", "--engine=beam", "--beam_options=--runer=x"],
+            ["--runer=x is unknown"],
+        ),
+        (
+            [*SETTINGS, "--workdir=runs/x", "--teacher=" + 300 * "x" + ".keras"],
+            ["xxx.keras is not there"],
         ),
         ([*SETTINGS, f"--workdir={__file__}"], [__file__, "File exists"]),
         ([*SETTINGS, f"--workdir={__file__}/below"], ["Not a directory"]),

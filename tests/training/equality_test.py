@@ -10,6 +10,7 @@ import pytest
 from tools import start_workers
 
 PROGRAM = Path(__file__).with_name("equality_program.py")
+MEASURED = {"losses": 1e-6, "norms": 1e-6}  # They are float32.
 KINDS = {"one": 1, "mirrored": 1, "multi_worker": 2}  # Processes of each.
 
 
@@ -26,14 +27,14 @@ def train(folder, name, network, precision, steps=100, rate=0.1):
         return dict(arrays)
 
 
-def assert_equal(first, second, tolerance, losses):
-    """Weights and averages to a tolerance relative to each tensor's largest; losses to another.
+def assert_equal(first, second, tolerance, **of_arrays):
+    """Equal to a tolerance relative to each array's largest; some may have one of their own.
 
     A bias in front of BatchNorm has no gradient but rounding's: 1e-3 is the least to compare with.
     """
     assert first.keys() == second.keys()
     for name, ours in first.items():
-        relative = losses if name in ("losses", "norms") else tolerance
+        relative = of_arrays.get(name, tolerance)
         difference = np.abs(ours - second[name]).max()
         assert difference <= relative * max(np.abs(ours).max(), 1e-3), (name, difference)
 
@@ -42,33 +43,32 @@ def test_two_devices_and_two_processes_train_as_one(tmp_path):
     outcomes = {name: train(tmp_path, name, "small_noisy", "float64") for name in KINDS}
     one = outcomes["one"]
     for name in ("mirrored", "multi_worker"):
-        assert_equal(one, outcomes[name], tolerance=1e-9, losses=1e-6)
+        assert_equal(one, outcomes[name], 1e-9, **MEASURED)
     # It would prove little had nothing happened: every step is clipped, averages lag behind.
     assert one["norms"].min() > 0.25
     assert one["losses"][-10:].mean() < one["losses"][:10].mean()
-    for name in one:
-        if name.startswith("weight"):
-            assert np.abs(one[name] - one[name.replace("weight", "average")]).max() > 1e-6
+    pairs = [
+        (one[name], one[name.replace("weight", "average")]) for name in one if "weight" in name
+    ]
+    assert sum(np.abs(weight - average).max() > 1e-4 for weight, average in pairs) >= 5
     # Both divide the work alike.
-    assert_equal(outcomes["mirrored"], outcomes["multi_worker"], tolerance=1e-12, losses=1e-6)
+    assert_equal(outcomes["mirrored"], outcomes["multi_worker"], 1e-12, **MEASURED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "rate", "tolerance", "losses"),
+    ("precision", "rate", "tolerances"),
     [
-        ("float64", 0.1, 1e-9, 1e-6),
+        ("float64", 0.1, {"tolerance": 1e-9, **MEASURED}),
         # A rounding error that turns a single ReLU on or off grows, faster at higher rates: that is
         # chaos, which says nothing about the formulas.
-        ("float32", 0.01, np.inf, 1e-3),
+        ("float32", 0.01, {"tolerance": np.inf, "losses": 1e-3}),
     ],
 )
-def test_a_residual_network_trains_the_same_everywhere(
-    tmp_path, precision, rate, tolerance, losses
-):
+def test_a_residual_network_trains_the_same_everywhere(tmp_path, precision, rate, tolerances):
     outcomes = {}
     for name, attempt in itertools.product(KINDS, range(2)):
         outcomes[name, attempt] = train(tmp_path, name, "noisy_resnet", precision, rate=rate)
     for name in KINDS:
-        assert_equal(outcomes[name, 0], outcomes[name, 1], tolerance=0.0, losses=0.0)
-        assert_equal(outcomes["one", 0], outcomes[name, 0], tolerance, losses)
+        assert_equal(outcomes[name, 0], outcomes[name, 1], tolerance=0.0)
+        assert_equal(outcomes["one", 0], outcomes[name, 0], **tolerances)
