@@ -95,7 +95,7 @@ def test_a_worker_without_a_shard_says_so(scored, copied, caplog):
         (4, "of --num_shard_workers=6 only the first 4"),
     ):
         caplog.clear()
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="absl"):
             config = make_config(copied, shard_index=worker, num_shard_workers=6)
             assert self_training.score(config) is None
         assert told in caplog.records[-1].getMessage()

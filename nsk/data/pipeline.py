@@ -173,7 +173,8 @@ def training_batches(
     sizes = [stream.batch_size for stream in all_streams]
     steps = steps_in_block(sum(sizes), image_size)
     made = WHOLE if mixes else share
-    elements_in_block = steps * share.replicas
+    made_sizes = made.sizes(sizes)
+    replica_sizes = [size // share.replicas for size in share.sizes(sizes)]
     first_block, num_blocks = first_step // steps, -(-num_steps // steps)
     keys = [noise.named(tf.constant(stage_key), f"stream/{one.name}") for one in all_streams]
     elements = tf.data.Dataset.zip(
@@ -189,39 +190,36 @@ def training_batches(
             stream.examples(_flat(_part(_by_step(element, steps, stream.batch_size), made)))
             for stream, element in zip(all_streams, of_streams, strict=True)
         ]
-        images, targets = (
-            _flat(
-                tf.concat(
-                    [
-                        _by_step(example[part], steps, size)
-                        for example, size in zip(examples, made.sizes(sizes), strict=True)
-                    ],
-                    axis=1,
-                )
-            )
-            for part in ("image", "target")
-        )
+
+        def joined(part):
+            """The rows of all streams, step after step."""
+            parts = [
+                _by_step(example[part], steps, size)
+                for example, size in zip(examples, made_sizes, strict=True)
+            ]
+            return _flat(tf.concat(parts, axis=1))
+
+        def divided(rows):
+            """What a replica gets of each stream, for each step and replica."""
+            parts = tf.split(_by_step(rows, steps, sum(made_sizes)), made_sizes, axis=1)
+            if mixes:
+                parts = [_part(one, share) for one in parts]
+            return [
+                _by_step(_flat(one), steps * share.replicas, size)
+                for one, size in zip(parts, replica_sizes, strict=True)
+            ]
+
         key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
         with _rows_of_block(key, sizes, steps, made):
-            perturbed = perturb(images, targets, key, sum(made.sizes(sizes)))
-        images, targets = (
-            tf.split(_by_step(rows, steps, sum(made.sizes(sizes))), made.sizes(sizes), axis=1)
-            for rows in perturbed
-        )
-        if mixes:
-            images, targets = ([_part(one, share) for one in part] for part in (images, targets))
+            images, targets = perturb(joined("image"), joined("target"), key, sum(made_sizes))
         return tuple(
-            {
-                "image": _by_step(_flat(image), elements_in_block, size // share.replicas),
-                "target": _by_step(_flat(target), elements_in_block, size // share.replicas),
-                "weight": tf.ones([elements_in_block, size // share.replicas]),
-            }
-            for size, image, target in zip(share.sizes(sizes), images, targets, strict=True)
+            {"image": image, "target": target, "weight": tf.ones(target.shape[:2])}
+            for image, target in zip(divided(images), divided(targets), strict=True)
         )
 
     skipped = first_step - first_block * steps
     batches = made_ahead(elements, make_block).unbatch().skip(skipped * share.replicas)
-    return batches.take((num_steps - first_step) * share.replicas).prefetch(elements_in_block)
+    return batches.take((num_steps - first_step) * share.replicas).prefetch(steps * share.replicas)
 
 
 def _rows_of_block(key, batch_sizes, steps, share):
