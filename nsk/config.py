@@ -45,6 +45,8 @@ NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tf
 # Of more classes, only the most probable ones of each image are stored.
 DENSE_CLASSES = 1000
 SPARSE_CLASSES = 100
+# What says something under one policy alone.
+POLICY_SETTINGS = {"images_per_class": "paper", "gap_floor": "gap", "gap_margin": "gap"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,9 @@ class DataConfig(Section):
     split_seed: int = setting(
         -1, "Seed of the choice of labelled and dev images; -1: --seed.", minimum=-1
     )
-    images_per_shard: int = setting(4096, "Most images in a TFRecord shard.", minimum=1)
+    images_per_shard: int = setting(
+        4096, "Most images in a TFRecord shard of ingested images.", minimum=1
+    )
     shard_mebibytes: int = setting(
         16,
         "A TFRecord shard of this size is full, MiB: a small part of --shuffle_mebibytes, so that "
@@ -660,6 +664,14 @@ class Config:
                         f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
                         f"chain of {len(self.model.models)} networks, of which {used} count."
                     )
+        for name, policy in POLICY_SETTINGS.items():
+            value, default = getattr(self.pseudo, name), getattr(PseudoConfig, name)
+            if value != default and self.pseudo.policy != policy:
+                lines.append(f"--{name} is for --policy={policy}, not {self.pseudo.policy}.")
+        if self.data.first_label and "tfrecord:" not in "".join(
+            (self.data.dataset, self.data.unlabeled_dataset, self.data.test_dataset)
+        ):
+            lines.append("--first_label is for tfrecord: data sets alone.")
         if self.pseudo.beam_options and self.pseudo.engine != "beam":
             lines.append("--beam_options without --engine=beam are not used.")
         if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:

@@ -76,6 +76,10 @@ def given_workdir():
         raise UserError(
             "--workdir is not given: name a folder for the run, as --workdir=runs/first."
         )
+    if not flags.FLAGS.workdir.isprintable():
+        raise UserError(
+            f"--workdir={flags.FLAGS.workdir!a} is no text that can be printed: give another name."
+        )
     return pathlib.Path(flags.FLAGS.workdir).expanduser()
 
 

@@ -95,6 +95,11 @@ def folder_of(workdir, name, *, settings, inputs):
     return Path(workdir) / f"{name}-{fingerprint(name, settings, inputs)}"
 
 
+def _partial(path):
+    """Where a stage is while it is being made."""
+    return path.with_name(path.name + PARTIAL)
+
+
 def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_workers=1):
     """Returns the stage's finished folder, building it if it is not there.
 
@@ -120,7 +125,7 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
     print_ = fingerprint(name, settings, inputs)
     label = f"{name}-{print_}"
     path = Path(workdir) / label
-    partial = path.with_name(path.name + PARTIAL)
+    partial = _partial(path)
     share = f".worker-{worker}-of-{num_workers}" if num_workers > 1 else None
     with contextlib.ExitStack() as locks, naming_disk_errors(path.parent):
         if path.exists():
@@ -197,6 +202,30 @@ def find(workdir, name, *, settings, inputs):
     return _reuse(path, label) if path.exists() else None
 
 
+def nearest(workdir, name, *, settings, inputs):
+    """Words for how what is there of a stage's name differs from what is looked for, or "".
+
+    Arguments as of `run`.
+    """
+    if _partial(folder_of(workdir, name, settings=settings, inputs=inputs)).exists():
+        return " (it has been begun)"
+    others = []
+    for path in Path(workdir).glob(f"{name}-*/{MANIFEST}"):
+        manifest = _read_manifest(path.parent)
+        differing = [
+            f"{key}={value!r} and not {settings.get(key)!r}"
+            for key, value in manifest["settings"].items()
+            if json.dumps(value) != json.dumps(settings.get(key))
+        ]
+        differing += [
+            f"another {role}"
+            for role, one in manifest["inputs"].items()
+            if role not in inputs or one["fingerprint"] != inputs[role].fingerprint
+        ]
+        others.append((len(differing), f" ({path.parent.name} has {', '.join(differing)})"))
+    return min(others)[1] if others else ""
+
+
 def load(path):
     """The finished stage at `path`; UserError where its manifest is missing or damaged."""
     manifest = _read_manifest(Path(path))
@@ -206,6 +235,8 @@ def load(path):
 def _read_manifest(path):
     manifest_path = path / MANIFEST
     try:
+        if manifest_path.exists() and not manifest_path.is_file():
+            raise ValueError("it is no file")  # A pipe would be waited for.
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise UserError(
@@ -386,7 +417,7 @@ def _lock(path, suffix="", shared=False):
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise UserError(
-                f"{path} is being made by {owner}: wait for it, or stop it, and run again."
+                f"{path}{suffix} is being made by {owner}: wait for it, or stop it, and run again."
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")

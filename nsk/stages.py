@@ -68,8 +68,9 @@ class Stages:
             found = stage.find(self.workdir, name, **identity)
             if found is None:
                 raise UserError(
-                    f"{name} is not finished in {self.workdir} for these settings: give those of "
-                    "its run, or make it with the command score."
+                    f"{name} is not finished in {self.workdir} for these settings"
+                    f"{stage.nearest(self.workdir, name, **identity)}: give those of its run, or "
+                    "make it with the command score."
                 )
             return found
         run = functools.partial(stage.run, self.workdir, name, **identity, **(how or {}))
@@ -90,6 +91,11 @@ class Stages:
             {**data.at(0), "split_seed": seed, "content": sources.content(data)},
         )
         if self.config.num_students and not images.counts["images"]["unlabeled"]:
+            if data.unlabeled_dataset:
+                raise UserError(
+                    f"--unlabeled_dataset={data.unlabeled_dataset} has no image for students to "
+                    "learn from: give another one."
+                )
             raise UserError(
                 f"No unlabelled images are left of --dataset={data.dataset} for students: lower "
                 "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."

@@ -88,6 +88,11 @@ def test_a_list_longer_than_the_chain_is_told_by_name():
 
     (line,) = make(ratio=["1", "2"]).unused_values()
     assert "--ratio=1.0,2.0 has 2 values" in line and "of which 1 count" in line
+    (line,) = make(policy="none", images_per_class=20).unused_values()
+    assert line == "--images_per_class is for --policy=paper, not none."
+    assert not make(policy="gap", gap_floor=20).unused_values()
+    (line,) = make(first_label=1).unused_values()
+    assert "tfrecord: data sets alone" in line
     # One value is for everybody, and defaults are written for any chain: no mistake of the user's.
     assert not make(models=["resnet20"], ratio=["1"]).unused_values()
 

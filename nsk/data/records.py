@@ -84,6 +84,8 @@ class SourceImage:
             label, probability = self.taught
             if not 0 <= label < num_classes:
                 raise ValueError(f"its teacher's label {label} is not in 0 to {num_classes - 1}")
+            if not 0 <= probability <= 1:
+                raise ValueError(f"its teacher's prob {probability:.4g} is not in 0 to 1")
             others = (1 - probability) / max(1, num_classes - 1)
             probabilities = np.full(num_classes, others)
             probabilities[label : label + 1] = probability
@@ -93,7 +95,8 @@ class SourceImage:
         if probabilities.shape != (num_classes,) or not in_range:
             raise ValueError(
                 f"what its teacher says has {len(probabilities)} values of sum "
-                f"{probabilities.sum():.4g}, and not probabilities of {num_classes} classes"
+                f"{probabilities.sum():.4g}, the least being {probabilities.min():.4g}, and not "
+                f"probabilities of {num_classes} classes"
             )
         least = LEAST_PROBABILITY / num_classes
         return np.log(np.maximum(probabilities, least)).astype("<f4").tobytes()

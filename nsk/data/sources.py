@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from google.protobuf.message import DecodeError
 from PIL import Image
 
@@ -389,6 +390,14 @@ class TfrecordSource:
                 f"{max(labels) + self._first_label}: expected {self._first_label} to "
                 f"{len(names) - 1 + self._first_label}; --first_label says with which they begin."
             )
+        if self._manifest_names is None and min(labels) > 0:
+            logging.warning(
+                "tfrecord:%s has no image of the labels below %d: give --first_label=%d where "
+                "labels begin with it.",
+                self.pattern,
+                min(labels) + self._first_label,
+                min(labels) + self._first_label,
+            )
         return [str(name) for name in names]
 
     def content(self):
@@ -416,6 +425,12 @@ class TfrecordSource:
                     raise UserError(
                         f"{path} has an id of {len(id):,} characters, expected {MOST_ID_LENGTH:,} "
                         "at most: give records with shorter ones."
+                    )
+                kind = features["image/class/label"].WhichOneof("kind")
+                if kind not in (None, "int64_list"):
+                    raise UserError(
+                        f"{path} has an image/class/label of the type {kind}: expected an "
+                        "int64_list of one integer."
                     )
                 label = features["image/class/label"].int64_list.value
                 label = int(label[0]) - self._first_label if label else None

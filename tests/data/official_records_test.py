@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk.config import Config, DataConfig
-from nsk.data import ingest, shards, sources
+from nsk.data import ingest, records, shards, sources
 from nsk.errors import UserError
 from nsk.pseudo import score
 from nsk.pseudo.scores import read_scores, read_table
@@ -167,3 +167,25 @@ def test_settings_that_do_not_go_together_are_refused():
         Config.from_values(given)
     with pytest.raises(UserError, match="says nothing of dev; leave these two out"):
         Config.from_values({**given, "unlabeled_dataset": "tfrecord:a", "calibrate": True})
+
+
+def test_labels_that_do_not_begin_with_the_first_one_are_told(labeled, caplog):
+    assert len(sources.open_source(labeled).class_names) == 11
+    assert "no image of the labels below 1: give --first_label=1" in caplog.text
+    caplog.clear()
+    assert len(sources.open_source(labeled, first_label=1).class_names) == 10
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("label", [b"cat", 1.0])
+def test_a_label_that_is_no_integer_is_refused(tmp_path, label):
+    pattern = write(tmp_path / "odd", [{"image/encoded": png(0), "image/class/label": label}])
+    with pytest.raises(UserError, match=r"image/class/label of the type .*expected an int64_list"):
+        list(sources.open_source(pattern).images("train"))
+
+
+@pytest.mark.parametrize("probability", [1.7, -0.5, float("nan")])
+def test_a_probability_outside_of_0_to_1_is_told_as_such(probability):
+    image = records.SourceImage("a", b"", None, (0, probability))
+    with pytest.raises(ValueError, match=f"prob {probability:.4g} is not in 0 to 1"):
+        image.taught_log_probabilities(10)
