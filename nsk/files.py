@@ -75,12 +75,16 @@ def _note(unfinished, path):
 def changed_since_written(folder):
     """Paths of the files in a partial folder that are not as they were written.
 
-    Files of which nothing is noted are not among them.
+    Those of which nothing is noted are among them; those that are being written are not.
     """
     folder = Path(folder)
-    noted = {note.parent for note in (folder / WRITTEN).rglob("*") if note.is_file()}
-    paths = [folder / notes.relative_to(folder / WRITTEN) for notes in sorted(noted)]
-    paths = [path for path in paths if path.is_file()]
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and WRITTEN not in path.relative_to(folder).parts
+        and not any(part.endswith(UNFINISHED) for part in path.relative_to(folder).parts)
+    )
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         digests = pool.map(sha256, paths)
         return [

@@ -7,7 +7,8 @@ Commands:
   select    what the settings keep of finished scores, class by class; trains nothing
   verify    whether all files in the workdir are as they were written
 
-Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request; 1 a bug.
+Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request, or by the loss of
+another worker; 1 a bug.
 """
 
 import contextlib

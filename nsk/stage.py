@@ -390,7 +390,9 @@ def _refusal(error):
     """
     for one in filter(None, (error.__cause__, error)):
         if isinstance(one, OSError):
-            if one.errno in DISK_ERRORS:
+            # A right that is missing may be another than to a file.
+            about_files = one.filename or one.errno not in (errno.EACCES, errno.EPERM)
+            if one.errno in DISK_ERRORS and about_files:
                 return one.errno, one.filename
         elif type(one).__module__.startswith("tensorflow."):
             for code in DISK_ERRORS:
@@ -443,7 +445,7 @@ def _sync_and_describe(folder):
             "sha256": sha256(path),
         }
     for path in folder.rglob("*"):
-        if path.is_dir():
+        if path.is_dir() and WRITTEN not in path.relative_to(folder).parts:
             sync_folder(path)
     return files
 

@@ -7,6 +7,8 @@ its fingerprint, so a changed setting rebuilds exactly the stages that depend on
 import dataclasses
 import functools
 import hashlib
+import json
+import secrets
 import shutil
 import time
 
@@ -15,7 +17,7 @@ from absl import logging
 from nsk import checks, export, model_files, stage, train_stage
 from nsk.data import ingest, sources
 from nsk.data.shards import ShardSet
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import UserError
 from nsk.evaluation import suite
 from nsk.evaluation.predict import collect
 from nsk.files import PARTIAL
@@ -50,6 +52,8 @@ class Stages:
         self.local_strategy = strategies.local_strategy(self.strategy)
         self.workers = Workers(self.strategy)
         stage.make_folder(self.workdir)
+        if self.workers.count > 1:
+            check_workers(self.workers, config)
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""
@@ -247,8 +251,8 @@ class Stages:
         def build(folder):
             """Every worker scores a share, and when all have, the chief sees to what is missing."""
             if together:
-                build_share(folder, self.workers.index, self.workers.count)
-                self.workers.wait()
+                with self.workers.failing_together():
+                    build_share(folder, self.workers.index, self.workers.count)
             if self.workers.is_chief:
                 return build_share(folder, **workers)
 
@@ -359,49 +363,73 @@ def led(workers, path, run, build, join):
         join: function of the same folder, what the other workers do meanwhile; None: they wait.
 
     Raises:
-        CannotTeachError: the chief has met one.
-        UserError: workers were given different settings or see different files.
+        CannotTeachError: one of the workers has met one.
+        UserError: workers see different data.
     """
     fingerprint = int(path.name.rpartition("-")[2], 16)
-    made, error = None, None
-    if workers.is_chief:
-        begun = []
+    made = None
+    with workers.failing_together():
+        if workers.is_chief:
+            begun = []
 
-        def begin_and_build(folder):
-            begun.append(True)
-            workers.told_by_chief(True, fingerprint)
-            return build(folder)
+            def begin_and_build(folder):
+                begun.append(True)
+                workers.told_by_chief(True, fingerprint)
+                return build(folder)
 
-        try:
             made = run(begin_and_build)
-        except CannotTeachError as caught:
-            error = caught
-        if not begun:
-            workers.told_by_chief(False, fingerprint)
-    else:
-        begun, chiefs = workers.told_by_chief(False, 0)
-        if chiefs != fingerprint:
-            raise UserError(
-                f"Worker {workers.index} was given other flags, or sees other data, than worker 0 "
-                f"({path.name} is not the same stage): start all workers with the same flags."
-            )
-        try:
+            if not begun:
+                workers.told_by_chief(False, fingerprint)
+        else:
+            begun, chiefs = workers.told_by_chief(False, 0)
+            if chiefs != fingerprint:
+                raise UserError(
+                    f"Worker {workers.index} sees other data than worker 0 ({path.name} is not the "
+                    "same stage): give all workers the same data."
+                )
             if begun and join:
-                join(path.with_name(path.name + PARTIAL))
-        except CannotTeachError as caught:  # The chief meets it, too.
-            error = caught
-    (failed,) = workers.told_by_chief(error is not None)
-    if failed:
-        raise error or CannotTeachError(f"{path.name}: worker 0 tells why.")
+                with stage.naming_disk_errors(path.parent):
+                    join(path.with_name(path.name + PARTIAL))
     return made or _load_when_there(path)
+
+
+def check_workers(workers, config):
+    """UserError where several workers were given different flags, or a workdir of their own."""
+    flags = dataclasses.asdict(config)
+    del flags["run"]["workdir"]  # Its place may have another name on another machine.
+    if not workers.are_told_the_same(json.dumps(flags, sort_keys=True)):
+        raise UserError(
+            f"Worker {workers.index} was given other flags than worker 0: start all workers with "
+            "the same flags."
+        )
+    number = secrets.randbits(48)
+    (number,) = workers.told_by_chief(number)
+    mark = config.workdir / f"{number:x}.workers"
+    if workers.is_chief:
+        mark.touch()
+    workers.wait()
+    _wait_for(mark)
+    if not mark.exists():
+        raise UserError(
+            f"Worker {workers.index} does not see in --workdir={config.run.workdir} what worker 0 "
+            "writes there: give all workers one folder of a file system that they share."
+        )
+    workers.wait()
+    if workers.is_chief:
+        mark.unlink()
 
 
 def _load_when_there(path):
     """A finished `Stage` of another machine: shared file systems may show it late."""
+    _wait_for(path)
+    return stage.load(path)
+
+
+def _wait_for(path):
+    """Returns when a path is there, or has not come for long."""
     deadline = time.monotonic() + SHOWN_WITHIN
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    return stage.load(path)
 
 
 def shard_set(made, split):

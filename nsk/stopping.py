@@ -60,5 +60,7 @@ def saving():
     outer, _loop = _loop, StopRequest()
     try:
         yield _loop
+        if _loop.made:  # Since the loop looked for the last time.
+            raise KeyboardInterrupt
     finally:
         _loop = outer

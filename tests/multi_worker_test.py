@@ -107,8 +107,9 @@ def test_a_stop_of_one_worker_stops_all_and_saves(undisturbed, tmp_path):
     assert final_loss(job.workdir) == pytest.approx(final_loss(undisturbed.workdir), rel=0.05)
 
 
-def test_workers_with_other_flags_are_told(tmp_path):
-    job = Job(tmp_path, ["", "--num_labeled=70"])
+@pytest.mark.parametrize("flag", ["--num_labeled=70", "--evaluations=7"])
+def test_workers_with_other_flags_are_told(tmp_path, flag):
+    job = Job(tmp_path, ["", flag])
     assert job.wait() == [STOPPED, WRONG_INPUT], job.told()
     (line,) = (one for one in job.told()[1].splitlines() if one.startswith("nsk: "))
     assert "Worker 1 was given other flags" in line

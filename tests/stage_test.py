@@ -15,6 +15,12 @@ import pytest
 
 from nsk import stage
 from nsk.errors import UserError
+from nsk.files import written_whole
+
+
+def write(path, content):
+    with written_whole(path) as unfinished:
+        unfinished.write_text(content)
 
 
 def make(workdir, *, name="gen1/scores", settings=None, inputs=None, content="x"):
@@ -202,12 +208,12 @@ def left(folder):
 
 def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
     def stop(folder):
-        (folder / "0.txt").write_text("zero")
+        write(folder / "0.txt", "zero")
         raise KeyboardInterrupt
 
     def go_on(folder):
         assert left(folder) == ["0.txt"]
-        (folder / "1.txt").write_text("one")
+        write(folder / "1.txt", "one")
         return {"files": 2}
 
     with pytest.raises(KeyboardInterrupt):
@@ -217,6 +223,19 @@ def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
     made = goes_on(tmp_path, go_on)
     assert made.counts == {"files": 2} and left(made.path) == ["0.txt", "1.txt", "stage.json"]
     assert goes_on(tmp_path, must_not_build).reused
+
+
+def test_a_file_of_which_nothing_is_noted_is_made_anew(tmp_path, caplog):
+    """Nobody can tell whether it is as it was written."""
+
+    def stop(folder):
+        (folder / "0.txt").write_text("zero")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        goes_on(tmp_path, stop)
+    goes_on(tmp_path, lambda folder: {"left": left(folder)})
+    assert "0.txt is damaged: it is made anew" in caplog.text
 
 
 def test_what_a_stopped_process_was_writing_is_removed_before_a_build_goes_on(tmp_path):
@@ -276,7 +295,7 @@ def share_of(worker, num_workers, total=5):
 
     def build(folder):
         for number in range(worker, total, num_workers):
-            (folder / f"{number}.txt").write_text(f"{number}")
+            write(folder / f"{number}.txt", f"{number}")
         done = len(list(folder.glob("*.txt")))
         return {"files": done} if done == total else None
 
@@ -311,11 +330,13 @@ def start_worker(workdir, worker, num_workers, total=4):
         import sys
         from nsk import stage
         from nsk.errors import UserError
+        from nsk.files import written_whole
         def build(folder):
             print("building", flush=True)
             sys.stdin.readline()
             for number in range({worker}, {total}, {num_workers}):
-                (folder / f"{{number}}.txt").write_text(str(number))
+                with written_whole(folder / f"{{number}}.txt") as path:
+                    path.write_text(str(number))
             done = len(list(folder.glob("*.txt")))
             return {{"files": done}} if done == {total} else None
         try:

@@ -27,19 +27,28 @@ def test_a_signal_interrupts_at_once(number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_loop_that_saves_is_asked_first_and_interrupted_by_a_second_signal(number):
-    with stopping.saving() as stop:
+    with pytest.raises(stopping.Stopped), stopping.saving() as stop:
         assert not stop.made
         send(number)
         assert stop.made
         with pytest.raises(KeyboardInterrupt):
             send(number)
+        raise stopping.Stopped
+
+
+def test_a_request_that_the_loop_has_not_seen_interrupts_after_it():
+    with pytest.raises(KeyboardInterrupt) as caught, stopping.saving():
+        send(signal.SIGTERM)
+    assert caught.type is KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):  # And no loop is asked any more.
+        send(signal.SIGTERM)
 
 
 def test_signals_are_counted():
     before = stopping.signals()
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)
-    with stopping.saving():
+    with pytest.raises(KeyboardInterrupt), stopping.saving():
         send(signal.SIGINT)
     assert stopping.signals() == before + 2
 

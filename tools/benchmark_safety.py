@@ -81,6 +81,7 @@ def make_trainer(model, steps, sets, folder):
 def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoint_seconds):
     """Images per second with everything on and of bare steps."""
     num_steps, batch = trainer.recipe.num_steps, trainer.recipe.global_batch_size
+    written = []
 
     def on():
         with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -94,18 +95,23 @@ def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoi
                 checkpoint_folder=Path(work) / "checkpoints",
                 checkpoint_seconds=checkpoint_seconds,
             )
+            # The last ones' folders are numbered by their steps and stay.
+            written.append(len(list((Path(work) / "checkpoints").glob("step-*"))))
         return num_steps * batch / result["seconds"]
 
     def off():
-        batches = trainer.iterate(make_batches, 0, num_steps)
         time.sleep(SECONDS_TO_FILL)
-        started, step = time.perf_counter(), 0
+        batches = trainer.iterate(make_batches, 0, num_steps)
+        started = time.perf_counter()
         count = max(1, num_steps // 10)
         for step in range(0, num_steps, count):
             trainer.call_steps(batches, step, min(count, num_steps - step))
         return num_steps * batch / (time.perf_counter() - started)
 
-    return summarize("training", alternate(rounds, on, off), "everything on", "bare steps")
+    pairs = alternate(rounds, on, off)
+    if not min(written):
+        raise SystemExit("A turn has written no checkpoint: raise --steps.")
+    return summarize("training", pairs, "everything on", "bare steps")
 
 
 def benchmark_checkpoints(trainer, folder, rounds):
@@ -116,7 +122,8 @@ def benchmark_checkpoints(trainer, folder, rounds):
         checkpoints.save(step, {})
         seconds.append(checkpoints.seconds_spent)
         checkpoints.finish()
-    size = sum(one.stat().st_size for one in (folder / "checkpoints").glob("step-*1/*"))
+    last = max((folder / "checkpoints").glob("step-*"))
+    size = sum(one.stat().st_size for one in last.iterdir())
     interval = 60 * Config.from_values({"train_steps": [1]}).run.checkpoint_minutes
     stop = statistics.median(seconds)
     print(

@@ -41,6 +41,8 @@ FLAGS = (
 LATEST_KILL = 0.8
 # What summary.json tells that is not a function of the flags.
 TIMES = ("seconds",)
+# A process that has begun this long ago handles signals.
+SECONDS_UNTIL_HANDLED = 5.0
 
 
 def start(flags, workdir, log):
@@ -62,17 +64,18 @@ def run_killed(flags, workdir, log, kills, signal_number, latest, chance):
     """Starts and kills until the run is finished or all kills are done, then runs to the end.
 
     Returns:
-        list of dicts `stage`, what was being made at the time of a kill, and `code`, the exit code.
+        list of dicts `stage`, what was being made at the time of a kill, `code`, the exit code, and
+        `seconds`, how long the process had lived.
     """
     told = []
     while len(told) < kills:
-        process = start(flags, workdir, log)
+        process, moment = start(flags, workdir, log), chance.uniform(0, latest)
         try:
-            code = process.wait(timeout=chance.uniform(0, latest))
+            code = process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             making = stages_in_making(workdir)
             os.killpg(process.pid, signal_number)
-            told.append({"stage": making, "code": process.wait()})
+            told.append({"stage": making, "code": process.wait(), "seconds": moment})
             continue
         if code != OK:
             raise SystemExit(f"The run ended with the exit code {code}: see {log.name}.")
@@ -137,11 +140,14 @@ def repeated_steps(lines):
     stopped, repeated = {}, 0
     for line in lines:
         found = re.search(r"(gen\S+) \S+: (stopped after|goes on from) step (\d+) of", line)
-        if found and found[2] == "stopped after":
-            stopped[found[1]] = int(found[3])
-        elif found:
-            repeated += max(0, stopped.pop(found[1], 0) - int(found[3]))
-    return repeated
+        if found:
+            name, step = found[1], int(found[3])
+            if found[2] == "goes on from":
+                repeated += max(0, stopped.pop(name, 0) - step)
+            else:  # Two stops without one between: the training began anew.
+                repeated += stopped.get(name, 0)
+                stopped[name] = step
+    return repeated + sum(stopped.values())
 
 
 def without_times(value):
@@ -211,8 +217,12 @@ def main(arguments=None):
         "stages": dict(sorted(by_stage.items())),
     }
     print(json.dumps(result))
-    # Before its handlers are there, a process ends by the signal itself.
-    graceful = options.signal == "KILL" or set(codes) <= {STOPPED, -signal_number}
+    # Before its handlers are there, a process ends by the signal itself; at its end it is done.
+    graceful = options.signal == "KILL" or all(
+        one["code"] in (STOPPED, OK)
+        or (one["code"] == -signal_number and one["seconds"] < SECONDS_UNTIL_HANDLED)
+        for one in told
+    )
     return not differing and not damaged and graceful and not result["repeated_steps"]
 
 

@@ -4,8 +4,8 @@
 
 Every other flag goes to `python -m nsk.main`. On several machines each one starts its own process
 with its own TF_CONFIG; see README. Worker 0 writes to this terminal, the others to
-WORKDIR/worker-N.log. A signal goes to all of them. The exit code is that of the first worker which
-failed by itself, else 75 where they were stopped.
+WORKDIR/worker-N.log. A signal goes to all of them. The exit code is that of a worker which failed
+by itself, else 75 where they were stopped.
 """
 
 import argparse
@@ -74,15 +74,18 @@ def main(arguments=None):
     command += ["--strategy=multi_worker", f"--workdir={options.workdir}"]
     numbers = range(1, options.workers)
     logs = [None, *(options.workdir / f"worker-{number}.log" for number in numbers)]
-    processes = start([command] * options.workers, logs)
+    processes = []
 
     def pass_on(number, frame):
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
+        if not processes:
+            raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    processes += start([command] * options.workers, logs)
     while any(process.poll() is None for process in processes):
         time.sleep(0.1)
     codes = [process.returncode for process in processes]

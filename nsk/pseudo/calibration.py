@@ -120,12 +120,12 @@ def _threshold(confidences, correct, target, least):
     last_of_equals = np.append(confidences[1:] != confidences[:-1], True)
     places = np.flatnonzero(last_of_equals & (kept >= min(MIN_DEV_IMAGES, len(kept))))
     allowed = places[confidences[places] >= least]
+    enough = len(allowed) > 0 and len(kept) >= MIN_DEV_IMAGES
     if not len(allowed):
         allowed = places[:1]
     highest = up_to[allowed].max()
     place = allowed[up_to[allowed] >= min(target, highest)][-1]
-    reached = highest >= target and len(kept) >= MIN_DEV_IMAGES
-    return max(confidences[place], least), bool(reached)
+    return max(confidences[place], least), bool(enough and highest >= target)
 
 
 def precision_by_class(labels, confidences, truth, thresholds):

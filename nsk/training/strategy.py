@@ -72,7 +72,15 @@ def _mirrored(devices):
 def _multi_worker(tf_config):
     index, count = check_tf_config(tf_config)
     logging.info("Worker %d of %d: waits until all of them have begun", index, count)
-    strategy = interruptible(tf.distribute.MultiWorkerMirroredStrategy)
+    try:
+        strategy = interruptible(tf.distribute.MultiWorkerMirroredStrategy)
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Worker {index} of {count} cannot join the others ({reason}): see that its address in "
+            "TF_CONFIG is this machine's, that no earlier process holds the port, and that all "
+            "workers are started."
+        ) from None
     stopping.install_again()  # TensorFlow's coordination service has taken SIGTERM for itself.
     return strategy
 
@@ -100,7 +108,13 @@ def _tpu(address):
             f"--strategy=tpu: the TPU {address!r} cannot be used ({reason}): give --tpu=NAME, its "
             "gRPC address, or --tpu=local on a TPU's own machine."
         ) from None
-    return tf.distribute.TPUStrategy(resolver)
+    strategy = tf.distribute.TPUStrategy(resolver)
+    if strategy.extended.num_hosts > 1:
+        raise UserError(
+            f"--tpu={address} has {strategy.extended.num_hosts} hosts, each of which would be "
+            "given the same images: give a TPU of one host."
+        )
+    return strategy
 
 
 def check_tf_config(text):

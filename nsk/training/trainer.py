@@ -78,7 +78,8 @@ class Trainer:
     def __init__(self, build_model, recipe, noise_key, strategy):
         self.recipe, self.strategy, self.workers = recipe, strategy, Workers(strategy)
         self._build_model, self._noise_key = build_model, noise_key
-        with strategy.scope():
+        self.workers.wait()  # Variables are made together.
+        with self.workers.noticing_losses(), strategy.scope():
             self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
             self.optimizer = optimizers.make_optimizer(
                 recipe.optimizer,
@@ -152,9 +153,11 @@ class Trainer:
                 _check_finite(losses, norms, step, checkpoints)
                 step += count
                 curves.add_steps(losses, norms, count * batch / seconds)
-                if step in stops and workers.is_chief:
-                    self.publish()
-                    curves.add_evaluation(evaluate())
+                if step in stops:
+                    with workers.failing_together():
+                        if workers.is_chief:
+                            self.publish()
+                            curves.add_evaluation(evaluate())
                 pace.take(count, seconds)
                 is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.made)
                 if is_due or stopped:
@@ -162,6 +165,7 @@ class Trainer:
                     remembered = {"seconds": spent, **curves.state}
                     checkpoints.save(step, remembered, wait=stopped, write=workers.is_chief)
                 if stopped:
+                    workers.wait()
                     logging.info("%s: stopped after step %d of %d", title, step, num_steps)
                     raise stopping.Stopped
                 note = f"loss {losses.mean():.3f}"

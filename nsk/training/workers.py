@@ -9,14 +9,17 @@ all collective operations about ten seconds after a worker was heard of last.
 Reference: tf.distribute.MultiWorkerMirroredStrategy.
 """
 
+import contextlib
+import hashlib
 import threading
 
 import tensorflow as tf
 
-from nsk.errors import LostWorkerError
+from nsk.errors import CannotTeachError, LostWorkerError
 from nsk.share import Share
 
 LOST = "Collective ops is aborted by"  # In TensorFlow's message where another worker is gone.
+NOT_LOST = "mismatch"  # Workers that do different things: a bug.
 LOOKS = 0.1  # Seconds between two looks for signals.
 
 
@@ -52,14 +55,36 @@ class Workers:
         """
         if self.count == 1:
             return function(*args)
-        try:
+        with self.noticing_losses():
             return interruptible(function, *args)
+
+    @contextlib.contextmanager
+    def noticing_losses(self):
+        """Turns what TensorFlow says within, where another worker is gone, into LostWorkerError."""
+        try:
+            yield
         except tf.errors.OpError as error:
             _, found, reason = error.message.partition(LOST)
-            if not found and not isinstance(error, tf.errors.UnavailableError):
+            is_lost = found or isinstance(error, tf.errors.UnavailableError)
+            if self.count == 1 or not is_lost or NOT_LOST in error.message:
                 raise
             lines = (reason or error.message).strip(" :\n").splitlines()
             raise LostWorkerError(lines[0] if lines else "unavailable") from error
+
+    @contextlib.contextmanager
+    def failing_together(self):
+        """A CannotTeachError within is raised on every worker, whichever of them has met it.
+
+        All come out of it at the same time. Any other error ends its worker, and so the others.
+        """
+        error = None
+        try:
+            yield
+        except CannotTeachError as caught:
+            error = caught
+        (failed,) = self.sum(error is not None)
+        if failed:
+            raise error or CannotTeachError("Another worker tells why it cannot teach.")
 
     def sum(self, *values):
         """The sums over all workers of ints that each of them gives: list of ints."""
@@ -77,6 +102,11 @@ class Workers:
     def wait(self):
         """Returns when every worker has come here."""
         self.sum(0)
+
+    def are_told_the_same(self, text):
+        """Whether the chief has called this with the same text."""
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
+        return self.told_by_chief(digest) == [digest]
 
     @tf.function
     def _sum(self, values):

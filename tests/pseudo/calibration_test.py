@@ -102,10 +102,11 @@ def best_threshold(confidences, right, target, least):
         kept = confidences >= threshold
         if kept.sum() >= needed:
             tried.append((threshold, right[kept].mean()))
-    tried = [one for one in tried if one[0] >= least] or tried[-1:]
+    allowed = [one for one in tried if one[0] >= least]
+    tried = allowed or tried[-1:]
     highest = max(precision for _, precision in tried)
     threshold = min(one for one, precision in tried if precision >= min(target, highest))
-    return max(threshold, least), highest >= target
+    return max(threshold, least), highest >= target and len(allowed) > 0
 
 
 def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
@@ -245,7 +246,7 @@ def test_a_class_with_few_dev_images_of_the_least_confidence_takes_the_threshold
     assert precision_thresholds(*given, 1, 0.9, 0.81).few == ()
     found = precision_thresholds(*given, 1, 0.9, 0.82)
     assert found.few == (0,) and found.values.tolist() == [np.float32(0.82)]
-    assert found.reached_by_all  # By the 20 most confident.
+    assert not found.reached_by_all  # By the 20 most confident alone, and one is below 0.82.
 
 
 def test_no_threshold_is_below_the_least_confidence():

@@ -25,3 +25,5 @@ def test_repeated_steps_are_those_between_a_stop_and_where_training_goes_on():
     ]
     assert chaos.repeated_steps(lines[:3]) == 0
     assert chaos.repeated_steps(lines) == 3
+    assert chaos.repeated_steps(lines[:2]) == 12  # It begins anew, and says nothing.
+    assert chaos.repeated_steps([*lines[:2], *lines[1:3]]) == 12
