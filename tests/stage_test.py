@@ -15,7 +15,7 @@ import pytest
 
 from nsk import stage
 from nsk.errors import UserError
-from nsk.files import written_whole
+from nsk.files import WRITTEN, written_whole
 
 
 def write(path, content):
@@ -203,7 +203,8 @@ def goes_on(workdir, build, worker=0, num_workers=1, settings=None):
 
 
 def left(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Names of what is in a folder, beside the notes of what was written."""
+    return sorted(path.name for path in folder.iterdir() if path.name != WRITTEN)
 
 
 def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
