@@ -1,6 +1,6 @@
 """What a setting is: a dataclass field with its help text, its check and its value by generation.
 
-`nsk.config` holds the settings themselves.
+`nsk.sections` holds the settings themselves.
 """
 
 import dataclasses

@@ -7,20 +7,16 @@ its fingerprint, so a changed setting rebuilds exactly the stages that depend on
 import dataclasses
 import functools
 import hashlib
-import json
-import secrets
 import shutil
-import time
 
 from absl import logging
 
-from nsk import checks, export, model_files, stage, train_stage
+from nsk import checks, export, model_files, stage, together, train_stage
 from nsk.data import ingest, sources
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation import suite
 from nsk.evaluation.predict import collect
-from nsk.files import PARTIAL
 from nsk.pseudo import score, select_stage, write
 from nsk.pseudo.engine import LOCAL
 from nsk.training import strategy as strategies
@@ -28,7 +24,6 @@ from nsk.training.workers import Workers
 
 MODEL = "model.keras"
 CHECKPOINTS = ".checkpoints"
-SHOWN_WITHIN = 90.0  # Seconds; NFS remembers for a minute by default what is in a folder.
 
 
 class Stages:
@@ -53,7 +48,7 @@ class Stages:
         self.workers = Workers(self.strategy)
         stage.make_folder(self.workdir)
         if self.workers.count > 1:
-            check_workers(self.workers, config)
+            together.check_workers(self.workers, config)
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""
@@ -61,10 +56,10 @@ class Stages:
             content = dataclasses.asdict(self.config)
             stage.write_json_atomically(self.workdir / "config.json", content)
 
-    def _run(self, name, build, settings=None, *, together=False, how=None, **inputs):
+    def _run(self, name, build, settings=None, *, shared=False, how=None, **inputs):
         """The stage of a name, as `stage.run` makes it; `how` are its other arguments.
 
-        Of several workers the chief makes it. With `together` the others call `build`, too, with
+        Of several workers the chief makes it. With `shared` the others call `build`, too, with
         the folder that the chief fills.
         """
         identity = {"settings": settings or {}, "inputs": inputs}
@@ -82,7 +77,7 @@ class Stages:
             made = run(build)
         else:
             path = stage.folder_of(self.workdir, name, **identity)
-            made = led(self.workers, path, run, build, build if together else None)
+            made = together.led(self.workers, path, run, build, build if shared else None)
         self.all_reused &= made is not None and made.reused
         return made
 
@@ -159,7 +154,7 @@ class Stages:
             settings["name"],
             build,
             train_stage.relevant(settings),
-            together=True,
+            shared=True,
             how={"goes_on": True},
             **inputs,
         )
@@ -246,11 +241,11 @@ class Stages:
                 num_workers=num_workers,
             )
 
-        together = pseudo.engine == "local" and self.workers.count > 1
+        shared = pseudo.engine == "local" and self.workers.count > 1
 
         def build(folder):
             """Every worker scores a share, and when all have, the chief sees to what is missing."""
-            if together:
+            if shared:
                 with self.workers.failing_together():
                     build_share(folder, self.workers.index, self.workers.count)
             if self.workers.is_chief:
@@ -260,7 +255,7 @@ class Stages:
             f"gen{generation}/scores",
             build,
             settings,
-            together=together,
+            shared=shared,
             how={"goes_on": True, **workers},
             teacher=teacher,
             images=images,
@@ -350,86 +345,6 @@ class Stages:
             strategy,
             views,
         )
-
-
-def led(workers, path, run, build, join):
-    """One stage, made by the chief of several workers; every worker gets the same `Stage`.
-
-    Args:
-        workers: `Workers`, more than one.
-        path: the stage's folder.
-        run: function of `build` that makes the stage or finds it finished.
-        build: function of the folder to fill that returns the counts.
-        join: function of the same folder, what the other workers do meanwhile; None: they wait.
-
-    Raises:
-        CannotTeachError: one of the workers has met one.
-        UserError: workers see different data.
-    """
-    fingerprint = int(path.name.rpartition("-")[2], 16)
-    made = None
-    with workers.failing_together():
-        if workers.is_chief:
-            begun = []
-
-            def begin_and_build(folder):
-                begun.append(True)
-                workers.told_by_chief(True, fingerprint)
-                return build(folder)
-
-            made = run(begin_and_build)
-            if not begun:
-                workers.told_by_chief(False, fingerprint)
-        else:
-            begun, chiefs = workers.told_by_chief(False, 0)
-            if chiefs != fingerprint:
-                raise UserError(
-                    f"Worker {workers.index} sees other data than worker 0 ({path.name} is not the "
-                    "same stage): give all workers the same data."
-                )
-            if begun and join:
-                with stage.naming_disk_errors(path.parent):
-                    join(path.with_name(path.name + PARTIAL))
-    return made or _load_when_there(path)
-
-
-def check_workers(workers, config):
-    """UserError where several workers were given different flags, or a workdir of their own."""
-    flags = dataclasses.asdict(config)
-    del flags["run"]["workdir"]  # Its place may have another name on another machine.
-    if not workers.are_told_the_same(json.dumps(flags, sort_keys=True)):
-        raise UserError(
-            f"Worker {workers.index} was given other flags than worker 0: start all workers with "
-            "the same flags."
-        )
-    number = secrets.randbits(48)
-    (number,) = workers.told_by_chief(number)
-    mark = config.workdir / f"{number:x}.workers"
-    if workers.is_chief:
-        mark.touch()
-    workers.wait()
-    _wait_for(mark)
-    if not mark.exists():
-        raise UserError(
-            f"Worker {workers.index} does not see in --workdir={config.run.workdir} what worker 0 "
-            "writes there: give all workers one folder of a file system that they share."
-        )
-    workers.wait()
-    if workers.is_chief:
-        mark.unlink()
-
-
-def _load_when_there(path):
-    """A finished `Stage` of another machine: shared file systems may show it late."""
-    _wait_for(path)
-    return stage.load(path)
-
-
-def _wait_for(path):
-    """Returns when a path is there, or has not come for long."""
-    deadline = time.monotonic() + SHOWN_WITHIN
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 def shard_set(made, split):

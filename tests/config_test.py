@@ -6,6 +6,7 @@ import pytest
 from nsk import config
 from nsk.config import Config
 from nsk.errors import UserError
+from nsk.sections import RANDAUGMENT_OPERATIONS
 from nsk.settings import PerGeneration
 
 
@@ -172,7 +173,7 @@ def test_settings_that_are_allowed():
 
 
 def test_operations():
-    assert make().noise.operations == config.RANDAUGMENT_OPERATIONS
+    assert make().noise.operations == RANDAUGMENT_OPERATIONS
     made = make(randaugment_operations="rotate, shear_x")
     assert made.noise.operations == ("rotate", "shear_x")
 

@@ -31,10 +31,10 @@ from PIL import Image
 
 import nsk
 from nsk import model_files, stage, verify
-from nsk.config import DataConfig
 from nsk.data import records, shards, sources
 from nsk.data.ingest import describe, ingest
 from nsk.errors import UserError
+from nsk.sections import DataConfig
 from nsk.training import checkpoint
 
 ROOT = Path(nsk.__file__).parents[1]

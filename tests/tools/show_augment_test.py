@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsk.config import RANDAUGMENT_OPERATIONS, Config
+from nsk.config import Config
 from nsk.data import image_operations
 from nsk.errors import UserError
+from nsk.sections import RANDAUGMENT_OPERATIONS
 from tools import show_augment
 
 SIGNED = 9  # Operations with two directions.
