@@ -200,6 +200,7 @@ def _is_ours_or_a_warning(record):
 
 def exit_at_once(code):
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
+    stopping.ignore()  # It is done.
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -228,7 +229,11 @@ def run_main(argv, main=main):
     except stopping.Stopped:
         tell("stopped, everything is saved: run the same command again to go on.")
         return STOPPED
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        # A library that is interrupted may raise anything, in the middle of its import above all.
+        if not isinstance(error, KeyboardInterrupt) and not stopping.signals():
+            raise
+        logging.debug("Stopped here", exc_info=True)
         tell(
             "stopped. Finished stages and the last checkpoint are kept: run the same command again "
             "to go on."

@@ -42,6 +42,12 @@ def install():
         signal.signal(one, handle)
 
 
+def ignore():
+    """Lets signals be, from now on."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+
+
 def install_again():
     """Takes back the signals from a library that has taken them, where they were this module's."""
     if all(signal.getsignal(one) is handle for one in SIGNALS):

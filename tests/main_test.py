@@ -255,9 +255,25 @@ def wait_for_line(process, line):
     assert process.stdout.readline().strip() == line
 
 
+# A library in whose callback the interrupt arrives may raise an error of its own.
+IN_A_LIBRARY = textwrap.dedent(
+    """
+    import time
+    try:
+        print('working', flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemError('initialization of _pywrap raised unreported exception')
+    """
+)
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["print('working', flush=True); import time; time.sleep(60)", f"exec({IN_A_LIBRARY!r})"],
+)
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_says_so_and_exits_with_75(tmp_path, fake_tensorflow, kind):
-    work = "print('working', flush=True); import time; time.sleep(60)"
+def test_a_run_that_is_stopped_says_so_and_exits_with_75(tmp_path, fake_tensorflow, kind, work):
     process = start(*fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow)
     wait_for_line(process, "working")
     process.send_signal(kind)

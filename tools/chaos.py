@@ -43,6 +43,7 @@ LATEST_KILL = 0.8
 TIMES = ("seconds",)
 # A process that has begun this long ago handles signals.
 SECONDS_UNTIL_HANDLED = 5.0
+SHOWN_OF_A_TRACEBACK = 60  # Lines.
 
 
 def start(flags, workdir, log):
@@ -200,6 +201,9 @@ def main(arguments=None):
         lines = Path(log.name).read_text().splitlines()
     resumed = collections.Counter(line.split()[1] for line in lines if "goes on from step" in line)
     damaged = [line for line in lines if "is damaged" in line]
+    for number, line in enumerate(lines):
+        if line.startswith("Traceback"):
+            print(*lines[number : number + SHOWN_OF_A_TRACEBACK], sep="\n")
     print(*damaged, sep="\n", end="")
     by_stage = collections.Counter(one["stage"] for one in told)
     for stage, count in sorted(by_stage.items()):
