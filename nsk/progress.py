@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line every half minute elsewhere."""
 
+import io
 import sys
 import time
 
@@ -50,8 +51,11 @@ class Progress:
             self._write(f"{self.title}: {share:4.0%} {text}  {note}\n")
 
     def _write(self, text):
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:  # Nobody reads it any more, as behind `| head`: work goes on.
+            self._stream = io.StringIO()
 
 
 def clock(seconds):

@@ -7,6 +7,8 @@ its fingerprint, so a changed setting rebuilds exactly the stages that depend on
 import dataclasses
 import functools
 import hashlib
+import json
+import os
 import shutil
 
 from absl import logging
@@ -42,13 +44,23 @@ class Stages:
         self.finished_only = finished_only
         self.workdir = config.workdir
         self.all_reused = True
+        stage.make_folder(self.workdir)
+        if config.run.strategy == "multi_worker":
+            self._meet()
         strategies.split_cpu(config.run.logical_devices)
         self.strategy = strategies.make_strategy(config.run.strategy, config.run.tpu)
         self.local_strategy = strategies.local_strategy(self.strategy)
         self.workers = Workers(self.strategy)
-        stage.make_folder(self.workdir)
         if self.workers.count > 1:
-            together.check_workers(self.workers, config)
+            self.workers.wait()
+            together.part(self.workdir, self.workers.index, self.workers.count)
+
+    def _meet(self):
+        """Waits until all workers have begun, with the same flags."""
+        flags = dataclasses.asdict(self.config)
+        del flags["run"]["workdir"]  # Its place may have another name on another machine.
+        index, count = strategies.check_tf_config(os.environ.get("TF_CONFIG", ""))
+        together.meet(self.workdir, index, count, json.dumps(flags, sort_keys=True))
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""

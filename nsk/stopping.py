@@ -48,10 +48,21 @@ def ignore():
         signal.signal(one, signal.SIG_IGN)
 
 
-def install_again():
-    """Takes back the signals from a library that has taken them, where they were this module's."""
-    if all(signal.getsignal(one) is handle for one in SIGNALS):
-        install()
+@contextlib.contextmanager
+def default_handlers():
+    """Lets the system's handlers end the process: for a library's call that hears no others.
+
+    Afterwards the handlers are those from before, although TensorFlow may have taken SIGTERM for
+    itself meanwhile.
+    """
+    before = [(one, signal.getsignal(one)) for one in SIGNALS]
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for one, handler in before:
+            signal.signal(one, handler)
 
 
 def signals():

@@ -4,14 +4,19 @@ What they tell each other goes through `nsk.training.workers`; what they make go
 workdir, a folder of a file system that they share.
 """
 
-import dataclasses
+import hashlib
 import json
 import secrets
 import time
 
+from absl import logging
+
 from nsk import stage
 from nsk.errors import UserError
-from nsk.files import PARTIAL
+from nsk.files import PARTIAL, written_whole
+
+LOOKS = 0.2  # Seconds between two looks at what others have written.
+TOLD_EVERY = 10.0  # Seconds.
 
 SHOWN_WITHIN = 90.0  # Seconds; NFS remembers for a minute by default what is in a folder.
 
@@ -57,40 +62,75 @@ def led(workers, path, run, build, join):
     return made or _load_when_there(path)
 
 
-def check_workers(workers, config):
-    """UserError where several workers were given different flags, or a workdir of their own."""
-    flags = dataclasses.asdict(config)
-    del flags["run"]["workdir"]  # Its place may have another name on another machine.
-    if not workers.are_told_the_same(json.dumps(flags, sort_keys=True)):
-        raise UserError(
-            f"Worker {workers.index} was given other flags than worker 0: start all workers with "
-            "the same flags."
-        )
-    number = secrets.randbits(48)
-    (number,) = workers.told_by_chief(number)
-    mark = config.workdir / f"{number:x}.workers"
-    if workers.is_chief:
-        mark.touch()
-    workers.wait()
-    _wait_for(mark)
-    if not mark.exists():
-        raise UserError(
-            f"Worker {workers.index} does not see in --workdir={config.run.workdir} what worker 0 "
-            "writes there: give all workers one folder of a file system that they share."
-        )
-    workers.wait()
-    if workers.is_chief:
-        mark.unlink()
+def meet(workdir, index, count, flags):
+    """Returns when all workers of a run have begun; a stop is heeded meanwhile.
+
+    TensorFlow's own waiting can neither be interrupted nor says who is missing. Each worker writes
+    a file into the workdir with a number that it has drawn and the numbers that it has read from
+    the others: whoever names the number of this process has been alive since it began.
+
+    Args:
+        workdir: `pathlib.Path`, a folder of a file system that all workers share.
+        index, count: ints, which of how many this worker is.
+        flags: what must be the same for all: a string.
+
+    Raises:
+        UserError: another worker was given other flags.
+    """
+    digest = hashlib.sha256(flags.encode()).hexdigest()
+    mine, seen = secrets.token_hex(8), {}
+    paths = [_card(workdir, number, count) for number in range(count)]
+    next_told = time.monotonic() + TOLD_EVERY
+    while True:
+        content = json.dumps({"number": mine, "seen": seen, "flags": digest})
+        with written_whole(paths[index]) as unfinished:
+            unfinished.write_text(content)
+        others = {n: _read(path) for n, path in enumerate(paths) if n != index}
+        present = {n for n, one in others.items() if one and one["seen"].get(str(index)) == mine}
+        for number in sorted(present):
+            if others[number]["flags"] != digest:
+                raise UserError(
+                    f"Worker {index} was given other flags than worker {number}: start all workers "
+                    "with the same flags."
+                )
+        now_seen = {str(n): one["number"] for n, one in others.items() if one}
+        if now_seen == seen and len(present) == count - 1:
+            return
+        seen = now_seen
+        if time.monotonic() > next_told:
+            next_told = time.monotonic() + TOLD_EVERY
+            missing = ", ".join(str(n) for n in others if n not in present)
+            logging.info(
+                "Worker %d waits for worker %s: is it started, and is %s on a file system that all "
+                "of them share?",
+                index,
+                missing,
+                workdir,
+            )
+        time.sleep(LOOKS)
+
+
+def part(workdir, index, count):
+    """Removes what `meet` has written, once all have met."""
+    _card(workdir, index, count).unlink(missing_ok=True)
+
+
+def _card(workdir, index, count):
+    return workdir / f"worker-{index}-of-{count}.json"
+
+
+def _read(path):
+    """What another worker has written; None where there is nothing that is whole."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if {"number", "seen", "flags"} <= content.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _load_when_there(path):
     """A finished `Stage` of another machine: shared file systems may show it late."""
-    _wait_for(path)
-    return stage.load(path)
-
-
-def _wait_for(path):
-    """Returns when a path is there, or has not come for long."""
     deadline = time.monotonic() + SHOWN_WITHIN
     while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(LOOKS)
+    return stage.load(path)

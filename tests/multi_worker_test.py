@@ -110,6 +110,19 @@ def test_a_stop_of_one_worker_stops_all_and_saves(undisturbed, tmp_path):
 @pytest.mark.parametrize("flag", ["--num_labeled=70", "--evaluations=7"])
 def test_workers_with_other_flags_are_told(tmp_path, flag):
     job = Job(tmp_path, ["", flag])
-    assert job.wait() == [STOPPED, WRONG_INPUT], job.told()
-    (line,) = (one for one in job.told()[1].splitlines() if one.startswith("nsk: "))
-    assert "Worker 1 was given other flags" in line
+    assert job.wait() == [WRONG_INPUT] * 2, job.told()
+    for told in job.told():
+        assert "was given other flags than worker" in told
+
+
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_worker_alone_says_who_is_missing_and_can_be_stopped(tmp_path, index):
+    job = Job(tmp_path)
+    job.processes[1 - index].kill()
+    job.processes[1 - index].wait()
+    while "waits for worker" not in job.told()[index]:
+        assert job.processes[index].poll() is None, job.told()
+        time.sleep(0.1)
+    assert f"waits for worker {1 - index}: is it started" in job.told()[index]
+    job.processes[index].send_signal(signal.SIGTERM)
+    assert job.processes[index].wait(timeout=10) == STOPPED

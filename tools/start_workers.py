@@ -90,9 +90,11 @@ def main(arguments=None):
         time.sleep(0.1)
     codes = [process.returncode for process in processes]
     for index, code in enumerate(codes):
-        print(f"worker {index}: exit code {code}")
-    own = [code for code in codes if code not in (OK, STOPPED)]
-    return own[0] if own else max(codes)
+        print(
+            f"worker {index}: " + (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+        )
+    own = [code for code in codes if code > 0 and code != STOPPED]
+    return own[0] if own else STOPPED if any(codes) else OK
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from nsk.progress import Progress
 # Encoded images in memory: so many, or as few as have together so many bytes.
 IMAGES_AT_ONCE, BYTES_AT_ONCE = 256, 2**28
 SECONDS_BETWEEN_LINES = 30.0
+NAMED = 10  # Most unreadable images that are named in a line.
 CORRUPT_NAMED = 100
 # Labelled images stand in many shards, though they be few, so that a stream over them and many
 # others can spread them over an epoch.
@@ -259,7 +260,9 @@ def read_images(origins, spool, config, num_classes):
         _check_unique(ids[start:], split)
     total = len(ids) + len(corrupt)
     if len(corrupt) > config.max_corrupt_fraction * total:
-        named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt[:3])
+        named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt[:NAMED])
+        if len(corrupt) > NAMED:
+            named += f"; and {len(corrupt) - NAMED} more"
         raise UserError(
             f"{len(corrupt)} of {total} images cannot be decoded, more than --max_corrupt_fraction="
             f"{config.max_corrupt_fraction}: {named}. Mend or remove them, or raise the flag."

@@ -9,7 +9,6 @@ from absl import logging
 
 from nsk import stopping
 from nsk.errors import UserError
-from nsk.training.workers import interruptible
 
 TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -71,9 +70,11 @@ def _mirrored(devices):
 @functools.cache
 def _multi_worker(tf_config):
     index, count = check_tf_config(tf_config)
-    logging.info("Worker %d of %d: waits until all of them have begun", index, count)
+    logging.info("Worker %d of %d: joins the others", index, count)
     try:
-        strategy = interruptible(tf.distribute.MultiWorkerMirroredStrategy)
+        # This waits for the others deaf to Python's handlers: signals end it by themselves.
+        with stopping.default_handlers():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -81,7 +82,6 @@ def _multi_worker(tf_config):
             "TF_CONFIG is this machine's, that no earlier process holds the port, and that all "
             "workers are started."
         ) from None
-    stopping.install_again()  # TensorFlow's coordination service has taken SIGTERM for itself.
     return strategy
 
 
@@ -101,7 +101,8 @@ def _tpu(address):
 
     logging.info("Connects to the TPU %r", address)
     try:
-        resolver = interruptible(connect)
+        with stopping.default_handlers():
+            resolver = connect()
     except (ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0].partition(" Failed in init")[0]
         raise UserError(

@@ -22,7 +22,6 @@ from nsk.training.workers import Workers
 
 def sums(workers):
     print(workers.sum(workers.index + 1, True, 2**40), workers.told_by_chief(7 - workers.index))
-    print([workers.are_told_the_same(text) for text in ("same", f"worker {workers.index}")])
 
 
 def one_cannot_teach(workers):

@@ -28,7 +28,6 @@ def test_a_worker_alone_agrees_with_itself():
     workers = Workers(strategies.make_strategy("one"))
     assert (workers.index, workers.count, workers.is_chief) == (0, 1, True)
     assert workers.sum(3, True) == workers.told_by_chief(3, True) == [3, 1]
-    assert workers.are_told_the_same("flags")
     workers.wait()
     with pytest.raises(CannotTeachError, match="mine"), workers.failing_together():
         raise CannotTeachError("mine")
@@ -38,7 +37,7 @@ def test_what_workers_tell_each_other(tmp_path):
     codes, told = run(tmp_path, "sums")
     assert codes == [OK, OK], told
     for lines in told:
-        assert f"[3, 2, {2**41}] [7]" in lines and "[True, False]" in [lines[-1], told[1][-1]]
+        assert f"[3, 2, {2**41}] [7]" in lines
 
 
 @pytest.mark.parametrize(
