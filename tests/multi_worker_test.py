@@ -68,7 +68,8 @@ def test_two_workers_share_the_work_and_the_chief_alone_writes(undisturbed):
     assert not list(undisturbed.workdir.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_worker_ends_the_other_and_both_go_on(undisturbed, tmp_path, victim):
     job = Job(tmp_path)
     job.wait_for("gen1/student-*.checkpoints/step-?????????")
