@@ -87,6 +87,7 @@ def test_a_lost_worker_ends_the_other_and_both_go_on(undisturbed, tmp_path, vict
     assert chaos.digests(job.workdir) == chaos.digests(undisturbed.workdir)
 
 
+@pytest.mark.slow
 def test_a_stop_of_one_worker_stops_all_and_saves(undisturbed, tmp_path):
     """The stopped run may go on with one worker: the sequence of global batches stays."""
     job = Job(tmp_path)
@@ -108,7 +109,9 @@ def test_a_stop_of_one_worker_stops_all_and_saves(undisturbed, tmp_path):
     assert final_loss(job.workdir) == pytest.approx(final_loss(undisturbed.workdir), rel=0.05)
 
 
-@pytest.mark.parametrize("flag", ["--num_labeled=70", "--evaluations=7"])
+@pytest.mark.parametrize(
+    "flag", [pytest.param("--num_labeled=70", marks=pytest.mark.slow), "--evaluations=7"]
+)
 def test_workers_with_other_flags_are_told(tmp_path, flag):
     job = Job(tmp_path, ["", flag])
     assert job.wait() == [WRONG_INPUT] * 2, job.told()

@@ -45,7 +45,12 @@ def test_what_workers_tell_each_other(tmp_path):
     [
         ("one_cannot_teach", OK, (["worker 0", "Another worker tells"], ["Another", "worker 1"])),
         ("evaluation_cannot_teach", OK, (["no finite prediction"], ["Another worker tells why"])),
-        ("stopped_in_the_last_evaluation", STOPPED, (["stopped after step 60 of 60"],) * 2),
+        pytest.param(
+            "stopped_in_the_last_evaluation",
+            STOPPED,
+            (["stopped after step 60 of 60"],) * 2,
+            marks=pytest.mark.slow,
+        ),
         ("lost_before_the_trainer", STOPPED, (["nsk: another worker has ended"], [])),
     ],
 )
@@ -57,6 +62,7 @@ def test_what_one_worker_meets_is_met_by_all(tmp_path, case, code, said):
         assert all(part in "\n".join(lines) for part in parts), lines
 
 
+@pytest.mark.slow
 def test_workers_at_different_places_are_a_bug_and_no_loss(tmp_path):
     codes, told = run(tmp_path, "at_different_places")
     assert 1 in codes and OK not in codes, told
