@@ -8,7 +8,7 @@ Commands:
   verify    whether all files in the workdir are as they were written
 
 Exit codes: 0 done; 2 a flag, the data or a file is wrong; 75 stopped on request, or by the loss of
-another worker; 1 a bug.
+another worker; 141 nobody reads the output any more (as `| head`); 1 a bug.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from nsk import config as config_module
 from nsk import stage, stopping, verify
 from nsk.errors import LostWorkerError, UserError
 
-OK, WRONG_INPUT, STOPPED = 0, 2, 75
+OK, WRONG_INPUT, STOPPED, UNREAD = 0, 2, 75, 141
 COMMANDS = ("run", "plan", "score", "select", "verify")
 
 
@@ -201,9 +201,9 @@ def _is_ours_or_a_warning(record):
 def exit_at_once(code):
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
     stopping.ignore()  # It is done.
-    logging.flush()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (logging, sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     os._exit(code)
 
 
@@ -216,7 +216,11 @@ def run_main(argv, main=main):
     handler.addFilter(_is_ours_or_a_warning)
     stopping.install()
     try:
-        return main(argv)
+        code = main(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return UNREAD
     except UserError as error:
         tell(str(error))
         return WRONG_INPUT

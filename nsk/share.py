@@ -7,13 +7,15 @@ labelled and of pseudo-labelled images, and which image is in which step depends
 
 import dataclasses
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
     """One worker's part of every global batch.
 
     Attributes:
-        worker, num_workers: ints, which part of how many.
+        worker, num_workers: which part of how many; an int, or an int32 scalar tensor, and an int.
         replicas: int, those of this worker: a step is that many elements of its dataset.
     """
 
@@ -30,13 +32,13 @@ class Share:
         """How many rows of each stream, of these global batch sizes, are the worker's: a list."""
         return [size // self.num_workers for size in batch_sizes]
 
-    def rows(self, batch_sizes):
-        """Where these rows stand in the global batch: a `range` for each stream."""
-        ranges, first = [], 0
+    def positions(self, batch_sizes):
+        """Where these rows stand in the global batch: a list of int32 (rows,), one per stream."""
+        positions, first = [], 0
         for size, mine in zip(batch_sizes, self.sizes(batch_sizes), strict=True):
-            ranges.append(range(first + self.worker * mine, first + (self.worker + 1) * mine))
+            positions.append(first + self.worker * mine + np.arange(mine, dtype=np.int32))
             first += size
-        return ranges
+        return positions
 
 
 WHOLE = Share()

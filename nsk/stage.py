@@ -95,7 +95,7 @@ def folder_of(workdir, name, *, settings, inputs):
     return Path(workdir) / f"{name}-{fingerprint(name, settings, inputs)}"
 
 
-def _partial(path):
+def partial_of(path):
     """Where a stage is while it is being made."""
     return path.with_name(path.name + PARTIAL)
 
@@ -122,10 +122,9 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
         UserError: another process is building the same stage, a finished one is damaged, or the
             disk refuses.
     """
-    print_ = fingerprint(name, settings, inputs)
-    label = f"{name}-{print_}"
-    path = Path(workdir) / label
-    partial = _partial(path)
+    path = folder_of(workdir, name, settings=settings, inputs=inputs)
+    label = path.relative_to(workdir).as_posix()
+    partial = partial_of(path)
     share = f".worker-{worker}-of-{num_workers}" if num_workers > 1 else None
     with contextlib.ExitStack() as locks, naming_disk_errors(path.parent):
         if path.exists():
@@ -155,7 +154,7 @@ def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_
         manifest = {
             "format": FORMAT,
             "stage": name,
-            "fingerprint": print_,
+            "fingerprint": fingerprint(name, settings, inputs),
             "settings": settings,
             "inputs": {
                 role: {"stage": stage.name, "fingerprint": stage.fingerprint}
@@ -197,9 +196,8 @@ def _publish(partial, path, manifest):
 
 def find(workdir, name, *, settings, inputs):
     """The finished `Stage` of these settings and inputs, as for `run`; None where there is none."""
-    label = f"{name}-{fingerprint(name, settings, inputs)}"
-    path = Path(workdir) / label
-    return _reuse(path, label) if path.exists() else None
+    path = folder_of(workdir, name, settings=settings, inputs=inputs)
+    return _reuse(path, path.relative_to(workdir).as_posix()) if path.exists() else None
 
 
 def nearest(workdir, name, *, settings, inputs):
@@ -207,7 +205,7 @@ def nearest(workdir, name, *, settings, inputs):
 
     Arguments as of `run`.
     """
-    if _partial(folder_of(workdir, name, settings=settings, inputs=inputs)).exists():
+    if partial_of(folder_of(workdir, name, settings=settings, inputs=inputs)).exists():
         return " (it has been begun)"
     others = []
     for path in Path(workdir).glob(f"{name}-*/{MANIFEST}"):

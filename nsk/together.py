@@ -13,7 +13,7 @@ from absl import logging
 
 from nsk import stage
 from nsk.errors import UserError
-from nsk.files import PARTIAL, written_whole
+from nsk.files import written_whole
 
 LOOKS = 0.2  # Seconds between two looks at what others have written.
 TOLD_EVERY = 10.0  # Seconds.
@@ -58,7 +58,7 @@ def led(workers, path, run, build, join):
                 )
             if begun and join:
                 with stage.naming_disk_errors(path.parent):
-                    join(path.with_name(path.name + PARTIAL))
+                    join(stage.partial_of(path))
     return made or _load_when_there(path)
 
 

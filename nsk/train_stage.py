@@ -18,7 +18,6 @@ from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
 from nsk.files import UNFINISHED
-from nsk.share import WHOLE
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.trainer import Recipe, Trainer
@@ -87,17 +86,10 @@ def train(job, strategy, model_path):
     """
     settings = job.settings
     streams = make_streams(job)
-    recipe = make_recipe(settings, streams)
     for stream in streams:
         strategies.check_divisible(strategy, **{f"{stream.name}_batch": stream.batch_size})
-    key = noise.key(settings["seed"], settings["name"])
-    trainer = Trainer(
-        functools.partial(build_model, settings, job.num_classes, initial=job.initial),
-        recipe,
-        key,
-        strategy,
-    )
-    accounting = {stream.name: account(stream, recipe.num_steps) for stream in streams}
+    trainer = make_trainer(job, streams, strategy)
+    accounting = {stream.name: account(stream, trainer.recipe.num_steps) for stream in streams}
     for name, seen in accounting.items():
         logging.info(
             "%s, %s: %s images, %s in an epoch with copies, seen %.2f times",
@@ -107,26 +99,12 @@ def train(job, strategy, model_path):
             f"{seen['epoch']:,}",
             seen["epochs"],
         )
-    mixes = bool(settings["noise"]["mixup_alpha"] or settings["noise"]["cutmix_alpha"])
-
-    def make_batches(first_step, num_steps, share=WHOLE):
-        return pipeline.training_batches(
-            streams,
-            key,
-            make_perturbation(settings),
-            settings["image_size"],
-            first_step,
-            num_steps,
-            share,
-            mixes,
-        )
-
     with contextlib.ExitStack() as readers:
         for shard_set in (job.labeled, job.dev, *filter(None, [job.pseudo])):
             readers.enter_context(shard_set.naming_broken_shards())
         counts = trainer.train(
-            make_batches,
-            evaluate=_make_evaluation(job, trainer.published_model),
+            make_batches(settings, streams),
+            evaluate=make_evaluation(job, trainer.published_model),
             evaluations=settings["train"]["evaluations"],
             summary_folder=job.summary_folder,
             checkpoint_folder=job.checkpoint_folder,
@@ -155,7 +133,31 @@ def _save(model, model_path):
     unfinished.parent.rmdir()
 
 
-def _make_evaluation(job, model):
+def make_trainer(job, streams, strategy):
+    """The `Trainer` of a job."""
+    build = functools.partial(build_model, job.settings, job.num_classes, initial=job.initial)
+    return Trainer(build, make_recipe(job.settings, streams), stage_key(job.settings), strategy)
+
+
+def stage_key(settings):
+    """The key of all noise of a stage."""
+    return noise.key(settings["seed"], settings["name"])
+
+
+def make_batches(settings, streams):
+    """Function of (first_step, num_steps, share=WHOLE), see `Trainer.train`."""
+    noises = settings["noise"]
+    return functools.partial(
+        pipeline.training_batches,
+        streams,
+        stage_key(settings),
+        make_perturbation(settings),
+        settings["image_size"],
+        mixes=bool(noises["mixup_alpha"] or noises["cutmix_alpha"]),
+    )
+
+
+def make_evaluation(job, model):
     """Function of nothing that measures the model on dev."""
     dev = pipeline.clean_batches(job.dev, job.settings["image_size"], job.eval_batch_size)
     if job.settings["train"]["cache"] == "memory":

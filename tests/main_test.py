@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nsk
-from nsk import config
+from nsk import config, main, stage
 
 ROOT = Path(nsk.__file__).parents[1]
 MAIN = ("-m", "nsk.main")
@@ -151,6 +151,22 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
 def test_wrong_input_is_told_in_one_line_and_exits_with_2(arguments, parts):
     assert_one_line(*run(*MAIN, *arguments), *parts)
     assert not (ROOT / "runs" / "x").exists()
+
+
+def test_output_that_nobody_reads_is_no_bug(tmp_path):
+    """As `verify | head` does it, once the first lines are read."""
+    stage.run(tmp_path, "gen0/teacher", lambda folder: {}, settings={}, inputs={})
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as unread:
+        outcome = subprocess.run(
+            [sys.executable, *MAIN, "verify", f"--workdir={tmp_path}"],
+            cwd=ROOT,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (outcome.returncode, outcome.stderr) == (main.UNREAD, "")
 
 
 def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):

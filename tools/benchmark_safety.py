@@ -13,7 +13,6 @@ The last line is one JSON object.
 """
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -25,15 +24,10 @@ from pathlib import Path
 
 from nsk import train_stage
 from nsk.config import Config
-from nsk.data import pipeline
-from nsk.share import WHOLE
 from nsk.training import strategy as strategies
 from nsk.training.checkpoint import Checkpoints
-from nsk.training.trainer import Trainer
 from tools import chaos
 from tools.benchmark_training import (
-    CLASSES,
-    KEY,
     SECONDS_TO_FILL,
     alternate,
     make_job,
@@ -66,16 +60,9 @@ def make_trainer(model, steps, sets, folder):
     job = make_job(model, "memory", sets, folder)
     job.settings["train"]["train_steps"] = steps
     streams = train_stage.make_streams(job)
-    recipe = train_stage.make_recipe(job.settings, streams)
-    build = functools.partial(train_stage.build_model, job.settings, len(CLASSES))
-    trainer = Trainer(build, recipe, KEY, strategies.make_strategy("one"))
-    perturb = train_stage.make_perturbation(job.settings)
-
-    def make_batches(first_step, num_steps, share=WHOLE):
-        size = job.settings["image_size"]
-        return pipeline.training_batches(streams, KEY, perturb, size, first_step, num_steps, share)
-
-    return trainer, make_batches, train_stage._make_evaluation(job, trainer.published_model)
+    trainer = train_stage.make_trainer(job, streams, strategies.make_strategy("one"))
+    make_batches = train_stage.make_batches(job.settings, streams)
+    return trainer, make_batches, train_stage.make_evaluation(job, trainer.published_model)
 
 
 def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoint_seconds):
@@ -118,7 +105,7 @@ def benchmark_checkpoints(trainer, folder, rounds):
     """Seconds that a checkpoint stops training, its bytes, and the share at the interval."""
     seconds = []
     for step in range(1, rounds + 1):
-        checkpoints = Checkpoints(folder / "checkpoints", trainer._variables(), 0.0)
+        checkpoints = Checkpoints(folder / "checkpoints", trainer.variables(), 0.0)
         checkpoints.save(step, {})
         seconds.append(checkpoints.seconds_spent)
         checkpoints.finish()

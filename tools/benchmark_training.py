@@ -33,7 +33,6 @@ from nsk.evaluation.predict import Predictor
 from nsk.pseudo import score
 from nsk.training import strategy as strategies
 from nsk.training.curves import Curves
-from nsk.training.trainer import Trainer
 
 CLASSES = [f"class {number}" for number in range(10)]
 NUM_LABELED, NUM_PSEUDO, NUM_DEV = 1024, 32768, 32
@@ -117,13 +116,9 @@ def benchmark_training(model, cache, sets, folder, rounds, steps):
     """Images per second of a student's run and of its bare step, and the ratio of the two."""
     job = make_job(model, cache, sets, folder)
     streams = train_stage.make_streams(job)
-    recipe = train_stage.make_recipe(job.settings, streams)
-    build = functools.partial(train_stage.build_model, job.settings, len(CLASSES))
-    trainer = Trainer(build, recipe, KEY, strategies.make_strategy("one"))
-    perturb = train_stage.make_perturbation(job.settings)
-    dataset = pipeline.training_batches(
-        streams, KEY, perturb, job.settings["image_size"], 0, recipe.num_steps
-    )
+    trainer = train_stage.make_trainer(job, streams, strategies.make_strategy("one"))
+    recipe = trainer.recipe
+    dataset = train_stage.make_batches(job.settings, streams)(0, recipe.num_steps)
     resident = tf.data.Dataset.from_tensors(next(iter(dataset))).repeat()
     curves = Curves(folder / model, recipe.learning_rates)
 

@@ -172,9 +172,6 @@ def training_batches(
     """
     sizes = [stream.batch_size for stream in all_streams]
     steps = steps_in_block(sum(sizes), image_size)
-    made = WHOLE if mixes else share
-    made_sizes = made.sizes(sizes)
-    replica_sizes = [size // share.replicas for size in share.sizes(sizes)]
     first_block, num_blocks = first_step // steps, -(-num_steps // steps)
     keys = [noise.named(tf.constant(stage_key), f"stream/{one.name}") for one in all_streams]
     elements = tf.data.Dataset.zip(
@@ -185,50 +182,67 @@ def training_batches(
         ),
     )
 
-    def make_block(block, *of_streams):
-        examples = [
-            stream.examples(_flat(_part(_by_step(element, steps, stream.batch_size), made)))
-            for stream, element in zip(all_streams, of_streams, strict=True)
-        ]
-
-        def joined(part):
-            """The rows of all streams, step after step."""
-            parts = [
-                _by_step(example[part], steps, size)
-                for example, size in zip(examples, made_sizes, strict=True)
-            ]
-            return _flat(tf.concat(parts, axis=1))
-
-        def divided(rows):
-            """What a replica gets of each stream, for each step and replica."""
-            parts = tf.split(_by_step(rows, steps, sum(made_sizes)), made_sizes, axis=1)
-            if mixes:
-                parts = [_part(one, share) for one in parts]
-            return [
-                _by_step(_flat(one), steps * share.replicas, size)
-                for one, size in zip(parts, replica_sizes, strict=True)
-            ]
-
-        key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
-        with _rows_of_block(key, sizes, steps, made):
-            images, targets = perturb(joined("image"), joined("target"), key, sum(made_sizes))
-        return tuple(
-            {"image": image, "target": target, "weight": tf.ones(target.shape[:2])}
-            for image, target in zip(divided(images), divided(targets), strict=True)
+    def make(block, *of_streams):
+        return _make_block(
+            all_streams, of_streams, steps, stage_key, block, perturb, share=share, mixes=mixes
         )
 
     skipped = first_step - first_block * steps
-    batches = made_ahead(elements, make_block).unbatch().skip(skipped * share.replicas)
+    batches = made_ahead(elements, make).unbatch().skip(skipped * share.replicas)
     return batches.take((num_steps - first_step) * share.replicas).prefetch(steps * share.replicas)
+
+
+def _make_block(all_streams, elements, steps, stage_key, block, perturb, *, share, mixes):
+    """The batches of a block of steps, for each step and replica; see `training_batches`.
+
+    Args:
+        elements: each stream's images of the block, as its `elements` hold them.
+        steps: int, steps in a block.
+        block: int64 scalar tensor, its number.
+    """
+    sizes = [stream.batch_size for stream in all_streams]
+    made = WHOLE if mixes else share
+    made_sizes = made.sizes(sizes)
+    replica_sizes = [size // share.replicas for size in share.sizes(sizes)]
+    examples = [
+        stream.examples(_flat(_part(_by_step(element, steps, stream.batch_size), made)))
+        for stream, element in zip(all_streams, elements, strict=True)
+    ]
+
+    def joined(part):
+        """The rows of all streams, step after step."""
+        parts = [
+            _by_step(example[part], steps, size)
+            for example, size in zip(examples, made_sizes, strict=True)
+        ]
+        return _flat(tf.concat(parts, axis=1))
+
+    def divided(rows):
+        """What a replica gets of each stream, for each step and replica."""
+        parts = tf.split(_by_step(rows, steps, sum(made_sizes)), made_sizes, axis=1)
+        if mixes:
+            parts = [_part(one, share) for one in parts]
+        return [
+            _by_step(_flat(one), steps * share.replicas, size)
+            for one, size in zip(parts, replica_sizes, strict=True)
+        ]
+
+    key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
+    with _rows_of_block(key, sizes, steps, made):
+        images, targets = perturb(joined("image"), joined("target"), key, sum(made_sizes))
+    return tuple(
+        {"image": image, "target": target, "weight": tf.ones(target.shape[:2])}
+        for image, target in zip(divided(images), divided(targets), strict=True)
+    )
 
 
 def _rows_of_block(key, batch_sizes, steps, share):
     """A `noise.scope` of the rows that are a worker's share of every batch of a block."""
     if share.is_whole:
         return contextlib.nullcontext()
-    of_batch = np.concatenate([np.arange(one.start, one.stop) for one in share.rows(batch_sizes)])
-    positions = sum(batch_sizes) * np.arange(steps)[:, None] + of_batch
-    return noise.scope(key, positions.ravel().astype(np.int32), steps * sum(batch_sizes))
+    of_batch = np.concatenate(share.positions(batch_sizes))
+    positions = sum(batch_sizes) * np.arange(steps, dtype=np.int32)[:, None] + of_batch
+    return noise.scope(key, positions.ravel(), steps * sum(batch_sizes))
 
 
 def _by_step(rows, steps, size):

@@ -17,6 +17,7 @@ from absl import logging
 from nsk import noise, stopping
 from nsk.errors import CannotTeachError
 from nsk.progress import Progress
+from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
@@ -137,7 +138,7 @@ class Trainer:
         if workers.is_chief:
             (first,) = make_batches(0, 1)
             curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
-        checkpoints = Checkpoints(checkpoint_folder, self._variables(), checkpoint_seconds)
+        checkpoints = Checkpoints(checkpoint_folder, self.variables(), checkpoint_seconds)
         step, seconds_before = self._restore(checkpoints, curves)
         if step:
             logging.info("%s: goes on from step %d of %d", title, step, num_steps)
@@ -209,7 +210,7 @@ class Trainer:
         due, steps, stops = self.workers.sum(chief and is_due, chief * steps_per_call, stop)
         return bool(due), steps, bool(stops)
 
-    def _variables(self):
+    def variables(self):
         """All that a step changes: a dict from a name to a variable.
 
         Names are places: Keras' own number networks and optimizers by their order in a process.
@@ -307,13 +308,9 @@ class Trainer:
 
     def _global_positions(self, replica):
         """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""
-        positions, offset = [], 0
-        for size in self.recipe.batch_sizes.values():
-            share = size // self.strategy.num_replicas_in_sync
-            first = offset + share * tf.cast(replica.replica_id_in_sync_group, tf.int32)
-            positions.append(first + tf.range(share))
-            offset += size
-        return tf.concat(positions, axis=0)
+        number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+        share = Share(number, self.strategy.num_replicas_in_sync)
+        return tf.concat(share.positions(self.recipe.batch_sizes.values()), axis=0)
 
     def _add_weight_decay(self, gradients):
         """The gradient of weight_decay x sum of 1/2 w^2, written out: it needs no reduction."""

@@ -473,12 +473,12 @@ def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp
 def test_variables_have_the_same_names_in_every_process(tmp_path):
     """A student that goes on is the first network of its process, and was its second before."""
     first, second = (make_trainer("one", RECIPE, small_noisy) for _ in range(2))
-    assert list(first._variables()) == list(second._variables())
-    for one in first._variables().values():
+    assert list(first.variables()) == list(second.variables())
+    for one in first.variables().values():
         one.assign(tf.ones_like(one))
-    Checkpoints(tmp_path, first._variables(), 1.0).save(3, {}, wait=True)
-    assert Checkpoints(tmp_path, second._variables(), 1.0).restore() == (3, {})
-    for one in second._variables().values():
+    Checkpoints(tmp_path, first.variables(), 1.0).save(3, {}, wait=True)
+    assert Checkpoints(tmp_path, second.variables(), 1.0).restore() == (3, {})
+    for one in second.variables().values():
         assert np.all(np.asarray(one) == 1)
 
 
