@@ -1,24 +1,103 @@
 """Networks by name."""
 
+import contextlib
+import dataclasses
 import re
 
+import keras
+
 from nsk.errors import UserError
-from nsk.models import convnet, resnet
+from nsk.models import convnet, efficientnet, resnet, wide_resnet
 from nsk.models.layers import Builder
+
+# What weights and layers compute in: Keras' names of the precisions.
+PRECISIONS = {"float32": "float32", "bf16": "mixed_bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Networks whose names follow one pattern.
+
+    Attributes:
+        pattern: regular expression of a whole name; its groups are numbers or words.
+        names: the usual names, for messages and tests.
+        build: function of (builder, *groups, **arguments) that returns the network.
+        stride: int, by what the side of an image is divided; the least side.
+        accepts: function of the groups, whether there is such a network.
+        has_stochastic_depth: bool.
+    """
+
+    pattern: str
+    names: tuple
+    build: object
+    stride: int
+    accepts: object = lambda *groups: True
+    has_stochastic_depth: bool = True
+
+
+def _build_efficientnet(builder, variant, small, **arguments):
+    return efficientnet.build_efficientnet(builder, variant, small_images=bool(small), **arguments)
+
+
+def _build_resnet6(builder, **arguments):
+    return resnet.build_resnet6(builder, **arguments)
+
+
+FAMILIES = (
+    Family(
+        "(convnet[56])",
+        ("convnet5", "convnet6"),
+        convnet.build_convnet,
+        stride=8,
+        has_stochastic_depth=False,
+    ),
+    Family("resnet6", ("resnet6",), resnet.build_resnet6, stride=8, has_stochastic_depth=False),
+    Family("resnet9", ("resnet9",), resnet.build_resnet9, stride=8, has_stochastic_depth=False),
+    Family(
+        "resnet([1-9][0-9]*)",
+        ("resnet20", "resnet26", "resnet32", "resnet38"),
+        resnet.build_resnet6n2,
+        stride=4,
+        accepts=lambda depth: depth >= 8 and depth % 6 == 2,
+    ),
+    Family(
+        "wrn([1-9][0-9]*)_([1-9][0-9]*)",
+        ("wrn28_2", "wrn28_10"),
+        wide_resnet.build_wide_resnet,
+        stride=4,
+        accepts=lambda depth, width: depth >= 10 and depth % 6 == 4,
+    ),
+    Family(
+        "imagenet_resnet([1-9][0-9]*)",
+        tuple(f"imagenet_resnet{depth}" for depth in resnet.BLOCKS_IMAGENET),
+        resnet.build_imagenet_resnet,
+        stride=32,
+        accepts=lambda depth: depth in resnet.BLOCKS_IMAGENET,
+    ),
+    Family(
+        "efficientnet_([bl][0-9])",
+        tuple(f"efficientnet_{variant}" for variant in efficientnet.VARIANTS),
+        efficientnet.build_efficientnet,
+        stride=32,
+        accepts=lambda variant: variant in efficientnet.VARIANTS,
+    ),
+    Family(
+        "efficientnet_([bl][0-9])_small",
+        ("efficientnet_b0_small",),
+        efficientnet.build_small_efficientnet,
+        stride=8,
+        accepts=lambda variant: variant in efficientnet.VARIANTS,
+    ),
+)
 
 
 def model_names():
-    """Names that `build_model` knows; besides these, `resnetN` with any N = 6n + 2."""
-    return (
-        "convnet5",
-        "convnet6",
-        "resnet6",
-        "resnet9",
-        "resnet20",
-        "resnet26",
-        "resnet32",
-        "resnet38",
-    )
+    """The usual names that `build_model` knows.
+
+    Besides these there are `resnetN` with any N = 6n + 2, `wrnN_K` with any N = 6n + 4 and any K,
+    and `_small` behind the name of any EfficientNet.
+    """
+    return tuple(name for family in FAMILIES for name in family.names)
 
 
 def build_model(
@@ -29,6 +108,7 @@ def build_model(
     dropout_rate=0.0,
     survival_probability=1.0,
     batch_norm_momentum=0.9,
+    precision="float32",
     synchronized=False,
     seed=0,
 ):
@@ -40,8 +120,11 @@ def build_model(
         image_size: int, side of the square images in pixels.
         dropout_rate: float in [0, 1), dropout before the classifier.
         survival_probability: float in (0, 1], where the line of stochastic depth ends, see
-            `layers.survival_probabilities`; 1: off. Only the 6n+2 ResNets have it.
+            `layers.survival_probabilities`; 1: off. Networks without an identity skip over a block
+            (ConvNets, ResNet6, ResNet9) have none.
         batch_norm_momentum: float in [0, 1), momentum of BatchNorm's moving statistics.
+        precision: float32 | bf16: what layers compute in. Weights, pixels, noise and logits are
+            float32 in both.
         synchronized: bool, whether BatchNorm takes its statistics over all replicas.
         seed: int, of the initial weights.
 
@@ -53,42 +136,50 @@ def build_model(
         UserError: `name` is unknown or the images are too small for the network's strides.
         ValueError: a rate or probability is out of its range.
     """
-    check_name(name)
-    depth = _depth_6n2(name)
-    total_stride = 8 if depth is None else 4
-    if image_size < total_stride:
+    family, groups = _find(name)
+    if image_size < family.stride:
         raise UserError(
             f"--image_size={image_size} is too small for {name}, which divides the side by "
-            f"{total_stride}: give at least {total_stride}."
+            f"{family.stride}: give at least {family.stride}."
         )
-    builder = Builder(seed, batch_norm_momentum, synchronized)
     arguments = {
         "num_classes": num_classes,
         "image_size": image_size,
         "dropout_rate": dropout_rate,
     }
-    if depth is not None:
-        return resnet.build_resnet6n2(
-            builder, depth, survival_probability=survival_probability, **arguments
-        )
-    if name == "resnet9":
-        return resnet.build_resnet9(builder, **arguments)
-    if name == "resnet6":
-        return resnet.build_resnet6(builder, **arguments)
-    return convnet.build_convnet(builder, name, **arguments)
+    if family.has_stochastic_depth:
+        arguments["survival_probability"] = survival_probability
+    with _computing_in(precision):
+        return family.build(Builder(seed, batch_norm_momentum, synchronized), *groups, **arguments)
 
 
 def check_name(name):
     """UserError where `build_model` does not know the name."""
-    if _depth_6n2(name) is None and name not in model_names():
-        raise UserError(
-            f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
-            "another N = 6n + 2."
-        )
+    _find(name)
 
 
-def _depth_6n2(name):
-    """N of "resnetN" where N = 6n + 2 and n of 1 or more, otherwise None."""
-    match = re.fullmatch(r"resnet([1-9][0-9]*)", name)
-    depth = int(match[1]) if match else 0
-    return depth if depth >= 8 and depth % 6 == 2 else None
+def _find(name):
+    """(family, groups of its pattern) of a name; UserError where there is none."""
+    for family in FAMILIES:
+        match = re.fullmatch(family.pattern, name, re.ASCII)
+        if match:
+            groups = [int(one) if one.isdigit() else one for one in match.groups()]
+            if family.accepts(*groups):
+                return family, groups
+    raise UserError(
+        f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
+        "another N = 6n + 2, wrnN_K with another N = 6n + 4, or an EfficientNet with _small behind "
+        "its name."
+    )
+
+
+@contextlib.contextmanager
+def _computing_in(precision):
+    """Layers that are made within compute in this precision."""
+    before = keras.config.dtype_policy()
+    if precision != "float32":
+        keras.config.set_dtype_policy(PRECISIONS[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -7,9 +7,6 @@ import tensorflow as tf
 
 from nsk import noise
 
-# Of the ResNets on CIFAR-10; Keras' own default, 1e-3, is EfficientNet's.
-BATCH_NORM_EPSILON = 1e-5
-
 
 @keras.saving.register_keras_serializable(package="nsk")
 class StochasticDepth(keras.layers.Layer):
@@ -179,6 +176,7 @@ class Builder:
     Attributes:
         seed: int, of the initial weights.
         batch_norm_momentum: float in [0, 1), of BatchNorm's moving statistics.
+        batch_norm_epsilon: float, what is added to a variance.
         synchronized: bool, whether BatchNorm takes its statistics over all replicas. On one device
             it changes nothing but the speed: 20% slower.
     """
@@ -186,13 +184,18 @@ class Builder:
     seed: int = 0
     batch_norm_momentum: float = 0.9
     synchronized: bool = False
+    batch_norm_epsilon: float = 1e-5
 
-    def image_input(self, image_size):
-        """Returns (input tensor of pixels in [0, 255], the same scaled to [-1, 1])."""
+    def image_input(self, image_size, scale=1 / 127.5, offset=-1.0):
+        """Returns (input tensor of pixels in [0, 255], scale x pixels + offset).
+
+        Scale and offset are floats, to [-1, 1] by default, or lists of one for each of the three
+        channels.
+        """
         pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
         # In float32 under mixed precision too: bfloat16 would round augmented pixels to integers.
-        scale = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")
-        return pixels, scale(pixels)
+        rescale = keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="rescale")
+        return pixels, rescale(pixels)
 
     def conv(self, inputs, filters, name, *, kernel_size=3, strides=1):
         """Convolution without bias (a BatchNorm follows it) that keeps or divides the size.
@@ -219,7 +222,7 @@ class Builder:
     def batch_norm(self, inputs, name):
         return keras.layers.BatchNormalization(
             momentum=self.batch_norm_momentum,
-            epsilon=BATCH_NORM_EPSILON,
+            epsilon=self.batch_norm_epsilon,
             synchronized=self.synchronized,
             name=name,
         )(inputs)
@@ -232,15 +235,25 @@ class Builder:
         outputs = self.conv_bn(inputs, filters, name, **conv_arguments)
         return keras.layers.ReLU(name=f"{name}_relu")(outputs)
 
+    def bn_relu(self, inputs, name):
+        outputs = self.batch_norm(inputs, f"{name}_bn")
+        return keras.layers.ReLU(name=f"{name}_relu")(outputs)
+
     def add_relu(self, branch, shortcut, name):
         outputs = keras.layers.Add(name=f"{name}_add")([branch, shortcut])
         return keras.layers.ReLU(name=f"{name}_relu")(outputs)
 
-    def classifier(self, features, num_classes, dropout_rate):
-        """Global average pooling, dropout and the dense layer; returns float32 logits."""
-        features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-        features = Dropout(dropout_rate, name="dropout")(features)
-        initializer = keras.initializers.GlorotUniform(noise.python_seed(self.seed, "logits"))
+    def classifier(self, features, num_classes, dropout_rate, initializer=None):
+        """Global average pooling, dropout and the dense layer; returns float32 logits.
+
+        The dense layer begins as Glorot's uniform one, or by the `initializer` that is given.
+        """
+        # Means and logits are float32 under mixed precision, too.
+        features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
+        features = Dropout(dropout_rate, dtype="float32", name="dropout")(features)
+        initializer = initializer or keras.initializers.GlorotUniform(
+            noise.python_seed(self.seed, "logits")
+        )
         return keras.layers.Dense(
             num_classes, kernel_initializer=initializer, dtype="float32", name="logits"
         )(features)

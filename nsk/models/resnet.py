@@ -1,4 +1,5 @@
-"""Residual networks for small images: the 6n+2 family, ResNet9 and ResNet6."""
+"""Residual networks of basic blocks: for small images the 6n+2 family, ResNet9 and ResNet6; and
+ResNet-18, 26 and 34 for those of ImageNet's size."""
 
 import keras
 
@@ -7,6 +8,9 @@ from nsk.models.layers import PaddedShortcut, StochasticDepth, survival_probabil
 # (filters, strides) of the three stages.
 STAGES_6N2 = ((16, 1), (32, 2), (64, 2))
 STAGES_SMALL = ((32, 1), (64, 2), (128, 2))
+STAGES_IMAGENET = ((64, 1), (128, 2), (256, 2), (512, 2))
+# Blocks in each stage.
+BLOCKS_IMAGENET = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
 
 
 def build_resnet6n2(
@@ -55,10 +59,57 @@ def build_resnet6n2(
         branch = _basic_branch(builder, features, filters, strides, name)
         branch = StochasticDepth(survives, name=f"{name}_depth")(branch)
         features = builder.add_relu(branch, shortcut, name)
-    features = builder.batch_norm(features, "final_bn")
-    features = keras.layers.ReLU(name="final_relu")(features)
+    features = builder.bn_relu(features, "final")
     logits = builder.classifier(features, num_classes, dropout_rate)
     return keras.Model(pixels, logits, name=f"resnet{depth}")
+
+
+def build_imagenet_resnet(
+    builder, depth, *, num_classes, image_size, dropout_rate=0.0, survival_probability=1.0
+):
+    """ResNet-18, 26 or 34 for images of about 224 pixels: four stages of basic blocks.
+
+    The stem is a 7x7 convolution and a pooling that each halve the size. The first block of every
+    stage but the first has a projection (1x1 convolution and BatchNorm) for a shortcut and no
+    stochastic depth.
+
+    Args:
+        builder: `nsk.models.layers.Builder`.
+        depth: int, 18, 26 or 34: at 1,000 classes 11,689,512, 17,960,232 or 21,797,672 trainable
+            parameters.
+        num_classes: int.
+        image_size: int, side of the square images in pixels.
+        dropout_rate: float in [0, 1).
+        survival_probability: float in (0, 1], see `survival_probabilities`.
+
+    Returns:
+        keras.Model from float32 pixels in [0, 255], shape (batch, image_size, image_size, 3), to
+        float32 logits, shape (batch, num_classes).
+
+    Reference:
+        [He et al., 2015](https://arxiv.org/abs/1512.03385), table 1.
+    """
+    blocks = BLOCKS_IMAGENET[depth]
+    survival = iter(survival_probabilities(survival_probability, sum(blocks)))
+    pixels, features = builder.image_input(image_size)
+    features = builder.conv_bn_relu(features, 64, "stem", kernel_size=7, strides=2)
+    # Zeros around what a ReLU returns are as good as nothing.
+    features = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(features)
+    features = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(features)
+    for stage, (filters, first_strides) in enumerate(STAGES_IMAGENET, start=1):
+        for block in range(blocks[stage - 1]):
+            name, survives = f"stage{stage}_block{block + 1}", next(survival)
+            strides, shortcut = 1 if block else first_strides, features
+            if strides > 1:
+                survives = 1.0
+                shortcut = builder.conv_bn(
+                    features, filters, f"{name}_shortcut", kernel_size=1, strides=strides
+                )
+            branch = _basic_branch(builder, features, filters, strides, name)
+            branch = StochasticDepth(survives, name=f"{name}_depth")(branch)
+            features = builder.add_relu(branch, shortcut, name)
+    logits = builder.classifier(features, num_classes, dropout_rate)
+    return keras.Model(pixels, logits, name=f"imagenet_resnet{depth}")
 
 
 def build_resnet9(builder, *, num_classes, image_size, dropout_rate=0.0):
