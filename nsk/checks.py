@@ -3,8 +3,9 @@
 import numpy as np
 from absl import logging
 
-from nsk import model_files, train_stage
+from nsk import model_files, models, train_stage
 from nsk.errors import UserError
+from nsk.models import blocks
 from nsk.training import strategy as strategies
 
 
@@ -25,7 +26,11 @@ def check_chain(stages, images):
         settings = stages.training_settings(generation, images)
         sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
         names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
-        strategies.check_divisible(stages.strategy, **dict(zip(names, sizes, strict=True)))
+        strategies.check_divisible(
+            stages.strategy,
+            settings["train"]["accumulation_steps"],
+            **dict(zip(names, sizes, strict=True)),
+        )
         _check_budget(generation, settings["train"], sum(sizes))
         _check_noise(settings)
         model = train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
@@ -35,6 +40,7 @@ def check_chain(stages, images):
                 "which cannot take the weights of its teacher: name the same network twice in "
                 "--models, or give scratch."
             )
+        _check_finetuning(stages.finetune_settings(generation, images), model)
         teacher = model
 
 
@@ -74,17 +80,33 @@ def _check_noise(settings):
         )
 
 
+def _check_finetuning(settings, model):
+    """UserError where a network cannot be fine-tuned as it is asked for."""
+    if settings is None:
+        return
+    models.check_image_size(settings["architecture"], settings["image_size"], "finetune_resolution")
+    there, frozen = len(blocks.block_names(model)), settings["frozen_blocks"]
+    if frozen > there:
+        raise UserError(
+            f"--finetune_frozen_blocks={frozen} of {settings['architecture']}, which has {there} "
+            "blocks: give fewer."
+        )
+
+
 def _checked_teacher(stages, images):
     """The adopted teacher; UserError where it does not fit the run's images and classes."""
     path, class_names = stages.config.teacher_path, images.counts["class_names"]
     model = model_files.load_model(path)
-    expected = (stages.image_size(images), len(class_names))
-    received = (model.input_shape[1], model.output_shape[-1])
-    if received != expected:
+    height, width, channels = model.input_shape[1:]
+    if height is None or height != width or channels != 3:
         raise UserError(
-            f"--teacher={path} takes images of {received[0]} pixels and knows {received[1]} "
-            f"classes; the run has {expected[0]} pixels and {expected[1]} classes: give a "
-            "teacher that fits, or change --image_size or --dataset."
+            f"--teacher={path} takes images of {model.input_shape[1:]}: expected (side, side, 3), "
+            "all three fixed."
+        )
+    if model.output_shape[-1] != len(class_names):
+        raise UserError(
+            f"--teacher={path} knows {model.output_shape[-1]} classes; the run has "
+            f"{len(class_names)}: give a teacher that fits, or another --dataset."
         )
     known = model_files.class_names_of(path)
     if known is None:

@@ -12,6 +12,7 @@ from nsk.errors import UserError
 from nsk.sections import (
     NEVER_FLIPPED,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     NoiseConfig,
     PseudoConfig,
@@ -33,6 +34,7 @@ class Config:
     model: ModelConfig
     noise: NoiseConfig
     train: TrainConfig
+    finetune: FinetuneConfig
     pseudo: PseudoConfig
 
     def __post_init__(self):

@@ -10,12 +10,14 @@ class Generation:
     """The stages of one generation.
 
     Attributes:
-        model: the trained (or adopted) model.
+        trained: the trained (or adopted) model.
+        model: the same, or fine-tuned at the resolution of the test; the one that is used.
         evaluation: its predictions and metrics on dev and test.
         scores, selection, pseudo_labels: what a student learned from, made by the generation before
             it; None for a teacher.
     """
 
+    trained: Stage
     model: Stage
     evaluation: Stage
     scores: Stage | None = None

@@ -71,7 +71,7 @@ def _check_archive(path):
         raise ValueError(f"it unpacks to {unpacked:,} bytes, expected {most:,} at most")
 
 
-def load_predictor(path, image_size, batch_size, strategy, views):
+def load_predictor(path, batch_size, strategy, views):
     """Loads a model.
 
     Returns:
@@ -84,6 +84,7 @@ def load_predictor(path, image_size, batch_size, strategy, views):
     predict = Predictor(loaded, batch_size, strategy, views)
 
     def predictions(shard_set, shards=None):
+        image_size = loaded.input_shape[1]
         batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
         with shard_set.naming_broken_shards():
             yield from predict(batches)

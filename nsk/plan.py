@@ -31,7 +31,7 @@ def plan(stages, images):
             (
                 *ingest.describe(counts),
                 *columns(table, left=3),
-                f"Image size: {stages.image_size(images)}. "
+                f"Image size: {stages.image_size(0, images)}. "
                 f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
                 f"{disk / 2**20:,.0f} MiB in {stages.workdir}. Nothing was trained.",
                 "",

@@ -151,20 +151,21 @@ class ModelConfig(Section):
         "students' alone.",
         of=str,
     )
-    image_size: int = setting(
-        0,
-        "Side of the square images that the networks take, pixels; 0: the images' shorter side, "
-        "where it is the same for all.",
+    image_size: PerGeneration = setting(
+        (0,),
+        "Side of the square images that the networks are trained on, pixels; 0: the images' "
+        "shorter side, where it is the same for all.",
         minimum=0,
         maximum=2048,
+        of=int,
     )
     dropout_rate: PerGeneration = setting(
         (0.0, 0.5), "Dropout before the classifier.", minimum=0.0, maximum=0.99, of=float
     )
     survival_probability: PerGeneration = setting(
         (1.0, 0.8),
-        "Stochastic depth: residual block i of L survives with 1 - (1 - this) i / L; 1: off. Only "
-        "the 6n+2 ResNets have it.",
+        "Stochastic depth: residual block i of L survives with 1 - (1 - this) i / L; 1: off. "
+        "ConvNets, resnet6 and resnet9 have none.",
         minimum=0.01,
         maximum=1.0,
         of=float,
@@ -179,6 +180,12 @@ class ModelConfig(Section):
     )
     batch_norm_momentum: float = setting(
         0.9, "Momentum of BatchNorm's moving statistics.", minimum=0.0, maximum=0.9999
+    )
+    precision: str = setting(
+        "float32",
+        "What networks compute in: float32 | bf16: bfloat16, but for weights, pixels, noise, "
+        "BatchNorm, logits and the loss, which stay float32.",
+        choices=("float32", "bf16"),
     )
 
 
@@ -324,6 +331,18 @@ class TrainConfig(Section):
         "held by each stream.",
         minimum=1,
     )
+    accumulation_steps: PerGeneration = setting(
+        (1,),
+        "In so many parts, one after another, a device makes its share of a batch: less memory, "
+        "the same update; BatchNorm alone takes its statistics over a part.",
+        minimum=1,
+        of=int,
+    )
+    rematerialize: bool = setting(
+        False,
+        "Keep only what is between a network's blocks for the backward pass, and compute the rest "
+        "again: less memory, a third more time, the same weights.",
+    )
     mixing: str = setting(
         "ratio",
         "ratio: labelled and pseudo-labelled images in the proportion of --ratio | union: batches "
@@ -444,6 +463,39 @@ class TrainConfig(Section):
                 "--mixing=union draws batches without a fixed number of labelled images: give "
                 "--loss_normalization=all with it."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(Section):
+    """The last step of a generation: fine-tuning at the resolution of the test."""
+
+    finetune_resolution: PerGeneration = setting(
+        (0,),
+        "Side of the images that a trained network is fine-tuned on, and then used for, pixels: "
+        "labelled ones without noise, at the resolution of the test; 0: no fine-tuning.",
+        minimum=0,
+        maximum=2048,
+        of=int,
+    )
+    finetune_epochs: PerGeneration = setting(
+        (1.5,),
+        "Budget of fine-tuning in epochs over the labelled images.",
+        minimum=0.001,
+        of=float,
+    )
+    finetune_learning_rate: PerGeneration = setting(
+        (1e-3,),
+        "Learning rate that fine-tuning begins with; it falls to 0 as a cosine.",
+        minimum=0.0,
+        of=float,
+    )
+    finetune_frozen_blocks: PerGeneration = setting(
+        (0,),
+        "Blocks behind the stem that stay as they are, with the stem, while the rest is "
+        "fine-tuned; 0: all is fine-tuned.",
+        minimum=0,
+        of=int,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

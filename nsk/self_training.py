@@ -3,7 +3,7 @@
     1. Train a teacher on the labelled images.
     2. Let it label the unlabelled images, clean and without noise.
     3. Keep what it is sure of, and balance the classes.
-    4. Train an equal or larger student on both, with noise.
+    4. Train an equal or larger student on both, with noise; fine-tune it at a higher resolution.
     5. The student becomes the teacher: go to 2.
 
 Each line below is a stage: a function of the configuration and of earlier stages' folders that
@@ -66,8 +66,12 @@ def run(config):
 def start(config, stages):
     """Images, and the chain's first `Generation`: a teacher trained on the labelled ones."""
     images = stages.ingest()
-    model = stages.adopt_teacher(images) if config.run.teacher else stages.train(0, images)
-    return images, [Generation(model, stages.evaluate(model, images))]
+    if config.run.teacher:
+        trained = teacher = stages.adopt_teacher(images)
+    else:
+        trained = stages.train(0, images)
+        teacher = stages.finetune(0, images, trained)
+    return images, [Generation(trained, teacher, stages.evaluate(teacher, images))]
 
 
 def teach(config, stages, images, chain):
@@ -86,9 +90,10 @@ def teach(config, stages, images, chain):
     else:
         selected = stages.select(number, scores, images)
     pseudo_labels = stages.write(number, images, scores, selected)
-    student = stages.train(number, images, pseudo_labels, teacher.model)
+    trained = stages.train(number, images, pseudo_labels, teacher.model)
+    student = stages.finetune(number, images, trained)
     evaluation = stages.evaluate(student, images)
-    return Generation(student, evaluation, scores, selected, pseudo_labels)
+    return Generation(trained, student, evaluation, scores, selected, pseudo_labels)
 
 
 def plan(config):

@@ -126,6 +126,7 @@ class Stages:
             return {
                 "model": model.name,
                 "parameters": train_stage.trainable_parameters(model),
+                "image_size": model.input_shape[1],
                 "class_names": images.counts["class_names"],
             }
 
@@ -141,6 +142,27 @@ class Stages:
         labeled_copies = select_stage.read_labeled_copies(pseudo_labels.path) if generation else {}
         settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
         warm = settings.get("init_from") == "teacher"
+        inputs = {"images": images}
+        if learns_pseudo_labels or labeled_copies:
+            inputs["pseudo_labels"] = pseudo_labels
+        if warm:
+            inputs["teacher"] = teacher
+        return self._train(
+            settings, labeled, dev, pseudo, labeled_copies, teacher if warm else None, inputs
+        )
+
+    def finetune(self, generation, images, trained):
+        """A trained model, fine-tuned at the resolution of the test; itself where that is off."""
+        settings = self.finetune_settings(generation, images)
+        if settings is None:
+            return trained
+        labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
+        settings = train_stage.resolve_cache(settings, labeled, dev, None)
+        inputs = {"images": images, "trained": trained}
+        return self._train(settings, labeled, dev, None, {}, trained, inputs)
+
+    def _train(self, settings, labeled, dev, pseudo, labeled_copies, initial, inputs):
+        """A stage of training; `initial` is that of a model it starts from, or None."""
 
         def build(folder):
             job = train_stage.Job(
@@ -149,7 +171,7 @@ class Stages:
                 dev=dev,
                 pseudo=pseudo,
                 labeled_copies=labeled_copies,
-                initial=model_files.load_model(teacher.path / MODEL) if warm else None,
+                initial=model_files.load_model(initial.path / MODEL) if initial else None,
                 summary_folder=self._summary_folder(folder),
                 checkpoint_folder=folder.with_suffix(CHECKPOINTS),
                 checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
@@ -157,11 +179,6 @@ class Stages:
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
 
-        inputs = {"images": images}
-        if learns_pseudo_labels or labeled_copies:
-            inputs["pseudo_labels"] = pseudo_labels
-        if warm:
-            inputs["teacher"] = teacher
         made = self._run(
             settings["name"],
             build,
@@ -185,7 +202,7 @@ class Stages:
             "name": f"gen{generation}/" + ("student" if generation else "teacher"),
             "seed": config.run.seed,
             "architecture": config.model_name(generation),
-            "image_size": self.image_size(images),
+            "image_size": self.image_size(generation, images),
             "num_labeled": images.counts["images"]["labeled"],
             "model": config.model.at(generation),
             "noise": {
@@ -203,11 +220,35 @@ class Stages:
             settings["targets"] = {name: pseudo[name] for name in targets}
         return settings
 
+    def finetune_settings(self, generation, images):
+        """`training_settings` of a generation's fine-tuning; None where it has none."""
+        finetune = self.config.finetune.at(generation)
+        if not finetune["finetune_resolution"]:
+            return None
+        trained = self.training_settings(generation, images)
+        return {
+            **{name: trained[name] for name in ("seed", "architecture", "num_labeled", "model")},
+            "name": f"gen{generation}/finetune",
+            "image_size": finetune["finetune_resolution"],
+            "frozen_blocks": finetune["finetune_frozen_blocks"],
+            "noise": {**trained["noise"], **train_stage.NO_NOISE},
+            "train": {
+                **trained["train"],
+                "train_images": 0,
+                "train_steps": 0,
+                "train_epochs": finetune["finetune_epochs"],
+                "learning_rate": finetune["finetune_learning_rate"],
+                "schedule": "cosine",
+                "warmup_epochs": 0.0,
+                "mixing": "ratio",
+            },
+        }
+
     def evaluate(self, model, images):
         """Per-image predictions and metrics on dev and on test."""
 
         def build(folder):
-            predict = self._predictor(model, images, self.local_strategy)()
+            predict = self._predictor(model, self.local_strategy)()
             return {
                 split: suite.evaluate(
                     collect(predict(shard_set(images, split))), folder / f"{split}.parquet"
@@ -244,7 +285,7 @@ class Stages:
             return score.score(
                 shard_set(images, "unlabeled"),
                 shard_set(images, "dev"),
-                self._predictor(teacher, images, strategy, settings["views"]),
+                self._predictor(teacher, strategy, settings["views"]),
                 folder,
                 top_k=settings["top_k"],
                 title=f"gen{generation}/scores",
@@ -328,9 +369,9 @@ class Stages:
             model=model,
         )
 
-    def image_size(self, images):
-        """Side of the images that the networks take, pixels."""
-        size = self.config.model.image_size or images.counts["image_side"]
+    def image_size(self, generation, images):
+        """Side of the images that a generation's network is trained on, pixels."""
+        size = self.config.model.at(generation)["image_size"] or images.counts["image_side"]
         if size is None:
             smallest, largest = images.counts["image_sizes"].values()
             raise UserError(
@@ -346,13 +387,12 @@ class Stages:
 
         return beam.Engine(self.config.pseudo.beam_options, folder)
 
-    def _predictor(self, model, images, strategy, views="image"):
+    def _predictor(self, model, strategy, views="image"):
         """Function without arguments that loads a model and returns what predicts shards; see
         `model_files.load_predictor`."""
         return functools.partial(
             model_files.load_predictor,
             model.path / MODEL,
-            self.image_size(images),
             self.config.run.eval_batch_size,
             strategy,
             views,

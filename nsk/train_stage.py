@@ -20,9 +20,20 @@ from nsk.evaluation.predict import Predictor, collect
 from nsk.files import UNFINISHED
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
-from nsk.training.trainer import Recipe, Trainer
+from nsk.training.recipe import Recipe
+from nsk.training.trainer import Trainer
 
 FEW_SHARDS = 8
+# What fine-tuning has of the noise on images.
+NO_NOISE = {
+    "randaugment_num_ops": 0,
+    "crop_padding": 0,
+    "min_crop_area": 0.0,
+    "cutout_side": 0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "flip": False,
+}
 # What says nothing where RandAugment is off.
 RANDAUGMENT_SETTINGS = (
     "randaugment_num_ops",
@@ -82,12 +93,14 @@ def train(job, strategy, model_path):
             average.
 
     Returns:
-        dict: `model`, `parameters` (trainable), `streams` and what `Trainer.train` returns.
+        dict: `model`, `parameters` (trainable), `class_names`, `image_size`, `dev_before` (metrics
+        of the weights that it starts from; None for fresh ones), `streams` and what `Trainer.train`
+        returns.
     """
     settings = job.settings
     streams = make_streams(job)
-    for stream in streams:
-        strategies.check_divisible(strategy, **{f"{stream.name}_batch": stream.batch_size})
+    sizes = {f"{stream.name}_batch": stream.batch_size for stream in streams}
+    strategies.check_divisible(strategy, settings["train"]["accumulation_steps"], **sizes)
     trainer = make_trainer(job, streams, strategy)
     accounting = {stream.name: account(stream, trainer.recipe.num_steps) for stream in streams}
     for name, seen in accounting.items():
@@ -102,9 +115,11 @@ def train(job, strategy, model_path):
     with contextlib.ExitStack() as readers:
         for shard_set in (job.labeled, job.dev, *filter(None, [job.pseudo])):
             readers.enter_context(shard_set.naming_broken_shards())
+        evaluate = make_evaluation(job, trainer.published_model)
+        before = trainer.measured(evaluate) if job.initial is not None else None
         counts = trainer.train(
             make_batches(settings, streams),
-            evaluate=make_evaluation(job, trainer.published_model),
+            evaluate=evaluate,
             evaluations=settings["train"]["evaluations"],
             summary_folder=job.summary_folder,
             checkpoint_folder=job.checkpoint_folder,
@@ -118,6 +133,8 @@ def train(job, strategy, model_path):
         "model": settings["architecture"],
         "parameters": trainable_parameters(model),
         "class_names": list(job.labeled.class_names),
+        "image_size": settings["image_size"],
+        "dev_before": before,
         "streams": accounting,
         **counts,
     }
@@ -270,7 +287,7 @@ def relevant(settings):
         settings: as `resolve_cache` returns them; unchanged.
     """
     train, noises = dict(settings["train"]), dict(settings["noise"])
-    unused = ["evaluations"]
+    unused = ["evaluations", "rematerialize"]
     if train["schedule"] != "exponential":
         unused += ["decay_epochs", "decay_rate"]
     if train["schedule"] != "multistep":
@@ -345,6 +362,9 @@ def make_recipe(settings, streams):
         gradient_clip_norm=train["gradient_clip_norm"],
         loss_normalization=train["loss_normalization"],
         ema_decay=train["ema_decay"],
+        accumulation_steps=train["accumulation_steps"],
+        frozen_blocks=settings.get("frozen_blocks", 0),
+        rematerialize=train["rematerialize"],
     )
 
 

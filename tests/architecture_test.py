@@ -35,7 +35,7 @@ ALLOWED = {
     "nsk.evaluation.predict": set(),
     "nsk.data": {"nsk.data", "nsk.noise", "nsk.sections"},
     "nsk.models": {"nsk.models", "nsk.noise"},
-    "nsk.training": {"nsk.training", "nsk.noise"},
+    "nsk.training": {"nsk.training", "nsk.noise", "nsk.models.blocks"},
     "nsk.pseudo.scores": {"nsk.pseudo"},
     "nsk.pseudo.score": {"nsk.pseudo", "nsk.data.records"},
     "nsk.pseudo.select_stage": {"nsk.pseudo", "nsk.data"},

@@ -28,7 +28,7 @@ from nsk.training import checkpoint
 
 SETTINGS = {
     "dataset": "digits",
-    "image_size": 8,
+    "image_size": [8],
     "num_labeled": 50,
     "num_dev": 50,
     "images_per_shard": 300,

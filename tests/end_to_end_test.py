@@ -296,7 +296,7 @@ def test_folders_of_mixed_formats_with_broken_files(tmp_path):
     summary = run(
         tmp_path / "run",
         dataset=f"folder:{tmp_path / 'pictures'}",
-        image_size=8,
+        image_size=[8],
         num_labeled=200,
         num_dev=100,
         flip="off",

@@ -35,7 +35,12 @@ def make_config(workdir, **values):
             {"strategy": "mirrored", "labeled_batch_size": ["2", "3"]},
             "labeled batch of 3 images does not divide over 2 replicas",
         ),
-        ({"image_size": 4, "models": ["resnet20", "resnet9"]}, "--image_size=4 is too small"),
+        ({"finetune_resolution": [0, 4]}, "--finetune_resolution=4 is too small"),
+        (
+            {"finetune_resolution": [8], "finetune_frozen_blocks": [0, 9]},
+            "--finetune_frozen_blocks=9 of",
+        ),
+        ({"image_size": [4], "models": ["resnet20", "resnet9"]}, "--image_size=4 is too small"),
         ({"num_labeled": 0, "labeled_fraction": 1.0}, "No unlabelled images are left"),
         ({"crop_mode": "reflect", "crop_padding": ["1", "8"]}, "--crop_padding=8 of .* 8 pixels"),
         ({"cutout_side": ["0", "8"]}, "--cutout_side=8 of images of 8 pixels"),
@@ -129,8 +134,8 @@ def test_a_later_generation_that_cannot_be_taught_ends_the_chain_alone(tmp_path,
         self_training.run(config)
 
 
-def teacher_with(path, *, softmax=False, image_size=8, num_classes=10):
-    inputs = keras.Input((image_size, image_size, 3))
+def teacher_with(path, *, softmax=False, width=8, num_classes=10):
+    inputs = keras.Input((8, width, 3))
     features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     outputs = keras.layers.Dense(num_classes)(features)
     if softmax:
@@ -142,8 +147,8 @@ def teacher_with(path, *, softmax=False, image_size=8, num_classes=10):
     ("model", "class_names", "message"),
     [
         ({"softmax": True}, None, "returns probabilities; expected logits"),
-        ({"image_size": 16}, None, "takes images of 16 pixels.*the run has 8 pixels"),
-        ({"num_classes": 9}, None, "knows 9 classes; the run has .* 10 classes"),
+        ({"width": 4}, None, r"takes images of \(8, 4, 3\): expected"),
+        ({"num_classes": 9}, None, "knows 9 classes; the run has 10:"),
         ({}, [*"1023456789"], "was trained on the classes 1, 0, 2"),
     ],
 )

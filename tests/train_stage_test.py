@@ -179,13 +179,13 @@ def test_what_does_not_fit_in_memory_is_read_from_its_shards(shard_sets, tmp_pat
         return [type(stream) for stream in train_stage.make_streams(job)]
 
     in_memory, from_shards = [[kind] * 2 for kind in (ResidentStream, ShardStream)]
-    assert kinds() == kinds(cache="memory", image_size=1000) == in_memory
+    assert kinds() == kinds(cache="memory", image_size=[1000]) == in_memory
     # 350 images of 100 x 100 x 3 bytes, dev's included, are 10.01 MiB.
-    assert kinds(image_size=100, cache_mebibytes=11) == in_memory
-    assert kinds(image_size=100, cache_mebibytes=10) == kinds(cache="none") == from_shards
+    assert kinds(image_size=[100], cache_mebibytes=11) == in_memory
+    assert kinds(image_size=[100], cache_mebibytes=10) == kinds(cache="none") == from_shards
     # For random resized crops encoded training images are kept, which are smaller: dev's are 5.7.
-    assert kinds(image_size=100, cache_mebibytes=6, min_crop_area=[0.5]) == in_memory
-    assert kinds(image_size=100, cache_mebibytes=5, min_crop_area=[0.5]) == from_shards
+    assert kinds(image_size=[100], cache_mebibytes=6, min_crop_area=[0.5]) == in_memory
+    assert kinds(image_size=[100], cache_mebibytes=5, min_crop_area=[0.5]) == from_shards
 
 
 def test_windows_of_few_shards_are_told(shard_sets, tmp_path, monkeypatch, caplog):

@@ -137,11 +137,7 @@ def build_model(
         ValueError: a rate or probability is out of its range.
     """
     family, groups = _find(name)
-    if image_size < family.stride:
-        raise UserError(
-            f"--image_size={image_size} is too small for {name}, which divides the side by "
-            f"{family.stride}: give at least {family.stride}."
-        )
+    check_image_size(name, image_size)
     arguments = {
         "num_classes": num_classes,
         "image_size": image_size,
@@ -151,6 +147,16 @@ def build_model(
         arguments["survival_probability"] = survival_probability
     with _computing_in(precision):
         return family.build(Builder(seed, batch_norm_momentum, synchronized), *groups, **arguments)
+
+
+def check_image_size(name, image_size, flag="image_size"):
+    """UserError where a network's images, of the side that a flag gives, are too small for it."""
+    family, _ = _find(name)
+    if image_size < family.stride:
+        raise UserError(
+            f"--{flag}={image_size} is too small for {name}, which divides the side by "
+            f"{family.stride}: give at least {family.stride}."
+        )
 
 
 def check_name(name):

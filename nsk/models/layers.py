@@ -14,7 +14,8 @@ class StochasticDepth(keras.layers.Layer):
 
     Each sample's branch is kept with `survival_probability` and then divided by it, so that the
     expectation stays what it is at inference, where the layer is the identity. The draws come from
-    `nsk.noise` under this layer's name.
+    `nsk.noise` under this layer's name. A frozen layer (`trainable` is False) is at inference, as
+    Keras' BatchNormalization is.
 
     Args:
         survival_probability: float in (0, 1]; 1 turns the layer off at no cost.
@@ -43,7 +44,7 @@ class StochasticDepth(keras.layers.Layer):
         self.survival_probability = float(survival_probability)
 
     def call(self, inputs, training=False):
-        if not training or self.survival_probability == 1:
+        if not training or not self.trainable or self.survival_probability == 1:
             return inputs
         draws = noise.example_uniform(self.name, tf.shape(inputs)[0])
         scale = _keep_scale(draws, self.survival_probability, inputs.dtype)
@@ -62,7 +63,7 @@ class Dropout(keras.layers.Layer):
 
     Unlike `keras.layers.Dropout` it draws from `nsk.noise` under this layer's name: the replicas of
     a `tf.distribute` strategy draw different masks, and a resumed run draws those of the
-    undisturbed one.
+    undisturbed one. A frozen layer (`trainable` is False) drops nothing.
 
     Args:
         rate: float in [0, 1), the share of elements that is dropped; 0 turns the layer off at no
@@ -89,7 +90,7 @@ class Dropout(keras.layers.Layer):
         self.rate = float(rate)
 
     def call(self, inputs, training=False):
-        if not training or self.rate == 0:
+        if not training or not self.trainable or self.rate == 0:
             return inputs
         batch_size, *shape = keras.ops.shape(inputs)
         draws = noise.example_uniform(self.name, batch_size, shape)

@@ -66,20 +66,34 @@ def _version(package):
 
 
 def _describe(index, generation, images):
-    counts = generation.model.counts
+    counts, trained = generation.model.counts, generation.trained.counts
+    made_by = [trained] if generation.trained == generation.model else [trained, counts]
     description = {
         "index": index,
         "role": "student" if index else "teacher",
         "model": counts["model"],
         "parameters": counts["parameters"],
-        "images_seen": counts.get("images_seen"),  # None: adopted, trained elsewhere.
-        "seconds": counts.get("seconds"),
+        "image_size": counts["image_size"],
+        # None: adopted, trained elsewhere.
+        "images_seen": _total(made_by, "images_seen"),
+        "seconds": _total(made_by, "seconds"),
         "stage": generation.model.name,
         **{split: generation.evaluation.counts[split] for split in ("dev", "test")},
     }
+    if generation.trained != generation.model:
+        description["finetuned_from"] = {
+            "image_size": trained["image_size"],
+            "stage": generation.trained.name,
+            "dev_before": counts["dev_before"],
+        }
     if generation.pseudo_labels is not None:
         description["pseudo"] = _describe_pseudo_labels(generation, images)
     return description
+
+
+def _total(counts, name):
+    """The sum of a count over stages; None where it is not known."""
+    return sum(one[name] for one in counts) if name in counts[0] else None
 
 
 def _describe_pseudo_labels(generation, images):

@@ -149,12 +149,16 @@ def check_tf_config(text):
     return index, len(workers)
 
 
-def check_divisible(strategy, **batch_sizes):
-    """UserError where a global batch does not split evenly over the replicas."""
+def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
+    """UserError where a global batch does not split evenly over the replicas and their parts."""
     replicas = strategy.num_replicas_in_sync
+    parts = replicas * accumulation_steps
+    over = f"{replicas} replicas"
+    if accumulation_steps > 1:
+        over += f" with --accumulation_steps={accumulation_steps}"
     for name, size in batch_sizes.items():
-        if size % replicas:
+        if size % parts:
             raise UserError(
-                f"The {name.replace('_', ' ')} of {size} images does not divide over {replicas} "
-                f"replicas: make it a multiple of {replicas}."
+                f"The {name.replace('_', ' ')} of {size} images does not divide over {over}: make "
+                f"it a multiple of {parts}."
             )

@@ -6,7 +6,6 @@ over the global batch with weights, gradients are reduced before they are clippe
 average covers BatchNorm.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -14,54 +13,18 @@ import time
 import tensorflow as tf
 from absl import logging
 
-from nsk import noise, stopping
+from nsk import stopping
 from nsk.errors import CannotTeachError
+from nsk.models import blocks
 from nsk.progress import Progress
-from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
-from nsk.training.losses import summed_cross_entropy
+from nsk.training.step import ReplicaStep
 from nsk.training.workers import Workers
 
 SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What the trainer does, beside its model and its batches.
-
-    Attributes:
-        learning_rates: float32 array (num_steps,); its length is the number of steps.
-        batch_sizes: dict from the name of each stream to its global batch size, in the order of the
-            global batch.
-        optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
-        weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
-        gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
-        loss_normalization: `labelled`: the summed loss is divided by the first stream's weight |
-            `all`: by the weight of all streams.
-        ema_decay: decay of the averaged weights that are evaluated and kept; 0: the weights
-            themselves.
-    """
-
-    learning_rates: object
-    batch_sizes: dict
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    gradient_clip_norm: float = 0.0
-    loss_normalization: str = "labelled"
-    ema_decay: float = 0.0
-
-    @property
-    def num_steps(self):
-        return len(self.learning_rates)
-
-    @property
-    def global_batch_size(self):
-        return sum(self.batch_sizes.values())
 
 
 class Trainer:
@@ -78,10 +41,11 @@ class Trainer:
 
     def __init__(self, build_model, recipe, noise_key, strategy):
         self.recipe, self.strategy, self.workers = recipe, strategy, Workers(strategy)
-        self._build_model, self._noise_key = build_model, noise_key
         self.workers.wait()  # Variables are made together.
         with self.workers.noticing_losses(), strategy.scope():
             self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
+            for layer in blocks.shallow_layers(self.model, recipe.frozen_blocks):
+                layer.trainable = False
             self.optimizer = optimizers.make_optimizer(
                 recipe.optimizer,
                 recipe.learning_rates,
@@ -92,6 +56,9 @@ class Trainer:
             )
             self.average = (
                 ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
+            )
+            self._replica_step = ReplicaStep(
+                self.model, self.optimizer, recipe, noise_key, strategy.num_replicas_in_sync
             )
         # Outside the scope and not synchronized: what is evaluated, scored with, saved and served.
         self.published_model = build_model(synchronized=False)
@@ -155,10 +122,7 @@ class Trainer:
                 step += count
                 curves.add_steps(losses, norms, count * batch / seconds)
                 if step in stops:
-                    with workers.failing_together():
-                        if workers.is_chief:
-                            self.publish()
-                            curves.add_evaluation(evaluate())
+                    curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.take(count, seconds)
                 is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.made)
                 if is_due or stopped:
@@ -240,6 +204,20 @@ class Trainer:
         )
         return losses.numpy(), norms.numpy()
 
+    def measured(self, evaluate, publish=False):
+        """What `evaluate` says of the published model; {} in all workers but the chief.
+
+        Args:
+            evaluate: see `train`.
+            publish: whether the model first takes the weights of now.
+        """
+        with self.workers.failing_together():
+            if not self.workers.is_chief:
+                return {}
+            if publish:
+                self.publish()
+            return evaluate()
+
     def publish(self):
         """The model with the weights that count: the averaged ones where there is an average."""
         if self.average:
@@ -271,57 +249,6 @@ class Trainer:
                 self.average.update(self.strategy, step)
             measured = measured.write(i, self.strategy.reduce("SUM", of_replicas, axis=None))
         return tf.unstack(tf.ensure_shape(measured.stack(), [None, 2]), axis=1)
-
-    def _replica_step(self, streams, step):
-        """Forward, backward and update of one replica's share; its shares of loss and norm."""
-        replica = tf.distribute.get_replica_context()
-        # Streams are distributed one by one and concatenated here: each replica gets its share of
-        # both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
-        # together.
-        images, targets, weights = (
-            tf.concat([stream[part] for stream in streams], axis=0)
-            for part in ("image", "target", "weight")
-        )
-        counted = weights if self.recipe.loss_normalization == "all" else streams[0]["weight"]
-        denominator = replica.all_reduce("SUM", tf.reduce_sum(counted))
-        variables = [variable.value for variable in self.model.trainable_variables]
-        with (
-            noise.scope(
-                noise.fold_in(self._noise_key, step),
-                self._global_positions(replica),
-                self.recipe.global_batch_size,
-            ),
-            tf.GradientTape() as tape,
-        ):
-            logits = self.model(tf.cast(images, tf.float32), training=True)
-            loss = summed_cross_entropy(targets, logits, weights) / denominator
-        gradients = replica.all_reduce("SUM", tape.gradient(loss, variables))
-        gradients = self._add_weight_decay(gradients)
-        norm = tf.linalg.global_norm(gradients)
-        if self.recipe.gradient_clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.gradient_clip_norm, norm)
-        # Keras optimizers sum over replicas once more; every replica holds the whole sum already.
-        shares = [gradient / self.strategy.num_replicas_in_sync for gradient in gradients]
-        self.optimizer.apply(shares, self.model.trainable_variables)
-        # Every replica knows the whole norm, and of the loss its part.
-        return tf.stack([loss, tf.cast(norm, tf.float32) / self.strategy.num_replicas_in_sync])
-
-    def _global_positions(self, replica):
-        """Where this replica's rows stand in the global batch [labelled; pseudo]; int32."""
-        number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
-        share = Share(number, self.strategy.num_replicas_in_sync)
-        return tf.concat(share.positions(self.recipe.batch_sizes.values()), axis=0)
-
-    def _add_weight_decay(self, gradients):
-        """The gradient of weight_decay x sum of 1/2 w^2, written out: it needs no reduction."""
-        if not self.recipe.weight_decay or self.recipe.optimizer == "adamw":
-            return gradients
-        return [
-            gradient + self.recipe.weight_decay * variable.value
-            if optimizers.is_decayed(variable)
-            else gradient
-            for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True)
-        ]
 
 
 class Pace:

@@ -10,26 +10,55 @@ from nsk.errors import UserError
 from nsk.models import build_model, model_names
 from nsk.models.layers import Dropout, StochasticDepth
 
-each_model = pytest.mark.parametrize("name", model_names())
-each_kind = pytest.mark.parametrize("name", ["convnet6", "resnet6", "resnet9", "resnet14"])
+# Of the EfficientNets one: the others differ from it by the numbers in a table.
+each_model = pytest.mark.parametrize(
+    "name", [name for name in model_names() if not name.startswith(("efficientnet_", "wrn28_10"))]
+)
+each_kind = pytest.mark.parametrize(
+    "name",
+    [
+        "convnet6",
+        "resnet6",
+        "resnet9",
+        "resnet14",
+        "wrn10_2",
+        "imagenet_resnet18",
+        "efficientnet_b0_small",
+    ],
+)
+STOCHASTIC_DEPTHS = {
+    "resnet14": 6,
+    "wrn10_2": 3,
+    "imagenet_resnet18": 8,
+    "efficientnet_b0_small": 9,
+}
+IMAGENET_NORMALISED = ("efficientnet_b0_small",)
 
 
-def pixels(image_size=8, n=4):
-    return (
-        np.random.default_rng(0).uniform(0, 255, (n, image_size, image_size, 3)).astype("float32")
-    )
+def smallest(name):
+    """The least size: the one at which the last feature map is one pixel."""
+    if name.startswith(("resnet14", "wrn")):
+        return 4
+    return 32 if name.startswith("imagenet") else 8
 
 
-def build(name, *, num_classes=10, image_size=8, **arguments):
-    return build_model(name, num_classes=num_classes, image_size=image_size, **arguments)
+def pixels(name, image_size=None, n=4):
+    side = image_size or max(8, smallest(name))
+    return np.random.default_rng(0).uniform(0, 255, (n, side, side, 3)).astype("float32")
+
+
+def build(name, *, num_classes=10, image_size=None, **arguments):
+    side = image_size or max(8, smallest(name))
+    return build_model(name, num_classes=num_classes, image_size=side, **arguments)
 
 
 @each_model
 def test_pixels_in_logits_out(name):
     model = build(name, num_classes=7)
     assert model.name == name
-    assert model.input.shape == (None, 8, 8, 3) and model.input.dtype == "float32"
-    logits = model(pixels())
+    side = max(8, smallest(name))
+    assert model.input.shape == (None, side, side, 3) and model.input.dtype == "float32"
+    logits = model(pixels(name))
     assert logits.shape == (4, 7) and logits.dtype == tf.float32
     assert np.all(np.isfinite(logits)) and len(np.unique(logits)) == 28
 
@@ -64,67 +93,69 @@ def test_layers_of_one_shape_begin_differently_and_follow_he():
 @each_kind
 def test_normalisation_is_inside_and_differentiable(name):
     model = build(name)
-    images = tf.constant(pixels())
+    images = tf.constant(pixels(name))
     with tf.GradientTape() as tape:
         tape.watch(images)
         loss = tf.reduce_sum(model(images)[:, 0])
     gradient = tape.gradient(loss, images)
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
     scaled = keras.Model(model.input, model.get_layer("rescale").output)(
-        np.full((1, 8, 8, 3), [0, 127.5, 255], np.float32)
+        np.full((1, *model.input_shape[1:]), [0, 127.5, 255], np.float32)
     )
-    np.testing.assert_allclose(scaled[0, 0, 0], [-1, 0, 1], atol=1e-6)
+    expected = np.array([-1, 0, 1])
+    if name in IMAGENET_NORMALISED:
+        expected = (np.array([0, 0.5, 1]) - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(scaled[0, 0, 0], expected, atol=1e-6)
 
 
 @each_kind
 def test_noise_and_batch_norm_settings_reach_the_layers(name):
     model = build(name, dropout_rate=0.3, survival_probability=0.5, batch_norm_momentum=0.8)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    assert {(x.momentum, x.epsilon, x.synchronized) for x in norms} == {(0.8, 1e-5, False)}
+    epsilon = 1e-3 if name.startswith("efficientnet") else 1e-5
+    assert {(x.momentum, x.epsilon, x.synchronized) for x in norms} == {(0.8, epsilon, False)}
     assert [x.rate for x in model.layers if isinstance(x, Dropout)] == [0.3]
     depths = [x.survival_probability for x in model.layers if isinstance(x, StochasticDepth)]
-    assert len(depths) == (6 if name == "resnet14" else 0)
+    assert len(depths) == STOCHASTIC_DEPTHS.get(name, 0)
     model = build(name, synchronized=True)
     assert all(x.synchronized for x in model.layers if hasattr(x, "synchronized"))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet9", "convnet5"])
+@each_kind
 def test_mixed_precision_keeps_pixels_weights_and_logits_in_float32(name):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = build(name, dropout_rate=0.5, survival_probability=0.5)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = build(name, dropout_rate=0.5, survival_probability=0.5, precision="bf16")
+    assert keras.config.dtype_policy().name == "float32"  # Of other models.
     assert model.get_layer("rescale").output.dtype == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert "bfloat16" in {x.compute_dtype for x in model.layers}
-    expected = build(name)(pixels())
-    np.testing.assert_allclose(model(pixels()), expected, atol=0.05 * np.abs(expected).max())
-    logits = model(pixels(), training=True)
+    images = pixels(name)
+    expected = build(name)(images)
+    np.testing.assert_allclose(model(images), expected, atol=0.05 * np.abs(expected).max())
+    logits = model(images, training=True)
     assert logits.dtype == tf.float32 and np.all(np.isfinite(logits))
 
 
 # Keras 3.15 reads variables in a way that NumPy 2 warns of.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @each_kind
-def test_saved_model_gives_equal_outputs(name, tmp_path):
-    model = build(name, dropout_rate=0.5, survival_probability=0.5)
+def test_saved_model_gives_equal_outputs(name, precision, tmp_path):
+    model = build(name, dropout_rate=0.5, survival_probability=0.5, precision=precision)
     rng = np.random.default_rng(0)
     model.set_weights([w + rng.uniform(0, 0.1, w.shape) for w in model.get_weights()])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(pixels()), model(pixels()))
+    images = pixels(name)
+    np.testing.assert_array_equal(loaded(images), model(images))
     with noise.scope(noise.key(0), tf.range(4), 4):
-        np.testing.assert_array_equal(
-            loaded(pixels(), training=True), model(pixels(), training=True)
-        )
+        np.testing.assert_array_equal(loaded(images, training=True), model(images, training=True))
 
 
 def test_one_fit_step():
     model = build("resnet20", dropout_rate=0.5, survival_probability=0.5)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_weights()
-    history = model.fit(pixels(n=16), np.arange(16) % 10, batch_size=16, verbose=0)
+    history = model.fit(pixels("resnet20", n=16), np.arange(16) % 10, batch_size=16, verbose=0)
     assert np.isfinite(history.history["loss"][0])
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
 
@@ -137,22 +168,38 @@ def test_any_6n2(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "resnet", "resnet2", "resnet7", "resnet021", "resnet020", "ResNet20", "convnet7"]
+    "name",
+    [
+        "",
+        "resnet",
+        "resnet2",
+        "resnet7",
+        "resnet021",
+        "ResNet20",
+        "convnet7",
+        "wrn28",
+        "wrn28_0",
+        "wrn27_2",
+        "wrn4_2",
+        "imagenet_resnet50",
+        "efficientnet_b9",
+        "efficientnet_l3",
+        "efficientnet_l2_big",
+    ],
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(UserError, match=r"expected one of convnet5, .*resnet38") as error:
+    with pytest.raises(UserError, match=r"expected one of convnet5, .*resnet38.*_l2") as error:
         build(name)
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
 
 @each_kind
 def test_images_too_small_for_the_strides_are_refused(name):
-    smallest = 4 if name == "resnet14" else 8
-    assert build(name, image_size=smallest)(pixels(smallest)).shape == (4, 10)
-    with pytest.raises(UserError, match=f"--image_size={smallest - 1} .* at least {smallest}"):
-        build(name, image_size=smallest - 1)
-    # The least size is the one at which the last feature map is one pixel.
-    assert build(name, image_size=smallest).get_layer("pool").input.shape[1] == 1
+    side = smallest(name)
+    assert build(name, image_size=side)(pixels(name, side)).shape == (4, 10)
+    with pytest.raises(UserError, match=f"--image_size={side - 1} .* at least {side}"):
+        build(name, image_size=side - 1)
+    assert build(name, image_size=side).get_layer("pool").input.shape[1] == 1
 
 
 def test_invalid_noise_is_refused():

@@ -67,13 +67,13 @@ def make_images(workdir, with_truth=True):
 def make_generation(workdir, index, dev, test, adopted=False):
     folder, role = f"gen{index}", "student" if index else "teacher"
     trained = {"images_seen": 60000, "seconds": 75.0}
-    counts = {"model": f"resnet{20 + 6 * index}", "parameters": 269818}
+    counts = {"model": f"resnet{20 + 6 * index}", "parameters": 269818, "image_size": 8}
     model = make_stage(workdir, f"{folder}/{role}", counts | ({} if adopted else trained))
     evaluation = make_stage(
         workdir, f"{folder}/evaluation", {"dev": metrics(dev), "test": metrics(test)}
     )
     if not index:
-        return Generation(model, evaluation)
+        return Generation(model, model, evaluation)
     scores = make_stage(workdir, f"{folder}/scores", {"scored": 7, "temperature": 1.25})
     (scores.path / "unlabeled").mkdir()
     selection = make_stage(
@@ -90,7 +90,7 @@ def make_generation(workdir, index, dev, test, adopted=False):
         copies = pa.array([shown for _, _, shown in rows], pa.int32())
         pq.write_table(pa.table({"copies": copies}), selection.path / name)
     pseudo_labels = make_stage(workdir, f"{folder}/pseudo", {"images": 5, "copies": 8})
-    return Generation(model, evaluation, scores, selection, pseudo_labels)
+    return Generation(model, model, evaluation, scores, selection, pseudo_labels)
 
 
 def report(workdir, *, images=None, chain=None, best=1, nothing_new=False):
@@ -123,6 +123,7 @@ def test_summary_has_the_fields_that_are_promised(tmp_path):
         "role": "teacher",
         "model": "resnet20",
         "parameters": 269818,
+        "image_size": 8,
         "images_seen": 60000,
         "seconds": 75.0,
         "stage": "gen0/teacher-0123456789",

@@ -81,7 +81,7 @@ def test_a_sheet_holds_every_cell_enlarged_beside_its_label():
 def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
     """Of a teacher without noise the last row shows the images themselves."""
     config = make_config(
-        tmp_path, randaugment_num_ops=["0", "2"], crop_padding=["0", "1"], image_size=96
+        tmp_path, randaugment_num_ops=["0", "2"], crop_padding=["0", "1"], image_size=[96]
     )
     sheets = [
         np.asarray(show_augment.make_sheet(config, [9.0, 30.0], 2, generation))

@@ -22,7 +22,8 @@ from nsk.share import WHOLE
 from nsk.training import losses
 from nsk.training import strategy as strategies
 from nsk.training.checkpoint import Checkpoints
-from nsk.training.trainer import Recipe, Trainer, evaluation_steps
+from nsk.training.recipe import Recipe
+from nsk.training.trainer import Trainer, evaluation_steps
 
 KEY = noise.key(0, "trainer test")
 STEPS = 50

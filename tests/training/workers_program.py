@@ -16,7 +16,8 @@ from nsk import main, stopping
 from nsk.errors import CannotTeachError
 from nsk.share import WHOLE
 from nsk.training import strategy as strategies
-from nsk.training.trainer import Recipe, Trainer
+from nsk.training.recipe import Recipe
+from nsk.training.trainer import Trainer
 from nsk.training.workers import Workers
 
 
