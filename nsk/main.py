@@ -231,16 +231,18 @@ def run_main(argv, main=main):
         )
         return STOPPED
     except stopping.Stopped:
+        stopping.ignore()  # Another signal would come between this line and the end.
         tell("stopped, everything is saved: run the same command again to go on.")
         return STOPPED
     except (Exception, KeyboardInterrupt) as error:
         # A library that is interrupted may raise anything, in the middle of its import above all.
         if not isinstance(error, KeyboardInterrupt) and not stopping.signals():
             raise
+        stopping.ignore()
         logging.debug("Stopped here", exc_info=True)
         tell(
-            "stopped. Finished stages and the last checkpoint are kept: run the same command again "
-            "to go on."
+            "stopped. What is finished, and the last checkpoint, are kept: run the same command "
+            "again to go on."
         )
         return STOPPED
 

@@ -641,7 +641,7 @@ class RunConfig(Section):
     checkpoint_minutes: float = setting(
         5.0,
         "Wall-clock time from one checkpoint of a training stage to the next one, minutes; longer "
-        "where writing them would take more than 1 % of the time.",
+        "where writing them would take more than 1 % of the time, 0 included.",
         minimum=0.0,
     )
     generation: int = setting(

@@ -255,9 +255,10 @@ def _read_manifest(path):
             f"{path} and run again to redo it."
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{manifest_path} is damaged ({type(error).__name__}: {error}): delete the folder "
-            f"{path} and run again to redo it."
+            f"{manifest_path} is damaged ({reason}): delete the folder {path} and run again to "
+            "redo it."
         ) from None
 
 

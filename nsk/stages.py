@@ -21,6 +21,7 @@ from nsk.evaluation import suite
 from nsk.evaluation.predict import collect
 from nsk.pseudo import score, select_stage, write
 from nsk.pseudo.engine import LOCAL
+from nsk.training import cluster
 from nsk.training import strategy as strategies
 from nsk.training.workers import Workers
 
@@ -59,8 +60,10 @@ class Stages:
         """Waits until all workers have begun, with the same flags."""
         flags = dataclasses.asdict(self.config)
         del flags["run"]["workdir"]  # Its place may have another name on another machine.
-        index, count = strategies.check_tf_config(os.environ.get("TF_CONFIG", ""))
-        together.meet(self.workdir, index, count, json.dumps(flags, sort_keys=True))
+        joined = cluster.read_tf_config(os.environ.get("TF_CONFIG", ""))
+        cluster.check_addresses(joined)
+        content = json.dumps(flags, sort_keys=True)
+        together.meet(self.workdir, joined.index, joined.count, content)
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""

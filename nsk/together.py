@@ -77,7 +77,15 @@ def meet(workdir, index, count, flags):
     Raises:
         UserError: another worker was given other flags.
     """
-    digest = hashlib.sha256(flags.encode()).hexdigest()
+    try:
+        _wait_for_all(workdir, index, count, hashlib.sha256(flags.encode()).hexdigest())
+    except BaseException:
+        part(workdir, index, count)
+        raise
+
+
+def _wait_for_all(workdir, index, count, digest):
+    """`meet` with a digest of the flags; what it has written stays."""
     mine, seen = secrets.token_hex(8), {}
     paths = [_card(workdir, number, count) for number in range(count)]
     next_told = time.monotonic() + TOLD_EVERY
@@ -101,8 +109,8 @@ def meet(workdir, index, count, flags):
             next_told = time.monotonic() + TOLD_EVERY
             missing = ", ".join(str(n) for n in others if n not in present)
             logging.info(
-                "Worker %d waits for worker %s: is it started, and is %s on a file system that all "
-                "of them share?",
+                "Worker %d waits for worker %s: is it started, with the same --workdir, and is %s "
+                "on a file system that all of them share?",
                 index,
                 missing,
                 workdir,

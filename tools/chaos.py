@@ -15,6 +15,7 @@ that had saved.
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -52,10 +53,23 @@ def start(flags, workdir, log):
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
+@contextlib.contextmanager
+def running(flags, workdir, log):
+    """A started process that does not outlive what is done with it."""
+    process = start(flags, workdir, log)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def run_through(flags, workdir, log):
     """Runs to the end; seconds."""
     started = time.monotonic()
-    code = start(flags, workdir, log).wait()
+    with running(flags, workdir, log) as process:
+        code = process.wait()
     if code != OK:
         raise SystemExit(f"The run ended with the exit code {code}: see {log.name}.")
     return time.monotonic() - started
@@ -70,14 +84,15 @@ def run_killed(flags, workdir, log, kills, signal_number, latest, chance):
     """
     told = []
     while len(told) < kills:
-        process, moment = start(flags, workdir, log), chance.uniform(0, latest)
-        try:
-            code = process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            making = stages_in_making(workdir)
-            os.killpg(process.pid, signal_number)
-            told.append({"stage": making, "code": process.wait(), "seconds": moment})
-            continue
+        moment = chance.uniform(0, latest)
+        with running(flags, workdir, log) as process:
+            try:
+                code = process.wait(timeout=moment)
+            except subprocess.TimeoutExpired:
+                making = stages_in_making(workdir)
+                os.killpg(process.pid, signal_number)
+                told.append({"stage": making, "code": process.wait(), "seconds": moment})
+                continue
         if code != OK:
             raise SystemExit(f"The run ended with the exit code {code}: see {log.name}.")
         return told
@@ -170,6 +185,7 @@ def main(arguments=None):
     flags = f"{FLAGS} {options.flags}"
     signal_number = getattr(signal, f"SIG{options.signal}")
     chance = random.Random(options.seed)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Nothing is left behind.
     told, differing, runs = [], set(), 0
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w") as log:
         folder = Path(folder)

@@ -1,7 +1,6 @@
 """Where a run's replicas are: one device, all devices of this machine, or several machines."""
 
 import functools
-import json
 import os
 
 import tensorflow as tf
@@ -9,10 +8,7 @@ from absl import logging
 
 from nsk import stopping
 from nsk.errors import UserError
-
-TF_CONFIG_EXAMPLE = (
-    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-)
+from nsk.training import cluster
 
 
 def split_cpu(logical_devices):
@@ -69,8 +65,8 @@ def _mirrored(devices):
 
 @functools.cache
 def _multi_worker(tf_config):
-    index, count = check_tf_config(tf_config)
-    logging.info("Worker %d of %d: joins the others", index, count)
+    joined = cluster.read_tf_config(tf_config)
+    logging.info("Worker %d of %d: joins the others", joined.index, joined.count)
     try:
         # This waits for the others deaf to Python's handlers: signals end it by themselves.
         with stopping.default_handlers():
@@ -78,9 +74,9 @@ def _multi_worker(tf_config):
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"Worker {index} of {count} cannot join the others ({reason}): see that its address in "
-            "TF_CONFIG is this machine's, that no earlier process holds the port, and that all "
-            "workers are started."
+            f"Worker {joined.index} of {joined.count} cannot join the others ({reason}): see that "
+            "its address in TF_CONFIG is this machine's, that no earlier process holds the port, "
+            "and that all workers are started."
         ) from None
     return strategy
 
@@ -103,7 +99,7 @@ def _tpu(address):
     try:
         with stopping.default_handlers():
             resolver = connect()
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0].partition(" Failed in init")[0]
         raise UserError(
             f"--strategy=tpu: the TPU {address!r} cannot be used ({reason}): give --tpu=NAME, its "
@@ -116,37 +112,6 @@ def _tpu(address):
             "given the same images: give a TPU of one host."
         )
     return strategy
-
-
-def check_tf_config(text):
-    """What TF_CONFIG says of this process; UserError where TensorFlow would not understand it.
-
-    Args:
-        text: the environment variable's value.
-
-    Returns:
-        (index, number of workers).
-
-    Reference:
-        [Multi-worker training](https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras)
-    """
-    expected = f"expected TF_CONFIG='{TF_CONFIG_EXAMPLE}', the index being each process's own."
-    if not text:
-        raise UserError(f"--strategy=multi_worker without TF_CONFIG: {expected}")
-    try:
-        config = json.loads(text)
-        workers, task = config["cluster"]["worker"], config["task"]
-        kinds, kind, index = set(config["cluster"]), task["type"], int(task["index"])
-        if not all(isinstance(address, str) for address in workers) or isinstance(workers, str):
-            raise ValueError(f"workers {workers!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"TF_CONFIG is not understood ({reason}): {expected}") from None
-    if kinds != {"worker"} or kind != "worker":
-        raise UserError(f"TF_CONFIG names {', '.join(sorted(kinds | {kind}))}: {expected}")
-    if not 0 <= index < len(workers):
-        raise UserError(f"TF_CONFIG has the index {index} of {len(workers)} workers: {expected}")
-    return index, len(workers)
 
 
 def check_divisible(strategy, accumulation_steps=1, **batch_sizes):

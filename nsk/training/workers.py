@@ -10,6 +10,7 @@ Reference: tf.distribute.MultiWorkerMirroredStrategy.
 """
 
 import contextlib
+import re
 import threading
 
 import tensorflow as tf
@@ -63,12 +64,14 @@ class Workers:
         try:
             yield
         except tf.errors.OpError as error:
-            _, found, reason = error.message.partition(LOST)
-            is_lost = found or isinstance(error, tf.errors.UnavailableError)
+            is_lost = LOST in error.message or isinstance(error, tf.errors.UnavailableError)
             if self.count == 1 or not is_lost or NOT_LOST in error.message:
                 raise
-            lines = (reason or error.message).strip(" :\n").splitlines()
-            raise LostWorkerError(lines[0] if lines else "unavailable") from error
+            unhealthy = error.message.partition("unhealthy")[2] or error.message
+            named = set(re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", unhealthy))
+            others = sorted(map(int, named - {str(self.index)}))
+            names = ", ".join(f"worker {number}" for number in others)
+            raise LostWorkerError(names or "which one is not known") from error
 
     @contextlib.contextmanager
     def failing_together(self):

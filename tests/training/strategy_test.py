@@ -48,39 +48,6 @@ def test_a_batch_that_does_not_divide_over_the_replicas_is_refused_by_name():
         strategies.check_divisible(mirrored, labeled_batch=6, pseudo_batch=17)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "without TF_CONFIG: expected TF_CONFIG="),
-        ("{", r"not understood \(JSONDecodeError"),
-        ("[]", r"not understood \(TypeError"),
-        ('{"cluster": {"worker": ["a:1"]}}', r"not understood \(KeyError: 'task'"),
-        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "workers 'a:1'"),
-        (
-            '{"cluster": {"worker": ["a"], "ps": ["b"]}, "task": {"type": "worker", "index": 0}}',
-            "names ps, worker",
-        ),
-        (
-            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
-            "names chief, worker",
-        ),
-        (
-            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-            "the index 1 of 1 workers",
-        ),
-    ],
-)
-def test_a_wrong_tf_config_is_told_in_one_line_with_an_example(text, said):
-    with pytest.raises(UserError, match=said) as error:
-        strategies.check_tf_config(text)
-    assert strategies.TF_CONFIG_EXAMPLE in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_example_of_tf_config_is_right():
-    assert strategies.check_tf_config(strategies.TF_CONFIG_EXAMPLE) == (0, 2)
-
-
 def test_a_machine_without_a_tpu_is_told():
     with pytest.raises(UserError, match=r"the TPU 'local' cannot be used \(TPUs not found"):
         strategies.make_strategy("tpu", "local")
