@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.models.layers import Builder, StochasticDepth
-from nsk.models.resnet import build_resnet6, build_resnet6n2, build_resnet9
+from nsk.models.resnet import (
+    build_imagenet_resnet,
+    build_resnet6,
+    build_resnet6n2,
+    build_resnet9,
+)
+from nsk.models.wide_resnet import build_wide_resnet
 
 SIZES = {"num_classes": 10, "image_size": 32}
 
@@ -35,6 +41,48 @@ def test_trainable_parameters_of_resnet6n2(depth, parameters):
 def test_trainable_parameters_of_the_small_ones():
     assert trainable_parameters(build_resnet9(Builder(), **SIZES)) == 317_930
     assert trainable_parameters(build_resnet6(Builder(), **SIZES)) == 215_146
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "blocks"),
+    [(18, 11_689_512, (2, 2, 2, 2)), (26, 17_960_232, (3,) * 4), (34, 21_797_672, (3, 4, 6, 3))],
+)
+def test_imagenet_resnets(depth, parameters, blocks):
+    """Sizes of the paper's table; stochastic depth only where the skip is an identity."""
+    model = build_imagenet_resnet(
+        Builder(), depth, num_classes=1000, image_size=64, survival_probability=0.5
+    )
+    assert trainable_parameters(model) == parameters
+    assert model.get_layer("pool").input.shape[1:] == (2, 2, 512)
+    expected = [1 - 0.5 * i / sum(blocks) for i in range(sum(blocks))]
+    for first in np.cumsum(blocks)[:-1]:
+        expected[first] = 1.0
+    assert survival(model) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "parameters"), [(28, 2, 1_467_610), (28, 10, 36_479_194), (10, 1, None)]
+)
+def test_wide_resnets(depth, width, parameters):
+    model = build_wide_resnet(Builder(), depth, width, **SIZES, survival_probability=0.5)
+    if parameters:
+        assert trainable_parameters(model) == parameters
+    convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+    shortcuts = [x for x in convolutions if x.name.endswith("shortcut_conv")]
+    assert len(convolutions) - len(shortcuts) + 3 == depth  # The paper counts three shortcuts.
+    blocks = (depth - 4) // 2
+    expected = [1 - 0.5 * i / blocks for i in range(blocks)]
+    for shortcut in shortcuts:  # The first block of a stage, but where nothing changes.
+        stage = int(shortcut.name[len("stage")])
+        expected[(stage - 1) * blocks // 3] = 1.0
+    assert survival(model) == pytest.approx(expected)
+    assert len(shortcuts) == (3 if width > 1 else 2)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(27, 2), (4, 2), (28, 0)])
+def test_wide_resnets_that_do_not_exist_are_refused(depth, width):
+    with pytest.raises(ValueError, match="expected"):
+        build_wide_resnet(Builder(), depth, width, **SIZES)
 
 
 @pytest.mark.parametrize("depth", [0, 2, 9, 21, -4])

@@ -1,0 +1,113 @@
+"""EfficientNets against an independent implementation and the published numbers."""
+
+import keras
+import numpy as np
+import pytest
+
+from nsk.models import build_model
+from nsk.models.efficientnet import DEVIATION, MEAN, VARIANTS, num_blocks
+from nsk.models.layers import StochasticDepth, survival_probabilities
+
+ORACLES = [f"b{number}" for number in range(8)]
+
+
+def build(variant, *, num_classes=10, image_size=32, **arguments):
+    return build_model(
+        f"efficientnet_{variant}", num_classes=num_classes, image_size=image_size, **arguments
+    )
+
+
+def parameters(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+
+
+def scrambled(weights, seed=0):
+    """Other weights and statistics of the same sizes, as training might leave them."""
+    random = np.random.default_rng(seed)
+    return [
+        one * random.uniform(0.8, 1.2, one.shape) + random.uniform(0.0, 0.05, one.shape)
+        for one in weights
+    ]
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(one, marks=() if one == "b0" else pytest.mark.slow) for one in ORACLES]
+)
+def test_outputs_are_those_of_keras_applications(variant):
+    """Same weights, same pixels, logits to 1e-5: an odd size shows where padding goes."""
+    theirs = getattr(keras.applications, f"EfficientNet{variant.upper()}")(
+        weights=None, input_shape=(65, 65, 3), classes=7, classifier_activation=None
+    )
+    ours = build(variant, num_classes=7, image_size=65)
+    assert parameters(ours) == parameters(theirs)
+    for layer in ours.layers:
+        if layer.weights:
+            other = theirs.get_layer("predictions" if layer.name == "logits" else layer.name)
+            other.set_weights(scrambled(other.get_weights()))
+            layer.set_weights(other.get_weights())
+    images = np.random.default_rng(1).uniform(0, 255, (2, 65, 65, 3)).astype("float32")
+    # Theirs begins with pixels / 255 and no mean.
+    normalised = (images / 255 - MEAN) / DEVIATION
+    expected = theirs((255 * normalised).astype("float32"))
+    received = ours(images)
+    np.testing.assert_allclose(received, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.std(expected, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected", "blocks"),
+    [
+        ("b0", 5_288_548, 16),
+        pytest.param("b7", 66_347_960, 55, marks=pytest.mark.slow),
+        pytest.param("l0", 140_764_664, 63, marks=pytest.mark.slow),
+        pytest.param("l1", 272_630_564, 63, marks=pytest.mark.slow),
+        pytest.param("l2", 480_309_308, 88, marks=pytest.mark.slow),
+    ],
+)
+def test_published_sizes(variant, expected, blocks):
+    assert num_blocks(variant) == blocks
+    assert parameters(build(variant, num_classes=1000)) == expected
+
+
+def test_blocks_survive_as_the_formula_says():
+    """Block i of L with 1 - 0.2 i / L, where the skip is an identity."""
+    model = build("b0", survival_probability=0.8)
+    survival = {
+        layer.name.removesuffix("_drop"): layer.survival_probability
+        for layer in model.layers
+        if isinstance(layer, StochasticDepth)
+    }
+    repeats = zip("1234567", (1, 2, 2, 3, 3, 4, 1), strict=True)
+    order = [stage + letter for stage, count in repeats for letter in "abcd"[:count]]
+    first = [name for name in order if name.endswith("a")]
+    assert set(survival) == {f"block{name}" for name in set(order) - set(first)}
+    for index, name in enumerate(order):
+        if name not in first:
+            assert survival[f"block{name}"] == pytest.approx(1 - 0.2 * index / 16)
+
+
+def test_the_last_block_of_b7_survives_with_what_the_paper_gives():
+    assert survival_probabilities(0.8, num_blocks("b7"))[-1] == pytest.approx(0.8036, abs=1e-4)
+
+
+@pytest.mark.parametrize(("small", "sides"), [("", [8, 4, 2, 2, 1]), ("_small", [16, 16, 8, 8, 4])])
+def test_the_variant_for_small_images_keeps_the_size_in_two_stages(small, sides):
+    model = build(f"b0{small}")
+    assert model.name == f"efficientnet_b0{small}"
+    for stage, side in zip("23456", sides, strict=True):
+        assert model.get_layer(f"block{stage}a_project_conv").output.shape[1] == side
+    assert parameters(model) == parameters(build("b0"))
+
+
+def test_every_variant_has_the_paper_s_resolutions_and_dropout():
+    assert [one.train_size for one in VARIANTS.values()] == [
+        *(224, 240, 260, 300, 380, 456, 528, 600, 672),
+        *(380, 380, 475),
+    ]
+    assert [VARIANTS[name].test_size for name in ("b7", "l0", "l2")] == [600, 600, 800]
+    assert [VARIANTS[name].dropout_rate for name in ("b0", "b3", "b5", "b6")] == [
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+    ]
