@@ -8,8 +8,6 @@ from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
 from nsk.training.rematerialization import Rematerialized
 
-PARTS = ("image", "target", "weight")
-
 
 class ReplicaStep:
     """A step on a replica's share of the global batch.
@@ -50,30 +48,35 @@ class ReplicaStep:
         denominator = replica.all_reduce("SUM", weight)
         step_key = noise.fold_in(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
-        positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
+        share = Share(number, self._num_replicas)
+        positions = share.positions(recipe.batch_sizes.values())
+        parts = recipe.accumulation_steps
+        sizes = [size // parts for size in share.sizes(recipe.batch_sizes.values())]
+
+        def rows(of_streams, part):
+            """A part of the replica's rows, of all streams."""
+            streams_and_sizes = zip(of_streams, sizes, strict=True)
+            return tf.concat(
+                [one[part * size : (part + 1) * size] for one, size in streams_and_sizes], axis=0
+            )
+
         loss = gradients = None
-        for part in range(recipe.accumulation_steps):
-            of_part = [self._rows(one, part) for one in positions]
+        for part in range(parts):
             # Streams are distributed one by one and concatenated here: each replica gets its share
             # of both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
             # together.
             images, targets, weights = (
-                tf.concat([self._rows(stream[name], part) for stream in streams], axis=0)
-                for name in PARTS
+                rows([stream[name] for stream in streams], part)
+                for name in ("image", "target", "weight")
             )
             with tf.control_dependencies(gradients or []):  # Else parts would run side by side.
                 images = tf.identity(images)
-            with noise.scope(step_key, tf.concat(of_part, axis=0), recipe.global_batch_size):
+            with noise.scope(step_key, rows(positions, part), recipe.global_batch_size):
                 made = self._gradients(images, targets, weights, denominator)
             loss, gradients = _added((loss, gradients), made) if part else made
         norm = self._update(replica.all_reduce("SUM", gradients))
         # Every replica knows the whole norm, and of the loss its part.
         return tf.stack([loss, tf.cast(norm, tf.float32) / self._num_replicas])
-
-    def _rows(self, share, part):
-        """A part of a replica's rows."""
-        size = share.shape[0] // self._recipe.accumulation_steps
-        return share[part * size : (part + 1) * size]
 
     def _gradients(self, images, targets, weights, denominator):
         """The loss of some rows of the global batch, and its gradients."""
