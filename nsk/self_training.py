@@ -110,7 +110,7 @@ def score(config):
         The scores' `Stage`; None where shards are left to other processes.
     """
     stages = Stages(config)
-    images, chain = start_of(config, stages)
+    images, chain = start_of(config, stages, config.run.generation)
     scores = stages.score(len(chain), chain[-1].model, images)
     if scores is None:
         shards, worker = len(shard_set(images, "unlabeled").names), config.run.shard_index
@@ -137,13 +137,13 @@ def select(config):
 
 def finished_scores(config, stages):
     """(images, scores for `--generation`), `Stage`s that are finished already."""
-    images, chain = start_of(config, stages)
+    images, chain = start_of(config, stages, config.run.generation)
     return images, stages.score(len(chain), chain[-1].model, images)
 
 
-def start_of(config, stages):
-    """Images, and the chain up to the teacher of `--generation`."""
+def start_of(config, stages, length):
+    """Images, and the first `length` generations of the chain."""
     images, chain = start(config, stages)
-    while len(chain) < config.run.generation:
+    while len(chain) < length:
         chain.append(teach(config, stages, images, chain))
     return images, chain
