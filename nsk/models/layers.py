@@ -249,9 +249,10 @@ class Builder:
 
         The dense layer begins as Glorot's uniform one, or by the `initializer` that is given.
         """
-        # Means and logits are float32 under mixed precision, too.
-        features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
-        features = Dropout(dropout_rate, dtype="float32", name="dropout")(features)
+        # Means and logits are float32 under mixed precision, too, as the weights are.
+        dtype = keras.config.dtype_policy().variable_dtype
+        features = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pool")(features)
+        features = Dropout(dropout_rate, dtype=dtype, name="dropout")(features)
         initializer = initializer or keras.initializers.GlorotUniform(
             noise.python_seed(self.seed, "logits")
         )
