@@ -7,7 +7,7 @@ import re
 import keras
 
 from nsk.errors import UserError
-from nsk.models import convnet, efficientnet, resnet, wide_resnet
+from nsk.models import convnet, efficientnet, kerascv, resnet, wide_resnet
 from nsk.models.layers import Builder
 
 # What weights and layers compute in: Keras' names of the precisions.
@@ -88,6 +88,13 @@ FAMILIES = (
         stride=8,
         accepts=lambda variant: variant in efficientnet.VARIANTS,
     ),
+    Family(
+        "kerascv:(.+)",
+        (),  # Building one takes seconds.
+        kerascv.build_kerascv,
+        stride=32,
+        accepts=kerascv.parse,
+    ),
 )
 
 
@@ -95,7 +102,8 @@ def model_names():
     """The usual names that `build_model` knows.
 
     Besides these there are `resnetN` with any N = 6n + 2, `wrnN_K` with any N = 6n + 4 and any K,
-    and `_small` behind the name of any EfficientNet.
+    and `_small` behind the name of any EfficientNet, and `kerascv:NAME` with any name that
+    `kerascv.parse` knows.
     """
     return tuple(name for family in FAMILIES for name in family.names)
 
@@ -174,8 +182,8 @@ def _find(name):
                 return family, groups
     raise UserError(
         f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
-        "another N = 6n + 2, wrnN_K with another N = 6n + 4, or an EfficientNet with _small behind "
-        "its name."
+        "another N = 6n + 2, wrnN_K with another N = 6n + 4, an EfficientNet with _small behind "
+        "its name, or kerascv:NAME with a backbone of KerasCV."
     )
 
 
