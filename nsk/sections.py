@@ -148,7 +148,7 @@ class ModelConfig(Section):
     models: PerGeneration = setting(
         ("resnet20", "resnet26"),
         "Network names: the teacher's, then each generation's student; with --teacher the "
-        "students' alone.",
+        "students' alone. kerascv:NAME is a backbone of KerasCV.",
         of=str,
     )
     image_size: PerGeneration = setting(

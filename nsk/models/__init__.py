@@ -129,7 +129,7 @@ def build_model(
         dropout_rate: float in [0, 1), dropout before the classifier.
         survival_probability: float in (0, 1], where the line of stochastic depth ends, see
             `layers.survival_probabilities`; 1: off. Networks without an identity skip over a block
-            (ConvNets, ResNet6, ResNet9) have none.
+            (ConvNets, ResNet6, ResNet9) have none; for those of KerasCV see `build_kerascv`.
         batch_norm_momentum: float in [0, 1), momentum of BatchNorm's moving statistics.
         precision: float32 | bf16: what layers compute in. Weights, pixels, noise and logits are
             float32 in both.

@@ -100,9 +100,10 @@ def build_kerascv(
     name, data = parse(name)
     divisor, least_size = BACKBONES[name].divisor, BACKBONES[name].least_size
     if image_size % divisor or image_size < least_size:
+        at_least = f", {least_size} or more" if least_size else ""
         raise UserError(
-            f"--image_size={image_size} does not fit kerascv:{name}: give a multiple of {divisor}, "
-            f"{least_size} or more."
+            f"--image_size={image_size} does not fit kerascv:{name}: give a multiple of "
+            f"{divisor}{at_least}."
         )
     pixels, rescaled = builder.image_input(image_size, scale=1 / 255, offset=0.0)
     backbone = _in_fresh_names(_make_backbone, name, data, image_size)

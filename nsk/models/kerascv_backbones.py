@@ -101,14 +101,14 @@ class Backbone:
         arguments: dict, of the constructor, beside those of the input.
         presets: dict, KerasCV's presets with weights by the data that these were trained on.
         divisor: int, what the side of an image must be a multiple of.
-        least_size: int, the least side of an image in pixels.
+        least_size: int, pixels: the least side of an image, where it is more than all need.
     """
 
     class_name: str
     arguments: dict
     presets: dict = dataclasses.field(default_factory=dict)
     divisor: int = 1
-    least_size: int = 32
+    least_size: int = 0
 
 
 def _efficientnet_v1(scale):

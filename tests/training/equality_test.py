@@ -72,3 +72,12 @@ def test_a_residual_network_trains_the_same_everywhere(tmp_path, precision, rate
     for name in KINDS:
         assert_equal(outcomes[name, 0], outcomes[name, 1], tolerance=0.0)
         assert_equal(outcomes["one", 0], outcomes[name, 0], **tolerances)
+
+
+@pytest.mark.slow
+def test_a_network_of_kerascv_trains_the_same_on_two_devices(tmp_path):
+    outcomes = [
+        train(tmp_path, name, "noisy_kerascv", "float64", steps=5) for name in ("one", "mirrored")
+    ]
+    # Float32 is left in the pooling, and goes through more layers than above.
+    assert_equal(*outcomes, 1e-7, **MEASURED)

@@ -17,7 +17,7 @@ from nsk.data.streams import ResidentStream
 from nsk.errors import UserError
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor
-from nsk.models import layers
+from nsk.models import kerascv, layers
 from nsk.share import WHOLE
 from nsk.training import losses
 from nsk.training import strategy as strategies
@@ -86,6 +86,24 @@ def noisy_resnet(synchronized):
         synchronized=synchronized,
         seed=1,
     )
+    return with_plain_classifier(model)
+
+
+def noisy_kerascv(synchronized):
+    """One of KerasCV's networks, for images that are smaller than it is made for."""
+    builder = layers.Builder(seed=1, synchronized=synchronized)
+    model = kerascv.build_kerascv(
+        builder,
+        "efficientnetv2_b0",
+        num_classes=10,
+        image_size=8,
+        dropout_rate=0.3,
+        survival_probability=0.5,
+    )
+    return with_plain_classifier(model)
+
+
+def with_plain_classifier(model):
     initializer = keras.initializers.GlorotUniform(seed=2)
     classifier = keras.layers.Dense(10, kernel_initializer=initializer, name="logits")
     return keras.Model(model.input, classifier(model.get_layer("dropout").output))
