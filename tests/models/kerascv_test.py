@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import re
+import math
 import subprocess
 import sys
 
@@ -392,6 +392,15 @@ COUNTED_BY_KERAS = {
     "densenet121": "DenseNet121",
     "densenet169": "DenseNet169",
     "densenet201": "DenseNet201",
+    **{f"efficientnetv1_b{n}": f"EfficientNetB{n}" for n in range(8)},
+}
+# Trainable ones with 1,000 classes, as of the networks that Google published.
+EFFICIENTNETS_LITE = {
+    "efficientnetlite_b0": 4_652_008,
+    "efficientnetlite_b1": 5_416_680,
+    "efficientnetlite_b2": 6_092_072,
+    "efficientnetlite_b3": 8_197_096,
+    "efficientnetlite_b4": 13_006_568,
 }
 
 
@@ -400,14 +409,15 @@ def published_parameters(name, model):
     import keras_cv
 
     if name in COUNTED_BY_KERAS:
-        of_keras = getattr(keras.applications, COUNTED_BY_KERAS[name])
-        return of_keras(include_top=False, weights=None, input_shape=(64, 64, 3)).count_params()
+        build = getattr(keras.applications, COUNTED_BY_KERAS[name])
+        of_keras = build(include_top=False, weights=None, input_shape=(64, 64, 3))
+        layers = [x for x in of_keras.layers if not isinstance(x, keras.layers.Normalization)]
+        return sum(layer.count_params() for layer in layers)
+    if name in EFFICIENTNETS_LITE:
+        moving = sum(math.prod(variable.shape) for variable in model.non_trainable_variables)
+        return EFFICIENTNETS_LITE[name] - 1000 * (1280 + 1) + moving
     presets = getattr(keras_cv.models, BACKBONES[name].class_name).presets
     published = presets.get(name, presets.get(f"{name}_backbone"))["metadata"]["params"]
-    if name.startswith(("efficientnetv1", "efficientnetlite")):
-        # They count a convolution that expands by 1, and its BatchNorm, in each block of stage 1.
-        widths = [x.input.shape[-1] for x in model.layers if re.match("block1._dwconv$", x.name)]
-        return published - sum(width * width + 4 * width for width in widths)
     if name.startswith("mit"):  # They count a head of ten classes.
         return published - model.get_layer("logits").count_params()
     return published
