@@ -5,7 +5,7 @@ from absl import logging
 
 from nsk import model_files, models, train_stage
 from nsk.errors import UserError
-from nsk.models import blocks
+from nsk.models import blocks, weights
 from nsk.training import strategy as strategies
 
 
@@ -34,14 +34,43 @@ def check_chain(stages, images):
         _check_budget(generation, settings["train"], sum(sizes))
         _check_noise(settings)
         model = train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
-        if settings.get("init_from") == "teacher" and _shapes(model) != _shapes(teacher):
-            raise UserError(
-                f"--init_from=teacher: student {generation} is a {settings['architecture']}, "
-                "which cannot take the weights of its teacher: name the same network twice in "
-                "--models, or give scratch."
-            )
+        _check_initial(config, generation, model, teacher)
         _check_finetuning(stages.finetune_settings(generation, images), model)
         teacher = model
+
+
+def _check_initial(config, generation, model, teacher):
+    """UserError where a network cannot take the weights that it is to begin with.
+
+    Args:
+        model: the network; it takes those of a file.
+        teacher: a network like its teacher; None for a chain's first network.
+    """
+    begins = config.init_from(generation)
+    if begins == "teacher" and generation == 1 and config.run.teacher:
+        begins = config.teacher_path
+    if begins == "scratch":
+        return
+    if begins == "teacher":
+        if _shapes(model) != _shapes(teacher):
+            raise UserError(
+                f"--init_from=teacher: student {generation} is a {model.name}, which cannot take "
+                "the weights of its teacher: name the same network twice in --models, or give "
+                "scratch."
+            )
+        return
+    given = weights.read(begins)
+    num_tensors = sum(map(len, given.layers.values()))
+    fresh_head = weights.assign(model, given)
+    logging.info(
+        "Generation %d begins with %s: %d tensors, %d of them moving averages; %d others ignored%s",
+        generation,
+        begins,
+        num_tensors,
+        given.averaged,
+        given.ignored,
+        f"; fresh classifier for {model.output_shape[-1]} classes." if fresh_head else ".",
+    )
 
 
 def _check_first_scores(config, images):
@@ -126,5 +155,9 @@ def _checked_teacher(stages, images):
 
 
 def _shapes(model):
-    """Shapes of all of a model's weights, in order."""
-    return [tuple(variable.shape) for variable in model.variables]
+    """Shapes of all of a model's weights, by layer and name."""
+    return {
+        (layer, name): tuple(variable.shape)
+        for layer, variables in weights.variables_of(model).items()
+        for name, variable in variables.items()
+    }

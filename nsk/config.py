@@ -38,6 +38,7 @@ class Config:
     pseudo: PseudoConfig
 
     def __post_init__(self):
+        self._check_init_from()
         self._check_ratio()
         self._check_workdir()
         self._check_views()
@@ -88,6 +89,18 @@ class Config:
                     f"--workdir={self.run.workdir} lies in --{flag}={getattr(self.data, flag)}: "
                     "give a folder outside of the images."
                 )
+
+    def _check_init_from(self):
+        """The first network of a chain has no teacher, unless one is adopted."""
+        given = self.model.init_from
+        if not all(given):
+            raise UserError("--init_from names nothing: give scratch, teacher or a path.")
+        if given[0] == "teacher" and not self.run.teacher:
+            instead = ",".join(("scratch", *(given[1:] or given)))
+            raise UserError(
+                f"--init_from={','.join(given)}: the first network of the chain has no teacher to "
+                f"begin with: write --init_from={instead}, or give a --teacher."
+            )
 
     def _check_first_scores(self):
         """Scores of records say nothing of dev, and only records have them."""
@@ -169,6 +182,18 @@ class Config:
     def model_name(self, generation):
         """Name of the network of a generation; 0 is the teacher."""
         return self.model.models[generation - (1 if self.run.teacher else 0)]
+
+    def init_from(self, generation):
+        """Where a generation's weights begin: `scratch`, `teacher` or a `Path`, `~` expanded."""
+        given = self.model.init_from.at(generation)
+        return given if given in ("scratch", "teacher") else Path(os.path.expanduser(given))
+
+    @property
+    def init_paths(self):
+        """The files, prefixes or folders that weights are taken from, each once, in order."""
+        trained = range(1 if self.run.teacher else 0, self.num_students + 1)
+        begins = dict.fromkeys(map(self.init_from, trained))
+        return [one for one in begins if isinstance(one, Path)]
 
     @property
     def workdir(self):

@@ -46,7 +46,7 @@ def warn_of_a_loss(chain):
         logging.warning(
             "Student %d gets %.1f %% of dev right, its teacher %.1f %%: raise its budget, lower "
             "--labeled_batch_size or its noise, or let it begin with the teacher's weights "
-            "(--init_from=teacher).",
+            "(--init_from=scratch,teacher).",
             len(chain) - 1,
             100 * student.mean(),
             100 * teacher.mean(),

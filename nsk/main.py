@@ -94,6 +94,11 @@ def prepare(config):
     given_workdir()
     if config.run.teacher and not os.path.isfile(config.teacher_path):
         raise UserError(f"--teacher={config.run.teacher} is not there: give the path of a model.")
+    for path in config.init_paths:
+        if not (os.path.exists(path) or os.path.exists(f"{path}.index")):
+            raise UserError(
+                f"--init_from={path} is not there: give scratch, teacher or the path of weights."
+            )
     if config.pseudo.engine == "beam" and importlib.util.find_spec("apache_beam") is None:
         raise UserError(
             "--engine=beam: Apache Beam is not installed: pip install -c constraints.txt -r "
@@ -109,12 +114,15 @@ def prepare(config):
         import tensorflow as tf
 
         from nsk import models
+        from nsk.models import weights
 
         tf.config.list_physical_devices()
     # Each stage has functions of its own, which TensorFlow takes for retracing and warns of.
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     for name in config.model.models:  # Now, and not when a network's turn to train has come.
         models.check_name(name)
+    for path in config.init_paths:
+        weights.files_of(path)
 
 
 def main(argv):

@@ -1,8 +1,6 @@
 """Models in files: loaded safely, and made ready to predict."""
 
 import os
-import zipfile
-from pathlib import PurePosixPath
 
 import keras
 import tensorflow as tf
@@ -14,8 +12,7 @@ from nsk import (
 from nsk.data import pipeline
 from nsk.errors import UserError
 from nsk.evaluation.predict import Predictor
-
-MOST_EXPANSION = 10  # Keras does not compress, and weights could hardly be compressed.
+from nsk.models import weights
 
 
 def class_names_of(path):
@@ -42,7 +39,7 @@ def load_model(path):
             f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
         )
     try:
-        _check_archive(path)
+        weights.check_archive(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises nearly anything on what it was not made for.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
@@ -56,19 +53,6 @@ def load_model(path):
             "size, size, 3) and logits (None, classes)."
         )
     return model
-
-
-def _check_archive(path):
-    """ValueError where a `.keras` file would be unpacked beside its place, or to endless bytes."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    for entry in entries:
-        place = PurePosixPath(entry.filename.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts:
-            raise ValueError(f"its entry {entry.filename!r} leads out of it")
-    unpacked, most = sum(entry.file_size for entry in entries), MOST_EXPANSION * path.stat().st_size
-    if unpacked > most:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes, expected {most:,} at most")
 
 
 def load_predictor(path, batch_size, strategy, views):

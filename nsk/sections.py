@@ -172,11 +172,10 @@ class ModelConfig(Section):
     )
     init_from: PerGeneration = setting(
         ("scratch",),
-        "Where a student's weights begin: scratch | teacher, which must be the same network "
-        "(a warm start, for small budgets).",
-        choices=("scratch", "teacher"),
+        "Where weights begin: scratch | teacher, which must be the same network (a warm start of "
+        "students, for small budgets) | the path of a .keras or .h5 file of the same network, or "
+        "of an official TensorFlow 1 checkpoint.",
         of=str,
-        first=1,
     )
     batch_norm_momentum: float = setting(
         0.9, "Momentum of BatchNorm's moving statistics.", minimum=0.0, maximum=0.9999

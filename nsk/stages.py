@@ -19,6 +19,7 @@ from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation import suite
 from nsk.evaluation.predict import collect
+from nsk.models import weights
 from nsk.pseudo import score, select_stage, write
 from nsk.pseudo.engine import LOCAL
 from nsk.training import cluster
@@ -144,15 +145,17 @@ class Stages:
         pseudo = shard_set(pseudo_labels, write.SHARDS) if learns_pseudo_labels else None
         labeled_copies = select_stage.read_labeled_copies(pseudo_labels.path) if generation else {}
         settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
-        warm = settings.get("init_from") == "teacher"
         inputs = {"images": images}
         if learns_pseudo_labels or labeled_copies:
             inputs["pseudo_labels"] = pseudo_labels
-        if warm:
+        begins, initial = self.config.init_from(generation), None
+        if begins == "teacher":
+            initial = teacher.path / MODEL
             inputs["teacher"] = teacher
-        return self._train(
-            settings, labeled, dev, pseudo, labeled_copies, teacher if warm else None, inputs
-        )
+        elif begins != "scratch":
+            initial = begins
+            settings["init_from"] = {"sha256": weights.sha256(begins)}
+        return self._train(settings, labeled, dev, pseudo, labeled_copies, initial, inputs)
 
     def finetune(self, generation, images, trained):
         """A trained model, fine-tuned at the resolution of the test; itself where that is off."""
@@ -162,10 +165,10 @@ class Stages:
         labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
         settings = train_stage.resolve_cache(settings, labeled, dev, None)
         inputs = {"images": images, "trained": trained}
-        return self._train(settings, labeled, dev, None, {}, trained, inputs)
+        return self._train(settings, labeled, dev, None, {}, trained.path / MODEL, inputs)
 
     def _train(self, settings, labeled, dev, pseudo, labeled_copies, initial, inputs):
-        """A stage of training; `initial` is that of a model it starts from, or None."""
+        """A stage of training; `initial` is the path of the weights it starts from, or None."""
 
         def build(folder):
             job = train_stage.Job(
@@ -174,7 +177,7 @@ class Stages:
                 dev=dev,
                 pseudo=pseudo,
                 labeled_copies=labeled_copies,
-                initial=model_files.load_model(initial.path / MODEL) if initial else None,
+                initial=weights.read(initial) if initial else None,
                 summary_folder=self._summary_folder(folder),
                 checkpoint_folder=folder.with_suffix(CHECKPOINTS),
                 checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
@@ -215,9 +218,8 @@ class Stages:
             "train": config.train.at(generation),
         }
         del settings["model"]["models"], settings["model"]["image_size"]
-        init_from = settings["model"].pop("init_from")
+        settings["init_from"] = settings["model"].pop("init_from")
         if generation:
-            settings["init_from"] = init_from
             pseudo = config.pseudo.at(generation)
             targets = ("pseudo_label", "smooth_epsilon", "temperature")
             settings["targets"] = {name: pseudo[name] for name in targets}

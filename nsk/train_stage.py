@@ -18,6 +18,7 @@ from nsk.data.streams import ResidentStream, ShardStream
 from nsk.evaluation import metrics
 from nsk.evaluation.predict import Predictor, collect
 from nsk.files import UNFINISHED
+from nsk.models import weights
 from nsk.training import losses, schedules
 from nsk.training import strategy as strategies
 from nsk.training.recipe import Recipe
@@ -57,7 +58,7 @@ class Job:
         pseudo: the student's `ShardSet` of pseudo-labels; None for a teacher.
         labeled_copies: dict from the id of a labelled image to its copies in an epoch; {}: one
             each.
-        initial: a model of the same network whose weights training starts from; None: fresh ones.
+        initial: `nsk.models.weights.Weights` that training starts from; None: fresh ones.
         summary_folder: where TensorBoard's events go.
         checkpoint_folder: where checkpoints are kept while the stage trains.
         checkpoint_seconds: float, from one checkpoint to the next one.
@@ -399,7 +400,8 @@ def build_model(settings, num_classes, synchronized, initial=None):
         settings: the stage's settings.
         num_classes: int.
         synchronized: whether BatchNorm takes its statistics over all replicas.
-        initial: a model whose weights it takes, BatchNorm's statistics included; None: fresh ones.
+        initial: `nsk.models.weights.Weights` that it takes, BatchNorm's statistics included; None:
+            fresh ones.
     """
     model = models.build_model(
         settings["architecture"],
@@ -410,7 +412,7 @@ def build_model(settings, num_classes, synchronized, initial=None):
         **settings["model"],
     )
     if initial is not None:
-        model.set_weights(initial.get_weights())
+        weights.assign(model, initial)
     return model
 
 

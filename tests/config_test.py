@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,36 @@ def test_lists_that_only_students_have_begin_with_the_first_student():
     for field in config.settings():
         if field.metadata["first"] == 1:
             assert "first student first" in field.metadata["help"]
+
+
+def test_where_weights_begin():
+    made = make(models=["resnet20"] * 4, init_from=["~/a.keras", "scratch", "teacher"])
+    home = Path("~/a.keras").expanduser()
+    assert [made.init_from(generation) for generation in range(4)] == [
+        home,
+        "scratch",
+        "teacher",
+        "teacher",
+    ]
+    assert made.init_paths == [home]
+    made = make(teacher="old.keras", init_from=["teacher", "b.h5", "c.h5", "b.h5", "d.h5"])
+    assert made.init_paths == [Path("b.h5"), Path("c.h5")]  # Of the two students.
+    assert make(teacher="old.keras", init_from=["teacher"]).init_from(1) == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        (["teacher"], "scratch,teacher"),
+        (["teacher", "scratch"], "scratch,scratch"),
+        (["teacher", "teacher", "a.h5"], "scratch,teacher,a.h5"),
+    ],
+)
+def test_the_first_network_has_no_teacher_to_begin_with(given, instead):
+    with pytest.raises(UserError, match=f"write --init_from={instead}, or give a --teacher"):
+        make(models=["resnet20"] * 3, init_from=given)
+    with pytest.raises(UserError, match="--init_from names nothing"):
+        make(init_from=["scratch", ""])
 
 
 def test_mirror_images_are_labelled_only_by_networks_that_learn_from_them():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from nsk import self_training
+from nsk import models, self_training
 from nsk.config import Config
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
@@ -48,7 +48,10 @@ def make_config(workdir, **values):
             {"train_steps": ["0"], "train_images": ["500", "127"], "labeled_batch_size": ["32"]},
             "--train_images=127 of generation 1 is less than its batch of 128 images",
         ),
-        ({"init_from": ["teacher"]}, "student 1 is a resnet9, which cannot take the weights"),
+        (
+            {"init_from": ["scratch", "teacher"]},
+            "student 1 is a resnet9, which cannot take the weights",
+        ),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_told_before_the_teacher_is(tmp_path, values, message):
@@ -60,7 +63,9 @@ def test_a_student_that_cannot_be_trained_is_told_before_the_teacher_is(tmp_path
 def test_a_student_begins_with_its_teachers_weights_or_with_its_own(tmp_path):
     """At a learning rate of 0 the weights stay what they began with."""
     values = {"models": ["convnet5"] * 3, "learning_rate": ["0.1", "0"], "min_confidence": ["0"]}
-    config = make_config(tmp_path, **values, init_from=["teacher", "scratch"], chance_p_value=1.0)
+    config = make_config(
+        tmp_path, **values, init_from=["scratch", "teacher", "scratch"], chance_p_value=1.0
+    )
     self_training.run(config)
     kernels = []
     for kind in ("gen0/teacher", "gen1/student", "gen2/student"):
@@ -70,6 +75,72 @@ def test_a_student_begins_with_its_teachers_weights_or_with_its_own(tmp_path):
     for ours, theirs in zip(warm, teacher, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert np.any(fresh[0] != teacher[0])
+
+
+def weights_of(folder, kind):
+    """Weights of each model of a kind, `gen0/teacher`, in a workdir."""
+    paths = folder.glob(f"{kind}-*/model.keras")
+    return [keras.models.load_model(path, compile=False).get_weights() for path in paths]
+
+
+def test_a_chain_begins_with_weights_that_exist(tmp_path, monkeypatch, caplog):
+    """At a learning rate of 0 they stay; the stage goes by what the file holds, not by its name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = models.build_model("convnet5", num_classes=10, image_size=16, seed=5)
+    model.save(tmp_path / "first.keras")
+
+    def run(path):
+        values = {"models": ["convnet5"], "learning_rate": ["0"], "init_from": [path]}
+        return self_training.run(make_config(tmp_path / "run", **values))
+
+    with caplog.at_level("INFO"):
+        run("~/first.keras")
+    told = f"Generation 0 begins with {tmp_path}/first.keras: 22 tensors, 0 of them moving averages"
+    assert f"{told}; 0 others ignored." in caplog.text
+    (received,) = weights_of(tmp_path / "run", "gen0/teacher")
+    trained = [number for number, one in enumerate(model.weights) if one.trainable]
+    for number in trained:
+        np.testing.assert_array_equal(received[number], model.get_weights()[number])
+    (tmp_path / "first.keras").rename(tmp_path / "second.keras")
+    summary = run(str(tmp_path / "second.keras"))
+    assert len(weights_of(tmp_path / "run", "gen0/teacher")) == 1
+    model.set_weights([one + 1 for one in model.get_weights()])
+    model.save(tmp_path / "second.keras")
+    assert run(str(tmp_path / "second.keras"))["generations"][0] != summary["generations"][0]
+    assert len(weights_of(tmp_path / "run", "gen0/teacher")) == 2
+    (manifest, _) = tmp_path.glob("run/gen0/teacher-*/stage.json")
+    assert list(json.loads(manifest.read_text())["settings"]["init_from"]) == ["sha256"]
+
+
+def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
+    """All of them but the classifier's."""
+    model = models.build_model("convnet5", num_classes=3, image_size=8, seed=5)
+    model.save_weights(tmp_path / "first.weights.h5")
+    values = {"models": ["convnet5"] * 2, "learning_rate": ["0.1", "0"]}
+    values |= {"min_confidence": ["0"], "chance_p_value": 1.0}
+    begins = ["scratch", str(tmp_path / "first.weights.h5")]
+    with caplog.at_level("INFO"):
+        self_training.run(make_config(tmp_path / "run", **values, init_from=begins))
+    assert "Generation 1 begins with" in caplog.text
+    assert "; fresh classifier for 10 classes." in caplog.text
+    (received,) = weights_of(tmp_path / "run", "gen1/student")
+    paths = [one.path for one in model.weights]
+    for path, ours, theirs in zip(paths, received, model.get_weights(), strict=True):
+        if path.startswith("logits"):
+            assert ours.shape[-1] == 10
+        elif "moving" not in path:
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_is_trained(tmp_path):
+    models.build_model("convnet5", num_classes=10, image_size=8).save(tmp_path / "first.keras")
+    begins = ["scratch", str(tmp_path / "first.keras")]
+    with pytest.raises(UserError, match=r"first\.keras do not fit resnet9: .* more layers"):
+        self_training.run(make_config(tmp_path / "run", init_from=begins))
+    (tmp_path / "first.keras").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"first\.keras cannot be read"):
+        self_training.run(make_config(tmp_path / "run", init_from=begins))
+    assert not (tmp_path / "run" / "gen0").exists()
 
 
 def test_a_teacher_may_label_the_mean_of_an_image_and_its_mirror_image(tmp_path):
@@ -165,7 +236,7 @@ def test_an_adopted_teacher_of_another_network_gives_no_weights(tmp_path):
     teacher_with(tmp_path / "teacher.keras")
     teacher = {"teacher": str(tmp_path / "teacher.keras"), "models": ["convnet5"]}
     self_training.plan(make_config(tmp_path / "run", **teacher))
-    with pytest.raises(UserError, match="student 1 is a convnet5, which cannot take"):
+    with pytest.raises(UserError, match="do not fit convnet5: layer1_conv is missing"):
         self_training.plan(make_config(tmp_path / "run", **teacher, init_from=["teacher"]))
 
 
