@@ -114,15 +114,17 @@ def prepare(config):
         import tensorflow as tf
 
         from nsk import models
-        from nsk.models import weights
 
         tf.config.list_physical_devices()
     # Each stage has functions of its own, which TensorFlow takes for retracing and warns of.
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     for name in config.model.models:  # Now, and not when a network's turn to train has come.
         models.check_name(name)
-    for path in config.init_paths:
-        weights.files_of(path)
+    if config.init_paths:
+        from nsk.models import weights
+
+        for path in config.init_paths:
+            weights.files_of(path)
 
 
 def main(argv):

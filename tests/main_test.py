@@ -130,7 +130,6 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         ([*SETTINGS, "--workdir=runs/x", "--teacher=/not/there.keras"], ["/not/there.keras"]),
         ([*SETTINGS, "--workdir=runs/x", "--init_from=/not/there.h5"], ["/not/there.h5 is not"]),
         ([*SETTINGS, "--workdir=runs/x", "--init_from=~/" + 300 * "x"], ["xxx is not there"]),
-        ([*SETTINGS, "--workdir=runs/x", f"--init_from={__file__}"], ["no weights that are und"]),
         ([*SETTINGS, "--workdir=runs/x", "--init_from=teacher"], ["--init_from=scratch,teacher"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--shard_index=-1"], ["--shard_index=-1"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--num_shard_workers=0"], ["at least 1"]),

@@ -93,7 +93,7 @@ def test_a_chain_begins_with_weights_that_exist(tmp_path, monkeypatch, caplog):
         values = {"models": ["convnet5"], "learning_rate": ["0"], "init_from": [path]}
         return self_training.run(make_config(tmp_path / "run", **values))
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         run("~/first.keras")
     told = f"Generation 0 begins with {tmp_path}/first.keras: 22 tensors, 0 of them moving averages"
     assert f"{told}; 0 others ignored." in caplog.text
@@ -119,7 +119,7 @@ def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
     values = {"models": ["convnet5"] * 2, "learning_rate": ["0.1", "0"]}
     values |= {"min_confidence": ["0"], "chance_p_value": 1.0}
     begins = ["scratch", str(tmp_path / "first.weights.h5")]
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         self_training.run(make_config(tmp_path / "run", **values, init_from=begins))
     assert "Generation 1 begins with" in caplog.text
     assert "; fresh classifier for 10 classes." in caplog.text

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import logging
 
 from nsk.errors import UserError
 from nsk.models import build_model, efficientnet, tf1_checkpoint, weights
@@ -18,12 +17,6 @@ from nsk.models import build_model, efficientnet, tf1_checkpoint, weights
 # Keras 3.15 reads variables in a way that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CLASSES, SIDE = 5, 32
-
-
-@pytest.fixture(autouse=True)
-def absl_logs(caplog):
-    logging.use_absl_handler()
-    caplog.set_level("INFO")
 
 
 def pixels():
@@ -132,6 +125,7 @@ def test_weights_of_a_trained_model_come_without_the_optimizers(tmp_path):
     ],
 )
 def test_other_pixels_than_imagenets_are_told(mean, variance, told, tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["normalization_1/normalization_1/mean:0"] = mean
         file["normalization_1/normalization_1/variance:0"] = variance
