@@ -60,17 +60,15 @@ def _check_initial(config, generation, model, teacher):
             )
         return
     given = weights.read(begins)
-    num_tensors = sum(map(len, given.layers.values()))
     fresh_head = weights.assign(model, given)
-    logging.info(
-        "Generation %d begins with %s: %d tensors, %d of them moving averages; %d others ignored%s",
-        generation,
-        begins,
-        num_tensors,
-        given.averaged,
-        given.ignored,
-        f"; fresh classifier for {model.output_shape[-1]} classes." if fresh_head else ".",
-    )
+    told = [f"{sum(map(len, given.layers.values()))} tensors"]
+    if given.averaged:
+        told.append(f"{given.averaged} of them moving averages")
+    if given.ignored:
+        told.append(f"{given.ignored} others ignored")
+    if fresh_head:
+        told.append(f"fresh classifier for {model.output_shape[-1]} classes")
+    logging.info("Generation %d begins with %s: %s.", generation, begins, ", ".join(told))
 
 
 def _check_first_scores(config, images):

@@ -95,8 +95,7 @@ def test_a_chain_begins_with_weights_that_exist(tmp_path, monkeypatch, caplog):
 
     with caplog.at_level("INFO", logger="absl"):
         run("~/first.keras")
-    told = f"Generation 0 begins with {tmp_path}/first.keras: 22 tensors, 0 of them moving averages"
-    assert f"{told}; 0 others ignored." in caplog.text
+    assert f"Generation 0 begins with {tmp_path}/first.keras: 22 tensors." in caplog.text
     (received,) = weights_of(tmp_path / "run", "gen0/teacher")
     trained = [number for number, one in enumerate(model.weights) if one.trainable]
     for number in trained:
@@ -122,7 +121,7 @@ def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
     with caplog.at_level("INFO", logger="absl"):
         self_training.run(make_config(tmp_path / "run", **values, init_from=begins))
     assert "Generation 1 begins with" in caplog.text
-    assert "; fresh classifier for 10 classes." in caplog.text
+    assert ": 22 tensors, fresh classifier for 10 classes." in caplog.text
     (received,) = weights_of(tmp_path / "run", "gen1/student")
     paths = [one.path for one in model.weights]
     for path, ours, theirs in zip(paths, received, model.get_weights(), strict=True):
