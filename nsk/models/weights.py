@@ -303,7 +303,9 @@ def variables_of(model):
     layers = {}
     for variable in model.weights:
         layer, _, name = variable.path.rpartition("/")
-        layers.setdefault(layer, {})[name] = variable
+        if name in layers.setdefault(layer, {}):
+            raise ValueError(f"Two variables of {model.name} are called {variable.path}.")
+        layers[layer][name] = variable
     return layers
 
 
