@@ -25,7 +25,7 @@ def test_a_flagfile_makes_a_configuration(path):
     )
     assert done.returncode == 0, done.stderr
     students, unused = done.stdout.strip().split(maxsplit=1)
-    assert int(students) >= 1 and unused == "[]"
+    assert int(students) >= (0 if "fixres" in path.stem else 1) and unused == "[]"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "flags").rglob("*.flags")), ids=lambda p: p.stem)
