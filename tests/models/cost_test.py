@@ -1,0 +1,155 @@
+"""Multiply-adds against published numbers and by hand, activations by hand and against memory."""
+
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from nsk.models import build_model
+from nsk.models.cost import cost_of
+
+FLOAT = 4
+# Prints the peak memory of two training steps, KiB.
+TRAINS = """
+import resource, sys
+import numpy as np, tensorflow as tf
+from nsk import models, noise
+from nsk.training import strategy, trainer
+name, size, batch, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+def build(synchronized):
+    return models.build_model(name, num_classes=10, image_size=size, dropout_rate=0.2,
+                              survival_probability=0.8, precision=precision)
+recipe = trainer.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
+trains = trainer.Trainer(build, recipe, noise.key(0), strategy.make_strategy("one"))
+stream = {"image": tf.zeros((batch, size, size, 3), tf.uint8), "target": tf.ones((batch, 10)),
+          "weight": tf.ones(batch)}
+trains.call_steps(iter(tf.data.Dataset.from_tensors((stream,)).repeat()), 0, 2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def cost(name, image_size, num_classes=10, rematerialize=False, **arguments):
+    model = build_model(name, num_classes=num_classes, image_size=image_size, **arguments)
+    return cost_of(model, rematerialize)
+
+
+@pytest.mark.parametrize(
+    "name, image_size, num_classes, published",
+    [
+        ("efficientnet_b0", 224, 1000, 0.39e9),
+        ("efficientnet_b7", 600, 1000, 37e9),
+        ("imagenet_resnet18", 224, 1000, 1.8e9),
+        ("imagenet_resnet34", 224, 1000, 3.6e9),
+        ("wrn28_10", 32, 10, 5.2e9),
+    ],
+)
+def test_published_multiply_adds(name, image_size, num_classes, published):
+    counted = cost(name, image_size, num_classes).multiply_adds
+    assert counted == pytest.approx(published, rel=0.025)
+
+
+def test_multiply_adds_by_hand():
+    images = keras.Input((9, 9, 4))
+    features = keras.layers.Conv2D(6, 3, strides=2, groups=2, padding="same")(images)
+    features = keras.layers.DepthwiseConv2D((2, 3))(features)
+    features = keras.layers.BatchNormalization()(features)
+    model = keras.Model(images, keras.layers.Dense(7)(features))
+    convolved, depthwise = 5 * 5 * 6 * (3 * 3 * 2), 4 * 3 * 6 * (2 * 3)
+    assert cost_of(model).multiply_adds == convolved + depthwise + 4 * 3 * 6 * 7
+
+
+def test_activations_by_hand():
+    maps = [(4, 32), (4, 32), (2, 64), (1, 128)]
+    sizes = [side * side * filters for side, filters in maps]
+    padded = [10 * 10 * 3, 6 * 6 * 32, 4 * 4 * 64]
+    # A convolution with strides needs its padded input; that with none needs the ReLU's output,
+    # which the ReLU needs itself. BatchNorm needs the convolution's output.
+    needed = sum(padded) + 2 * sum(sizes)
+    needed += 2 * 128  # Dropout's mask, and what the dense layer multiplies.
+    assert cost("convnet5", 8).activation_bytes == needed * FLOAT
+
+
+def test_mixed_precision_halves_what_is_not_batch_norms():
+    sizes = [4 * 4 * 32, 4 * 4 * 32, 2 * 2 * 64, 128]
+    padded = [10 * 10 * 3, 6 * 6 * 32, 4 * 4 * 64]
+    assert cost("convnet5", 8, precision="bf16").activation_bytes == (
+        2 * (sum(padded) + sum(sizes)) + FLOAT * (sum(sizes) + 2 * 128)
+    )
+
+
+def residual(names, activation="relu"):
+    """conv, then blocks of conv-relu-add, then a mean; the names are those of the blocks."""
+    images = keras.Input((8, 8, 3), name="pixels")
+    features = keras.layers.Conv2D(4, 3, padding="same", name="stem")(images)
+    for name in names:
+        branch = keras.layers.Conv2D(4, 3, padding="same", name=f"{name}_conv")(features)
+        branch = keras.layers.Activation(activation, name=f"{name}_activation")(branch)
+        features = keras.layers.Add(name=f"{name}_add")([branch, features])
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D(name="pool")(features))
+
+
+def test_rematerialized_blocks_keep_what_comes_in_and_the_largest_inside():
+    images, features = 8 * 8 * 3 * FLOAT, 8 * 8 * 4 * FLOAT
+    model = residual(["block1", "stage1_block2", "block3a"])
+    # Of each block the input and the ReLU's output.
+    assert cost_of(model).activation_bytes == images + 3 * (features + features)
+    # The largest block's own input stands among those of all blocks and is made once.
+    rematerialized = cost_of(model, rematerialize=True).activation_bytes
+    assert rematerialized == images + 3 * features + features
+
+
+def test_a_network_without_blocks_keeps_the_same_when_it_is_rematerialized():
+    assert cost("convnet5", 8, rematerialize=True) == cost("convnet5", 8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnet6",
+        "resnet6",
+        "resnet9",
+        "resnet20",
+        "wrn10_1",
+        "imagenet_resnet18",
+        "efficientnet_b0",
+    ],
+)
+def test_every_layer_of_our_networks_is_known(name):
+    assert cost(name, 32).unknown == {}
+    assert (
+        0 < cost(name, 32, rematerialize=True).activation_bytes <= (cost(name, 32).activation_bytes)
+    )
+
+
+def test_unknown_layers_are_counted_as_nothing_and_named():
+    model = residual(["block1", "block2"], activation="gelu")
+    outputs = keras.layers.Lambda(lambda one: one + 1)(model.output)
+    counted = cost_of(keras.Model(model.input, outputs))
+    assert counted.unknown == {"Activation(gelu)": 2, "Lambda": 1}
+    images, features = 8 * 8 * 3 * FLOAT, 8 * 8 * 4 * FLOAT
+    assert counted.activation_bytes == images + 2 * features
+
+
+def test_images_of_any_size_are_refused():
+    images = keras.Input((None, None, 3))
+    with pytest.raises(ValueError, match=r"\(None, None, None, 3\).*one size"):
+        cost_of(keras.Model(images, keras.layers.Conv2D(4, 3)(images)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    "name, image_size, batches", [("efficientnet_b0", 128, (16, 48)), ("resnet20", 32, (128, 512))]
+)
+def test_activations_against_the_memory_of_training_steps(name, image_size, batches, precision):
+    peaks = []
+    for batch in batches:
+        arguments = (name, str(image_size), str(batch), precision)
+        done = subprocess.run(
+            [sys.executable, "-c", TRAINS, *arguments], capture_output=True, text=True, check=True
+        )
+        peaks.append(1024 * int(done.stdout))
+    measured = (peaks[1] - peaks[0]) / (batches[1] - batches[0])
+    estimated = cost(name, image_size, precision=precision).activation_bytes
+    assert estimated < measured < 1.25 * estimated
