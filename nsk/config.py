@@ -43,6 +43,7 @@ class Config:
         self._check_workdir()
         self._check_views()
         self._check_first_scores()
+        self._check_stated_images()
 
     def unused_values(self):
         """A line for each list that is longer than the chain: its last values are not used.
@@ -140,6 +141,27 @@ class Config:
                     f"pseudo-labelled image in a batch of student {generation}: raise one of them, "
                     "or give --ratio=0 to mean none."
                 )
+
+    def _check_stated_images(self):
+        """A plan without images must be told all that these would tell it."""
+        stated = self.run.plan_images
+        if not stated:
+            return
+        labeled, unlabeled, num_classes = self.run.stated_images
+        if labeled < 1 or num_classes < 2 or (self.num_students and unlabeled < 1):
+            raise UserError(
+                f"--plan_images={stated}: give at least 1 labelled image, 1 unlabelled one for "
+                "students and 2 classes."
+            )
+        if 0 in self.model.image_size:
+            raise UserError(
+                f"--plan_images={stated} does not tell how large images are: give --image_size."
+            )
+        if self.run.teacher:
+            raise UserError(
+                f"--plan_images={stated} with --teacher={self.run.teacher}, which is compared with "
+                "images that are there: leave one of them out."
+            )
 
     def check_generation(self):
         """UserError where `--generation` is beyond the chain."""

@@ -142,6 +142,11 @@ def main(argv):
     config = read_config()
     if command in ("score", "select"):
         config.check_generation()
+    if config.run.plan_images and command != "plan":
+        raise UserError(
+            f"--plan_images={config.run.plan_images} is for the command plan: leave it out of "
+            f"{command}."
+        )
     if config.run.num_shard_workers > 1 and command != "score":
         raise UserError(
             f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "

@@ -1,14 +1,27 @@
-"""What a run would do, without training: images, steps and epochs of every stage, and disk."""
+"""What a run would do, without training: images, steps, cost and memory of stages, and disk."""
 
+import functools
 import sys
 
 from nsk import models, train_stage
 from nsk.data import ingest
+from nsk.models import blocks
+from nsk.models.cost import cost_of
 from nsk.report.table import columns
+from nsk.training import rematerialization
 
 FLOAT_BYTES = 4
 # Of a score's id, key, label and confidence, about; log-probabilities come on top.
 SCORE_BYTES = 64
+MEBIBYTE = 2**20
+
+WORK_HEADER = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
+COST_HEADER = ("gen", "role", "pixels", "multiply-adds", "activations", "images per class")
+COST_LEGEND = (
+    "multiply-adds: of a training image, forward and backward. activations: what a replica keeps",
+    "of a step's images, or of a part of them, for the backward pass; weights, gradients and work",
+    "space come on top.",
+)
 
 
 def plan(stages, images):
@@ -16,74 +29,126 @@ def plan(stages, images):
 
     Args:
         stages: `nsk.stages.Stages`.
-        images: the ingest `Stage`. The images are ingested, since a plan counts them.
+        images: the ingest `Stage`, or the `ingest.StatedImages` that stand for it.
 
     Returns:
-        dict: `images`, `stages` (a dict each) and `disk_bytes`.
+        dict: `images`, `stages` (a dict each) and `disk_bytes`, without the images where they are
+        only stated.
     """
-    counts = images.counts
-    rows = [_describe(stages, images, g) for g in range(stages.config.num_students + 1)]
+    generations = range(stages.config.num_students + 1)
+    rows = [row for number in generations for row in _rows(stages, images, number)]
     disk = _disk_bytes(stages.config.pseudo, images, rows)
-    header = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
-    table = [header, *(_as_text(row) for row in rows)]
-    sys.stdout.write(
-        "\n".join(
-            (
-                *ingest.describe(counts),
-                *columns(table, left=3),
-                f"Image size: {stages.image_size(0, images)}. "
-                f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
-                f"{disk / 2**20:,.0f} MiB in {stages.workdir}. Nothing was trained.",
-                "",
-            )
-        )
-    )
-    return {"images": counts["images"], "stages": rows, "disk_bytes": disk}
+    lines = [
+        *_images(images),
+        *columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
+        "",
+        *columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
+        *COST_LEGEND,
+        *_not_counted(rows),
+        f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
+        f"{disk / MEBIBYTE:,.0f} MiB in {stages.workdir}"
+        f"{' beside images and pseudo-label shards' if images.path is None else ''}. "
+        "Nothing was trained.",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return {"images": images.counts["images"], "stages": rows, "disk_bytes": disk}
 
 
-def _describe(stages, images, generation):
-    """One training stage; pseudo-label epochs are as if all unlabelled images were kept once."""
-    config, counts = stages.config, images.counts
-    if generation == 0 and config.run.teacher:
-        return {"index": 0, "role": "teacher", "model": f"adopted from {config.run.teacher}"}
-    settings = stages.training_settings(generation, images)
-    train = settings["train"]
-    sizes = train_stage.stream_batch_sizes(train, with_pseudo=generation > 0)
+def _images(images):
+    if images.path:
+        return ingest.describe(images.counts)
+    labeled, unlabeled = (images.counts["images"][split] for split in ("labeled", "unlabeled"))
+    return [
+        f"Images, as --plan_images says: {labeled:,} labeled, {unlabeled:,} unlabeled; "
+        f"{images.counts['num_classes']:,} classes. None was read."
+    ]
+
+
+def _rows(stages, images, generation):
+    """A generation's stages of training: a dict each."""
+    if generation == 0 and stages.config.run.teacher:
+        adopted = f"adopted from {stages.config.run.teacher}"
+        return [{"index": 0, "role": "teacher", "model": adopted}]
+    role = "student" if generation else "teacher"
+    rows = [_row(stages, images, role, stages.training_settings(generation, images))]
+    finetuning = stages.finetune_settings(generation, images)
+    if finetuning:
+        rows.append(_row(stages, images, "finetune", finetuning))
+    return [{"index": generation, **row} for row in rows]
+
+
+def _row(stages, images, role, settings):
+    """One stage of training."""
+    counts, train, pseudo = images.counts, settings["train"], stages.config.pseudo
+    sizes = train_stage.stream_batch_sizes(train, with_pseudo=role == "student")
     steps = train_stage.num_training_steps(train, counts["images"]["labeled"], sum(sizes))
-    labeled, pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
-    if config.pseudo.policy == "paper" and config.pseudo.images_per_class:
-        pseudo = config.pseudo.images_per_class * counts["num_classes"]
-    if generation == 0:
-        epochs = {"labelled": steps * sizes[0] / labeled}
-    elif len(sizes) == 1:
-        epochs = {"labelled and pseudo-labelled": steps * sizes[0] / (labeled + pseudo)}
-    else:
-        epochs = {"labelled": steps * sizes[0] / labeled, "pseudo": steps * sizes[1] / pseudo}
-    model = models.build_model(
+    parameters, cost = _network(
         settings["architecture"],
+        settings.get("frozen_blocks", 0),
+        train["rematerialize"],
         num_classes=counts["num_classes"],
         image_size=settings["image_size"],
         **settings["model"],
     )
+    parts = stages.strategy.num_replicas_in_sync * train["accumulation_steps"]
     return {
-        "index": generation,
-        "role": "student" if generation else "teacher",
+        "role": role,
         "model": settings["architecture"],
-        "parameters": train_stage.trainable_parameters(model),
+        "parameters": parameters,
         "steps": steps,
         "batch_sizes": list(sizes),
         "images_seen": steps * sum(sizes),
-        "epochs": {name: round(value, 2) for name, value in epochs.items()},
+        "epochs": _epochs(pseudo, counts, role, steps, sizes),
+        "image_size": settings["image_size"],
+        "multiply_adds": cost.training,
+        "activation_bytes": cost.activation_bytes * sum(sizes) // parts,
+        "unknown_layers": cost.unknown,
+        "images_per_class": _images_per_class(pseudo) if role == "student" else None,
     }
 
 
-def _as_text(row):
+@functools.cache
+def _network(name, frozen_blocks, rematerialize, **settings):
+    """(parameters, `Cost`) of a network, which may take seconds to build."""
+    model = models.build_model(name, **settings)
+    parameters = train_stage.trainable_parameters(model)
+    for layer in blocks.shallow_layers(model, frozen_blocks):
+        layer.trainable = False
+    segments = rematerialization.segments(model) if rematerialize else ()
+    return parameters, cost_of(model, segments)
+
+
+def _epochs(pseudo, counts, role, steps, sizes):
+    """Epochs over each stream, rounded; as if all unlabelled images were kept, each once, where the
+    settings do not say how many will be."""
+    num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
+    if pseudo.policy == "paper" and pseudo.images_per_class:
+        num_pseudo = pseudo.images_per_class * counts["num_classes"]
+    if role != "student":
+        images = {"labelled": num_labeled}
+    elif len(sizes) == 1:
+        images = {"labelled and pseudo-labelled": num_labeled + num_pseudo}
+    else:
+        images = {"labelled": num_labeled, "pseudo": num_pseudo}
+    return {
+        name: round(steps * size / number, 2)
+        for (name, number), size in zip(images.items(), sizes, strict=True)
+    }
+
+
+def _images_per_class(pseudo):
+    """Images of each class that a selection makes or at least asks for; None: any number."""
+    if pseudo.policy == "paper":
+        return pseudo.images_per_class or "mean"
+    return pseudo.gap_floor if pseudo.policy == "gap" else None
+
+
+def _work_cells(row):
+    start = (str(row["index"]), row["role"], row["model"])
     if "steps" not in row:
-        return (str(row["index"]), row["role"], row["model"], "-", "-", "-", "-", "-")
+        return start + ("-",) * (len(WORK_HEADER) - len(start))
     return (
-        str(row["index"]),
-        row["role"],
-        row["model"],
+        *start,
         f"{row['parameters']:,}",
         f"{row['steps']:,}",
         " + ".join(map(str, row["batch_sizes"])),
@@ -95,17 +160,39 @@ def _as_text(row):
     )
 
 
+def _cost_cells(row):
+    start = (str(row["index"]), row["role"])
+    if "steps" not in row:
+        return start + ("-",) * (len(COST_HEADER) - len(start))
+    per_class = row["images_per_class"]
+    return (
+        *start,
+        str(row["image_size"]),
+        f"{row['multiply_adds'] / 1e9:,.3f} G",
+        f"{row['activation_bytes'] / MEBIBYTE:,.0f} MiB",
+        f"{per_class:,}" if isinstance(per_class, int) else per_class or "-",
+    )
+
+
+def _not_counted(rows):
+    """A line for each network that has layers whose cost is not known."""
+    unknown = {row["model"]: row["unknown_layers"] for row in rows if row.get("unknown_layers")}
+    return [
+        f"Not counted of {model}, so that it costs more: "
+        + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        for model, kinds in unknown.items()
+    ]
+
+
 def _disk_bytes(pseudo, images, rows):
-    """Upper estimate of all that the run leaves, the ingested images included."""
+    """Upper estimate of all that the run leaves, with its images where they are there."""
     counts = images.counts
     # A class that is repeated up to a size stands so often in the shards, in one shard once.
     per_class = {"paper": pseudo.images_per_class, "gap": pseudo.gap_floor, "none": 0}
     rows_in_epoch = per_class[pseudo.policy] * counts["num_classes"]
     repeated = rows_in_epoch / max(1, counts["images"]["unlabeled"])
-    ingested = sum(file.stat().st_size for file in images.path.rglob("*") if file.is_file())
-    unlabeled = sum(
-        file.stat().st_size for file in (images.path / "unlabeled").iterdir() if file.is_file()
-    )
+    ingested = _bytes_below(images.path)
+    unlabeled = _bytes_below(images.path and images.path / "unlabeled")
     num_stored = pseudo.stored_classes(counts["num_classes"])
     # float16, and int32 of which class each is where not all are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
@@ -115,9 +202,17 @@ def _disk_bytes(pseudo, images, rows):
     # two numbers of the optimizer for each, and their average.
     total += max(row.get("parameters", 0) for row in rows) * FLOAT_BYTES * 3 * 4
     for row in rows:
-        total += predicted * (SCORE_BYTES + 2 * counts["num_classes"])
         total += row.get("parameters", 0) * FLOAT_BYTES * 3  # Model, export and SavedModel.
-        if row["index"]:
+        if row["role"] != "finetune":
+            total += predicted * (SCORE_BYTES + 2 * counts["num_classes"])
+        if row["role"] == "student":
             total += counts["images"]["unlabeled"] * 2 * (SCORE_BYTES + log_probabilities)
             total += unlabeled * max(1, repeated)
     return total
+
+
+def _bytes_below(folder):
+    """Bytes of all files in a folder; 0 where there is none."""
+    if folder is None:
+        return 0
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -9,6 +9,7 @@ student's); where the list is shorter than the chain, its last value goes on. So
 # ruff: noqa: RUF009 -- `setting` makes a dataclass field, it is no mutable default.
 
 import dataclasses
+import re
 
 from nsk.errors import UserError
 from nsk.settings import PerGeneration, Section, setting
@@ -643,6 +644,11 @@ class RunConfig(Section):
         "where writing them would take more than 1 % of the time, 0 included.",
         minimum=0.0,
     )
+    plan_images: str = setting(
+        "",
+        "LABELED,UNLABELED,CLASSES: the command plan counts with so many images and classes, and "
+        "reads none, as 1281167,130000000,1000.",
+    )
     generation: int = setting(
         1,
         "What the commands score and select work on: 1 is what the teacher makes for the first "
@@ -656,8 +662,20 @@ class RunConfig(Section):
         1, "So many processes score at the same time, each a share of the shards.", minimum=1
     )
 
+    @property
+    def stated_images(self):
+        """`plan_images` as (labelled images, unlabelled images, classes), ints."""
+        return tuple(int(one) for one in self.plan_images.split(","))
+
     def __post_init__(self):
         super().__post_init__()
+        if self.plan_images and not re.fullmatch(
+            "[0-9]+,[0-9]+,[0-9]+", self.plan_images, re.ASCII
+        ):
+            raise UserError(
+                f"--plan_images={self.plan_images!r}: expected three whole numbers, of labelled "
+                "images, unlabelled images and classes, as 1281167,130000000,1000."
+            )
         if self.teacher and not self.teacher.endswith(".keras"):
             raise UserError(
                 f"--teacher={self.teacher} is not the name of a .keras file: give the "

@@ -97,9 +97,9 @@ def teach(config, stages, images, chain):
 
 
 def plan(config):
-    """Prints what `run` would do; only the images are ingested."""
+    """Prints what `run` would do; the images are ingested at most."""
     stages = Stages(config)
-    images = stages.ingest()
+    images = stages.state_images() if config.run.plan_images else stages.ingest()
     return plan_module.plan(stages, images) if stages.workers.is_chief else None
 
 

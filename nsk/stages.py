@@ -120,6 +120,12 @@ class Stages:
         checks.check_chain(self, images)
         return images
 
+    def state_images(self):
+        """The numbers of `--plan_images` in the place of images; `ingest.StatedImages`."""
+        images = ingest.state_images(*self.config.run.stated_images)
+        checks.check_chain(self, images)
+        return images
+
     def adopt_teacher(self, images):
         """An earlier model as generation 0."""
         path = self.config.teacher_path

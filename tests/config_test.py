@@ -225,3 +225,30 @@ def test_split_seed_is_the_seed_unless_it_is_given():
 def test_configuration_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().run.seed = 1
+
+
+@pytest.mark.parametrize("text", ["9", "9,9", "9,9,9,9", "9,9,nine", "9,9,-9", "1e3,9,9", "9, 9,9"])
+def test_stated_images_that_are_no_three_numbers_are_refused(text):
+    with pytest.raises(UserError, match=r"--plan_images=.* expected three whole numbers"):
+        make(plan_images=text, image_size=["32"])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"plan_images": "0,9,9"}, "at least 1 labelled"),
+        ({"plan_images": "9,0,9"}, "1 unlabelled one for students"),
+        ({"plan_images": "9,9,1"}, "2 classes"),
+        ({"plan_images": "9,9,9", "image_size": ["0"]}, "give --image_size"),
+        ({"plan_images": "9,9,9", "teacher": "t.keras"}, "--teacher=t.keras"),
+    ],
+)
+def test_stated_images_that_no_plan_could_be_made_of_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(**{"image_size": ["32"], **settings})
+
+
+def test_stated_images():
+    made = make(plan_images="1281167,130000000,1000", image_size=["224"])
+    assert made.run.stated_images == (1_281_167, 130_000_000, 1000)
+    assert make(plan_images="9,0,9", image_size=["32"], models=["resnet20"]).num_students == 0

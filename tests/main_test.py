@@ -241,6 +241,7 @@ def test_score_and_select_do_a_part_of_a_run(tmp_path, fake_tensorflow):
         (["run", "--num_shard_workers=2"], ["--num_shard_workers=2", "command score", "run"]),
         (["plan", "--num_shard_workers=2"], ["--num_shard_workers=2", "leave it out of plan"]),
         (["select", "--num_shard_workers=2"], ["--num_shard_workers=2", "leave it out of select"]),
+        (["run", "--image_size=32", "--plan_images=9,9,9"], ["--plan_images=9,9,9", "out of run"]),
     ],
 )
 def test_settings_that_do_not_fit_the_command_are_told_in_one_line(

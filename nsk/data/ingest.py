@@ -6,6 +6,7 @@ digests. Then the splits are decided (`nsk.data.splits`) and written.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -32,6 +33,25 @@ CORRUPT_NAMED = 100
 # Labelled images stand in many shards, though they be few, so that a stream over them and many
 # others can spread them over an epoch.
 LABELED_SHARDS, LABELED_IN_SHARD = 16, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class StatedImages:
+    """Numbers in the place of ingested images, for a plan of what is not there.
+
+    Attributes:
+        counts: what `ingest` returns, as far as a plan needs it.
+        path: None, since there is no folder.
+    """
+
+    counts: dict
+    path: None = None
+
+
+def state_images(labeled, unlabeled, num_classes):
+    """`StatedImages` of so many images and classes; those of dev and test are not stated."""
+    images = {"labeled": labeled, "unlabeled": unlabeled, "dev": 0, "test": 0}
+    return StatedImages({"num_classes": num_classes, "images": images, "taught": unlabeled})
 
 
 def ingest(config, seed, folder):

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import itertools
 import math
-import re
 
 import keras
 
@@ -42,8 +41,6 @@ ACTIVATION_NEEDS = {
     "softmax": OUTPUTS,
     "tanh": OUTPUTS,
 }
-# What the names of a block's layers begin with: block2a_, block1_ or stage1_block2_.
-BLOCK = re.compile(r"(stage[0-9]+_)?block[0-9]+[a-z]?_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +48,25 @@ class Cost:
     """What one image costs.
 
     Attributes:
-        multiply_adds: int, those of a forward pass.
+        forward: int, multiply-adds of a forward pass.
+        training: int, multiply-adds of a forward and a backward pass.
         activation_bytes: int, what a training step keeps of the forward pass for the backward one.
         unknown: dict from kinds of layers of which nothing is known, and nothing counted, to how
             many the network has.
     """
 
-    multiply_adds: int
+    forward: int
+    training: int
     activation_bytes: int
     unknown: dict
 
 
-def cost_of(model, rematerialize=False):
-    """Counts what a training image costs, layer by layer.
+def cost_of(model, segments=()):
+    """Counts what an image costs, layer by layer.
 
     Multiply-adds are counted as the EfficientNet paper counts what it calls FLOPs: those of
-    convolutions and dense layers, padding included, and no others.
+    convolutions and dense layers, padding included, and no others. A layer's backward pass costs
+    two forward passes, for the gradients of its inputs and of its kernel.
 
     Activations are the tensors that gradients need, each once, however many layers need it:
 
@@ -75,16 +75,18 @@ def cost_of(model, rematerialize=False):
     - outputs of max pooling and of all other activations, and the mask of dropout;
     - nothing of sums, means, padding, rescaling and stochastic depth.
 
-    With `rematerialize` they are what comes into each block, what layers outside of blocks need and
-    what those of the largest block need.
+    Frozen layers (`trainable` is False), which stand before all others, have no backward pass.
+    Where `segments` are computed again, one more forward pass is counted, and of activations what
+    comes into each segment and what the layers of the largest one need.
 
-    Gradients of activations and work space of kernels come on top. On a CPU the peak memory of
+    Gradients of activations and the work space of kernels come on top. On a CPU the peak memory of
     training steps grew by more than this for each image of the batch: by 5% for EfficientNet-B0 at
     128 pixels, 4% in bfloat16; by 7% and 15% for WRN-28-2, 12% and 15% for ResNet-20.
 
     Args:
         model: a built functional `keras.Model` for images of one size.
-        rematerialize: bool, whether blocks are computed once more in the backward pass.
+        segments: the model as a list of models, one after another, each of which the backward pass
+            computes again from its input (`rematerialization.segments`); empty: nothing is.
 
     Returns:
         A `Cost`.
@@ -94,15 +96,22 @@ def cost_of(model, rematerialize=False):
     """
     if None in model.input.shape[1:]:
         raise ValueError(f"The model takes {model.input.shape}: expected images of one size.")
-    unknown = collections.Counter(_kind(layer) for layer in model.layers if _needs(layer) is None)
+    unknown = collections.Counter(_kind(one) for one in model.layers if _needs(one) is None)
+    forward = sum(map(_multiply_adds, model.layers))
+    backward = sum(map(_multiply_adds, _trained(model)))
+    kept = _kept_between(segments) if segments else sum(_kept(_trained(model)).values())
+    passes = 3 if segments else 2
+    return Cost(forward, forward + passes * backward, kept, dict(unknown))
+
+
+def _trained(model):
+    """The layers that have a backward pass and are known."""
     known = [layer for layer in model.layers if _needs(layer) is not None]
-    multiply_adds = sum(map(_multiply_adds, known))
-    kept = _kept_between_blocks(known) if rematerialize else sum(_kept(known).values())
-    return Cost(multiply_adds, kept, dict(unknown))
+    return [one for one in known if one.trainable and not isinstance(one, keras.layers.InputLayer)]
 
 
 def _multiply_adds(layer):
-    if not isinstance(layer, WITH_KERNEL):
+    if type(layer) not in WITH_KERNEL:
         return 0
     return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
 
@@ -121,7 +130,7 @@ def _needs(layer):
     of_activation = ACTIVATION_NEEDS.get(activation.__name__)
     if of_activation is None:
         return None
-    if isinstance(layer, WITH_KERNEL) and of_activation == INPUTS:
+    if type(layer) in WITH_KERNEL and of_activation == INPUTS:
         of_activation = INSIDE  # What goes into the function is not what goes into the layer.
     return needs | of_activation
 
@@ -131,23 +140,18 @@ def _kept(layers):
     return dict(pair for layer in layers for pair in _tensors(layer))
 
 
-def _kept_between_blocks(layers):
-    """Bytes of the same where blocks, one at a time, are made anew from what comes into them."""
-    blocks = collections.defaultdict(list)
-    for layer in layers:
-        block = BLOCK.match(layer.name)
-        blocks[block and block[0]].append(layer)
-    kept = _kept(blocks.pop(None))
-    for block in blocks.values():
-        made = {id(layer.output) for layer in block}
-        for tensor in itertools.chain(*map(_inputs, block)):
+def _kept_between(segments):
+    """Bytes of what comes into the segments, and of what the largest one needs beside that."""
+    entering, largest = {}, 0
+    for segment in segments:
+        layers = _trained(segment)
+        made = {id(layer.output) for layer in layers}
+        for tensor in itertools.chain(*map(_inputs, layers)):
             if id(tensor) not in made:
-                kept[id(tensor), tensor.dtype] = _bytes(tensor, tensor.dtype)
-    inside = [
-        sum(size for key, size in _kept(block).items() if key not in kept)
-        for block in blocks.values()
-    ]
-    return sum(kept.values()) + max(inside, default=0)
+                entering[id(tensor), tensor.dtype] = _bytes(tensor, tensor.dtype)
+        inside = sum(size for key, size in _kept(layers).items() if key not in entering)
+        largest = max(largest, inside)
+    return sum(entering.values()) + largest
 
 
 def _tensors(layer):

@@ -6,8 +6,9 @@ import sys
 import keras
 import pytest
 
-from nsk.models import build_model
+from nsk.models import blocks, build_model
 from nsk.models.cost import cost_of
+from nsk.training.rematerialization import segments
 
 FLOAT = 4
 # Prints the peak memory of two training steps, KiB.
@@ -15,13 +16,13 @@ TRAINS = """
 import resource, sys
 import numpy as np, tensorflow as tf
 from nsk import models, noise
-from nsk.training import strategy, trainer
+from nsk.training import recipe, strategy, trainer
 name, size, batch, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 def build(synchronized):
     return models.build_model(name, num_classes=10, image_size=size, dropout_rate=0.2,
                               survival_probability=0.8, precision=precision)
-recipe = trainer.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
-trains = trainer.Trainer(build, recipe, noise.key(0), strategy.make_strategy("one"))
+numbers = recipe.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
+trains = trainer.Trainer(build, numbers, noise.key(0), strategy.make_strategy("one"))
 stream = {"image": tf.zeros((batch, size, size, 3), tf.uint8), "target": tf.ones((batch, 10)),
           "weight": tf.ones(batch)}
 trains.call_steps(iter(tf.data.Dataset.from_tensors((stream,)).repeat()), 0, 2)
@@ -31,7 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def cost(name, image_size, num_classes=10, rematerialize=False, **arguments):
     model = build_model(name, num_classes=num_classes, image_size=image_size, **arguments)
-    return cost_of(model, rematerialize)
+    return cost_of(model, segments(model) if rematerialize else ())
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def cost(name, image_size, num_classes=10, rematerialize=False, **arguments):
     ],
 )
 def test_published_multiply_adds(name, image_size, num_classes, published):
-    counted = cost(name, image_size, num_classes).multiply_adds
+    counted = cost(name, image_size, num_classes).forward
     assert counted == pytest.approx(published, rel=0.025)
 
 
@@ -56,7 +57,7 @@ def test_multiply_adds_by_hand():
     features = keras.layers.BatchNormalization()(features)
     model = keras.Model(images, keras.layers.Dense(7)(features))
     convolved, depthwise = 5 * 5 * 6 * (3 * 3 * 2), 4 * 3 * 6 * (2 * 3)
-    assert cost_of(model).multiply_adds == convolved + depthwise + 4 * 3 * 6 * 7
+    assert cost_of(model).forward == convolved + depthwise + 4 * 3 * 6 * 7
 
 
 def test_activations_by_hand():
@@ -78,29 +79,46 @@ def test_mixed_precision_halves_what_is_not_batch_norms():
     )
 
 
-def residual(names, activation="relu"):
-    """conv, then blocks of conv-relu-add, then a mean; the names are those of the blocks."""
+def residual(activation="relu"):
+    """conv, three blocks of conv-relu-add, mean."""
     images = keras.Input((8, 8, 3), name="pixels")
     features = keras.layers.Conv2D(4, 3, padding="same", name="stem")(images)
-    for name in names:
+    for name in ("block1", "stage1_block2", "block3a"):
         branch = keras.layers.Conv2D(4, 3, padding="same", name=f"{name}_conv")(features)
         branch = keras.layers.Activation(activation, name=f"{name}_activation")(branch)
         features = keras.layers.Add(name=f"{name}_add")([branch, features])
     return keras.Model(images, keras.layers.GlobalAveragePooling2D(name="pool")(features))
 
 
-def test_rematerialized_blocks_keep_what_comes_in_and_the_largest_inside():
-    images, features = 8 * 8 * 3 * FLOAT, 8 * 8 * 4 * FLOAT
-    model = residual(["block1", "stage1_block2", "block3a"])
+IMAGE, FEATURES = 8 * 8 * 3 * FLOAT, 8 * 8 * 4 * FLOAT
+STEM, BLOCK = 8 * 8 * 4 * (9 * 3), 8 * 8 * 4 * (9 * 4)
+
+
+def test_a_training_image_costs_three_forward_passes():
+    counted = cost_of(residual())
+    assert counted.forward == STEM + 3 * BLOCK and counted.training == 3 * counted.forward
     # Of each block the input and the ReLU's output.
-    assert cost_of(model).activation_bytes == images + 3 * (features + features)
-    # The largest block's own input stands among those of all blocks and is made once.
-    rematerialized = cost_of(model, rematerialize=True).activation_bytes
-    assert rematerialized == images + 3 * features + features
+    assert counted.activation_bytes == IMAGE + 3 * (FEATURES + FEATURES)
 
 
-def test_a_network_without_blocks_keeps_the_same_when_it_is_rematerialized():
-    assert cost("convnet5", 8, rematerialize=True) == cost("convnet5", 8)
+def test_rematerialized_blocks_keep_what_comes_in_and_the_largest_its_inside():
+    model = residual()
+    counted = cost_of(model, segments(model))
+    assert counted.forward == STEM + 3 * BLOCK and counted.training == 4 * counted.forward
+    # Stem, three blocks and the mean; inside of a block is the ReLU's output.
+    assert counted.activation_bytes == IMAGE + 4 * FEATURES + FEATURES
+
+
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_frozen_layers_have_no_backward_pass(rematerialize):
+    model = residual()
+    for layer in blocks.shallow_layers(model, 2):
+        layer.trainable = False
+    counted = cost_of(model, segments(model) if rematerialize else ())
+    assert counted.forward == STEM + 3 * BLOCK
+    assert counted.training == STEM + 3 * BLOCK + (3 if rematerialize else 2) * BLOCK
+    # The last block's input, the ReLU's output, and what comes into the mean if it is made again.
+    assert counted.activation_bytes == (3 if rematerialize else 2) * FEATURES
 
 
 @pytest.mark.parametrize(
@@ -117,18 +135,17 @@ def test_a_network_without_blocks_keeps_the_same_when_it_is_rematerialized():
 )
 def test_every_layer_of_our_networks_is_known(name):
     assert cost(name, 32).unknown == {}
-    assert (
-        0 < cost(name, 32, rematerialize=True).activation_bytes <= (cost(name, 32).activation_bytes)
-    )
+    rematerialized = cost(name, 32, rematerialize=True)
+    assert rematerialized.unknown == {}
+    assert 0 < rematerialized.activation_bytes < cost(name, 32).activation_bytes
 
 
 def test_unknown_layers_are_counted_as_nothing_and_named():
-    model = residual(["block1", "block2"], activation="gelu")
+    model = residual(activation="gelu")
     outputs = keras.layers.Lambda(lambda one: one + 1)(model.output)
     counted = cost_of(keras.Model(model.input, outputs))
-    assert counted.unknown == {"Activation(gelu)": 2, "Lambda": 1}
-    images, features = 8 * 8 * 3 * FLOAT, 8 * 8 * 4 * FLOAT
-    assert counted.activation_bytes == images + 2 * features
+    assert counted.unknown == {"Activation(gelu)": 3, "Lambda": 1}
+    assert counted.activation_bytes == IMAGE + 3 * FEATURES
 
 
 def test_images_of_any_size_are_refused():
