@@ -63,6 +63,11 @@ class DataConfig(Section):
     test_split: str = setting(
         "test", "The TFDS split of --dataset that test images are taken from."
     )
+    unlabeled_split: str = setting(
+        "",
+        "The TFDS split of --unlabeled_dataset that unlabelled images are taken from; empty: what "
+        "is called unlabeled, else train.",
+    )
     first_label: int = setting(
         0,
         "Label of the first class in tfrecord: sources (ImageNet's official records: 1).",

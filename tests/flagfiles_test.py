@@ -1,5 +1,6 @@
-"""Every flagfile is understood, opens with its command, and uses no value in vain."""
+"""Every flagfile is understood, opens with its command, uses no value in vain and has a plan."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FLAGFILES = sorted((ROOT / "flags").rglob("*.flags"))
+# What others begin with, and no recipe by itself.
+BASES = [ROOT / "flags/imagenet.flags"]
+RECIPES = [path for path in FLAGFILES if path not in BASES]
+# Labelled images, unlabelled images and classes, of data sets that tests do not have.
+IMAGES = {
+    "cifar10": "5000,43000,10",
+    "cifar10_small": "5000,43000,10",
+    "quickstart": "50,1188,10",
+    "svhn": "69257,531131,10",
+}
+IMAGENET = "1271167,300000000,1000"
 PROGRAM = """
 import sys
 from absl import flags
@@ -18,7 +31,7 @@ print(config.num_students, config.unused_values())
 """
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flags").rglob("*.flags")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_flagfile_makes_a_configuration(path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, cwd=ROOT
@@ -28,9 +41,49 @@ def test_a_flagfile_makes_a_configuration(path):
     assert int(students) >= (0 if "fixres" in path.stem else 1) and unused == "[]"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flags").rglob("*.flags")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_a_flagfile_opens_with_its_command(path):
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     opening = "\n".join(comments[:12])
     assert "make quickstart" in opening or f"--flagfile=flags/{path.name}" in opening
     assert "@@" not in path.read_text()
+
+
+def test_bases_are_included_and_name_no_network():
+    for path in BASES:
+        assert "--models=" not in path.read_text()
+        including = f"--flagfile=flags/{path.name}\n"
+        assert any(including in recipe.read_text() for recipe in RECIPES)
+
+
+def plan(path, workdir):
+    """What the command plan prints for a recipe, of images that are not there."""
+    stated = IMAGES.get(path.stem, IMAGENET)
+    flags = [f"--flagfile={path}", f"--workdir={workdir}", f"--plan_images={stated}"]
+    if path.stem.startswith("cifar10"):  # Told by the images, where there are some.
+        flags.append("--image_size=32")
+    done = subprocess.run(
+        [sys.executable, "-m", "nsk.main", "plan", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TFDS_DATA_DIR": str(workdir)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "None was read" in done.stdout and "Not counted" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_has_a_plan(path, tmp_path):
+    plan(path, tmp_path)
+
+
+def test_the_plan_of_the_smallest_recipe_for_imagenet(tmp_path):
+    printed = plan(ROOT / "flags/imagenet_b0.flags", tmp_path)
+    teacher, student = (line for line in printed.splitlines() if "efficientnet_b0" in line)
+    # 700 epochs of 1,271,167 images in batches of 2,048; the student has as many others.
+    assert "5,288,548" in teacher and "434,481" in teacher and "2048 " in teacher
+    assert "2048 + 2048" in student and "labelled 700.0, pseudo ~6.8" in student
+    assert "130,000" in printed and "300,000,000 unlabeled" in printed

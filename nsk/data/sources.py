@@ -49,6 +49,7 @@ def open_source(
     test_split="test",
     max_image_bytes=DataConfig.max_image_bytes,
     first_label=0,
+    unlabeled_split="",
 ):
     """Opens a source by its name on the command line.
 
@@ -58,6 +59,7 @@ def open_source(
         test_split: the TFDS split to test on; the default one may be missing.
         max_image_bytes: of a file that is larger, one byte more is read and no further.
         first_label: the label of the first class in TFRecord files.
+        unlabeled_split: the TFDS split of unlabelled images; empty: what is called unlabeled.
 
     Raises:
         UserError: the source is missing or not laid out as it should be.
@@ -66,7 +68,7 @@ def open_source(
     if name == "digits":
         return DigitsSource()
     if kind == "tfds":
-        return TfdsSource(place, train_split, test_split)
+        return TfdsSource(place, train_split, test_split, unlabeled_split)
     if kind == "folder":
         return FolderSource(Path(os.path.expanduser(place)), max_image_bytes)
     if kind == "tfrecord":
@@ -83,14 +85,15 @@ def open_sources(config):
     Raises:
         UserError: as `open_source`.
     """
-    # The flags of splits are about --dataset: another source has splits of its own.
+    # Two flags of splits are about --dataset: another source has splits of its own.
     common = {"max_image_bytes": config.max_image_bytes, "first_label": config.first_label}
     opened = {
         "dataset": open_source(config.dataset, config.train_split, config.test_split, **common)
     }
-    for flag in ("test_dataset", "unlabeled_dataset"):
+    splits = {"test_dataset": {}, "unlabeled_dataset": {"unlabeled_split": config.unlabeled_split}}
+    for flag, of_flag in splits.items():
         if getattr(config, flag):
-            opened[flag] = open_source(getattr(config, flag), **common)
+            opened[flag] = open_source(getattr(config, flag), **common, **of_flag)
     return opened
 
 

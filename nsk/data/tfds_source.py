@@ -10,18 +10,22 @@ class TfdsSource:
     """A data set of TensorFlow Datasets; its images keep their bytes.
 
     It is looked for where TFDS looks (TFDS_DATA_DIR), and downloaded where it is not prepared
-    there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one.
+    there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one, unless another
+    one is named.
     """
 
     ids_tell_labels = False
 
-    def __init__(self, name, train_split, test_split):
+    def __init__(self, name, train_split, test_split, unlabeled_split=""):
         self.name = name
         self._builder = _prepared_builder(name)
         self._names = {"train": train_split, "test": test_split}
         present = set(self._builder.info.splits)
         for unlabeled in sorted(present & {"unlabeled", "unlabelled"}):
             self._names["unlabeled"] = unlabeled
+        if unlabeled_split:
+            self._names["unlabeled"] = unlabeled_split
+            self._check_split("unlabeled")
         for split in ("train", "test"):
             # Many data sets lack one of the two: the default name is then no mistake of the user's.
             if self._names[split] == split and split not in present:

@@ -292,6 +292,20 @@ def test_the_split_flags_are_about_the_dataset_alone(pictures):
     assert next(opened["test_dataset"].images("test")).label is not None
 
 
+def test_the_split_of_unlabelled_images_is_chosen(pictures):
+    config = DataConfig(
+        dataset="tfds:pictures", unlabeled_dataset="tfds:pictures", unlabeled_split="test[:2]"
+    )
+    opened = sources.open_sources(config)
+    assert [image.label for image in opened["dataset"].images("unlabeled")] == [None] * 3
+    # A split with labels may serve; what becomes of them is the ingest's business.
+    chosen = opened["unlabeled_dataset"]
+    assert chosen.content()["examples"]["unlabeled"] == 2
+    assert all(image.label is not None for image in chosen.images("unlabeled"))
+    with pytest.raises(UserError, match=r"--unlabeled_split='extr'.*train, test"):
+        sources.open_source("tfds:pictures", unlabeled_split="extr")
+
+
 def test_an_unknown_tfds_name_is_one_line():
     with pytest.raises(UserError, match="TFDS_DATA_DIR") as refusal:
         sources.open_source("tfds:no_such_data_set")
