@@ -1,0 +1,162 @@
+"""How fast our networks train beside the same networks elsewhere.
+
+    python -m tools.benchmark_models [--rounds=5] [--steps=5] [--parts=keras,pytorch]
+
+- keras: EfficientNet-B0 at 224 pixels against `keras.applications.EfficientNetB0`, both in our
+  compiled steps (`Trainer.run_steps`) with one optimizer, without noise in the model.
+- pytorch: ResNet-20 and WRN-28-2 at 32 pixels, batch 128, in our compiled steps against the same
+  networks in PyTorch on the CPU (channels-last, `torch.optim.SGD`), as many threads each. PyTorch
+  is needed for this part alone: `pip install torch`.
+
+A step is forward, backward and an update of SGD with momentum, on one batch that stays in memory.
+The two alternate, and each ratio is of neighbours; medians over the rounds. The last line is one
+JSON object; `ratio` above 1 means that ours is faster.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nsk import models, noise, train_stage
+from nsk.files import num_cores
+from nsk.training import strategy as strategies
+from nsk.training.recipe import Recipe
+from nsk.training.trainer import Trainer
+from tools.benchmark_training import alternate, summarize
+
+PARTS = ("keras", "pytorch")
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
+WARM_UP_STEPS = 2
+
+
+def make_batch(batch_size, image_size, num_classes):
+    """uint8 images (batch, side, side, 3) and int labels (batch,), at random."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch_size, image_size, image_size, 3), np.uint8)
+    return images, random.integers(0, num_classes, batch_size)
+
+
+def our_steps(build, images, labels, num_classes, steps):
+    """Function of nothing that returns images per second of a network in our compiled steps.
+
+    Args:
+        build: function of `synchronized` that returns a `keras.Model` from pixels to logits.
+        images, labels: as of `make_batch`.
+        num_classes: int.
+        steps: int, training steps in a turn.
+    """
+    batch_size = len(images)
+    recipe = Recipe(
+        learning_rates=np.full(1, LEARNING_RATE, np.float32),  # Which goes on.
+        batch_sizes={"labeled": batch_size},
+        momentum=MOMENTUM,
+    )
+    trainer = Trainer(build, recipe, noise.key(0, "benchmark"), strategies.make_strategy("one"))
+    stream = {
+        "image": tf.constant(images),
+        "target": tf.one_hot(labels, num_classes),
+        "weight": tf.ones(batch_size),
+    }
+    batches = iter(tf.data.Dataset.from_tensors((stream,)).repeat())
+
+    def timed():
+        trainer.call_steps(batches, 0, WARM_UP_STEPS)
+        started = time.perf_counter()
+        trainer.call_steps(batches, 0, steps)
+        return steps * batch_size / (time.perf_counter() - started)
+
+    return timed
+
+
+def keras_efficientnet(image_size, num_classes, synchronized=False):
+    """EfficientNet-B0 of `keras.applications`, from pixels to logits, without noise as ours is.
+
+    Of one device, where `synchronized` says nothing.
+    """
+    network = keras.applications.EfficientNetB0(
+        weights=None,
+        input_shape=(image_size, image_size, 3),
+        classes=num_classes,
+        classifier_activation=None,
+    )
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    return network
+
+
+def benchmark_keras(image_size, batch_size, rounds, steps):
+    """Ours against `keras.applications`; what `summarize` returns."""
+    num_classes = 1000
+    images, labels = make_batch(batch_size, image_size, num_classes)
+    sizes = {"num_classes": num_classes, "image_size": image_size}
+    networks = (
+        functools.partial(models.build_model, "efficientnet_b0", **sizes),
+        functools.partial(keras_efficientnet, **sizes),
+    )
+    ours, theirs = (our_steps(one, images, labels, num_classes, steps) for one in networks)
+    title = f"efficientnet_b0, {image_size} pixels"
+    return summarize(title, alternate(rounds, ours, theirs), "ours", "keras.applications")
+
+
+def benchmark_pytorch(name, batch_size, rounds, steps):
+    """Ours against PyTorch; what `summarize` returns."""
+    from tools import torch_networks  # Needs PyTorch.
+
+    sizes = {"num_classes": 10, "image_size": 32}
+    images, labels = make_batch(batch_size, 32, 10)
+    build = functools.partial(models.build_model, name, **sizes)
+    run = torch_networks.TrainingSteps(
+        name, images, labels, LEARNING_RATE, MOMENTUM, threads=num_cores()
+    )
+    ours = train_stage.trainable_parameters(build())
+    if run.num_parameters != ours:
+        raise SystemExit(f"{name} has {run.num_parameters:,} parameters there, {ours:,} here.")
+
+    def timed():
+        run(WARM_UP_STEPS)
+        started = time.perf_counter()
+        run(steps)
+        return steps * batch_size / (time.perf_counter() - started)
+
+    pairs = alternate(rounds, our_steps(build, images, labels, 10, steps), timed)
+    return summarize(f"{name}, 32 pixels", pairs, "ours", "PyTorch")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="alternations that are timed")
+    parser.add_argument("--steps", type=int, default=5, help="training steps in a turn")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what ours are compared with")
+    parser.add_argument("--image_size", type=int, default=224, help="of EfficientNet-B0, pixels")
+    parser.add_argument("--large_batch", type=int, default=16, help="images for EfficientNet-B0")
+    parser.add_argument("--batch", type=int, default=128, help="images for the others")
+    parser.add_argument("--models", default="resnet20,wrn28_2", help="networks against PyTorch")
+    options = parser.parse_args(arguments)
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts={options.parts}: expected some of {','.join(PARTS)}.")
+    if "pytorch" in parts and importlib.util.find_spec("torch") is None:
+        parser.error("PyTorch is not installed: pip install torch, or give --parts=keras.")
+    results, turns = {}, (options.rounds, options.steps)
+    if "keras" in parts:
+        results["efficientnet_b0"] = benchmark_keras(
+            options.image_size, options.large_batch, *turns
+        )
+    if "pytorch" in parts:
+        for name in options.models.split(","):
+            results[name] = benchmark_pytorch(name, options.batch, *turns)
+    ratios = {name: round(result["ratio"], 3) for name, result in results.items()}
+    print(json.dumps({"ratio": ratios, "cores": num_cores(), "details": results}))
+
+
+if __name__ == "__main__":
+    main()
