@@ -17,6 +17,7 @@ import argparse
 import functools
 import importlib.util
 import json
+import os
 import time
 
 import keras
@@ -107,6 +108,8 @@ def benchmark_keras(image_size, batch_size, rounds, steps):
 
 def benchmark_pytorch(name, batch_size, rounds, steps):
     """Ours against PyTorch; what `summarize` returns."""
+    # Threads that wait would else keep the cores from those that work, TensorFlow's among them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tools import torch_networks  # Needs PyTorch.
 
     sizes = {"num_classes": 10, "image_size": 32}

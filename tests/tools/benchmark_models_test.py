@@ -1,0 +1,37 @@
+import importlib.util
+import json
+
+import pytest
+
+from tools import benchmark_models
+
+
+@pytest.mark.slow
+def test_the_same_network_is_timed_on_both_sides(capsys):
+    small = ["--image_size=32", "--large_batch=2", "--rounds=1", "--steps=1"]
+    benchmark_models.main(["--parts=keras", *small])
+    printed = capsys.readouterr().out
+    result = json.loads(printed.splitlines()[-1])
+    timed = result["details"]["efficientnet_b0"]
+    assert timed["images_per_second"] > 0 and timed["baseline"] > 0
+    assert result["ratio"]["efficientnet_b0"] == pytest.approx(timed["ratio"], abs=1e-3)
+    assert "ours" in printed and "keras.applications" in printed
+
+
+def test_keras_network_is_ours_without_noise():
+    theirs = benchmark_models.keras_efficientnet(image_size=32, num_classes=1000)
+    ours = benchmark_models.models.build_model("efficientnet_b0", num_classes=1000, image_size=32)
+    trainable = benchmark_models.train_stage.trainable_parameters
+    assert trainable(theirs) == trainable(ours) == 5_288_548
+    assert not any(getattr(layer, "rate", 0) for layer in theirs.layers)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["--parts=jax"], "--parts=jax"), (["--parts=pytorch"], "pip install torch")],
+)
+def test_what_cannot_be_compared_with_is_told_in_one_line(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_models.main(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
