@@ -39,7 +39,7 @@ def cost(name, image_size, num_classes=10, rematerialize=False, **arguments):
     "name, image_size, num_classes, published",
     [
         ("efficientnet_b0", 224, 1000, 0.39e9),
-        ("efficientnet_b7", 600, 1000, 37e9),
+        pytest.param("efficientnet_b7", 600, 1000, 37e9, marks=pytest.mark.slow),
         ("imagenet_resnet18", 224, 1000, 1.8e9),
         ("imagenet_resnet34", 224, 1000, 3.6e9),
         ("wrn28_10", 32, 10, 5.2e9),
