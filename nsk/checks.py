@@ -22,6 +22,7 @@ def check_chain(stages, images):
     config = stages.config
     _check_first_scores(config, images)
     teacher = _checked_teacher(stages, images) if config.run.teacher else None
+    built = {}  # The last network alone: the largest ones take seconds, and gigabytes.
     for generation in range(1 if config.run.teacher else 0, config.num_students + 1):
         settings = stages.training_settings(generation, images)
         sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
@@ -33,7 +34,11 @@ def check_chain(stages, images):
         )
         _check_budget(generation, settings["train"], sum(sizes))
         _check_noise(settings)
-        model = train_stage.build_model(settings, images.counts["num_classes"], synchronized=False)
+        kind = (settings["architecture"], settings["image_size"], *settings["model"].items())
+        if kind not in built:
+            num_classes = images.counts["num_classes"]
+            built = {kind: train_stage.build_model(settings, num_classes, synchronized=False)}
+        model = built[kind]
         _check_initial(config, generation, model, teacher)
         _check_finetuning(stages.finetune_settings(generation, images), model)
         teacher = model
