@@ -96,7 +96,9 @@ def _wait_for_all(workdir, index, count, digest):
         others = {n: _read(path) for n, path in enumerate(paths) if n != index}
         present = {n for n, one in others.items() if one and one["seen"].get(str(index)) == mine}
         for number in sorted(present):
-            if others[number]["flags"] != digest:
+            # Once that one has been told that it was seen: else it would wait for this one.
+            told = seen.get(str(number)) == others[number]["number"]
+            if told and others[number]["flags"] != digest:
                 raise UserError(
                     f"Worker {index} was given other flags than worker {number}: start all workers "
                     "with the same flags."
