@@ -555,7 +555,7 @@ def predictions(run):
     (teacher, images) = (
         stage.load(*run.workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
     )
-    predict = Stages(run)._predictor(teacher, images, None)()
+    predict = Stages(run)._predictor(teacher, None)()
     return {
         (split, shard): list(predict(shard_set(images, split), [shard]))
         for split in ("unlabeled", "dev")

@@ -59,7 +59,7 @@ def given(tmp_path_factory):
 def make_pseudo_labels(given, folder, engine):
     """Scores, selects and writes; a second call goes on where the first one was stopped."""
     sets = {split: ShardSet.load(given / split) for split in ("unlabeled", "labeled", "dev")}
-    load = functools.partial(load_predictor, given / "model.keras", 8, 32, None, "image")
+    load = functools.partial(load_predictor, given / "model.keras", 32, None, "image")
     for name in ("scores", "selection", "pseudo"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     scores = folder / "scores"
