@@ -39,8 +39,12 @@ def check_chain(stages, images):
             num_classes = images.counts["num_classes"]
             built = {kind: train_stage.build_model(settings, num_classes, synchronized=False)}
         model = built[kind]
+        if settings["train"]["rematerialize"] and not blocks.block_names(model):
+            logging.warning(
+                "--rematerialize saves nothing of %s, whose blocks are not known.", model.name
+            )
         _check_initial(config, generation, model, teacher)
-        _check_finetuning(stages.finetune_settings(generation, images), model)
+        _check_finetuning(stages, stages.finetune_settings(generation, images), model)
         teacher = model
 
 
@@ -112,10 +116,14 @@ def _check_noise(settings):
         )
 
 
-def _check_finetuning(settings, model):
+def _check_finetuning(stages, settings, model):
     """UserError where a network cannot be fine-tuned as it is asked for."""
     if settings is None:
         return
+    train = settings["train"]
+    strategies.check_divisible(
+        stages.strategy, train["accumulation_steps"], labeled_batch=train["labeled_batch_size"]
+    )
     models.check_image_size(settings["architecture"], settings["image_size"], "finetune_resolution")
     there, frozen = len(blocks.block_names(model)), settings["frozen_blocks"]
     if frozen > there:

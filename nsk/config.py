@@ -74,6 +74,8 @@ class Config:
             lines.append("--first_label is for tfrecord: data sets alone.")
         if self.data.unlabeled_split and not self.data.unlabeled_dataset.startswith("tfds:"):
             lines.append("--unlabeled_split is for --unlabeled_dataset=tfds:... alone.")
+        if not any(self.finetune.finetune_resolution) and self.finetune != FinetuneConfig():
+            lines.append("--finetune_... is not used without --finetune_resolution.")
         if self.pseudo.beam_options and self.pseudo.engine != "beam":
             lines.append("--beam_options without --engine=beam are not used.")
         if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:

@@ -62,9 +62,10 @@ class Stages:
         flags = dataclasses.asdict(self.config)
         del flags["run"]["workdir"]  # Its place may have another name on another machine.
         joined = cluster.read_tf_config(os.environ.get("TF_CONFIG", ""))
-        cluster.check_addresses(joined)
+        cluster.check_port(joined)
         content = json.dumps(flags, sort_keys=True)
         together.meet(self.workdir, joined.index, joined.count, content)
+        cluster.check_hosts(joined)  # Not before: a host may get its name when it begins.
 
     def save_config(self):
         """Writes every setting of this call into the workdir."""

@@ -24,6 +24,8 @@ class Family:
         build: function of (builder, *groups, **arguments) that returns the network.
         stride: int, by what the side of an image is divided; the least side.
         accepts: function of the groups, whether there is such a network.
+        check_size: function of (*groups, image_size, flag) that raises a UserError where the
+            network cannot take images of this side, or None.
         has_stochastic_depth: bool.
     """
 
@@ -32,15 +34,8 @@ class Family:
     build: object
     stride: int
     accepts: object = lambda *groups: True
+    check_size: object = None
     has_stochastic_depth: bool = True
-
-
-def _build_efficientnet(builder, variant, small, **arguments):
-    return efficientnet.build_efficientnet(builder, variant, small_images=bool(small), **arguments)
-
-
-def _build_resnet6(builder, **arguments):
-    return resnet.build_resnet6(builder, **arguments)
 
 
 FAMILIES = (
@@ -94,6 +89,7 @@ FAMILIES = (
         kerascv.build_kerascv,
         stride=32,
         accepts=kerascv.parse,
+        check_size=kerascv.check_image_size,
     ),
 )
 
@@ -159,12 +155,14 @@ def build_model(
 
 def check_image_size(name, image_size, flag="image_size"):
     """UserError where a network's images, of the side that a flag gives, are too small for it."""
-    family, _ = _find(name)
+    family, groups = _find(name)
     if image_size < family.stride:
         raise UserError(
             f"--{flag}={image_size} is too small for {name}, which divides the side by "
             f"{family.stride}: give at least {family.stride}."
         )
+    if family.check_size:
+        family.check_size(*groups, image_size, flag)
 
 
 def check_name(name):

@@ -2,8 +2,12 @@
 
 import re
 
-# block2a_expand_conv, stage1_block2_1_conv, layer3_bn, v2_stack_0_block1_conv.
-NAME = re.compile(r"(?:[a-z0-9]+_)*?(?:block|layer)_?[0-9]+[a-z]?(?=_|$)")
+# block2a_expand_conv, stage1_block2_1_conv, layer3_bn; of KerasCV's v2_stack_0_block1_conv,
+# hierarchical_encoder_0_1_norm1, stack1_c2f_pre and dark2_conv.
+NAME = re.compile(
+    "(?:hierarchical_encoder_[0-9]+_[0-9]+|(?:stack|dark)[0-9]+"
+    "|(?:[a-z0-9]+_)*?(?:block|layer)_?[0-9]+[a-z]?)(?=_|$)"
+)
 
 
 def block_of(layer):

@@ -98,13 +98,6 @@ def build_kerascv(
         [KerasCV](https://github.com/keras-team/keras-cv)
     """
     name, data = parse(name)
-    divisor, least_size = BACKBONES[name].divisor, BACKBONES[name].least_size
-    if image_size % divisor or image_size < least_size:
-        at_least = f", {least_size} or more" if least_size else ""
-        raise UserError(
-            f"--image_size={image_size} does not fit kerascv:{name}: give a multiple of "
-            f"{divisor}{at_least}."
-        )
     pixels, rescaled = builder.image_input(image_size, scale=1 / 255, offset=0.0)
     backbone = _in_fresh_names(_make_backbone, name, data, image_size)
     survival = _survival(backbone, survival_probability)
@@ -126,6 +119,18 @@ def build_kerascv(
     ).output
     logits = builder.classifier(features, num_classes, dropout_rate)
     return keras.Model(pixels, logits, name=f"kerascv_{name}")
+
+
+def check_image_size(name, image_size, flag):
+    """UserError where a backbone cannot divide images of the side that a flag gives."""
+    name, _ = parse(name)
+    divisor, least_size = BACKBONES[name].divisor, BACKBONES[name].least_size
+    if image_size % divisor or image_size < least_size:
+        at_least = f", {least_size} or more" if least_size else ""
+        raise UserError(
+            f"--{flag}={image_size} does not fit kerascv:{name}: give a multiple of "
+            f"{divisor}{at_least}."
+        )
 
 
 def _normalized(name):

@@ -71,17 +71,8 @@ def read_tf_config(text):
     return Cluster(workers, index)
 
 
-def check_addresses(cluster):
-    """UserError where a worker's host has no address, or this one's port is taken."""
-    for number, address in enumerate(cluster.addresses):
-        host, port = address.rsplit(":", 1)
-        try:
-            socket.getaddrinfo(host.strip("[]"), int(port))
-        except OSError as error:
-            raise UserError(
-                f"The address {address!r} of worker {number} in TF_CONFIG is not known "
-                f"({error.strerror}): give a host that this machine can reach."
-            ) from None
+def check_port(cluster):
+    """UserError where the port of this worker is taken."""
     _, port = cluster.addresses[cluster.index].rsplit(":", 1)
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # An ended process is no owner.
@@ -91,4 +82,17 @@ def check_addresses(cluster):
             raise UserError(
                 f"The port {port} of worker {cluster.index} in TF_CONFIG cannot be had "
                 f"({error.strerror}): see that no earlier process holds it, or give another one."
+            ) from None
+
+
+def check_hosts(cluster):
+    """UserError where a worker's host has no address."""
+    for number, address in enumerate(cluster.addresses):
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except OSError as error:
+            raise UserError(
+                f"The address {address!r} of worker {number} in TF_CONFIG is not known "
+                f"({error.strerror}): give a host that this machine can reach."
             ) from None

@@ -48,17 +48,15 @@ class ReplicaStep:
         denominator = replica.all_reduce("SUM", weight)
         step_key = noise.fold_in(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
-        share = Share(number, self._num_replicas)
-        positions = share.positions(recipe.batch_sizes.values())
+        positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
         parts = recipe.accumulation_steps
-        sizes = [size // parts for size in share.sizes(recipe.batch_sizes.values())]
 
         def rows(of_streams, part):
-            """A part of the replica's rows, of all streams."""
-            streams_and_sizes = zip(of_streams, sizes, strict=True)
-            return tf.concat(
-                [one[part * size : (part + 1) * size] for one, size in streams_and_sizes], axis=0
-            )
+            """A part of the replica's rows, of all streams: every so-manieth one.
+
+            So all replicas' parts together have the same rows however many replicas there are.
+            """
+            return tf.concat([one[part::parts] for one in of_streams], axis=0)
 
         loss = gradients = None
         for part in range(parts):

@@ -57,11 +57,15 @@ def test_the_example_of_tf_config_is_right():
     assert (told.index, told.count) == (0, 2)
 
 
-def test_addresses_are_checked_before_anyone_waits():
+def test_a_port_that_is_taken_is_told_before_anyone_waits():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"port {port} of worker 0 .*no earlier process"):
-            cluster.check_addresses(cluster.Cluster([f"localhost:{port}", "localhost:1"], 0))
-    cluster.check_addresses(cluster.Cluster([f"localhost:{port}"], 0))
+            cluster.check_port(cluster.Cluster([f"localhost:{port}", "localhost:1"], 0))
+    cluster.check_port(cluster.Cluster([f"localhost:{port}"], 0))
+
+
+def test_a_host_that_nobody_knows_is_told():
+    cluster.check_hosts(cluster.Cluster(["localhost:1", "127.0.0.1:2"], 0))
     with pytest.raises(UserError, match=r"'nosuchhost.invalid:1' of worker 1 .* is not known"):
-        cluster.check_addresses(cluster.Cluster([f"localhost:{port}", "nosuchhost.invalid:1"], 0))
+        cluster.check_hosts(cluster.Cluster(["localhost:1", "nosuchhost.invalid:1"], 0))

@@ -106,6 +106,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(strategy):
     assert_same(whole, parts, 1e-5)
 
 
+def test_parts_are_the_same_on_one_device_and_two():
+    """BatchNorm's statistics of each part included."""
+    parts = {"accumulation_steps": 2, "learning_rates": np.full(2, 0.01, np.float32)}
+    assert_same(trained(resnet, **parts), trained(resnet, "mirrored", **parts), 1e-4)
+
+
 def test_batch_norm_sees_the_parts():
     """The one difference, which the docs tell of: each part has statistics of its own."""
     whole, parts = trained(resnet), trained(resnet, accumulation_steps=2)
