@@ -490,8 +490,8 @@ class FinetuneConfig(Section):
     )
     finetune_learning_rate: PerGeneration = setting(
         (1e-3,),
-        "Learning rate that fine-tuning begins with; it falls to 0 as a cosine. The optimizer begins "
-        "anew.",
+        "Learning rate that fine-tuning begins with, with a fresh optimizer; it falls to 0 as a "
+        "cosine.",
         minimum=0.0,
         of=float,
     )

@@ -44,8 +44,6 @@ SETTINGS = {
     "min_confidence": [0.1],
     "gap_floor": 150,
     "evaluations": 1,
-    "finetune_resolution": [0, 16],
-    "finetune_frozen_blocks": [1],
 }
 # Kinds of file: those of finished stages, others, and what a stopped run leaves.
 FINISHED = (
@@ -269,7 +267,7 @@ def stopped(owner, name, calls):
 
 
 def test_every_file_is_of_one_kind_and_of_a_stage_or_harms_nothing(run):
-    assert verify.verify(run.workdir) == len(stage.finished(run.workdir)) == 10
+    assert verify.verify(run.workdir) == len(stage.finished(run.workdir)) == 9
     stages = stage.finished(run.workdir)
     kinds = {kind: of_kind(run.workdir, kind) for kind in ROWS}
     for path in (path for path in run.workdir.rglob("*") if path.is_file()):
