@@ -160,3 +160,46 @@ def test_what_is_written_and_told(exported):
     assert returned == {"image_size": SIZE}
     assert (folder / "class_names.txt").read_text(encoding="utf-8").splitlines() == NAMES
     assert set(answers["signatures"]["names"]) >= {"serving_default", "pixels"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", models.PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("convnet5", 8),
+        ("resnet6", 8),
+        ("resnet9", 8),
+        ("resnet8", 8),
+        ("wrn10_2", 8),
+        ("imagenet_resnet18", 32),
+        ("efficientnet_b0", 32),
+        ("efficientnet_b0_small", 16),
+    ],
+)
+def test_every_family_answers_a_stranger_in_every_precision(name, side, precision, tmp_path):
+    model = models.build_model(
+        name,
+        num_classes=len(NAMES),
+        image_size=side,
+        dropout_rate=0.5,
+        batch_norm_momentum=0.5,
+        precision=precision,
+    )
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, side, side, 3)).astype(np.float32)
+    model(pixels, training=True)
+    export.export(model, NAMES, tmp_path)
+    np.save(tmp_path / "pixels.npy", pixels)
+    (tmp_path / "image").write_bytes(real_images()[0])
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, "saved_model", "image"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    expected = tf.nn.softmax(loaded(pixels)).numpy()
+    received = json.loads(done.stdout)["pixels 4"]["probabilities"]
+    np.testing.assert_allclose(received, expected, atol=1e-5 if precision == "float32" else 0.02)
+    assert np.ptp(expected, axis=0).max() > 1e-4
