@@ -41,7 +41,7 @@ def check_chain(stages, images):
         model = built[kind]
         if settings["train"]["rematerialize"] and not blocks.block_names(model):
             logging.warning(
-                "--rematerialize saves nothing of %s, whose blocks are not known.", model.name
+                "--rematerialize leaves %s as it is, whose blocks are not known.", model.name
             )
         _check_initial(config, generation, model, teacher)
         _check_finetuning(stages, stages.finetune_settings(generation, images), model)
@@ -70,7 +70,8 @@ def _check_initial(config, generation, model, teacher):
         return
     given = weights.read(begins)
     fresh_head = weights.assign(model, given)
-    told = [f"{sum(map(len, given.layers.values()))} tensors"]
+    taken = [one for name, one in given.layers.items() if not (fresh_head and name == weights.HEAD)]
+    told = [f"{sum(map(len, taken))} tensors"]
     if given.averaged:
         told.append(f"{given.averaged} of them moving averages")
     if given.ignored:
@@ -128,8 +129,8 @@ def _check_finetuning(stages, settings, model):
     there, frozen = len(blocks.block_names(model)), settings["frozen_blocks"]
     if frozen > there:
         raise UserError(
-            f"--finetune_frozen_blocks={frozen} of {settings['architecture']}, which has {there} "
-            "blocks: give fewer."
+            f"--finetune_frozen_blocks={frozen} of {settings['architecture']}, which has "
+            f"{there or 'no known'} blocks: give {f'at most {there}' if there else 0} for it."
         )
 
 

@@ -45,8 +45,8 @@ def warn_of_a_loss(chain):
     if loss > CLEARLY * metrics.paired_standard_error(teacher, student):
         logging.warning(
             "Student %d gets %.1f %% of dev right, its teacher %.1f %%: raise its budget, lower "
-            "--labeled_batch_size or its noise, or let it begin with the teacher's weights "
-            "(--init_from=scratch,teacher).",
+            "--labeled_batch_size or its noise, or, where it does not yet, let it begin with the "
+            "teacher's weights (--init_from=scratch,teacher).",
             len(chain) - 1,
             100 * student.mean(),
             100 * teacher.mean(),

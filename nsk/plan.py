@@ -114,7 +114,8 @@ def _network(name, frozen_blocks, rematerialize, **settings):
     parameters = train_stage.trainable_parameters(model)
     for layer in blocks.shallow_layers(model, frozen_blocks):
         layer.trainable = False
-    segments = rematerialization.segments(model) if rematerialize else ()
+    recomputed = rematerialize and blocks.block_names(model)
+    segments = rematerialization.segments(model) if recomputed else ()
     return parameters, cost_of(model, segments)
 
 

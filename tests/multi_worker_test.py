@@ -64,7 +64,8 @@ def test_two_workers_share_the_work_and_the_chief_alone_writes(undisturbed):
     assert "precision" in chief and "precision" not in other
     assert "done in" in chief and "done in" not in other
     folders = [path.parent.name for path in undisturbed.workdir.rglob("events.out.*")]
-    assert len(folders) == len(set(folders)) == 3  # Of two trainings and the generations.
+    # Of two trainings, a fine-tuning and the generations.
+    assert len(folders) == len(set(folders)) == 4
     assert not list(undisturbed.workdir.rglob("*.partial"))
 
 

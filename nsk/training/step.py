@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from nsk import noise
+from nsk.models.blocks import block_names
 from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
@@ -28,7 +29,9 @@ class ReplicaStep:
     def __init__(self, model, optimizer, recipe, noise_key, num_replicas):
         self._model, self._optimizer, self._recipe = model, optimizer, recipe
         self._noise_key, self._num_replicas = noise_key, num_replicas
-        self._forward = Rematerialized(model) if recipe.rematerialize else model
+        self._forward = model
+        if recipe.rematerialize and block_names(model):
+            self._forward = Rematerialized(model)
 
     def __call__(self, streams, step):
         """Makes the step, in a replica's context.
