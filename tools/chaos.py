@@ -37,7 +37,7 @@ FLAGS = (
     "--loss_normalization=all --optimizer=sgd --learning_rate=0.05 --ema_decay=0.99 --flip=off "
     "--crop_padding=0 --fill=0 --randaugment_operations=rotate,shear_x --min_confidence=0.2 "
     "--weight_decay=1e-3 --dropout_rate=0.3 --seed=3 --evaluations=3 --checkpoint_minutes=0 "
-    "--finetune_resolution=0,12 --finetune_epochs=100 --finetune_frozen_blocks=1"
+    "--finetune_resolution=0,12 --finetune_epochs=50 --finetune_frozen_blocks=1"
 )
 # Of a whole run's time, the latest moment of a kill.
 LATEST_KILL = 0.8

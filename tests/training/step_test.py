@@ -15,6 +15,10 @@ from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
 KEY = noise.key(0, "step test")
+# What two devices make of parts and of statistics is in a test of its own.
+each_strategy = pytest.mark.parametrize(
+    "strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)]
+)
 SIZES = {"labeled": 8, "pseudo": 16}
 RECIPE = Recipe(
     np.full(3, 0.05, np.float32),
@@ -98,7 +102,7 @@ def assert_same(first, second, tolerance):
         )
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@each_strategy
 def test_accumulated_gradients_are_those_of_the_whole_batch(strategy):
     build = without_batch_norm(resnet)
     whole = trained(build)
@@ -121,7 +125,7 @@ def test_batch_norm_sees_the_parts():
     assert np.abs(norms[0] - norms[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@each_strategy
 def test_rematerialisation_changes_nothing(strategy):
     plain = trained(resnet, strategy)
     rematerialized = trained(resnet, strategy, rematerialize=True)
