@@ -139,14 +139,14 @@ def main(argv):
     if command == "verify":  # Needs no TensorFlow, and a run's workdir alone.
         verify.verify(given_workdir())
         return OK
+    stated = flags.FLAGS.plan_images
+    if stated and command != "plan":  # Before what a plan without images needs is missed.
+        raise UserError(
+            f"--plan_images={stated} is for the command plan: leave it out of {command}."
+        )
     config = read_config()
     if command in ("score", "select"):
         config.check_generation()
-    if config.run.plan_images and command != "plan":
-        raise UserError(
-            f"--plan_images={config.run.plan_images} is for the command plan: leave it out of "
-            f"{command}."
-        )
     if config.run.num_shard_workers > 1 and command != "score":
         raise UserError(
             f"--num_shard_workers={config.run.num_shard_workers} is for the command score: leave "

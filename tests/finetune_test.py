@@ -8,6 +8,8 @@ import pytest
 
 from nsk import self_training, stage
 from nsk.config import Config
+from nsk.stages import Stages
+from tools import finetune_table
 
 VALUES = {
     "dataset": "digits",
@@ -90,6 +92,22 @@ def test_its_images_are_clean_and_its_rate_falls_to_nothing(finished):
     )
     assert noises["flip"] is False and "randaugment_num_ops" not in noises
     assert settings["train"]["schedule"] == "cosine" and "targets" not in settings
+
+
+def test_the_table_tells_what_it_has_brought_and_what_is_unchanged(finished):
+    workdir, summary = finished
+    config = Config.from_values({**VALUES, "workdir": str(workdir)})
+    stages = Stages(config, finished_only=True)
+    images, chain = self_training.start_of(config, stages, 2)
+    told = summary["generations"][1]
+    trained, enlarged, tuned = finetune_table.measure(chain[1], images, 64)
+    assert [row["pixels"] for row in (trained, enlarged, tuned)] == [10, 16, 16]
+    assert trained["dev"] == pytest.approx(chain[1].trained.counts["dev"]["accuracy"])
+    assert enlarged["dev"] == pytest.approx(told["finetuned_from"]["dev_before"]["accuracy"])
+    for split in ("dev", "test"):
+        assert tuned[split] == pytest.approx(told[split]["accuracy"])
+    kept = finetune_table.compare_frozen(chain[1], 2)
+    assert kept["unchanged"] == kept["frozen"] == 10 and kept["changed"] == kept["others"] == 12
 
 
 def test_only_fine_tuning_is_made_again_where_its_settings_change(finished):

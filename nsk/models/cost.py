@@ -83,11 +83,10 @@ def cost_of(model, segments=()):
     Where `segments` are computed again, one more forward pass is counted, and of activations what
     comes into each segment and what the layers of the largest one need.
 
-    Gradients of activations and the work space of kernels come on top. On a CPU the peak memory of
-    training steps grew by more than this for each image of the batch: by about 5% for
-    EfficientNet-B0 at 128 pixels, in float32 and in bfloat16; by 7 and 15% for WRN-28-2, by 12 and
-    15% for ResNet-20. With segments, within which gradients weigh more, it was 47% for
-    EfficientNet-B0 and 67% for WRN-28-2.
+    Gradients of activations and the work space of kernels come on top. What the peak memory of
+    training steps on a CPU grows by for each image of the batch is between 0.75 and 1.33 of this
+    for EfficientNet-B0 and ResNet-20 (`pytest -m slow tests/models/cost_test.py`); with segments,
+    within which gradients weigh more, it is more.
 
     Args:
         model: a built functional `keras.Model` for images of one size.

@@ -55,7 +55,7 @@ class ReplicaStep:
         parts = recipe.accumulation_steps
 
         def rows(of_streams, part):
-            """A part of the replica's rows, of all streams: every so-manieth one.
+            """A part of the replica's rows, of all streams: one of every `parts`.
 
             So all replicas' parts together have the same rows however many replicas there are.
             """
