@@ -52,17 +52,18 @@ class ReplicaStep:
         step_key = noise.fold_in(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
-        parts = recipe.accumulation_steps
 
         def rows(of_streams, part):
-            """A part of the replica's rows, of all streams: one of every `parts`.
+            """A part of the replica's rows, of all streams: one of every `accumulation_steps`.
 
             So all replicas' parts together have the same rows however many replicas there are.
             """
-            return tf.concat([one[part::parts] for one in of_streams], axis=0)
+            parts = [-1, recipe.accumulation_steps]
+            return tf.concat(
+                [tf.reshape(one, [*parts, *one.shape[1:]])[:, part] for one in of_streams], axis=0
+            )
 
-        loss = gradients = None
-        for part in range(parts):
+        def gradients_of(part):
             # Streams are distributed one by one and concatenated here: each replica gets its share
             # of both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
             # together.
@@ -70,14 +71,35 @@ class ReplicaStep:
                 rows([stream[name] for stream in streams], part)
                 for name in ("image", "target", "weight")
             )
-            with tf.control_dependencies(gradients or []):  # Else parts would run side by side.
-                images = tf.identity(images)
             with noise.scope(step_key, rows(positions, part), recipe.global_batch_size):
-                made = self._gradients(images, targets, weights, denominator)
-            loss, gradients = _added((loss, gradients), made) if part else made
+                return self._gradients(images, targets, weights, denominator)
+
+        loss, gradients = self._sum_over_parts(gradients_of)
         norm = self._update(replica.all_reduce("SUM", gradients))
         # Every replica knows the whole norm, and of the loss its part.
         return tf.stack([loss, tf.cast(norm, tf.float32) / self._num_replicas])
+
+    def _sum_over_parts(self, gradients_of):
+        """The sums of the loss and of the gradients that a function returns for each part."""
+        parts = self._recipe.accumulation_steps
+        if parts == 1:
+            return gradients_of(0)
+
+        def add(part, *sums):
+            with tf.control_dependencies(sums):  # Else parts would run side by side.
+                part = tf.identity(part)
+            loss, gradients = gradients_of(part)
+            return part + 1, *map(tf.add, sums, [loss, *gradients])
+
+        variables = self._model.trainable_variables
+        sums = (tf.constant(0), tf.constant(0.0), *(tf.zeros_like(one.value) for one in variables))
+        if self._num_replicas == 1:
+            sums = tf.while_loop(lambda part, *_: part < parts, add, sums, parallel_iterations=1)
+        else:  # Replicas talk to each other in a part, which TensorFlow allows in no loop.
+            for _ in range(parts):
+                sums = add(*sums)
+        _, loss, *gradients = sums
+        return loss, gradients
 
     def _gradients(self, images, targets, weights, denominator):
         """The loss of some rows of the global batch, and its gradients."""
@@ -109,8 +131,3 @@ class ReplicaStep:
             for gradient, variable in zip(gradients, self._model.trainable_variables, strict=True)
         ]
 
-
-def _added(first, second):
-    """The sums of two losses and of two lists of gradients."""
-    gradients = [a + b for a, b in zip(first[1], second[1], strict=True)]
-    return first[0] + second[0], gradients
