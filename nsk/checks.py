@@ -8,6 +8,9 @@ from nsk.errors import UserError
 from nsk.models import blocks, weights
 from nsk.training import strategy as strategies
 
+# Side of the largest images that networks for small ones are usual for, pixels.
+SMALL_SIDE = 64
+
 
 def check_chain(stages, images):
     """Checks every generation of a chain.
@@ -39,13 +42,24 @@ def check_chain(stages, images):
             num_classes = images.counts["num_classes"]
             built = {kind: train_stage.build_model(settings, num_classes, synchronized=False)}
         model = built[kind]
-        if settings["train"]["rematerialize"] and not blocks.block_names(model):
-            logging.warning(
-                "--rematerialize leaves %s as it is, whose blocks are not known.", model.name
-            )
+        _warn_of_network(settings, model)
         _check_initial(config, generation, model, teacher)
         _check_finetuning(stages, stages.finetune_settings(generation, images), model)
         teacher = model
+
+
+def _warn_of_network(settings, model):
+    """Warnings where a network is not what its settings lead to expect."""
+    name, side = settings["architecture"], settings["image_size"]
+    if models.is_for_small_images(name) and side > SMALL_SIDE:
+        logging.warning(
+            "%s is a network for small images: at %d pixels it takes much time and memory; "
+            "imagenet_resnetN, efficientnet_NN and kerascv:NAME are for large ones.",
+            name,
+            side,
+        )
+    if settings["train"]["rematerialize"] and not blocks.block_names(model):
+        logging.warning("--rematerialize leaves %s as it is, whose blocks are not known.", name)
 
 
 def _check_initial(config, generation, model, teacher):
@@ -79,6 +93,8 @@ def _check_initial(config, generation, model, teacher):
     if fresh_head:
         told.append(f"fresh classifier for {model.output_shape[-1]} classes")
     logging.info("Generation %d begins with %s: %s.", generation, begins, ", ".join(told))
+    if given.foreign_pixels:
+        logging.warning("%s was trained on pixels of %s.", begins, given.foreign_pixels)
 
 
 def _check_first_scores(config, images):

@@ -1,5 +1,7 @@
 """Errors that are the user's to mend, told in one line."""
 
+import difflib
+
 
 class UserError(Exception):
     """Flags, data or files are wrong: `main` prints the one line and exits with code 2.
@@ -21,3 +23,15 @@ class LostWorkerError(Exception):
 
     The strategy cannot take one in again: all workers are to be started anew.
     """
+
+
+def nearest(name, spellings):
+    """Names that look like a wrong one, for a message: `; nearest: NAME, ...`, or nothing.
+
+    Args:
+        name: what was given.
+        spellings: dict from what a user may write, in lower case, to the name that there is.
+    """
+    matches = difflib.get_close_matches(name.lower(), spellings)
+    names = dict.fromkeys(spellings[one] for one in matches)
+    return f"; nearest: {', '.join(names)}" if names else ""

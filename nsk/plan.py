@@ -4,7 +4,7 @@ import functools
 import sys
 
 from nsk import models, train_stage
-from nsk.data import ingest
+from nsk.data import ingest, pipeline
 from nsk.models import blocks
 from nsk.models.cost import cost_of
 from nsk.report.table import columns
@@ -16,11 +16,20 @@ SCORE_BYTES = 64
 MEBIBYTE = 2**20
 
 WORK_HEADER = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
-COST_HEADER = ("gen", "role", "pixels", "multiply-adds", "activations", "images per class")
+COST_HEADER = (
+    "gen",
+    "role",
+    "pixels",
+    "multiply-adds",
+    "activations",
+    "batches",
+    "images per class",
+)
 COST_LEGEND = (
     "multiply-adds: of a training image, forward and backward. activations: what a replica keeps",
     "of a step's images, or of a part of them, for the backward pass; weights, gradients and work",
-    "space come on top.",
+    "space come on top. batches: images that a worker makes and holds ahead, in main memory; those",
+    "of --cache=memory, or windows of --shuffle_mebibytes, come on top.",
 )
 
 
@@ -32,8 +41,8 @@ def plan(stages, images):
         images: the ingest `Stage`, or the `ingest.StatedImages` that stand for it.
 
     Returns:
-        dict: `images`, `stages` (a dict each) and `disk_bytes`, without the images where they are
-        only stated.
+        dict: `images`, `stages` (a dict each) and `disk_bytes`, a dict by what it is for, without
+        the images where they are only stated.
     """
     generations = range(stages.config.num_students + 1)
     rows = [row for number in generations for row in _rows(stages, images, number)]
@@ -45,9 +54,8 @@ def plan(stages, images):
         *columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
         *COST_LEGEND,
         *_not_counted(rows),
-        f"Devices: {stages.strategy.num_replicas_in_sync}. Disk: at most about "
-        f"{disk / MEBIBYTE:,.0f} MiB in {stages.workdir}"
-        f"{' beside images and pseudo-label shards' if images.path is None else ''}. "
+        f"Devices: {stages.strategy.num_replicas_in_sync}. Disk, at most about, in "
+        f"{stages.workdir}: {_told(disk)}. "
         "Nothing was trained.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -102,6 +110,9 @@ def _row(stages, images, role, settings):
         "image_size": settings["image_size"],
         "multiply_adds": cost.training,
         "activation_bytes": cost.activation_bytes * sum(sizes) // parts,
+        "batch_bytes": pipeline.bytes_of_batches(
+            sizes, settings["image_size"], stages.workers.share, train_stage.mixes(settings)
+        ),
         "unknown_layers": cost.unknown,
         "images_per_class": _images_per_class(pseudo) if role == "student" else None,
     }
@@ -171,6 +182,7 @@ def _cost_cells(row):
         str(row["image_size"]),
         f"{row['multiply_adds'] / 1e9:,.3f} G",
         f"{row['activation_bytes'] / MEBIBYTE:,.0f} MiB",
+        f"{row['batch_bytes'] / MEBIBYTE:,.0f} MiB",
         f"{per_class:,}" if isinstance(per_class, int) else per_class or "-",
     )
 
@@ -186,34 +198,43 @@ def _not_counted(rows):
 
 
 def _disk_bytes(pseudo, images, rows):
-    """Upper estimate of all that the run leaves, with its images where they are there."""
-    counts = images.counts
-    # A class that is repeated up to a size stands so often in the shards, in one shard once.
-    per_class = {"paper": pseudo.images_per_class, "gap": pseudo.gap_floor, "none": 0}
-    rows_in_epoch = per_class[pseudo.policy] * counts["num_classes"]
-    repeated = rows_in_epoch / max(1, counts["images"]["unlabeled"])
-    ingested = _bytes_below(images.path)
-    unlabeled = _bytes_below(images.path and images.path / "unlabeled")
+    """Upper estimate of all that the run leaves, a dict by what it is for."""
+    counts, students = images.counts, sum(row["role"] == "student" for row in rows)
+    predicted, unlabeled = (
+        counts["images"]["dev"] + counts["images"]["test"],
+        counts["images"]["unlabeled"],
+    )
     num_stored = pseudo.stored_classes(counts["num_classes"])
     # float16, and int32 of which class each is where not all are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
-    predicted = counts["images"]["dev"] + counts["images"]["test"]
-    total = ingested
-    # Checkpoints of the largest network: two, and one that is being written, each of weights, up to
-    # two numbers of the optimizer for each, and their average.
-    total += max(row.get("parameters", 0) for row in rows) * FLOAT_BYTES * 3 * 4
-    for row in rows:
-        total += row.get("parameters", 0) * FLOAT_BYTES * 3  # Model, export and SavedModel.
-        if row["role"] != "finetune":
-            total += predicted * (SCORE_BYTES + 2 * counts["num_classes"])
-        if row["role"] == "student":
-            total += counts["images"]["unlabeled"] * 2 * (SCORE_BYTES + log_probabilities)
-            total += unlabeled * max(1, repeated)
-    return total
+    evaluations = sum(row["role"] != "finetune" for row in rows)
+    parameters = [row.get("parameters", 0) for row in rows]
+    disk = {
+        # Of each network the model, its export and its SavedModel.
+        "models": sum(parameters) * FLOAT_BYTES * 3,
+        # Two of the largest network and one that is being written, each of weights, up to two
+        # numbers of the optimizer for each, and their average.
+        "checkpoints": max(parameters) * FLOAT_BYTES * 3 * 4,
+        # Twice: while a stage is unfinished its parts are there, too.
+        "scores": students * unlabeled * 2 * (SCORE_BYTES + log_probabilities)
+        + evaluations * predicted * (SCORE_BYTES + 2 * counts["num_classes"]),
+    }
+    if images.path is None:
+        return disk
+    # A class that is repeated up to a size stands so often in the shards, in one shard once.
+    per_class = {"paper": pseudo.images_per_class, "gap": pseudo.gap_floor, "none": 0}
+    repeated = per_class[pseudo.policy] * counts["num_classes"] / max(1, unlabeled)
+    shards = students * _bytes_below(images.path / "unlabeled") * max(1, repeated)
+    return {"images": _bytes_below(images.path), "pseudo-label shards": shards, **disk}
+
+
+def _told(disk):
+    """Disk by what it is for, in words."""
+    parts = ", ".join(f"{name} {size / MEBIBYTE:,.0f}" for name, size in disk.items())
+    without = "" if "images" in disk else " and those of images and pseudo-label shards"
+    return f"{sum(disk.values()) / MEBIBYTE:,.0f} MiB ({parts}){without}"
 
 
 def _bytes_below(folder):
-    """Bytes of all files in a folder; 0 where there is none."""
-    if folder is None:
-        return 0
+    """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

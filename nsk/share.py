@@ -28,6 +28,16 @@ class Share:
         """Whether this worker makes the global batch alone."""
         return self.num_workers == 1
 
+    def piece(self, number, pieces):
+        """What this worker's replicas have in `pieces` pieces each: one, as of a worker alone.
+
+        Args:
+            number: int, or int32 scalar tensor: which piece, replica after replica.
+            pieces: int.
+        """
+        parts = self.replicas * pieces
+        return Share(self.worker * parts + number, self.num_workers * parts)
+
     def sizes(self, batch_sizes):
         """How many rows of each stream, of these global batch sizes, are the worker's: a list."""
         return [size // self.num_workers for size in batch_sizes]

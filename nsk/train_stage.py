@@ -164,15 +164,19 @@ def stage_key(settings):
 
 def make_batches(settings, streams):
     """Function of (first_step, num_steps, share=WHOLE), see `Trainer.train`."""
-    noises = settings["noise"]
     return functools.partial(
         pipeline.training_batches,
         streams,
         stage_key(settings),
         make_perturbation(settings),
         settings["image_size"],
-        mixes=bool(noises["mixup_alpha"] or noises["cutmix_alpha"]),
+        mixes=mixes(settings),
     )
+
+
+def mixes(settings):
+    """Whether images of a batch are mixed with each other."""
+    return bool(settings["noise"]["mixup_alpha"] or settings["noise"]["cutmix_alpha"])
 
 
 def make_evaluation(job, model):

@@ -4,6 +4,7 @@ import pytest
 
 from nsk import models, self_training
 from nsk.config import Config
+from nsk.data import pipeline
 from nsk.errors import UserError
 from nsk.models.cost import cost_of
 
@@ -39,7 +40,9 @@ def test_steps_batches_epochs_and_disk(tmp_path, capsys):
     }
     assert student["images_seen"] == 3200
     ingested = sum(file.stat().st_size for file in (tmp_path / "run/data").rglob("*.tfrecord"))
-    assert plan["disk_bytes"] > ingested
+    assert plan["disk_bytes"]["images"] >= ingested
+    assert plan["disk_bytes"]["models"] == 3 * 4 * (104_042 + 317_930)
+    assert plan["disk_bytes"]["scores"] > unlabeled * 2 * 10
 
     text = capsys.readouterr().out
     for part in ("50 labeled", "100 dev", "104,042", "16 + 48", "mean", "Nothing was trained"):
@@ -146,8 +149,8 @@ def test_a_plan_of_stated_images_reads_nothing(tmp_path, capsys):
     assert teacher["parameters"] == 104_042 - 3 * 129  # Seven classes, and not ten.
     text = capsys.readouterr().out
     assert "2,000 labeled, 30,000 unlabeled; 7 classes. None was read." in text
-    assert "beside images and pseudo-label shards" in text
-    assert plan["disk_bytes"] > 30000 * 2 * 7
+    assert "and those of images and pseudo-label shards" in text
+    assert plan["disk_bytes"]["scores"] > 30000 * 2 * 7
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -163,3 +166,31 @@ def test_layers_whose_cost_is_not_known_are_named(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(cost_module, "NEEDS", known)
     self_training.plan(stated(tmp_path, models=["convnet6"], plan_images="2000,30000,9"))
     assert "Not counted of convnet6, so that it costs more: 5 ReLU" in capsys.readouterr().out
+
+
+def test_networks_that_are_not_what_one_may_expect_are_told(tmp_path, caplog):
+    large = {"models": ["resnet20", "efficientnet_b0"], "rematerialize": True}
+    self_training.plan(stated(tmp_path, **large, image_size=["65", "224"]))
+    assert caplog.text.count("resnet20 is a network for small images: at 65 pixels") == 1
+    assert "efficientnet_b0 is" not in caplog.text and "leaves" not in caplog.text
+    caplog.clear()
+    mobile = {"models": ["resnet20", "kerascv:mobilenet_v3_small"], "rematerialize": True}
+    self_training.plan(stated(tmp_path, **mobile, image_size=["64"]))
+    assert "small images" not in caplog.text
+    assert "--rematerialize leaves kerascv:mobilenet_v3_small as it is" in caplog.text
+
+
+def test_batches_in_main_memory_are_those_of_a_worker(tmp_path):
+    def batches(**settings):
+        return self_training.plan(stated(tmp_path, **settings))["stages"][1]["batch_bytes"]
+
+    pixels = 32 * 32 * 3
+    blocks = pipeline.PARALLEL_CALLS + pipeline.AHEAD + 2
+    assert batches() == 8 * 64 * pixels * blocks  # Eight steps in a block of 512 images.
+    large = {"labeled_batch_size": ["64"], "train_images": ["0"], "train_steps": ["1"]}
+    # Pieces of four images of 2**21 pixels: a gcd of 64 goes into 64 of them.
+    side = {"image_size": ["1448"], "models": ["convnet5"] * 2}
+    piece = 4 * (pipeline.PARALLEL_CALLS + pipeline.AHEAD)
+    assert batches(**large, **side) == (piece + 4 * 256) * 1448**2 * 3
+    mixed = pipeline.PARALLEL_CALLS + pipeline.AHEAD + 2
+    assert batches(**large, **side, mixup_alpha=["0.2"]) == 256 * mixed * 1448**2 * 3

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -115,6 +116,9 @@ def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
     """All of them but the classifier's."""
     model = models.build_model("convnet5", num_classes=3, image_size=8, seed=5)
     model.save_weights(tmp_path / "first.weights.h5")
+    with h5py.File(tmp_path / "first.weights.h5", "a") as file:
+        file["normalization/normalization/mean:0"] = [0.0] * 3
+        file["normalization/normalization/variance:0"] = [1.0] * 3
     values = {"models": ["convnet5"] * 2, "learning_rate": ["0.1", "0"]}
     values |= {"min_confidence": ["0"], "chance_p_value": 1.0}
     begins = ["scratch", str(tmp_path / "first.weights.h5")]
@@ -122,6 +126,7 @@ def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
         self_training.run(make_config(tmp_path / "run", **values, init_from=begins))
     assert "Generation 1 begins with" in caplog.text
     assert ": 20 tensors, fresh classifier for 10 classes." in caplog.text
+    assert caplog.text.count("was trained on pixels of mean 0.000, 0.000, 0.000 and") == 1
     (received,) = weights_of(tmp_path / "run", "gen1/student")
     paths = [one.path for one in model.weights]
     for path, ours, theirs in zip(paths, received, model.get_weights(), strict=True):

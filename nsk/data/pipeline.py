@@ -8,6 +8,8 @@ run that has come that far.
 
 import contextlib
 import dataclasses
+import functools
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,8 @@ from nsk.files import num_cores
 from nsk.share import WHOLE
 
 MEBIBYTE = 2**20
-# Blocks of steps, or batches to be scored, that are made at the same time and made ahead.
+# Blocks of steps, pieces of large batches or batches to be scored, that are made at the same time
+# and made ahead.
 PARALLEL_CALLS = num_cores()
 AHEAD = 4
 # Most images and pixels of a block of several steps.
@@ -151,14 +154,15 @@ def training_batches(
     Small batches are perturbed a block of steps at a time, all streams together: most of an
     operation's cost on a few small images is that of calling it. So the noise of an image is a
     function of the stage's key, the number of its block and its place in it. A worker decodes and
-    perturbs its own rows alone.
+    perturbs its own rows alone, and a batch of many or large images in several pieces.
 
     Args:
         all_streams: tuple of streams.
         stage_key: int64 array (2,), the stage's key.
         perturb: function of (images, targets, key, batch_size): noise on the images of several
             batches. Images are uint8 (n, height, width, 3), or encoded, string (n,), as the streams
-            hold them; targets are float32 (n, classes). It returns both, the images as uint8.
+            hold them; targets are float32 (n, classes). It returns both, the images as uint8. What
+            it draws for images it draws by `noise.for_examples`.
         image_size: side of the images that `perturb` returns, pixels.
         first_step, num_steps: ints.
         share: `Share`, whose rows are made.
@@ -172,6 +176,7 @@ def training_batches(
     """
     sizes = [stream.batch_size for stream in all_streams]
     steps = steps_in_block(sum(sizes), image_size)
+    pieces = 1 if mixes else pieces_of_batch(sizes, image_size, share)
     first_block, num_blocks = first_step // steps, -(-num_steps // steps)
     keys = [noise.named(tf.constant(stage_key), f"stream/{one.name}") for one in all_streams]
     elements = tf.data.Dataset.zip(
@@ -182,14 +187,33 @@ def training_batches(
         ),
     )
 
-    def make(block, *of_streams):
+    def make(block, of_streams, of_share=share):
         return _make_block(
-            all_streams, of_streams, steps, stage_key, block, perturb, share=share, mixes=mixes
+            all_streams, of_streams, steps, stage_key, block, perturb, share=of_share, mixes=mixes
         )
 
+    if pieces == 1:
+        batches = made_ahead(elements, lambda block, *of_streams: make(block, of_streams)).unbatch()
+    else:
+        made = made_ahead(
+            elements.flat_map(functools.partial(_in_pieces, share, pieces)),
+            lambda piece, block, *of_streams: make(block, of_streams, share.piece(piece, pieces)),
+        )
+        batches = made.unbatch().batch(pieces, drop_remainder=True).map(_whole)
     skipped = first_step - first_block * steps
-    batches = made_ahead(elements, make).unbatch().skip(skipped * share.replicas)
+    batches = batches.skip(skipped * share.replicas)
     return batches.take((num_steps - first_step) * share.replicas).prefetch(steps * share.replicas)
+
+
+def _in_pieces(share, pieces, *element):
+    """A dataset of an element once for each piece of each of a worker's replicas, numbered."""
+    numbers = tf.data.Dataset.range(share.replicas * pieces, output_type=tf.int32)
+    return numbers.map(lambda number: (number, *element))
+
+
+def _whole(*of_streams):
+    """A batch from its pieces: (pieces, rows, ...) as (pieces x rows, ...)."""
+    return tf.nest.map_structure(_flat, of_streams)
 
 
 def _make_block(all_streams, elements, steps, stage_key, block, perturb, *, share, mixes):
@@ -240,9 +264,9 @@ def _rows_of_block(key, batch_sizes, steps, share):
     """A `noise.scope` of the rows that are a worker's share of every batch of a block."""
     if share.is_whole:
         return contextlib.nullcontext()
-    of_batch = np.concatenate(share.positions(batch_sizes))
-    positions = sum(batch_sizes) * np.arange(steps, dtype=np.int32)[:, None] + of_batch
-    return noise.scope(key, positions.ravel(), steps * sum(batch_sizes))
+    of_batch = tf.concat(share.positions(batch_sizes), 0)
+    positions = sum(batch_sizes) * tf.range(steps)[:, None] + of_batch
+    return noise.scope(key, tf.reshape(positions, [-1]), steps * sum(batch_sizes))
 
 
 def _by_step(rows, steps, size):
@@ -257,8 +281,9 @@ def _flat(rows):
 
 def _part(rows, share):
     """A worker's part of each step's rows, (steps, batch, ...)."""
-    size = rows.shape[1] // share.num_workers
-    return rows[:, share.worker * size : (share.worker + 1) * size]
+    steps, size, *shape = rows.shape
+    of_workers = tf.reshape(rows, [steps, share.num_workers, size // share.num_workers, *shape])
+    return of_workers[:, share.worker]
 
 
 def steps_in_block(batch_size, image_size):
@@ -271,9 +296,46 @@ def steps_in_block(batch_size, image_size):
     return max(1, images_in_block(image_size) // batch_size)
 
 
+def pieces_of_batch(batch_sizes, image_size, share=WHOLE):
+    """In how many pieces a replica's part of a batch is perturbed, because its images are large.
+
+    A replica has as many images of each stream in every piece, and no more pixels in all than a
+    block may have, if the sizes divide so.
+
+    Args:
+        batch_sizes: list of ints, images of each stream in a step.
+        image_size: side of the images, pixels.
+        share: `Share`.
+    """
+    of_replica = [size // share.replicas for size in share.sizes(batch_sizes)]
+    most, largest = math.gcd(*of_replica), max(1, BLOCK_PIXELS // image_size**2)
+    if sum(batch_sizes) <= largest:
+        return 1
+    divisors = (pieces for pieces in range(1, most) if most % pieces == 0)
+    return next((one for one in divisors if sum(of_replica) <= one * largest), most)
+
+
 def images_in_block(image_size):
     """How many images are made at once where nothing asks for more, at least 1."""
     return max(1, min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2))
+
+
+def bytes_of_batches(batch_sizes, image_size, share=WHOLE, mixes=False):
+    """What the images that `training_batches` makes, and makes ahead, take of main memory, about.
+
+    Args:
+        batch_sizes: list of ints, images of each stream in a step.
+        image_size: side of the images, pixels.
+        share, mixes: see `training_batches`.
+    """
+    steps = steps_in_block(sum(batch_sizes), image_size)
+    pieces = 1 if mixes else pieces_of_batch(batch_sizes, image_size, share)
+    batch = sum(share.sizes(batch_sizes))
+    made = (sum(batch_sizes) if mixes else batch) * steps
+    held = 2 * batch * steps  # One is in use and one is ready.
+    if pieces > 1:  # And one is collected and put together.
+        made, held = made // (pieces * share.replicas), 4 * batch
+    return ((PARALLEL_CALLS + AHEAD) * made + held) * image_size**2 * 3
 
 
 def made_ahead(dataset, function):

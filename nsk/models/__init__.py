@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from nsk.errors import UserError
+from nsk.errors import UserError, nearest
 from nsk.models import convnet, efficientnet, kerascv, resnet, wide_resnet
 from nsk.models.layers import Builder
 
@@ -21,6 +21,7 @@ class Family:
     Attributes:
         pattern: regular expression of a whole name; its groups are numbers or words.
         names: the usual names, for messages and tests.
+        described: what names there are, for messages; None: `names` and no others.
         build: function of (builder, *groups, **arguments) that returns the network.
         stride: int, by what the side of an image is divided; the least side.
         accepts: function of the groups, whether there is such a network.
@@ -33,6 +34,7 @@ class Family:
     names: tuple
     build: object
     stride: int
+    described: str | None = None
     accepts: object = lambda *groups: True
     check_size: object = None
     has_stochastic_depth: bool = True
@@ -53,6 +55,7 @@ FAMILIES = (
         ("resnet20", "resnet26", "resnet32", "resnet38"),
         resnet.build_resnet6n2,
         stride=4,
+        described="resnetN with any N = 6n + 2",
         accepts=lambda depth: depth >= 8 and depth % 6 == 2,
     ),
     Family(
@@ -60,6 +63,7 @@ FAMILIES = (
         ("wrn28_2", "wrn28_10"),
         wide_resnet.build_wide_resnet,
         stride=4,
+        described="wrnN_K with any N = 6n + 4",
         accepts=lambda depth, width: depth >= 10 and depth % 6 == 4,
     ),
     Family(
@@ -74,6 +78,7 @@ FAMILIES = (
         tuple(f"efficientnet_{variant}" for variant in efficientnet.VARIANTS),
         efficientnet.build_efficientnet,
         stride=32,
+        described="efficientnet_b0 to b8 and l0 to l2",
         accepts=lambda variant: variant in efficientnet.VARIANTS,
     ),
     Family(
@@ -81,6 +86,7 @@ FAMILIES = (
         ("efficientnet_b0_small",),
         efficientnet.build_small_efficientnet,
         stride=8,
+        described="the same with _small behind it",
         accepts=lambda variant: variant in efficientnet.VARIANTS,
     ),
     Family(
@@ -88,6 +94,7 @@ FAMILIES = (
         (),  # Building one takes seconds.
         kerascv.build_kerascv,
         stride=32,
+        described="kerascv:NAME",
         accepts=kerascv.parse,
         check_size=kerascv.check_image_size,
     ),
@@ -165,6 +172,11 @@ def check_image_size(name, image_size, flag="image_size"):
         family.check_size(*groups, image_size, flag)
 
 
+def is_for_small_images(name):
+    """Whether a network divides the side of an image by so little that large ones cost much."""
+    return _find(name)[0].stride < 32
+
+
 def check_name(name):
     """UserError where `build_model` does not know the name."""
     _find(name)
@@ -178,10 +190,12 @@ def _find(name):
             groups = [int(one) if one.isdigit() else one for one in match.groups()]
             if family.accepts(*groups):
                 return family, groups
+    described = (family.described or ", ".join(family.names) for family in FAMILIES)
+    spellings = {one: f"kerascv:{one}" for one in kerascv.BACKBONES}
+    spellings |= {one: one for one in model_names()}
     raise UserError(
-        f"--models names {name!r}: expected one of {', '.join(model_names())}, or resnetN with "
-        "another N = 6n + 2, wrnN_K with another N = 6n + 4, an EfficientNet with _small behind "
-        "its name, or kerascv:NAME with a backbone of KerasCV."
+        f"--models names {name!r}, which is not known{nearest(name, spellings)}: expected "
+        f"{', '.join(described)}."
     )
 
 

@@ -14,7 +14,7 @@ import re
 import keras
 
 from nsk import noise
-from nsk.errors import UserError
+from nsk.errors import UserError, nearest
 from nsk.models.kerascv_backbones import BACKBONES
 from nsk.models.layers import StochasticDepth, survival_probabilities
 
@@ -52,9 +52,10 @@ def parse(name):
             raise UserError(f"--models=kerascv:{name}: {given} {reason}: give another backbone.")
     known = {_normalized(one): one for one in BACKBONES}
     if wanted not in known:
+        near = nearest(given, {one: one for one in BACKBONES})
         raise UserError(
-            f"--models=kerascv:{name}: there is no backbone {given!r}: expected one of "
-            f"{', '.join(BACKBONES)}."
+            f"--models=kerascv:{name}: there is no backbone {given!r}{near}: expected one of the "
+            f"{len(BACKBONES)} in docs/kerascv.md."
         )
     presets = BACKBONES[known[wanted]].presets
     if at and data not in presets:
@@ -163,7 +164,7 @@ def _make_backbone(name, data, image_size):
         try:
             backbone = backbone_class.from_preset(described.presets[data], **shape)
         except Exception as error:  # Whatever the network, the cache and the file raise.
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
             raise UserError(
                 f"--models=kerascv:{name}@{data}: the weights {described.presets[data]} cannot be "
                 f"loaded ({reason}): run where the network can be reached, or leave out @{data}."

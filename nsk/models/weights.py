@@ -13,13 +13,13 @@ from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
-from absl import logging
 
 from nsk import files
 from nsk.errors import UserError
 from nsk.models import efficientnet, tf1_checkpoint
 
 HEAD = "logits"
+NORMALIZATION = "normalization(_[0-9]+)?"  # Layers of `keras.applications`.
 ZIPPED = "model.weights.h5"  # Where a .keras file has them.
 MOST_EXPANSION = 10  # Keras does not compress, and weights could hardly be compressed.
 MOST_BYTES = 2**34  # EfficientNet-L2 with an optimizer's two slots has 6 GiB.
@@ -44,12 +44,14 @@ class Weights:
         path: where they come from.
         averaged: int, how many of them are moving averages beside which are the plain ones.
         ignored: int, how many tensors of the files are none of the network's, as an optimizer's.
+        foreign_pixels: words for the pixels that they expect where ours are others, or "".
     """
 
     layers: dict
     path: Path
     averaged: int = 0
     ignored: int = 0
+    foreign_pixels: str = ""
 
 
 def files_of(path):
@@ -120,13 +122,14 @@ def read(path):
             layers, *counts = _read_h5(io.BytesIO(content), len(content))
         else:
             layers, *counts = _read_h5(paths[0], paths[0].stat().st_size)
-        layers = _as_ours(layers, path)
+        foreign_pixels = _foreign_pixels(layers)
+        layers = _as_ours(layers)
     except Exception as error:  # h5py and TensorFlow raise nearly anything on damaged files.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The weights {path} cannot be read ({reason}): give {KINDS}, whole and undamaged."
         ) from None
-    return Weights(layers, path, *counts)
+    return Weights(layers, path, *counts, foreign_pixels)
 
 
 def check_archive(path):
@@ -159,7 +162,7 @@ def _read_h5(file, file_bytes):
             raise ValueError("it refers to other files")
         layers = {}
         for name, dataset in ours.items():
-            group, _, variable = name.rpartition("/")
+            group, _, variable = name.removesuffix(":0").rpartition("/")
             keras_3 = group.rpartition("/")[2] == "vars"
             layer = _keras_3_layer(opened, group) if keras_3 else _keras_2_layer(group)
             variables = layers.setdefault(layer, {})
@@ -207,13 +210,11 @@ def _keras_2_layer(group):
     return inner or outer
 
 
-def _as_ours(layers, path):
+def _as_ours(layers):
     """Layers and variables as our networks call them; normalisation, which is inside, left out."""
     renamed = {}
-    for layer, named in layers.items():
-        variables = {name.removesuffix(":0"): array for name, array in named.items()}
-        if re.fullmatch("normalization(_[0-9]+)?", layer):
-            _check_normalization(variables, path)
+    for layer, variables in layers.items():
+        if re.fullmatch(NORMALIZATION, layer):
             continue
         layer = HEAD if layer == "predictions" and HEAD not in layers else layer
         renamed[layer] = {
@@ -235,29 +236,33 @@ def _float32(array, name):
     return array
 
 
-def _check_normalization(variables, path):
-    """A warning where a network of `keras.applications` expects other pixels than ours give."""
-    mean, variance = (
-        np.ravel(variables[name if name in variables else place]).astype(np.float64)
-        for place, name in (("0", "mean"), ("1", "variance"))
-    )
+def _foreign_pixels(layers):
+    """Words for the pixels of a `keras.applications` network, where ours are others; else ""."""
     deviation = np.array(efficientnet.DEVIATION)
-    # Its weights for ImageNet hold deviations as variances, which a second layer makes up for:
-    # https://github.com/tensorflow/tensorflow/issues/49930
-    known = any(
-        variance.shape == one.shape and np.allclose(variance, one, atol=1e-3)
-        for one in (deviation, deviation**2)
-    )
-    if not known or mean.shape != (3,) or not np.allclose(mean, efficientnet.MEAN, atol=1e-3):
-        logging.warning(
-            "%s was trained on pixels of the mean %s and the variance %s: the network here takes "
-            "ImageNet's, %s and %s.",
-            path,
-            *(
-                ", ".join(f"{one:.3f}" for one in values[:3])
-                for values in (mean, variance, efficientnet.MEAN, deviation**2)
-            ),
+    for layer, variables in layers.items():
+        if not re.fullmatch(NORMALIZATION, layer):
+            continue
+        mean, variance = (
+            np.ravel(variables[name if name in variables else place]).astype(np.float64)
+            for place, name in (("0", "mean"), ("1", "variance"))
         )
+        # Its weights for ImageNet hold deviations as variances, which a second layer makes up for:
+        # https://github.com/tensorflow/tensorflow/issues/49930
+        known = any(
+            variance.shape == one.shape and np.allclose(variance, one, atol=1e-3)
+            for one in (deviation, deviation**2)
+        )
+        if not known or mean.shape != (3,) or not np.allclose(mean, efficientnet.MEAN, atol=1e-3):
+            found, ours = (
+                f"mean {_short(one)} and variance {_short(other)}"
+                for one, other in ((mean, variance), (efficientnet.MEAN, deviation**2))
+            )
+            return f"{found}; the network here takes ImageNet's, {ours}"
+    return ""
+
+
+def _short(values):
+    return ", ".join(f"{one:.3f}" for one in values[:3])
 
 
 def assign(model, weights):

@@ -130,4 +130,3 @@ class ReplicaStep:
             else gradient
             for gradient, variable in zip(gradients, self._model.trainable_variables, strict=True)
         ]
-

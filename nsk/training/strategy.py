@@ -125,5 +125,5 @@ def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
         if size % parts:
             raise UserError(
                 f"The {name.replace('_', ' ')} of {size} images does not divide over {over}: make "
-                f"it a multiple of {parts}."
+                f"it a multiple of {parts} by --labeled_batch_size or --ratio."
             )

@@ -129,7 +129,9 @@ def test_noise_depends_on_the_step_and_not_on_the_first_one(monkeypatch, at_once
     monkeypatch.setattr(pipeline, "BLOCK_IMAGES", at_once)
 
     def mark(images, targets, key, batch_size):
-        marks = noise.integers(key, [tf.shape(images)[0], 1, 1, 1], 256)
+        marks = noise.for_examples(
+            lambda *args: noise.integers(*args, 256), key, tf.shape(images)[0], [1, 1, 1]
+        )
         return tf.broadcast_to(tf.cast(marks, tf.uint8), tf.shape(images)), targets
 
     both = (stream([1] * 6, 6), stream([1] * 6, 6, "pseudo"))
@@ -197,9 +199,14 @@ def test_pairs_are_mixed_within_a_step():
 
 
 @pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}])
-@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 1), (2, 2), (4, 1)])
-def test_shares_together_are_the_global_batches(settings, workers, replicas):
-    """Order and noise of an image are those of its place in the global batch, whoever makes it."""
+@pytest.mark.parametrize(
+    ("workers", "replicas", "at_once"),
+    [(1, 2, 99), (2, 1, 99), (2, 2, 99), (4, 1, 99), (1, 1, 4), (1, 2, 3), (2, 1, 4)],
+)
+def test_shares_together_are_the_global_batches(monkeypatch, settings, workers, replicas, at_once):
+    """Order and noise of an image are those of its place in the global batch, whoever makes it, at
+    once or in pieces."""
+    monkeypatch.setattr(pipeline, "BLOCK_PIXELS", at_once * 8 * 8)
     random = np.random.default_rng(0)
     both = [stream([1] * 20, 4), stream([1, 2] * 20, 12, "pseudo", first=100)]
     both = [
@@ -235,7 +242,9 @@ def test_shares_together_are_the_global_batches(settings, workers, replicas):
             lambda *of_replicas: np.concatenate(of_replicas), *map(list, steps)
         )
 
-    whole = make(WHOLE)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(pipeline, "pieces_of_batch", lambda *_: 1)
+        whole = make(WHOLE)
     parts = [make(Share(worker, workers, replicas)) for worker in range(workers)]
     together = tf.nest.map_structure(lambda *rows: np.concatenate(rows), *parts)
     tf.nest.map_structure(np.testing.assert_array_equal, together, whole)
@@ -354,6 +363,23 @@ def test_images_in_memory_take_their_pixels_or_their_files(labeled):
 )
 def test_a_block_holds_few_images_and_fewer_large_ones(batch_size, image_size, expected):
     assert pipeline.steps_in_block(batch_size, image_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "image_size", "share", "expected"),
+    [
+        ([2048, 6144], 32, WHOLE, 1),
+        ([64, 192], 224, WHOLE, 2),  # 167 images of so many pixels in a piece.
+        ([64, 192], 224, Share(0, 1, 2), 1),
+        ([64, 192], 224, Share(1, 2, 1), 1),
+        ([512, 7168], 600, WHOLE, 512),  # 15 images each: 256 pieces would have 30, not 23.
+        ([24], 600, WHOLE, 2),
+        ([29], 600, WHOLE, 29),
+        ([300, 301], 224, WHOLE, 1),
+    ],
+)
+def test_a_large_batch_is_made_in_equal_pieces(sizes, image_size, share, expected):
+    assert pipeline.pieces_of_batch(sizes, image_size, share) == expected
 
 
 def test_images_without_labels_have_the_label_minus_one(tmp_path):

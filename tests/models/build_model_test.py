@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.errors import UserError
-from nsk.models import build_model, model_names
+from nsk.models import build_model, check_name, model_names
 from nsk.models.layers import Dropout, StochasticDepth
 
 # Of the EfficientNets one: the others differ from it by the numbers in a table.
@@ -188,9 +188,25 @@ def test_any_6n2(name):
     ],
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(UserError, match=r"expected one of convnet5, .*resnet38.*_l2") as error:
+    with pytest.raises(
+        UserError, match=r"expected convnet5, .*N = 6n \+ 2, .*kerascv:NAME"
+    ) as error:
         build(name)
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("efficientnet-b0", "efficientnet_b0, "),
+        ("ResNet20", "resnet20"),
+        ("resnet101", "kerascv:resnet101"),
+        ("efficientnetv2_s", "kerascv:efficientnetv2_s"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest_ones(name, expected):
+    with pytest.raises(UserError, match=f"; nearest: .*{expected}"):
+        check_name(name)
 
 
 @each_kind
