@@ -206,10 +206,12 @@ def tell(message):
 def _is_ours_or_a_warning(record):
     """Whether a log line is shown: libraries say much at INFO through the same handler.
 
-    Beam says much at every level, and raises its errors, too: TF_CPP_MIN_LOG_LEVEL=0 shows it.
+    Beam says much at every level, and raises its errors, too; what a library uses that is
+    deprecated is not the user's to change: TF_CPP_MIN_LOG_LEVEL=0 shows both.
     """
     is_ours = record.pathname.startswith(os.path.dirname(__file__))
-    hidden = "apache_beam" in record.pathname and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
+    hidden = "apache_beam" in record.pathname or "is deprecated" in str(record.msg)
+    hidden &= os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
     return is_ours or (record.levelno >= python_logging.WARNING and not hidden)
 
 
