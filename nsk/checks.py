@@ -25,6 +25,7 @@ def check_chain(stages, images):
     config = stages.config
     _check_first_scores(config, images)
     teacher = _checked_teacher(stages, images) if config.run.teacher else None
+    surprises = {}  # In order, each once.
     built = {}  # The last network alone: the largest ones take seconds, and gigabytes.
     for generation in range(1 if config.run.teacher else 0, config.num_students + 1):
         settings = stages.training_settings(generation, images)
@@ -42,24 +43,25 @@ def check_chain(stages, images):
             num_classes = images.counts["num_classes"]
             built = {kind: train_stage.build_model(settings, num_classes, synchronized=False)}
         model = built[kind]
-        _warn_of_network(settings, model)
+        surprises.update(dict.fromkeys(_surprises(settings, model)))
         _check_initial(config, generation, model, teacher)
         _check_finetuning(stages, stages.finetune_settings(generation, images), model)
         teacher = model
+    for line in surprises:
+        logging.warning("%s", line)
 
 
-def _warn_of_network(settings, model):
-    """Warnings where a network is not what its settings lead to expect."""
+def _surprises(settings, model):
+    """Lines that tell where a network is not what its settings lead to expect."""
     name, side = settings["architecture"], settings["image_size"]
     if models.is_for_small_images(name) and side > SMALL_SIDE:
-        logging.warning(
-            "%s is a network for small images: at %d pixels it takes much time and memory; "
-            "imagenet_resnetN, efficientnet_NN and kerascv:NAME are for large ones.",
-            name,
-            side,
+        yield (
+            f"{name} is a network for small images: at {side} pixels it takes much time and "
+            "memory; imagenet_resnet18, efficientnet_b0 and kerascv:resnet50, say, are for large "
+            "ones."
         )
     if settings["train"]["rematerialize"] and not blocks.block_names(model):
-        logging.warning("--rematerialize leaves %s as it is, whose blocks are not known.", name)
+        yield f"--rematerialize leaves {name} as it is, whose blocks are not known."
 
 
 def _check_initial(config, generation, model, teacher):
@@ -93,8 +95,9 @@ def _check_initial(config, generation, model, teacher):
     if fresh_head:
         told.append(f"fresh classifier for {model.output_shape[-1]} classes")
     logging.info("Generation %d begins with %s: %s.", generation, begins, ", ".join(told))
-    if given.foreign_pixels:
-        logging.warning("%s was trained on pixels of %s.", begins, given.foreign_pixels)
+    foreign = weights.foreign_pixels(model, given)
+    if foreign:
+        logging.warning("%s was trained on pixels of %s.", begins, foreign)
 
 
 def _check_first_scores(config, images):

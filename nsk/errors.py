@@ -26,12 +26,12 @@ class LostWorkerError(Exception):
 
 
 def nearest(name, spellings):
-    """Names that look like a wrong one, for a message: `; nearest: NAME, ...`, or nothing.
+    """Names that look like a wrong one, for a message: ` (nearest: NAME, ...)`, or nothing.
 
     Args:
         name: what was given.
-        spellings: dict from what a user may write, in lower case, to the name that there is.
+        spellings: dict from what a user may write, in lower case, to the names that there are.
     """
-    matches = difflib.get_close_matches(name.lower(), spellings)
-    names = dict.fromkeys(spellings[one] for one in matches)
-    return f"; nearest: {', '.join(names)}" if names else ""
+    matches = difflib.get_close_matches(name.lower(), spellings, n=4)
+    names = dict.fromkeys(name for one in matches for name in spellings[one])
+    return f" (nearest: {', '.join(names)})" if names else ""

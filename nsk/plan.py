@@ -28,8 +28,9 @@ COST_HEADER = (
 COST_LEGEND = (
     "multiply-adds: of a training image, forward and backward. activations: what a replica keeps",
     "of a step's images, or of a part of them, for the backward pass; weights, gradients and work",
-    "space come on top. batches: images that a worker makes and holds ahead, in main memory; those",
-    "of --cache=memory, or windows of --shuffle_mebibytes, come on top.",
+    "space come on top. batches: images that a worker makes and holds ahead, in main memory; the",
+    "work space of the noise, most with mixup and CutMix, and images of --cache=memory, or three",
+    "windows of --shuffle_mebibytes for each stream, come on top.",
 )
 
 
@@ -231,7 +232,7 @@ def _disk_bytes(pseudo, images, rows):
 def _told(disk):
     """Disk by what it is for, in words."""
     parts = ", ".join(f"{name} {size / MEBIBYTE:,.0f}" for name, size in disk.items())
-    without = "" if "images" in disk else " and those of images and pseudo-label shards"
+    without = "" if "images" in disk else "; images and pseudo-label shards come on top"
     return f"{sum(disk.values()) / MEBIBYTE:,.0f} MiB ({parts}){without}"
 
 

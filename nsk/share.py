@@ -29,14 +29,13 @@ class Share:
         return self.num_workers == 1
 
     def piece(self, number, pieces):
-        """What this worker's replicas have in `pieces` pieces each: one, as of a worker alone.
+        """One of several equal pieces of this part: what one of so many times the workers has.
 
         Args:
-            number: int, or int32 scalar tensor: which piece, replica after replica.
-            pieces: int.
+            number: int, or int32 scalar tensor: which piece, in the order of rows of each stream.
+            pieces: int, how many.
         """
-        parts = self.replicas * pieces
-        return Share(self.worker * parts + number, self.num_workers * parts)
+        return Share(self.worker * pieces + number, self.num_workers * pieces)
 
     def sizes(self, batch_sizes):
         """How many rows of each stream, of these global batch sizes, are the worker's: a list."""

@@ -147,11 +147,9 @@ class Stages:
     def train(self, generation, images, pseudo_labels=None, teacher=None):
         """A teacher (generation 0), or a student of a teacher and its pseudo-labels."""
         settings = self.training_settings(generation, images)
-        labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
         learns_pseudo_labels = generation and settings["train"]["ratio"]
         pseudo = shard_set(pseudo_labels, write.SHARDS) if learns_pseudo_labels else None
         labeled_copies = select_stage.read_labeled_copies(pseudo_labels.path) if generation else {}
-        settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
         inputs = {"images": images}
         if learns_pseudo_labels or labeled_copies:
             inputs["pseudo_labels"] = pseudo_labels
@@ -162,20 +160,26 @@ class Stages:
         elif begins != "scratch":
             initial = begins
             settings["init_from"] = {"sha256": weights.sha256(begins)}
-        return self._train(settings, labeled, dev, pseudo, labeled_copies, initial, inputs)
+        return self._train(settings, inputs, initial, pseudo, labeled_copies)
 
     def finetune(self, generation, images, trained):
         """A trained model, fine-tuned at the resolution of the test; itself where that is off."""
         settings = self.finetune_settings(generation, images)
         if settings is None:
             return trained
-        labeled, dev = shard_set(images, "labeled"), shard_set(images, "dev")
-        settings = train_stage.resolve_cache(settings, labeled, dev, None)
-        inputs = {"images": images, "trained": trained}
-        return self._train(settings, labeled, dev, None, {}, trained.path / MODEL, inputs)
+        return self._train(settings, {"images": images, "trained": trained}, trained.path / MODEL)
 
-    def _train(self, settings, labeled, dev, pseudo, labeled_copies, initial, inputs):
-        """A stage of training; `initial` is the path of the weights it starts from, or None."""
+    def _train(self, settings, inputs, initial, pseudo=None, labeled_copies=None):
+        """A stage of training.
+
+        Args:
+            settings: see `training_settings`.
+            inputs: dict from role to the `Stage`s that it is made from, `images` among them.
+            initial: path of the weights that it starts from; None: fresh ones.
+            pseudo, labeled_copies: see `train_stage.Job`.
+        """
+        labeled, dev = (shard_set(inputs["images"], split) for split in ("labeled", "dev"))
+        settings = train_stage.resolve_cache(settings, labeled, dev, pseudo)
 
         def build(folder):
             job = train_stage.Job(
@@ -183,7 +187,7 @@ class Stages:
                 labeled=labeled,
                 dev=dev,
                 pseudo=pseudo,
-                labeled_copies=labeled_copies,
+                labeled_copies=labeled_copies or {},
                 initial=weights.read(initial) if initial else None,
                 summary_folder=self._summary_folder(folder),
                 checkpoint_folder=folder.with_suffix(CHECKPOINTS),

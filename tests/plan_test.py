@@ -7,6 +7,7 @@ from nsk.config import Config
 from nsk.data import pipeline
 from nsk.errors import UserError
 from nsk.models.cost import cost_of
+from nsk.share import Share
 
 
 def make_config(workdir, **values):
@@ -149,7 +150,7 @@ def test_a_plan_of_stated_images_reads_nothing(tmp_path, capsys):
     assert teacher["parameters"] == 104_042 - 3 * 129  # Seven classes, and not ten.
     text = capsys.readouterr().out
     assert "2,000 labeled, 30,000 unlabeled; 7 classes. None was read." in text
-    assert "and those of images and pseudo-label shards" in text
+    assert "images and pseudo-label shards come on top" in text
     assert plan["disk_bytes"]["scores"] > 30000 * 2 * 7
     assert not list((tmp_path / "run").iterdir())
 
@@ -169,8 +170,8 @@ def test_layers_whose_cost_is_not_known_are_named(tmp_path, capsys, monkeypatch)
 
 
 def test_networks_that_are_not_what_one_may_expect_are_told(tmp_path, caplog):
-    large = {"models": ["resnet20", "efficientnet_b0"], "rematerialize": True}
-    self_training.plan(stated(tmp_path, **large, image_size=["65", "224"]))
+    large = {"models": ["resnet20", "resnet20", "efficientnet_b0"], "rematerialize": True}
+    self_training.plan(stated(tmp_path, **large, image_size=["65", "65", "224"]))
     assert caplog.text.count("resnet20 is a network for small images: at 65 pixels") == 1
     assert "efficientnet_b0 is" not in caplog.text and "leaves" not in caplog.text
     caplog.clear()
@@ -180,17 +181,32 @@ def test_networks_that_are_not_what_one_may_expect_are_told(tmp_path, caplog):
     assert "--rematerialize leaves kerascv:mobilenet_v3_small as it is" in caplog.text
 
 
-def test_batches_in_main_memory_are_those_of_a_worker(tmp_path):
+def test_batches_in_main_memory(tmp_path):
     def batches(**settings):
         return self_training.plan(stated(tmp_path, **settings))["stages"][1]["batch_bytes"]
 
-    pixels = 32 * 32 * 3
-    blocks = pipeline.PARALLEL_CALLS + pipeline.AHEAD + 2
-    assert batches() == 8 * 64 * pixels * blocks  # Eight steps in a block of 512 images.
-    large = {"labeled_batch_size": ["64"], "train_images": ["0"], "train_steps": ["1"]}
-    # Pieces of four images of 2**21 pixels: a gcd of 64 goes into 64 of them.
-    side = {"image_size": ["1448"], "models": ["convnet5"] * 2}
-    piece = 4 * (pipeline.PARALLEL_CALLS + pipeline.AHEAD)
-    assert batches(**large, **side) == (piece + 4 * 256) * 1448**2 * 3
-    mixed = pipeline.PARALLEL_CALLS + pipeline.AHEAD + 2
-    assert batches(**large, **side, mixup_alpha=["0.2"]) == 256 * mixed * 1448**2 * 3
+    assert batches() == pipeline.bytes_of_batches([16, 48], 32)
+    # Large enough for pieces, which a batch whose images are mixed is not made in.
+    large = {"labeled_batch_size": ["64"], "image_size": ["512"], "models": ["convnet5"] * 2}
+    assert batches(**large) == pipeline.bytes_of_batches([64, 192], 512)
+    mixed = batches(**large, mixup_alpha=["0.2"])
+    assert mixed == pipeline.bytes_of_batches([64, 192], 512, mixes=True) > batches(**large)
+    two = batches(**large, strategy="mirrored")
+    assert two == pipeline.bytes_of_batches([64, 192], 512, Share(0, 1, 2))
+
+
+def test_disk_by_what_it_is_for(tmp_path):
+    settings = {"finetune_resolution": ["0", "16"], "images_per_class": 300}
+    plan = self_training.plan(make_config(tmp_path / "run", **settings))
+    images = plan["images"]
+    parameters = [104_042, 317_930, 317_930]
+    encoded = sum(one.stat().st_size for one in (tmp_path / "run").glob("data/*/unlabeled/*"))
+    expected = {
+        "models": 3 * 4 * sum(parameters),
+        "checkpoints": 3 * 4 * 4 * max(parameters),  # Weights, two slots and an average: three.
+        "scores": images["unlabeled"] * 2 * (64 + 2 * 10)
+        + 2 * (images["dev"] + images["test"]) * (64 + 2 * 10),
+        "pseudo-label shards": encoded * 3000 / images["unlabeled"],
+    }
+    disk = plan["disk_bytes"]
+    assert {name: disk[name] for name in expected} == pytest.approx(expected)

@@ -196,18 +196,19 @@ def training_batches(
         batches = made_ahead(elements, lambda block, *of_streams: make(block, of_streams)).unbatch()
     else:
         made = made_ahead(
-            elements.flat_map(functools.partial(_in_pieces, share, pieces)),
+            elements.flat_map(functools.partial(_in_pieces, pieces)),
             lambda piece, block, *of_streams: make(block, of_streams, share.piece(piece, pieces)),
         )
-        batches = made.unbatch().batch(pieces, drop_remainder=True).map(_whole)
+        of_replica = pieces // share.replicas
+        batches = made.unbatch().batch(of_replica, drop_remainder=True).map(_whole)
     skipped = first_step - first_block * steps
     batches = batches.skip(skipped * share.replicas)
     return batches.take((num_steps - first_step) * share.replicas).prefetch(steps * share.replicas)
 
 
-def _in_pieces(share, pieces, *element):
-    """A dataset of an element once for each piece of each of a worker's replicas, numbered."""
-    numbers = tf.data.Dataset.range(share.replicas * pieces, output_type=tf.int32)
+def _in_pieces(pieces, *element):
+    """A dataset of an element once for each of its pieces, with their numbers."""
+    numbers = tf.data.Dataset.range(pieces, output_type=tf.int32)
     return numbers.map(lambda number: (number, *element))
 
 
@@ -297,31 +298,36 @@ def steps_in_block(batch_size, image_size):
 
 
 def pieces_of_batch(batch_sizes, image_size, share=WHOLE):
-    """In how many pieces a replica's part of a batch is perturbed, because its images are large.
+    """In how many pieces a worker's part of a batch is perturbed, because its images are large.
 
-    A replica has as many images of each stream in every piece, and no more pixels in all than a
-    block may have, if the sizes divide so.
+    A piece belongs to one replica and has as many images of each stream as every other one. So the
+    sizes have to divide; of the ways to divide them the one is taken whose pieces are nearest to
+    the pixels that a block may have.
 
     Args:
         batch_sizes: list of ints, images of each stream in a step.
         image_size: side of the images, pixels.
         share: `Share`.
+
+    Returns:
+        int: 1, or a multiple of the worker's replicas.
     """
     of_replica = [size // share.replicas for size in share.sizes(batch_sizes)]
     most, largest = math.gcd(*of_replica), max(1, BLOCK_PIXELS // image_size**2)
-    if sum(batch_sizes) <= largest:
+    if sum(of_replica) * share.replicas <= largest:
         return 1
-    divisors = (pieces for pieces in range(1, most) if most % pieces == 0)
-    return next((one for one in divisors if sum(of_replica) <= one * largest), most)
+    divisors = [one for one in range(1, most + 1) if most % one == 0]
 
+    def distance(pieces):
+        return abs(math.log(sum(of_replica) / pieces / largest))
 
-def images_in_block(image_size):
-    """How many images are made at once where nothing asks for more, at least 1."""
-    return max(1, min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2))
+    return share.replicas * min(divisors, key=distance)
 
 
 def bytes_of_batches(batch_sizes, image_size, share=WHOLE, mixes=False):
     """What the images that `training_batches` makes, and makes ahead, take of main memory, about.
+
+    The work space of the noise comes on top.
 
     Args:
         batch_sizes: list of ints, images of each stream in a step.
@@ -331,11 +337,15 @@ def bytes_of_batches(batch_sizes, image_size, share=WHOLE, mixes=False):
     steps = steps_in_block(sum(batch_sizes), image_size)
     pieces = 1 if mixes else pieces_of_batch(batch_sizes, image_size, share)
     batch = sum(share.sizes(batch_sizes))
-    made = (sum(batch_sizes) if mixes else batch) * steps
-    held = 2 * batch * steps  # One is in use and one is ready.
-    if pieces > 1:  # And one is collected and put together.
-        made, held = made // (pieces * share.replicas), 4 * batch
+    made = (sum(batch_sizes) if mixes else batch) * steps // pieces
+    # One is in use and one is ready; one in pieces is collected, and put together.
+    held = 4 * batch if pieces > 1 else 2 * batch * steps
     return ((PARALLEL_CALLS + AHEAD) * made + held) * image_size**2 * 3
+
+
+def images_in_block(image_size):
+    """How many images are made at once where nothing asks for more, at least 1."""
+    return max(1, min(BLOCK_IMAGES, BLOCK_PIXELS // image_size**2))
 
 
 def made_ahead(dataset, function):

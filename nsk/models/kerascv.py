@@ -36,6 +36,11 @@ CALLED = (
 )
 
 
+def names():
+    """All names of networks here, `kerascv:NAME`."""
+    return [f"kerascv:{one}" for one in BACKBONES]
+
+
 def parse(name):
     """(backbone's name, data of its weights or None) of `NAME` or `NAME@DATA`.
 
@@ -52,7 +57,7 @@ def parse(name):
             raise UserError(f"--models=kerascv:{name}: {given} {reason}: give another backbone.")
     known = {_normalized(one): one for one in BACKBONES}
     if wanted not in known:
-        near = nearest(given, {one: one for one in BACKBONES})
+        near = nearest(given, {one.partition(":")[2]: [one] for one in names()})
         raise UserError(
             f"--models=kerascv:{name}: there is no backbone {given!r}{near}: expected one of the "
             f"{len(BACKBONES)} in docs/kerascv.md."

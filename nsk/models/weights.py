@@ -16,7 +16,7 @@ import numpy as np
 
 from nsk import files
 from nsk.errors import UserError
-from nsk.models import efficientnet, tf1_checkpoint
+from nsk.models import tf1_checkpoint
 
 HEAD = "logits"
 NORMALIZATION = "normalization(_[0-9]+)?"  # Layers of `keras.applications`.
@@ -44,14 +44,15 @@ class Weights:
         path: where they come from.
         averaged: int, how many of them are moving averages beside which are the plain ones.
         ignored: int, how many tensors of the files are none of the network's, as an optimizer's.
-        foreign_pixels: words for the pixels that they expect where ours are others, or "".
+        normalization: (mean, variance) of the pixels in [0, 1] that a network of
+            `keras.applications` divides out itself, float64 arrays; None: the file has none.
     """
 
     layers: dict
     path: Path
     averaged: int = 0
     ignored: int = 0
-    foreign_pixels: str = ""
+    normalization: tuple | None = None
 
 
 def files_of(path):
@@ -122,14 +123,14 @@ def read(path):
             layers, *counts = _read_h5(io.BytesIO(content), len(content))
         else:
             layers, *counts = _read_h5(paths[0], paths[0].stat().st_size)
-        foreign_pixels = _foreign_pixels(layers)
+        normalization = _normalization(layers)
         layers = _as_ours(layers)
     except Exception as error:  # h5py and TensorFlow raise nearly anything on damaged files.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The weights {path} cannot be read ({reason}): give {KINDS}, whole and undamaged."
         ) from None
-    return Weights(layers, path, *counts, foreign_pixels)
+    return Weights(layers, path, *counts, normalization)
 
 
 def check_archive(path):
@@ -236,29 +237,45 @@ def _float32(array, name):
     return array
 
 
-def _foreign_pixels(layers):
-    """Words for the pixels of a `keras.applications` network, where ours are others; else ""."""
-    deviation = np.array(efficientnet.DEVIATION)
+def _normalization(layers):
+    """`Weights.normalization` of layers as a file has them."""
     for layer, variables in layers.items():
-        if not re.fullmatch(NORMALIZATION, layer):
-            continue
-        mean, variance = (
-            np.ravel(variables[name if name in variables else place]).astype(np.float64)
-            for place, name in (("0", "mean"), ("1", "variance"))
-        )
-        # Its weights for ImageNet hold deviations as variances, which a second layer makes up for:
-        # https://github.com/tensorflow/tensorflow/issues/49930
-        known = any(
-            variance.shape == one.shape and np.allclose(variance, one, atol=1e-3)
-            for one in (deviation, deviation**2)
-        )
-        if not known or mean.shape != (3,) or not np.allclose(mean, efficientnet.MEAN, atol=1e-3):
-            found, ours = (
-                f"mean {_short(one)} and variance {_short(other)}"
-                for one, other in ((mean, variance), (efficientnet.MEAN, deviation**2))
+        if re.fullmatch(NORMALIZATION, layer):
+            return tuple(
+                np.ravel(variables[name if name in variables else place]).astype(np.float64)
+                for place, name in (("0", "mean"), ("1", "variance"))
             )
-            return f"{found}; the network here takes ImageNet's, {ours}"
-    return ""
+    return None
+
+
+def foreign_pixels(model, weights):
+    """Words for the pixels that weights were trained on, where a network normalises others.
+
+    Args:
+        model: `keras.Model` of `build_model`.
+        weights: `Weights`.
+
+    Returns:
+        string; "" where nothing tells of other pixels.
+    """
+    if weights.normalization is None:
+        return ""
+    rescale = model.get_layer("rescale")
+    deviation = np.broadcast_to(1 / (255 * np.array(rescale.scale)), 3)
+    ours = (-np.array(rescale.offset) * deviation, np.square(deviation))
+    # Its weights for ImageNet hold deviations as variances, which a second layer makes up for:
+    # https://github.com/tensorflow/tensorflow/issues/49930
+    for known in (ours, (ours[0], deviation)):
+        if all(
+            one.shape == other.shape and np.allclose(one, other, atol=1e-3)
+            for one, other in zip(known, weights.normalization, strict=True)
+        ):
+            return ""
+    theirs, ours = (
+        f"mean {_short(mean)} and variance {_short(variance)}"
+        for mean, variance in (weights.normalization, ours)
+    )
+    return f"{theirs}; {model.name} normalises by {ours}"
 
 
 def _short(values):

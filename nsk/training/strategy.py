@@ -123,7 +123,9 @@ def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
         over += f" with --accumulation_steps={accumulation_steps}"
     for name, size in batch_sizes.items():
         if size % parts:
+            mends = ["--labeled_batch_size"] + ["--ratio"] * (name != "labeled_batch")
+            mends += ["a lower --accumulation_steps"] * (accumulation_steps > 1)
             raise UserError(
                 f"The {name.replace('_', ' ')} of {size} images does not divide over {over}: make "
-                f"it a multiple of {parts} by --labeled_batch_size or --ratio."
+                f"it a multiple of {parts} by {' or '.join(mends)}."
             )

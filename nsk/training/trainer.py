@@ -17,6 +17,7 @@ from nsk import stopping
 from nsk.errors import CannotTeachError
 from nsk.models import blocks
 from nsk.progress import Progress
+from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
@@ -103,8 +104,7 @@ class Trainer:
         workers = self.workers
         curves = Curves(summary_folder if workers.is_chief else None, self.recipe.learning_rates)
         if workers.is_chief:
-            (first,) = make_batches(0, 1)
-            curves.add_images(dict(zip(self.recipe.batch_sizes, first, strict=True)))
+            curves.add_images(self._first_images(make_batches))
         checkpoints = Checkpoints(checkpoint_folder, self.variables(), checkpoint_seconds)
         step, seconds_before = self._restore(checkpoints, curves)
         if step:
@@ -147,6 +147,11 @@ class Trainer:
             "final_loss": curves.final_loss,
             "dev": curves.last_evaluation,
         }
+
+    def _first_images(self, make_batches):
+        """Images of the first step, of each stream: as many as a worker is to hold at a time."""
+        (streams,) = make_batches(0, 1, Share(0, self.workers.count))
+        return dict(zip(self.recipe.batch_sizes, streams, strict=True))
 
     def _restore(self, checkpoints, curves):
         """(steps that were trained, seconds they took), from the last checkpoint that is whole."""

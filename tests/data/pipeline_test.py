@@ -201,7 +201,17 @@ def test_pairs_are_mixed_within_a_step():
 @pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}])
 @pytest.mark.parametrize(
     ("workers", "replicas", "at_once"),
-    [(1, 2, 99), (2, 1, 99), (2, 2, 99), (4, 1, 99), (1, 1, 4), (1, 2, 3), (2, 1, 4)],
+    [
+        (1, 2, 99),
+        (2, 1, 99),
+        (2, 2, 99),
+        (4, 1, 99),
+        (1, 1, 4),
+        (1, 2, 3),
+        (2, 1, 4),
+        (1, 2, 12),
+        (2, 2, 2),
+    ],
 )
 def test_shares_together_are_the_global_batches(monkeypatch, settings, workers, replicas, at_once):
     """Order and noise of an image are those of its place in the global batch, whoever makes it, at
@@ -242,8 +252,8 @@ def test_shares_together_are_the_global_batches(monkeypatch, settings, workers, 
             lambda *of_replicas: np.concatenate(of_replicas), *map(list, steps)
         )
 
-    with monkeypatch.context() as at_once:
-        at_once.setattr(pipeline, "pieces_of_batch", lambda *_: 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "pieces_of_batch", lambda *_: 1)
         whole = make(WHOLE)
     parts = [make(Share(worker, workers, replicas)) for worker in range(workers)]
     together = tf.nest.map_structure(lambda *rows: np.concatenate(rows), *parts)
@@ -370,16 +380,34 @@ def test_a_block_holds_few_images_and_fewer_large_ones(batch_size, image_size, e
     [
         ([2048, 6144], 32, WHOLE, 1),
         ([64, 192], 224, WHOLE, 2),  # 167 images of so many pixels in a piece.
-        ([64, 192], 224, Share(0, 1, 2), 1),
+        ([64, 192], 224, Share(0, 1, 2), 2),
         ([64, 192], 224, Share(1, 2, 1), 1),
-        ([512, 7168], 600, WHOLE, 512),  # 15 images each: 256 pieces would have 30, not 23.
-        ([24], 600, WHOLE, 2),
-        ([29], 600, WHOLE, 29),
-        ([300, 301], 224, WHOLE, 1),
+        ([256, 1024], 224, Share(0, 1, 8), 8),
+        ([512, 2048], 224, Share(1, 2, 4), 8),
+        ([512, 7168], 600, WHOLE, 256),  # 30 images each, 23 being the limit: 512 would have 15.
+        ([24], 600, WHOLE, 1),
+        ([173], 224, WHOLE, 1),
+        ([400], 224, WHOLE, 2),
+        ([1024, 1009], 224, WHOLE, 1),
     ],
 )
 def test_a_large_batch_is_made_in_equal_pieces(sizes, image_size, share, expected):
     assert pipeline.pieces_of_batch(sizes, image_size, share) == expected
+
+
+def test_bytes_of_batches_are_those_of_a_worker():
+    pixels, calls = 224 * 224 * 3, pipeline.PARALLEL_CALLS + pipeline.AHEAD
+    told = [
+        # Of 512 images a quarter is a replica's: 128 in one piece.
+        (Share(1, 2, 2), False, calls * 128 + 4 * 256),
+        (Share(1, 2, 2), True, calls * 512 + 2 * 256),
+        (WHOLE, False, calls * 128 + 4 * 512),
+    ]
+    for share, mixes, images in told:
+        assert pipeline.bytes_of_batches([128, 384], 224, share, mixes) == images * pixels
+    small = 32 * 32 * 3 * 64 * 8  # Eight steps are made together.
+    assert pipeline.bytes_of_batches([16, 48], 32) == (calls + 2) * small
+    assert pipeline.bytes_of_batches([16, 48], 32, Share(0, 2, 1)) == (calls + 2) * small // 2
 
 
 def test_images_without_labels_have_the_label_minus_one(tmp_path):

@@ -200,13 +200,23 @@ def test_unknown_names_are_refused(name):
     [
         ("efficientnet-b0", "efficientnet_b0, "),
         ("ResNet20", "resnet20"),
+        ("resnet18", "imagenet_resnet18, kerascv:resnet18, "),
         ("resnet101", "kerascv:resnet101"),
         ("efficientnetv2_s", "kerascv:efficientnetv2_s"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest_ones(name, expected):
-    with pytest.raises(UserError, match=f"; nearest: .*{expected}"):
+    with pytest.raises(UserError, match=rf" \(nearest: .*{expected}"):
         check_name(name)
+
+
+def test_deep_networks_are_built_deep_in_a_program():
+    """EfficientNet-L2 alone comes close to the 1,000 calls that Python by itself allows."""
+
+    def called(depth):
+        return called(depth - 1) if depth else build("resnet110", image_size=4)
+
+    assert called(900).output_shape == (None, 10)
 
 
 @each_kind

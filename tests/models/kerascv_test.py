@@ -147,7 +147,7 @@ def test_case_underscores_and_the_suffix_do_not_matter(name, expected):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet19", "no backbone 'resnet19'; nearest: .*resnet18"),
+        ("resnet19", r"no backbone 'resnet19' \(nearest: kerascv:resnet18, "),
         ("18", "no backbone '18'"),
         ("vgg16@imagenet", "KerasCV has none"),
         ("resnet50@coco", "give @imagenet"),

@@ -83,8 +83,8 @@ def test_files_of_keras_applications(name, reference, network, tmp_path):
         write_keras_2(tmp_path / name, reference[0])
     else:
         save(tmp_path / name)
-    expected = {"averaged": 0, "ignored": 0, "foreign_pixels": ""}
-    assert_reads(tmp_path / name, network, reference, **expected)
+    read = assert_reads(tmp_path / name, network, reference, averaged=0, ignored=0)
+    assert read.normalization is not None and not weights.foreign_pixels(network, read)
 
 
 def write_keras_2(path, model):
@@ -124,14 +124,19 @@ def test_weights_of_a_trained_model_come_without_the_optimizers(tmp_path):
         ((0.5, 0.5, 0.5), efficientnet.DEVIATION, True),
     ],
 )
-def test_other_pixels_than_imagenets_are_told(mean, variance, told, tmp_path):
+def test_other_pixels_than_the_networks_are_told(mean, variance, told, network, tmp_path):
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["normalization_1/normalization_1/mean:0"] = mean
         file["normalization_1/normalization_1/variance:0"] = variance
         file["normalization_1/normalization_1/count:0"] = 0
     given = weights.read(tmp_path / "weights.h5")
     assert given.layers == {}
-    assert given.foreign_pixels.startswith("mean ") == told
+    assert weights.foreign_pixels(network, given).startswith("mean ") == told
+    # From pixels in [-1, 1] all of them are others.
+    other = build_model("convnet5", num_classes=10, image_size=8)
+    assert "convnet5 normalises by mean 0.500, 0.500, 0.500 and" in weights.foreign_pixels(
+        other, given
+    )
 
 
 # Official checkpoints.

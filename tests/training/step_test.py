@@ -102,12 +102,38 @@ def assert_same(first, second, tolerance):
         )
 
 
-@each_strategy
-def test_accumulated_gradients_are_those_of_the_whole_batch(strategy):
+@pytest.mark.parametrize(
+    "strategy, changes",
+    [
+        ("one", {}),
+        ("one", {"loss_normalization": "all"}),
+        ("one", {"frozen_blocks": 1, "rematerialize": True}),
+        pytest.param("mirrored", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_accumulated_gradients_are_those_of_the_whole_batch(strategy, changes):
     build = without_batch_norm(resnet)
-    whole = trained(build)
-    parts = trained(build, strategy, accumulation_steps=2)
+    whole = trained(build, **changes)
+    parts = trained(build, strategy, accumulation_steps=2, **changes)
     assert_same(whole, parts, 1e-5)
+
+
+def test_parts_stand_once_in_the_graph_of_one_device():
+    whole, parts = (
+        [node.op for node in nodes_of(trained(resnet, accumulation_steps=steps)[2])]
+        for steps in (1, 4)
+    )
+    assert parts.count("Conv2D") == whole.count("Conv2D") > 0
+    assert parts.count("While") == whole.count("While") + 1
+
+
+def nodes_of(trainer):
+    """All nodes of the graph of steps."""
+    graph = trainer.run_steps.get_concrete_function(
+        trainer.iterate(batches(), 0, 3), tf.constant(0), tf.constant(3)
+    ).graph.as_graph_def()
+    nested = (node for function in graph.library.function for node in function.node_def)
+    return [*graph.node, *nested]
 
 
 def test_parts_are_the_same_on_one_device_and_two():
@@ -136,11 +162,7 @@ def test_a_rematerialised_network_computes_its_blocks_again():
     convolutions = []
     for rematerialize in (False, True):
         _, _, trainer = trained(resnet, rematerialize=rematerialize)
-        graph = trainer.run_steps.get_concrete_function(
-            trainer.iterate(batches(), 0, 3), tf.constant(0), tf.constant(3)
-        ).graph.as_graph_def()
-        nodes = [node for function in graph.library.function for node in function.node_def]
-        convolutions.append(sum(node.op == "Conv2D" for node in nodes))
+        convolutions.append(sum(node.op == "Conv2D" for node in nodes_of(trainer)))
     assert convolutions[1] >= 1.7 * convolutions[0]
 
 
