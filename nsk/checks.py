@@ -97,7 +97,7 @@ def _check_initial(config, generation, model, teacher):
     logging.info("Generation %d begins with %s: %s.", generation, begins, ", ".join(told))
     foreign = weights.foreign_pixels(model, given)
     if foreign:
-        logging.warning("%s was trained on pixels of %s.", begins, foreign)
+        logging.warning("%s expects pixels of %s: training has to make up for it.", begins, foreign)
 
 
 def _check_first_scores(config, images):

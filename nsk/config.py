@@ -74,8 +74,13 @@ class Config:
             lines.append("--first_label is for tfrecord: data sets alone.")
         if self.data.unlabeled_split and not self.data.unlabeled_dataset.startswith("tfds:"):
             lines.append("--unlabeled_split is for --unlabeled_dataset=tfds:... alone.")
-        if not any(self.finetune.finetune_resolution) and self.finetune != FinetuneConfig():
-            lines.append("--finetune_... is not used without --finetune_resolution.")
+        if not any(self.finetune.finetune_resolution):
+            lines += [
+                f"--{field.name} is not used without --finetune_resolution."
+                for field in dataclasses.fields(FinetuneConfig)
+                if field.name != "finetune_resolution"
+                and getattr(self.finetune, field.name) != field.default
+            ]
         if self.pseudo.beam_options and self.pseudo.engine != "beam":
             lines.append("--beam_options without --engine=beam are not used.")
         if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:

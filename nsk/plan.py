@@ -13,7 +13,7 @@ from nsk.training import rematerialization
 FLOAT_BYTES = 4
 # Of a score's id, key, label and confidence, about; log-probabilities come on top.
 SCORE_BYTES = 64
-MEBIBYTE = 2**20
+UNITS = ("MiB", "GiB", "TiB", "PiB")
 
 WORK_HEADER = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
 COST_HEADER = (
@@ -182,8 +182,8 @@ def _cost_cells(row):
         *start,
         str(row["image_size"]),
         f"{row['multiply_adds'] / 1e9:,.3f} G",
-        f"{row['activation_bytes'] / MEBIBYTE:,.0f} MiB",
-        f"{row['batch_bytes'] / MEBIBYTE:,.0f} MiB",
+        _size(row["activation_bytes"]),
+        _size(row["batch_bytes"]),
         f"{per_class:,}" if isinstance(per_class, int) else per_class or "-",
     )
 
@@ -193,7 +193,7 @@ def _not_counted(rows):
     unknown = {row["model"]: row["unknown_layers"] for row in rows if row.get("unknown_layers")}
     return [
         f"Not counted of {model}, so that it costs more: "
-        + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        + ", ".join(f"{number} layers {kind}" for kind, number in kinds.items())
         for model, kinds in unknown.items()
     ]
 
@@ -231,9 +231,17 @@ def _disk_bytes(pseudo, images, rows):
 
 def _told(disk):
     """Disk by what it is for, in words."""
-    parts = ", ".join(f"{name} {size / MEBIBYTE:,.0f}" for name, size in disk.items())
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items())
     without = "" if "images" in disk else "; images and pseudo-label shards come on top"
-    return f"{sum(disk.values()) / MEBIBYTE:,.0f} MiB ({parts}){without}"
+    return f"{_size(sum(disk.values()))} ({parts}){without}"
+
+
+def _size(number_of_bytes):
+    """Bytes as 0.3 MiB, 12 MiB or 3.4 TiB."""
+    size, units = number_of_bytes / 2**20, list(UNITS)
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 10 else f"{size:.1f} {units[0]}"
 
 
 def _bytes_below(folder):

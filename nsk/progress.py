@@ -36,7 +36,8 @@ class Progress:
         done = self.total if done is None else done
         start, end = ("\r\x1b[K", "\n") if self._is_terminal else ("", "\n")
         rate = (done - self._before) / max(seconds, 1e-9)
-        text = f"{self.title}: {done:,} {self.unit} in {clock(seconds)} ({rate:,.0f}/s)"
+        last = f", the last {done - self._before:,}" if self._before else ""
+        text = f"{self.title}: {done:,} {self.unit}{last} in {clock(seconds)} ({rate:,.0f}/s)"
         self._write(start + text + (f"  {note}" if note else "") + end)
 
     def _show(self, done, seconds, note):

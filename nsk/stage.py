@@ -41,6 +41,7 @@ from nsk.files import (
 
 FORMAT = 3
 MANIFEST = "stage.json"
+MOST_NAMED = 5  # Of the settings in which a stage differs from the one that is looked for.
 LARGE = 2**30  # Bytes that take long enough to verify to be told of.
 FOLDER_NAME = re.compile(r".+-[0-9a-f]{10}")
 CURVES = "tensorboard"  # The folder of a workdir whose folders have stages' names and are none.
@@ -210,18 +211,26 @@ def nearest(workdir, name, *, settings, inputs):
     others = []
     for path in Path(workdir).glob(f"{name}-*/{MANIFEST}"):
         manifest = _read_manifest(path.parent)
-        differing = [
-            f"{key}={value!r} and not {settings.get(key)!r}"
-            for key, value in manifest["settings"].items()
-            if json.dumps(value) != json.dumps(settings.get(key))
-        ]
+        differing = list(_differing(manifest["settings"], settings))
         differing += [
             f"another {role}"
             for role, one in manifest["inputs"].items()
             if role not in inputs or one["fingerprint"] != inputs[role].fingerprint
         ]
-        others.append((len(differing), f" ({path.parent.name} has {', '.join(differing)})"))
+        more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+        told = ", ".join(differing[:MOST_NAMED]) + more
+        others.append((len(differing), f" ({path.parent.name} has {told})"))
     return min(others)[1] if others else ""
+
+
+def _differing(there, wanted):
+    """Words for each setting that is there with another value than wanted, in dicts of dicts."""
+    for key, value in there.items():
+        other = wanted.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differing(value, other)
+        elif json.dumps(value) != json.dumps(other):
+            yield f"{key}={value!r} and not {other!r}"
 
 
 def load(path):

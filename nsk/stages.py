@@ -86,7 +86,7 @@ class Stages:
                 raise UserError(
                     f"{name} is not finished in {self.workdir} for these settings"
                     f"{stage.nearest(self.workdir, name, **identity)}: give those of its run, or "
-                    "make it with the command score."
+                    "make it with the command run or score."
                 )
             return found
         run = functools.partial(stage.run, self.workdir, name, **identity, **(how or {}))

@@ -123,6 +123,9 @@ def test_a_list_longer_than_the_chain_is_told_by_name():
     (line,) = make(policy="none", images_per_class=20).unused_values()
     assert line == "--images_per_class is for --policy=paper, not none."
     assert not make(policy="gap", gap_floor=20).unused_values()
+    (line,) = make(finetune_epochs=["5"]).unused_values()
+    assert line == "--finetune_epochs is not used without --finetune_resolution."
+    assert not make(finetune_epochs=["5"], finetune_resolution=["64"]).unused_values()
     (line,) = make(first_label=1).unused_values()
     assert "tfrecord: data sets alone" in line
     # One value is for everybody, and defaults are written for any chain: no mistake of the user's.

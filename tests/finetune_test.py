@@ -8,6 +8,7 @@ import pytest
 
 from nsk import self_training, stage
 from nsk.config import Config
+from nsk.report.summary import closing_table
 from nsk.stages import Stages
 from tools import finetune_table
 
@@ -53,6 +54,8 @@ def test_each_generation_is_fine_tuned_and_then_used_at_its_resolution(finished)
         assert (told["image_size"], told["finetuned_from"]["image_size"]) == (after, before)
         assert 0 <= told["finetuned_from"]["dev_before"]["accuracy"] <= 1
         assert told["images_seen"] == 12 * 16 * (1 + generation) + 6 * 16
+    table = closing_table(summary, workdir)
+    assert "Generation 0 was trained at 8 pixels and fine-tuned at 12.\n" in table
     # What comes after is made from the fine-tuned ones.
     for name, source in (
         ("gen0/evaluation-*", "gen0/finetune-"),

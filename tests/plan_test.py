@@ -166,7 +166,9 @@ def test_layers_whose_cost_is_not_known_are_named(tmp_path, capsys, monkeypatch)
     known = {kind: needs for kind, needs in cost_module.NEEDS.items() if "ReLU" not in str(kind)}
     monkeypatch.setattr(cost_module, "NEEDS", known)
     self_training.plan(stated(tmp_path, models=["convnet6"], plan_images="2000,30000,9"))
-    assert "Not counted of convnet6, so that it costs more: 5 ReLU" in capsys.readouterr().out
+    assert (
+        "Not counted of convnet6, so that it costs more: 5 layers ReLU" in capsys.readouterr().out
+    )
 
 
 def test_networks_that_are_not_what_one_may_expect_are_told(tmp_path, caplog):

@@ -61,6 +61,14 @@ def test_the_last_line_has_the_whole_time_and_the_note(time_of_test):
     assert stream.getvalue() == "training: 500 steps in 10.0 s (50/s)  dev accuracy 90%\n"
 
 
+def test_work_that_went_on_has_the_rate_of_what_is_new(time_of_test):
+    stream = io.StringIO()
+    shown = Progress("training", 500, done=400, stream=stream)
+    time_of_test[0] += 10
+    shown.close()
+    assert stream.getvalue() == "training: 500 images, the last 100 in 10.0 s (10/s)\n"
+
+
 def test_work_that_ended_early_says_how_much_was_done(time_of_test):
     stream = io.StringIO()
     shown = Progress("training", 500, stream=stream)

@@ -142,6 +142,9 @@ def test_select_refuses_what_is_not_finished_and_makes_nothing(copied, tmp_path)
     assert list((tmp_path / "new").iterdir()) == []
     with pytest.raises(UserError, match=r"gen0/teacher is not finished .* for these settings"):
         self_training.select(make_config(copied, learning_rate=["0.5"]))
+    told = r"\(teacher-\w+ has learning_rate=0.1 and not 0.5\): give"  # And no other setting.
+    with pytest.raises(UserError, match=told):
+        self_training.select(make_config(copied, learning_rate=["0.5"]))
     with pytest.raises(UserError, match="gen1/scores is not finished"):
         self_training.select(make_config(copied, top_k=3))
     before = kinds(copied)

@@ -126,7 +126,7 @@ def test_a_student_may_begin_with_weights_for_other_classes(tmp_path, caplog):
         self_training.run(make_config(tmp_path / "run", **values, init_from=begins))
     assert "Generation 1 begins with" in caplog.text
     assert ": 20 tensors, fresh classifier for 10 classes." in caplog.text
-    assert caplog.text.count("was trained on pixels of mean 0.000, 0.000, 0.000 and") == 1
+    assert caplog.text.count("expects pixels of mean 0.000, 0.000, 0.000 and") == 1
     (received,) = weights_of(tmp_path / "run", "gen1/student")
     paths = [one.path for one in model.weights]
     for path, ours, theirs in zip(paths, received, model.get_weights(), strict=True):

@@ -4,7 +4,8 @@
 
 A process for each way: plain, `--accumulation_steps=4`, `--rematerialize` and `--precision=bf16`.
 Memory is the peak of the process beyond what it has before its first step, so that tracing counts;
-time is that of a step after the first one. The last line is one JSON object.
+time is that of a step after the first one. Networks and batches must be large enough for
+activations to outweigh the graphs' own memory. The last line is one JSON object.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import time
 
 import numpy as np
 
+from nsk.errors import UserError
+from nsk.main import WRONG_INPUT, native_messages_hidden, tell
 from nsk.report.table import columns
 
 WAYS = {
@@ -29,8 +32,10 @@ NUM_CLASSES, STEPS = 1000, 3
 
 def measure(model, image_size, batch_size, precision="float32", **recipe):
     """{"mebibytes": memory beyond what there was before, "seconds": of a step} in this process."""
-    import tensorflow as tf
+    with native_messages_hidden():
+        import tensorflow as tf
 
+        tf.config.list_physical_devices()
     from nsk import models, noise
     from nsk.training import strategy as strategies
     from nsk.training.recipe import Recipe
@@ -68,6 +73,13 @@ def measure(model, image_size, batch_size, precision="float32", **recipe):
     return {"mebibytes": round(peak_mebibytes() - before), "seconds": round(seconds, 2)}
 
 
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def peak_mebibytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -77,20 +89,28 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="efficientnet_b0")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels")
-    parser.add_argument("--batch", type=int, default=64, help="images in a step")
+    parser.add_argument("--image_size", type=_positive, default=224, help="pixels")
+    parser.add_argument("--batch", type=_positive, default=64, help="images in a step, 4, 8, ...")
     parser.add_argument("--way", choices=WAYS, help="measured in this process alone")
     options = parser.parse_args(arguments)
     settings = (options.model, options.image_size, options.batch)
+    if options.batch % 4:
+        parser.error(f"--batch={options.batch} does not divide into 4 parts: give 4, 8, ...")
     if options.way:
-        print(json.dumps(measure(*settings, **WAYS[options.way])))
+        try:
+            print(json.dumps(measure(*settings, **WAYS[options.way])))
+        except UserError as error:
+            tell(str(error))
+            sys.exit(WRONG_INPUT)
         return
     results = {}
     for way in WAYS:
         command = [sys.executable, "-m", "tools.benchmark_step_memory", f"--way={way}"]
         flags = ("--model", "--image_size", "--batch")
         command += [f"{flag}={value}" for flag, value in zip(flags, settings, strict=True)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(done.returncode)  # It has told why.
         results[way] = json.loads(done.stdout.splitlines()[-1])
     rows = [(way, f"{one['mebibytes']:,}", f"{one['seconds']:.2f}") for way, one in results.items()]
     print(*columns([("way", "MiB", "s a step"), *rows], left=1), sep="\n")

@@ -225,7 +225,10 @@ def show(argv):
     check_png("--output", output)
     config = nsk_main.read_config()
     nsk_main.prepare(config)
-    sheet = make_sheet(config, magnitudes, given.num_images, given.generation)
+    generation = given.generation
+    if not given["generation"].present:
+        generation = min(generation, config.num_students)  # A teacher alone is shown itself.
+    sheet = make_sheet(config, magnitudes, given.num_images, generation)
     sheet.save(output)
     print(f"{output}: {sheet.width} x {sheet.height} pixels")
     return nsk_main.OK

@@ -167,13 +167,13 @@ def build_model(
 def check_image_size(name, image_size, flag="image_size"):
     """UserError where a network's images, of the side that a flag gives, are too small for it."""
     family, groups = _find(name)
+    if family.check_size:
+        family.check_size(*groups, image_size, flag)
     if image_size < family.stride:
         raise UserError(
             f"--{flag}={image_size} is too small for {name}, which divides the side by "
             f"{family.stride}: give at least {family.stride}."
         )
-    if family.check_size:
-        family.check_size(*groups, image_size, flag)
 
 
 def is_for_small_images(name):
@@ -194,16 +194,15 @@ def _find(name):
             groups = [int(one) if one.isdigit() else one for one in match.groups()]
             if family.accepts(*groups):
                 return family, groups
-    described = (family.described or ", ".join(family.names) for family in FAMILIES)
     spellings = {one: [one] for one in model_names()}
     for prefix, names in (("imagenet_", model_names()), ("kerascv:", kerascv.names())):
         for one in names:
             if one.startswith(prefix):
                 spellings.setdefault(one.removeprefix(prefix), []).append(one)
-    raise UserError(
-        f"--models names {name!r}, which is not known{nearest(name, spellings)}: expected "
-        f"{', '.join(described)}."
-    )
+    near = nearest(name, spellings)
+    described = (family.described or ", ".join(family.names) for family in FAMILIES)
+    expected = "those or another one of docs/models.md" if near else ", ".join(described)
+    raise UserError(f"--models names {name!r}, which is not known{near}: expected {expected}.")
 
 
 @contextlib.contextmanager

@@ -59,11 +59,14 @@ def files_of(path):
     """The files that hold the weights at a path: one, or the index and data of a checkpoint.
 
     Args:
-        path: `Path` of a file, or of the folder or prefix of a TensorFlow 1 checkpoint.
+        path: `Path` of a file, of the folder or prefix of a TensorFlow 1 checkpoint, or of a folder
+            with a `model.keras`, as a training leaves it.
 
     Raises:
         UserError: there are none, or it is not clear which.
     """
+    if path.is_dir() and (path / "model.keras").is_file():  # A stage of ours.
+        return (path / "model.keras",)
     if path.is_dir():
         indices = sorted(path.glob("*.index"))
         if len(indices) != 1:

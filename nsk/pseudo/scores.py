@@ -95,7 +95,7 @@ def from_predictions(ids, log_probabilities, top_k=0, calibrated_confidences=Non
         stable_keys(ids),
         labels,
         confidences,
-        log_probabilities.astype(np.float16),
+        np.maximum(log_probabilities, np.finfo(np.float16).min).astype(np.float16),
         classes,
         remaining,
         calibrated_confidences,

@@ -162,12 +162,19 @@ def closing_table(summary, workdir):
                 "-" if one["seconds"] is None else clock(one["seconds"]),
             )
         )
+    finetuned = [
+        f"Generation {one['index']} was trained at {one['finetuned_from']['image_size']} pixels "
+        f"and fine-tuned at {one['image_size']}."
+        for one in summary["generations"]
+        if "finetuned_from" in one
+    ]
     images = summary["num_images"]
     return "\n".join(
         (
             "",
             *columns(rows, left=3),
             "",
+            *finetuned,
             f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
             f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
             "Test decides nothing.",

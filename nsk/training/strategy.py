@@ -118,7 +118,7 @@ def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
     """UserError where a global batch does not split evenly over the replicas and their parts."""
     replicas = strategy.num_replicas_in_sync
     parts = replicas * accumulation_steps
-    over = f"{replicas} replicas"
+    over = "1 replica" if replicas == 1 else f"{replicas} replicas"
     if accumulation_steps > 1:
         over += f" with --accumulation_steps={accumulation_steps}"
     for name, size in batch_sizes.items():

@@ -188,11 +188,14 @@ def test_any_6n2(name):
     ],
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(
-        UserError, match=r"expected convnet5, .*N = 6n \+ 2, .*kerascv:NAME"
-    ) as error:
+    with pytest.raises(UserError, match="which is not known") as error:
         build(name)
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_networks_are_told_where_none_has_a_similar_name():
+    with pytest.raises(UserError, match=r"known: expected convnet5, .*N = 6n \+ 2, .*kerascv:NAME"):
+        check_name("zzz")
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,14 @@ def test_networks_of_as_many_blocks_have_the_same_blocks():
     assert len(blocks) == 55 and blocks[4] == ("block2a", True) and blocks[-1] == ("block7d", True)
 
 
+def test_the_folder_of_a_stage_is_its_model(network, tmp_path):
+    (tmp_path / "teacher-0123456789").mkdir()
+    network.save(tmp_path / "teacher-0123456789" / "model.keras")
+    given = weights.read(tmp_path / "teacher-0123456789")
+    assert not weights.assign(network, given)
+    assert weights.sha256(given.path) == weights.sha256(given.path / "model.keras")
+
+
 def test_a_file_called_checkpoint_leads_nowhere(reference, network, tmp_path):
     """Whoever packs a folder may write into this file what he likes."""
     tensors = official_tensors(reference[0])

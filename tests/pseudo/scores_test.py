@@ -66,6 +66,12 @@ def test_files_give_back_what_was_written(tmp_path):
     )
 
 
+def test_what_is_beyond_float16_stays_finite():
+    """As the outputs of a network that diverged: no infinity, which no mean survives."""
+    scores = from_predictions(["a"], np.array([[0.0, -1e9]], np.float32))
+    assert scores.log_probabilities.tolist() == [[0.0, -65504.0]]
+
+
 def test_a_person_can_read_the_file_with_any_parquet_reader(tmp_path):
     scores = from_predictions(make_ids(3), make_log_probabilities(3, num_classes=4))
     write_scores(tmp_path / "dev.parquet", scores, truth=np.array([2, 0, 3], np.int32))

@@ -1,9 +1,11 @@
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tools import benchmark_models
+from tools import benchmark_models, benchmark_step_memory
 
 
 @pytest.mark.slow
@@ -16,6 +18,22 @@ def test_the_same_network_is_timed_on_both_sides(capsys):
     assert timed["images_per_second"] > 0 and timed["baseline"] > 0
     assert result["ratio"]["efficientnet_b0"] == pytest.approx(timed["ratio"], abs=1e-3)
     assert "ours" in printed and "keras.applications" in printed
+
+
+@pytest.mark.slow
+def test_the_memory_of_every_way_to_train_is_measured():
+    def run(*arguments):
+        # In a process between, whose children do not take over how large this one was.
+        command = [sys.executable, "-m", "tools.benchmark_step_memory", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run("--model=convnet5", "--image_size=16", "--batch=4")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert list(result) == list(benchmark_step_memory.WAYS)
+    assert all(one["mebibytes"] > 0 and one["seconds"] >= 0 for one in result.values())
+    wrong = run("--model=convnet55")
+    assert wrong.returncode == 2 and "'convnet55', which is not known" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
 
 
 def test_keras_network_is_ours_without_noise():

@@ -143,6 +143,8 @@ def test_the_command_writes_a_png_and_refuses_what_it_cannot(tmp_path):
         finished = run(wrong)
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr
+    finished = run("--models=convnet5", f"--output={tmp_path}/teacher.png", "--magnitudes=3")
+    assert finished.returncode == 0, finished.stderr  # Of a chain of one, whose noise else.
     finished = run(f"--output={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
     assert finished.returncode == 0, finished.stderr
     with Image.open(tmp_path / "new/sheet.png") as sheet:
