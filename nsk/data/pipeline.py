@@ -154,7 +154,7 @@ def training_batches(
     Small batches are perturbed a block of steps at a time, all streams together: most of an
     operation's cost on a few small images is that of calling it. So the noise of an image is a
     function of the stage's key, the number of its block and its place in it. A worker decodes and
-    perturbs its own rows alone, and a batch of many or large images in several pieces.
+    perturbs its own rows alone, and a batch of large images in several pieces.
 
     Args:
         all_streams: tuple of streams.
