@@ -25,7 +25,7 @@ class LostWorkerError(Exception):
     """
 
 
-def nearest(name, spellings):
+def similar_names(name, spellings):
     """Names that look like a wrong one, for a message: ` (nearest: NAME, ...)`, or nothing.
 
     Args:

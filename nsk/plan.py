@@ -201,10 +201,8 @@ def _not_counted(rows):
 def _disk_bytes(pseudo, images, rows):
     """Upper estimate of all that the run leaves, a dict by what it is for."""
     counts, students = images.counts, sum(row["role"] == "student" for row in rows)
-    predicted, unlabeled = (
-        counts["images"]["dev"] + counts["images"]["test"],
-        counts["images"]["unlabeled"],
-    )
+    predicted = counts["images"]["dev"] + counts["images"]["test"]
+    unlabeled = counts["images"]["unlabeled"]
     num_stored = pseudo.stored_classes(counts["num_classes"])
     # float16, and int32 of which class each is where not all are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
@@ -216,8 +214,8 @@ def _disk_bytes(pseudo, images, rows):
         # Two of the largest network and one that is being written, each of weights, up to two
         # numbers of the optimizer for each, and their average.
         "checkpoints": max(parameters) * FLOAT_BYTES * 3 * 4,
-        # Twice: while a stage is unfinished its parts are there, too.
-        "scores": students * unlabeled * 2 * (SCORE_BYTES + log_probabilities)
+        # Once more than there are students: a stage that is unfinished has its parts, too.
+        "scores": (students + 1) * unlabeled * (SCORE_BYTES + log_probabilities)
         + evaluations * predicted * (SCORE_BYTES + 2 * counts["num_classes"]),
     }
     if images.path is None:

@@ -198,17 +198,18 @@ def test_batches_in_main_memory(tmp_path):
 
 
 def test_disk_by_what_it_is_for(tmp_path):
-    settings = {"finetune_resolution": ["0", "16"], "images_per_class": 300}
+    settings = {"finetune_resolution": ["0", "0", "16"], "images_per_class": 300}
+    settings["models"] = ["convnet5", "resnet9", "resnet9"]
     plan = self_training.plan(make_config(tmp_path / "run", **settings))
     images = plan["images"]
-    parameters = [104_042, 317_930, 317_930]
+    parameters = [104_042, 317_930, 317_930, 317_930]
     encoded = sum(one.stat().st_size for one in (tmp_path / "run").glob("data/*/unlabeled/*"))
     expected = {
         "models": 3 * 4 * sum(parameters),
         "checkpoints": 3 * 4 * 4 * max(parameters),  # Weights, two slots and an average: three.
-        "scores": images["unlabeled"] * 2 * (64 + 2 * 10)
-        + 2 * (images["dev"] + images["test"]) * (64 + 2 * 10),
-        "pseudo-label shards": encoded * 3000 / images["unlabeled"],
+        "scores": 3 * images["unlabeled"] * (64 + 2 * 10)
+        + 3 * (images["dev"] + images["test"]) * (64 + 2 * 10),
+        "pseudo-label shards": 2 * encoded * 3000 / images["unlabeled"],
     }
     disk = plan["disk_bytes"]
     assert {name: disk[name] for name in expected} == pytest.approx(expected)

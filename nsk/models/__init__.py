@@ -7,12 +7,12 @@ import sys
 
 import keras
 
-from nsk.errors import UserError, nearest
+from nsk.errors import UserError, similar_names
 from nsk.models import convnet, efficientnet, kerascv, resnet, wide_resnet
 from nsk.models.layers import Builder
 
 # Keras walks through a network by recursion, a call for each layer on its longest path. For
-# EfficientNet-L2 this takes 950 calls, and Python by itself allows 1,000.
+# EfficientNet-L2 this takes nearly the 1,000 calls that Python by itself allows.
 sys.setrecursionlimit(max(10_000, sys.getrecursionlimit()))
 # What weights and layers compute in: Keras' names of the precisions.
 PRECISIONS = {"float32": "float32", "bf16": "mixed_bfloat16"}
@@ -194,12 +194,11 @@ def _find(name):
             groups = [int(one) if one.isdigit() else one for one in match.groups()]
             if family.accepts(*groups):
                 return family, groups
-    spellings = {one: [one] for one in model_names()}
-    for prefix, names in (("imagenet_", model_names()), ("kerascv:", kerascv.names())):
-        for one in names:
-            if one.startswith(prefix):
-                spellings.setdefault(one.removeprefix(prefix), []).append(one)
-    near = nearest(name, spellings)
+    spellings = {}
+    for one in (*model_names(), *kerascv.names()):
+        for spelling in {one, one.removeprefix("imagenet_").removeprefix("kerascv:")}:
+            spellings.setdefault(spelling, []).append(one)
+    near = similar_names(name, spellings)
     described = (family.described or ", ".join(family.names) for family in FAMILIES)
     expected = "those or another one of docs/models.md" if near else ", ".join(described)
     raise UserError(f"--models names {name!r}, which is not known{near}: expected {expected}.")

@@ -14,7 +14,7 @@ import re
 import keras
 
 from nsk import noise
-from nsk.errors import UserError, nearest
+from nsk.errors import UserError, similar_names
 from nsk.models.kerascv_backbones import BACKBONES
 from nsk.models.layers import StochasticDepth, survival_probabilities
 
@@ -57,7 +57,7 @@ def parse(name):
             raise UserError(f"--models=kerascv:{name}: {given} {reason}: give another backbone.")
     known = {_normalized(one): one for one in BACKBONES}
     if wanted not in known:
-        near = nearest(given, {one.partition(":")[2]: [one] for one in names()})
+        near = similar_names(given, {one: [f"kerascv:{one}"] for one in BACKBONES})
         raise UserError(
             f"--models=kerascv:{name}: there is no backbone {given!r}{near}: expected one of the "
             f"{len(BACKBONES)} in docs/kerascv.md."

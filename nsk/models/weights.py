@@ -266,7 +266,7 @@ def foreign_pixels(model, weights):
     rescale = model.get_layer("rescale")
     deviation = np.broadcast_to(1 / (255 * np.array(rescale.scale)), 3)
     ours = (-np.array(rescale.offset) * deviation, np.square(deviation))
-    # Its weights for ImageNet hold deviations as variances, which a second layer makes up for:
+    # The published weights hold deviations as variances, which a second layer makes up for:
     # https://github.com/tensorflow/tensorflow/issues/49930
     for known in (ours, (ours[0], deviation)):
         if all(
