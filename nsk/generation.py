@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nsk.stage import Stage
+from nsk.store.folders import Stage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,16 +21,18 @@ import sys
 
 from absl import app, flags, logging
 
-from nsk import config as config_module
-from nsk import stage, stopping, verify
+from nsk import stopping
+from nsk.commands import verify
+from nsk.config import config as config_module
 from nsk.errors import LostWorkerError, UserError
+from nsk.store import folders as stage
 
 OK, WRONG_INPUT, STOPPED, UNREAD = 0, 2, 75, 141
 COMMANDS = ("run", "plan", "score", "select", "verify")
 
 
 def define_flags():
-    """Makes a flag of every setting in `nsk.config`."""
+    """Makes a flag of every setting in `nsk.config.config`."""
     for field in config_module.settings():
         name, help_text = field.name, field.metadata["help"]
         if field.metadata["of"] is not None:
@@ -105,7 +107,7 @@ def prepare(config):
             "requirements-beam.txt, or leave the flag out."
         )
     if config.pseudo.engine == "beam":
-        from nsk.pseudo import beam
+        from nsk.pseudo import beam_engine as beam
 
         beam.check_options(config.pseudo.beam_options)
     stage.make_folder(config.workdir)

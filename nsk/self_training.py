@@ -16,19 +16,20 @@ Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves Image
 
 from absl import logging
 
-from nsk import deciding
-from nsk import plan as plan_module
+from nsk import chain as deciding
+from nsk.commands import plan as plan_module
 from nsk.errors import CannotTeachError, UserError
 from nsk.generation import Generation
-from nsk.report import selection, summary
-from nsk.stages import Stages, shard_set
+from nsk.report import run_summary as summary
+from nsk.report import selection_table as selection
+from nsk.stages.all_stages import Stages, shard_set
 
 
 def run(config):
     """Runs the whole chain, or what is left of it.
 
     Args:
-        config: `nsk.config.Config`.
+        config: `nsk.config.config.Config`.
 
     Returns:
         dict: the summary, as written to `summary.json` in the workdir; None in a worker that is

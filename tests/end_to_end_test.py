@@ -16,11 +16,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow.core.util import event_pb2
 
-from nsk import self_training, train_stage
-from nsk import stage as stage_module
-from nsk.config import Config
+from nsk import self_training
+from nsk.config.config import Config
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
+from nsk.stages import training as train_stage
+from nsk.store import folders as stage_module
 
 BASE = {
     "dataset": "digits",

@@ -30,11 +30,13 @@ import tensorflow as tf
 from PIL import Image
 
 import nsk
-from nsk import model_files, stage, verify
+from nsk.commands import verify
+from nsk.config.sections import DataConfig
 from nsk.data import records, shards, sources
 from nsk.data.ingest import describe, ingest
 from nsk.errors import UserError
-from nsk.sections import DataConfig
+from nsk.models import files as model_files
+from nsk.store import folders as stage
 from nsk.training import checkpoint
 
 ROOT = Path(nsk.__file__).parents[1]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import nsk
-from nsk import config, main, stage
+from nsk import main
+from nsk.config import config
+from nsk.store import folders as stage
 
 ROOT = Path(nsk.__file__).parents[1]
 MAIN = ("-m", "nsk.main")

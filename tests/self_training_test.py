@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsk import self_training
-from nsk.config import Config
+from nsk.config.config import Config
 from nsk.errors import UserError
-from nsk.pseudo.scores import read_table
+from nsk.evaluation.prediction_files import read_table
 
 SETTINGS = {
     "num_labeled": 100,

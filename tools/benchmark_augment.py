@@ -25,7 +25,7 @@ import time
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from nsk.report.table import columns
+from nsk.report.text_table import columns
 
 # Only functions import TensorFlow: Pillow's processes import this module, and do without.
 

@@ -24,9 +24,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nsk import models, noise, train_stage
-from nsk.files import num_cores
-from nsk.training import strategy as strategies
+from nsk import models, noise
+from nsk.distributed import strategy as strategies
+from nsk.stages import training as train_stage
+from nsk.store.files import num_cores
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 from tools.benchmark_training import alternate, summarize

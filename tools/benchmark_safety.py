@@ -22,9 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from nsk import train_stage
-from nsk.config import Config
-from nsk.training import strategy as strategies
+from nsk.config.config import Config
+from nsk.distributed import strategy as strategies
+from nsk.stages import training as train_stage
 from nsk.training.checkpoint import Checkpoints
 from tools import chaos
 from tools.benchmark_training import (

@@ -49,8 +49,8 @@ def write_scores(folder, rows, classes, rows_per_file):
 def select_files(folder, output, classes):
     """Selects as the stage does; dict of what came out and what it took."""
     # Imported here, so that only this process's memory counts it.
-    from nsk.pseudo import rows as rows_module
-    from nsk.pseudo import select
+    from nsk.pseudo import policies as select
+    from nsk.pseudo import score_rows as rows_module
     from nsk.pseudo.engine import LOCAL
 
     paths = sorted(folder.iterdir())
@@ -93,7 +93,7 @@ def ask_duckdb(folder, classes, rows):
     import duckdb
 
     # The hash among equal confidences is the splitmix64 finaliser: products modulo 2^64.
-    from nsk.pseudo.ranking import stable_key
+    from nsk.pseudo.radix_selection import stable_key
 
     size = 2**64
 

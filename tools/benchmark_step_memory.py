@@ -19,7 +19,7 @@ import numpy as np
 
 from nsk.errors import UserError
 from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.table import columns
+from nsk.report.text_table import columns
 
 WAYS = {
     "plain": {},
@@ -37,7 +37,7 @@ def measure(model, image_size, batch_size, precision="float32", **recipe):
 
         tf.config.list_physical_devices()
     from nsk import models, noise
-    from nsk.training import strategy as strategies
+    from nsk.distributed import strategy as strategies
     from nsk.training.recipe import Recipe
     from nsk.training.trainer import Trainer
 

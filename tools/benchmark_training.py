@@ -26,12 +26,13 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from nsk import noise, train_stage
-from nsk.config import Config
+from nsk import noise
+from nsk.config.config import Config
 from nsk.data import augment, crops, pipeline, records, shards
-from nsk.evaluation.predict import Predictor
-from nsk.pseudo import score
-from nsk.training import strategy as strategies
+from nsk.distributed import strategy as strategies
+from nsk.evaluation.predictor import Predictor
+from nsk.stages import scoring as score
+from nsk.stages import training as train_stage
 from nsk.training.curves import Curves
 
 CLASSES = [f"class {number}" for number in range(10)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nsk.errors import UserError
 from nsk.main import WRONG_INPUT, tell
-from nsk.report.table import columns
+from nsk.report.text_table import columns
 
 
 def read_summary(workdir):

@@ -18,7 +18,7 @@ from absl import app
 
 from nsk import main as nsk_main
 from nsk.errors import UserError
-from nsk.report.table import columns
+from nsk.report.text_table import columns
 
 HEADER = ("gen", "network", "pixels", "dev", "test")
 
@@ -34,7 +34,7 @@ def show(argv):
         raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
     nsk_main.prepare(config)
     from nsk import self_training
-    from nsk.stages import Stages
+    from nsk.stages.all_stages import Stages
 
     stages = Stages(config, finished_only=True)
     images, chain = self_training.start_of(config, stages, config.num_students + 1)
@@ -67,11 +67,11 @@ def measure(generation, images, batch_size):
     """Yields a dict `network`, `pixels`, `dev`, `test` (accuracies) for each of the three."""
     import keras
 
-    from nsk import model_files
     from nsk.data import pipeline
     from nsk.evaluation import metrics
-    from nsk.evaluation.predict import Predictor, collect
-    from nsk.stages import MODEL, shard_set
+    from nsk.evaluation.predictor import Predictor, collect
+    from nsk.models import files as model_files
+    from nsk.stages.all_stages import MODEL, shard_set
 
     trained, tuned = (
         model_files.load_model(one.path / MODEL) for one in (generation.trained, generation.model)
@@ -93,9 +93,9 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """How many of the frozen and of the other tensors are the same before and after: a dict."""
-    from nsk import model_files
     from nsk.models import blocks
-    from nsk.stages import MODEL
+    from nsk.models import files as model_files
+    from nsk.stages.all_stages import MODEL
 
     before, after = (
         model_files.load_model(one.path / MODEL) for one in (generation.trained, generation.model)

@@ -15,10 +15,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from nsk import stage
 from nsk.errors import UserError
 from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.table import columns
+from nsk.report.text_table import columns
+from nsk.store import folders as stage
 
 ROW_LENGTH = 8
 CELL_SIDE = 96

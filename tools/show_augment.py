@@ -45,7 +45,7 @@ def operation_rows(images, noises, magnitudes):
 
     Args:
         images: uint8 (n, height, width, 3).
-        noises: dict of the RandAugment settings of a generation, see `nsk.config`.
+        noises: dict of the RandAugment settings of a generation, see `nsk.config.config`.
         magnitudes: floats.
 
     Returns:
@@ -77,7 +77,8 @@ def noise_row(images, training, columns):
     """The images with all of a generation's noise, drawn anew for each column; one row."""
     import tensorflow as tf
 
-    from nsk import noise, train_stage
+    from nsk import noise
+    from nsk.stages import training as train_stage
 
     perturb = train_stage.make_perturbation(training)
     targets = tf.ones([len(images), 1])
@@ -164,7 +165,7 @@ def make_sheet(config, magnitudes=(), num_images=2, generation=1):
     """The sheet of a run's images; a Pillow image.
 
     Args:
-        config: `nsk.config.Config`.
+        config: `nsk.config.config.Config`.
         magnitudes: floats; (): five up to --randaugment_max_level.
         num_images: int >= 1, how many images are shown side by side.
         generation: int, whose settings are shown.
@@ -173,7 +174,7 @@ def make_sheet(config, magnitudes=(), num_images=2, generation=1):
         UserError: there is no such generation, or a magnitude is not allowed.
     """
     from nsk.data import records
-    from nsk.stages import Stages, shard_set
+    from nsk.stages.all_stages import Stages, shard_set
 
     first = 1 if config.run.teacher else 0
     if not first <= generation <= config.num_students:

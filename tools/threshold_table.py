@@ -20,7 +20,7 @@ from absl import app, flags
 
 from nsk import main as nsk_main
 from nsk.errors import UserError
-from nsk.report.table import columns
+from nsk.report.text_table import columns
 
 KINDS = ("confidence", "calibrated_confidence")
 
@@ -61,7 +61,7 @@ class Judged:
 
 def read(images, scores):
     """Unlabelled images whose truth is known: `Judged`; None where nothing is known."""
-    from nsk.report.summary import read_truth
+    from nsk.report.run_summary import read_truth
 
     truth = read_truth(images)
     if not truth:
@@ -74,7 +74,7 @@ def read(images, scores):
 
 def read_dev(scores):
     """The dev images: `Judged`; UserError where the scores say nothing of them."""
-    from nsk.pseudo.scores import read_table
+    from nsk.evaluation.prediction_files import read_table
 
     table = read_table(scores.path / "dev.parquet", ["label", *KINDS, "truth"])
     if not table.num_rows:
@@ -97,7 +97,7 @@ def count_kept(scores, num_classes, kind, thresholds):
 
 def _unlabeled(scores, *more):
     """Yields the score files of the unlabelled images as Arrow tables."""
-    from nsk.pseudo.scores import read_table
+    from nsk.evaluation.prediction_files import read_table
 
     for path in sorted((scores.path / "unlabeled").glob("*.parquet")):
         yield read_table(path, ["label", *KINDS, *more])
@@ -137,7 +137,7 @@ def show(argv):
         raise UserError(f"--workdir={config.run.workdir} is not there: give that of a run.")
     nsk_main.prepare(config)
     from nsk import self_training
-    from nsk.stages import Stages
+    from nsk.stages.all_stages import Stages
 
     images, scores = self_training.finished_scores(config, Stages(config, finished_only=True))
     print(*report(images, scores, thresholds), sep="\n")

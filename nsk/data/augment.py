@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from nsk import noise
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data.image_operations import (
     PROFILES,
     TRANSLATE_SHARE,
@@ -28,7 +29,6 @@ from nsk.data.image_operations import (
     like,
     sizes,
 )
-from nsk.sections import RANDAUGMENT_OPERATIONS
 
 MAGNITUDE_MODES = ("constant", "uniform")
 CROP_MODES = ("constant", "reflect")

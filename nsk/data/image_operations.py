@@ -11,7 +11,7 @@ import math
 
 import tensorflow as tf
 
-from nsk.sections import RANDAUGMENT_OPERATIONS
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 
 PROFILES = ("increasing", "reference")
 TRANSLATE_SHARE = 0.45  # Of the side, at full strength.

@@ -22,8 +22,8 @@ from PIL import Image
 from nsk.data import records, shards, sources
 from nsk.data.splits import FIXED_SEED, Images, choose_splits, hash_keys
 from nsk.errors import UserError
-from nsk.files import num_cores
 from nsk.progress import Progress
+from nsk.store.files import num_cores
 
 # Encoded images in memory: so many, or as few as have together so many bytes.
 IMAGES_AT_ONCE, BYTES_AT_ONCE = 256, 2**28

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import records, streams
+from nsk.distributed.batch_share import WHOLE
 from nsk.errors import UserError
-from nsk.files import num_cores
-from nsk.share import WHOLE
+from nsk.store.files import num_cores
 
 MEBIBYTE = 2**20
 # Blocks of steps, pieces of large batches or batches to be scored, that are made at the same time

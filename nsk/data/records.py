@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from nsk.sections import DataConfig
+from nsk.config.sections import DataConfig
 
 FLOAT16_BYTES, INT32_BYTES = 2, 4
 # What remains of a distribution may be nothing, which has no logarithm.

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from nsk.config.sections import DataConfig
 from nsk.errors import UserError
-from nsk.files import written_whole
-from nsk.sections import DataConfig
+from nsk.store.files import written_whole
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = DataConfig.shard_mebibytes * 2**20

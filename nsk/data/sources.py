@@ -29,11 +29,11 @@ from absl import logging
 from google.protobuf.message import DecodeError
 from PIL import Image
 
+from nsk.config.sections import DataConfig
 from nsk.data import shards
 from nsk.data.records import SourceImage
 from nsk.data.tfds_source import TfdsSource
 from nsk.errors import UserError
-from nsk.sections import DataConfig
 
 SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")

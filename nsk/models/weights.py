@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from nsk import files
 from nsk.errors import UserError
 from nsk.models import tf1_checkpoint
+from nsk.store import files
 
 HEAD = "logits"
 NORMALIZATION = "normalization(_[0-9]+)?"  # Layers of `keras.applications`.

@@ -1,4 +1,4 @@
-"""Where the work on many files is done: on this machine, or by `nsk.pseudo.beam` on many.
+"""Where the work on many files is done: on this machine, or by `nsk.pseudo.beam_engine` on many.
 
 An engine has two methods. Both are given functions of a *list* of items, so that it decides how
 many are worked on together; the items are file paths or numbers.
@@ -8,7 +8,7 @@ import concurrent.futures
 import functools
 import operator
 
-from nsk.files import num_cores
+from nsk.store.files import num_cores
 
 LISTS_FOR_A_THREAD = 8
 

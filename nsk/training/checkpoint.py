@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from nsk.errors import CannotTeachError, UserError
-from nsk.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
+from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
 KEPT = 2

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from nsk import noise
+from nsk.distributed.batch_share import Share
 from nsk.models.blocks import block_names
-from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
 from nsk.training.rematerialization import Rematerialized

@@ -14,16 +14,16 @@ import tensorflow as tf
 from absl import logging
 
 from nsk import stopping
+from nsk.distributed.batch_share import Share
+from nsk.distributed.workers import Workers
 from nsk.errors import CannotTeachError
 from nsk.models import blocks
 from nsk.progress import Progress
-from nsk.share import Share
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.step import ReplicaStep
-from nsk.training.workers import Workers
 
 SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
 from nsk import noise
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import augment, image_operations
-from nsk.sections import RANDAUGMENT_OPERATIONS
 
 KEY = noise.key(0, "test")
 HEIGHT, WIDTH = 48, 64

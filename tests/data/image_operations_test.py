@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import image_operations
-from nsk.sections import RANDAUGMENT_OPERATIONS
 
 HEIGHT, WIDTH = 48, 64
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")

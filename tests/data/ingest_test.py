@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from nsk.config.sections import DataConfig
 from nsk.data import ingest as ingest_module
 from nsk.data import records, shards, sources
 from nsk.data.ingest import describe, ingest
 from nsk.data.splits import balanced_quotas, proportional_quotas
 from nsk.errors import UserError
-from nsk.sections import DataConfig
 
 SPLITS = ("test", "dev", "labeled", "unlabeled")
 

@@ -8,12 +8,12 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nsk.config import Config
+from nsk.config.config import Config
+from nsk.config.sections import DataConfig
 from nsk.data import ingest, records, shards, sources
 from nsk.errors import UserError
-from nsk.pseudo import score
-from nsk.pseudo.scores import read_scores, read_table
-from nsk.sections import DataConfig
+from nsk.evaluation.prediction_files import read_scores, read_table
+from nsk.stages import scoring as score
 
 
 def png(row):

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 
 from nsk import noise
 from nsk.data import perturb, pipeline, records, shards, streams
+from nsk.distributed.batch_share import WHOLE, Share
 from nsk.errors import UserError
-from nsk.share import WHOLE, Share
 
 KEY = noise.key(0, "pipeline test")
 NAMES = [str(digit) for digit in range(10)]

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from nsk.data import records
-from nsk.pseudo.scores import from_predictions
+from nsk.evaluation.prediction_files import from_predictions
 
 JPEG_LEVELS = 6  # TensorFlow decodes with a faster cosine transform than Pillow.
 

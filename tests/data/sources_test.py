@@ -9,9 +9,9 @@ import sklearn
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nsk.config.sections import DataConfig
 from nsk.data import records, shards, sources
 from nsk.errors import UserError
-from nsk.sections import DataConfig
 
 # TensorFlow Datasets 4.9 calls a method that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from nsk import noise
 from nsk.data import pipeline, records, shards, streams
+from nsk.distributed.batch_share import Share
 from nsk.errors import UserError
-from nsk.pseudo.scores import from_predictions
-from nsk.share import Share
+from nsk.evaluation.prediction_files import from_predictions
 
 KEY = noise.key(0, "streams test")
 NAMES = ["even", "odd"]
@@ -147,7 +147,7 @@ def test_union_draws_from_both_with_their_copies(tmp_path):
 
 
 def test_copies_of_an_image_in_several_shards_are_shown_and_it_counts_once(tmp_path):
-    """As `nsk.pseudo.write` leaves them: an image of many copies stands in several shards."""
+    """As `nsk.stages.pseudo_shards` leaves them: an image of many copies is in several shards."""
     rows = [(0, [(0, 2), (1, 1)], 2), (1, [(0, 1), (2, 1)], 1), (2, [], 0)]
     files = []
     for shard, images, first in rows:

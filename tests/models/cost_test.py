@@ -16,7 +16,8 @@ TRAINS = """
 import pathlib, sys
 import numpy as np, tensorflow as tf
 from nsk import models, noise
-from nsk.training import recipe, strategy, trainer
+from nsk.distributed import strategy
+from nsk.training import recipe, trainer
 name, size, batch, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 def build(synchronized):
     return models.build_model(name, num_classes=10, image_size=size, dropout_rate=0.2,

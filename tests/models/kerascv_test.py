@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nsk import export, model_files, noise
+from nsk import noise
 from nsk.errors import UserError
 from nsk.models import build_model, check_name, kerascv
+from nsk.models import files as model_files
 from nsk.models.kerascv_backbones import BACKBONES, MOBILENETS_V3, Backbone
 from nsk.models.layers import Dropout, StochasticDepth, survival_probabilities
+from nsk.stages import export
 
 
 def size_of(name):
@@ -329,7 +331,8 @@ LOADING = """
 import sys
 from pathlib import Path
 import numpy as np
-from nsk import model_files, models
+from nsk.models import files as model_files
+from nsk import models
 folder, pixels = Path(sys.argv[1]), np.load(sys.argv[1] + "/pixels.npy")
 models.build_model("convnet5", num_classes=2, image_size=8)
 for name, imported in (("ours", False), ("theirs", True)):

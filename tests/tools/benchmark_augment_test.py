@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import image_operations
-from nsk.sections import RANDAUGMENT_OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--sizes=8,12", "--batch_sizes=4,2", "--rounds=1", "--seconds=0.001"]

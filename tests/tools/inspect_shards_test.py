@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nsk import stage
 from nsk.data import records, shards
 from nsk.errors import UserError
+from nsk.store import folders as stage
 from tools import inspect_shards, show_augment
 
 NAMES = [f"digit {digit}" for digit in range(10)]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsk.config import Config
+from nsk.config.config import Config
+from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import image_operations
 from nsk.errors import UserError
-from nsk.sections import RANDAUGMENT_OPERATIONS
 from tools import show_augment
 
 SIGNED = 9  # Operations with two directions.

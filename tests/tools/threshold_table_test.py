@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nsk.errors import UserError
-from nsk.pseudo.scores import from_predictions, write_scores
-from nsk.stage import Stage
-from tests.report.summary_test import make_images, make_stage
+from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.store.folders import Stage
+from tests.report.run_summary_test import make_images, make_stage
 from tools import threshold_table
 
 

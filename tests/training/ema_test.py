@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nsk.training import strategy as strategies
+from nsk.distributed import strategy as strategies
 from nsk.training.ema import ExponentialMovingAverage, ramped_decay
 
 

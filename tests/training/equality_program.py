@@ -16,7 +16,7 @@ import tensorflow as tf
 import trainer_test
 
 from nsk import noise
-from nsk.training import strategy as strategies
+from nsk.distributed import strategy as strategies
 from nsk.training.trainer import Trainer
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nsk.distributed import strategy as strategies
 from nsk.training import optimizers
-from nsk.training import strategy as strategies
 
 RATES = np.array([0.1, 0.05, 0.2, 0.02, 0.1], np.float32)
 WEIGHT = np.array([[1.0, -2.0], [0.5, 3.0]])

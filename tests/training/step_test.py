@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from nsk import models, noise
+from nsk.distributed import strategy as strategies
+from nsk.distributed.batch_share import WHOLE
 from nsk.models import blocks
-from nsk.share import WHOLE
-from nsk.training import strategy as strategies
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 

@@ -14,13 +14,13 @@ from tensorflow.core.util import event_pb2
 from nsk import models, noise, stopping
 from nsk.data import augment, pipeline
 from nsk.data.streams import ResidentStream
+from nsk.distributed import strategy as strategies
+from nsk.distributed.batch_share import WHOLE
 from nsk.errors import UserError
 from nsk.evaluation import metrics
-from nsk.evaluation.predict import Predictor
+from nsk.evaluation.predictor import Predictor
 from nsk.models import kerascv, layers
-from nsk.share import WHOLE
 from nsk.training import losses
-from nsk.training import strategy as strategies
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer, evaluation_steps

@@ -1,0 +1,131 @@
+"""Where a run's replicas are: one device, all devices of this machine, or several machines."""
+
+import functools
+import os
+
+import tensorflow as tf
+from absl import logging
+
+from nsk import stopping
+from nsk.distributed import tf_config as cluster
+from nsk.errors import UserError
+
+
+def split_cpu(logical_devices):
+    """Makes the CPU look like several devices, before TensorFlow has used it; 0: as it is."""
+    if logical_devices:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * logical_devices
+        )
+
+
+def make_strategy(name, tpu=""):
+    """The `tf.distribute.Strategy` for a name.
+
+    Args:
+        name: one | mirrored (all GPUs, or all logical CPU devices where there is no GPU) |
+            multi_worker (the devices of every worker in TF_CONFIG; returns when all of them have
+            begun) | tpu | auto (mirrored where there are several GPUs, else one).
+        tpu: name or address of the TPU, under `tpu`.
+
+    Raises:
+        UserError: TF_CONFIG is missing or not understood, or the TPU cannot be reached.
+    """
+    if name == "multi_worker":
+        return _multi_worker(os.environ.get("TF_CONFIG", ""))
+    if name == "tpu":
+        return _tpu(tpu)
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "one" or (name == "auto" and len(gpus) < 2):
+        return tf.distribute.OneDeviceStrategy((gpus or _cpus())[0].name)
+    return _mirrored(tuple(device.name for device in gpus or _cpus()))
+
+
+def local_strategy(strategy):
+    """A strategy over the devices of this process alone, for work without the other workers."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy
+    devices = strategy.extended.worker_devices
+    if len(devices) == 1:
+        return tf.distribute.OneDeviceStrategy(devices[0])
+    return _mirrored(tuple(devices))
+
+
+def _cpus():
+    return tf.config.list_logical_devices("CPU")
+
+
+@functools.cache
+def _mirrored(devices):
+    """One for each process: two over the same devices would number their collective operations
+    alike, and TensorFlow then takes those of the one for those of the other."""
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multi_worker(tf_config):
+    joined = cluster.read_tf_config(tf_config)
+    logging.info("Worker %d of %d: joins the others", joined.index, joined.count)
+    try:
+        # This waits for the others deaf to Python's handlers: signals end it by themselves.
+        with stopping.default_handlers():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Worker {joined.index} of {joined.count} cannot join the others ({reason}): see that "
+            "its address in TF_CONFIG is this machine's, that no earlier process holds the port, "
+            "and that all workers are started."
+        ) from None
+    return strategy
+
+
+@functools.cache
+def _tpu(address):
+    """Not run by the project's tests, which have no TPU; the code behind it is that of the others.
+
+    Reference: [Use TPUs](https://www.tensorflow.org/guide/tpu)
+    """
+
+    def connect():
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return resolver
+
+    logging.info("Connects to the TPU %r", address)
+    try:
+        with stopping.default_handlers():
+            resolver = connect()
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0].partition(" Failed in init")[0]
+        raise UserError(
+            f"--strategy=tpu: the TPU {address!r} cannot be used ({reason}): give --tpu=NAME, its "
+            "gRPC address, or --tpu=local on a TPU's own machine."
+        ) from None
+    strategy = tf.distribute.TPUStrategy(resolver)
+    if strategy.extended.num_hosts > 1:
+        raise UserError(
+            f"--tpu={address} has {strategy.extended.num_hosts} hosts, each of which would be "
+            "given the same images: give a TPU of one host."
+        )
+    return strategy
+
+
+def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
+    """UserError where a global batch does not split evenly over the replicas and their parts."""
+    replicas = strategy.num_replicas_in_sync
+    parts = replicas * accumulation_steps
+    over = "1 replica" if replicas == 1 else f"{replicas} replicas"
+    if accumulation_steps > 1:
+        over += f" with --accumulation_steps={accumulation_steps}"
+    for name, size in batch_sizes.items():
+        if size % parts:
+            mends = ["--labeled_batch_size"] + ["--ratio"] * (name != "labeled_batch")
+            mends += ["a lower --accumulation_steps"] * (accumulation_steps > 1)
+            raise UserError(
+                f"The {name.replace('_', ' ')} of {size} images does not divide over {over}: make "
+                f"it a multiple of {parts} by {' or '.join(mends)}."
+            )

@@ -1,0 +1,550 @@
+"""Selection against a brute-force oracle, published totals and its promises."""
+
+import dataclasses
+import functools
+import operator
+
+import numpy as np
+import pytest
+
+from nsk.pseudo import radix_selection as ranking
+from nsk.pseudo.policies import gap_sizes, paper_sizes, select
+from nsk.pseudo.radix_selection import Rows, hash_keys, stable_key, stable_keys
+
+TINY = np.float32(1e-45)  # The least number above 0.
+CONFIDENCES = np.array(
+    [0.0, -0.0, TINY, 1e-38, 0.3, 0.7, 0.71, np.nextafter(np.float32(1), 0), 1.0], np.float32
+)
+
+
+@dataclasses.dataclass
+class Case:
+    """Scored images, and what a class's images need."""
+
+    keys: np.ndarray
+    ids: list
+    labels: np.ndarray
+    confidences: np.ndarray
+    thresholds: np.ndarray
+
+    @property
+    def num_classes(self):
+        return len(self.thresholds)
+
+    def rows(self, places):
+        """`Rows` of some of the images."""
+        return Rows(
+            self.keys[places],
+            self.labels[places],
+            self.confidences[places],
+            lambda: [self.ids[place] for place in places],
+        )
+
+
+def make_case(labels, confidences, num_classes, threshold, keys=None):
+    """A case of plain arrays with one threshold for all classes."""
+    keys = stable_keys([f"{row}" for row in range(len(labels))]) if keys is None else keys
+    return Case(
+        np.asarray(keys, np.uint64),
+        [f"{row}" for row in range(len(labels))],
+        np.asarray(labels, np.int64),
+        np.asarray(confidences, np.float32),
+        np.full(num_classes, threshold, np.float32),
+    )
+
+
+def keys_of(hashes, seed):
+    """The keys that have some hashes: what `hash_keys` does, backwards."""
+    z = hashes.copy()
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        z = z ^ (z >> np.uint64(shift)) ^ (z >> np.uint64(2 * shift))
+        z = z * np.uint64(pow(factor, -1, 2**64))
+    return z ^ stable_key(str(seed))
+
+
+def random_case(rng, seed=0):
+    """A small case full of ties, empty classes and confidences at the threshold and at 1.
+
+    In some cases images have the same key, and their ids alone tell them apart; in others their
+    hashes under the seed differ in the last bits alone, so that their codes are equal.
+    """
+    num_classes = int(rng.integers(1, 5))
+    n = int(rng.integers(0, 24))
+    keys = rng.integers(0, 2**64, n, np.uint64)
+    if n and rng.random() < 0.3:
+        keys = rng.choice(keys[:3], n)
+    elif rng.random() < 0.3:
+        keys = keys_of(np.uint64(rng.integers(2**60)) + rng.permutation(n).astype(np.uint64), seed)
+    labels = rng.integers(0, int(rng.integers(1, num_classes + 1)), n)
+    confidences = rng.choice(CONFIDENCES[int(rng.integers(0, len(CONFIDENCES))) :], n)
+    needed = np.array([0.0, TINY, 0.3, 0.7, 0.71, 1.0, 1.5], np.float32)
+    thresholds = np.full(num_classes, rng.choice([0.0, 0.3, 0.7, 1.0]), np.float32)
+    if rng.random() < 0.5:
+        thresholds = rng.choice(needed, num_classes)
+    ids = [f"{number}" for number in rng.permutation(n)]
+    return Case(keys, ids, labels, confidences, thresholds)
+
+
+def in_parts(case, num_parts, rng):
+    """The places of a case's images in parts of any size and any order, some of them empty."""
+    places = rng.permutation(len(case.keys))
+    cuts = np.sort(rng.integers(0, len(places) + 1, num_parts - 1))
+    return np.split(places, cuts)
+
+
+def run(case, policy, *, seed=0, parts=None, labeled_labels=(), **settings):
+    """(copies of the case's images, the `Selection`) from a scan over parts."""
+    parts = [np.arange(len(case.keys))] if parts is None else parts
+    all_rows = [case.rows(places) for places in parts]
+    selection = select(
+        lambda function: functools.reduce(operator.add, map(function, all_rows)),
+        policy,
+        thresholds=case.thresholds,
+        seed=seed,
+        labeled_counts=np.bincount(
+            np.asarray(labeled_labels, np.int64), minlength=case.num_classes
+        ),
+        **settings,
+    )
+    copies = np.full(len(case.keys), -1, np.int32)
+    for places, rows in zip(parts, all_rows, strict=True):
+        of_part = selection.copies(rows)
+        assert of_part.dtype == np.int32
+        copies[places] = of_part
+    return copies, selection
+
+
+@pytest.fixture
+def shrink(monkeypatch):
+    """Function that makes histograms, members and chunks so small that cuts take many scans."""
+
+    def shrink(rng):
+        entries = int(rng.choice([2, 16, 256, 2**12], p=[0.05, 0.25, 0.4, 0.3]))
+        monkeypatch.setattr(ranking, "HISTOGRAM_ENTRIES", entries)
+        monkeypatch.setattr(ranking, "MAX_MEMBERS", int(rng.choice([0, 1, 3, 2**22])))
+        monkeypatch.setattr(ranking, "CHUNK", int(rng.choice([1, 3, 2**14])))
+
+    return shrink
+
+
+def ordered_members(case, c, seed):
+    """Rows of class c, the most confident first, one at a time."""
+    hashes = hash_keys(case.keys, seed)
+    rows = [
+        row
+        for row in range(len(case.keys))
+        if case.labels[row] == c and case.confidences[row] >= case.thresholds[c]
+    ]
+    return sorted(
+        rows, key=lambda row: (-float(case.confidences[row]), int(hashes[row]), case.ids[row])
+    )
+
+
+def test_keys_are_found_for_hashes():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
+    np.testing.assert_array_equal(hash_keys(keys_of(hashes, 17), 17), hashes)
+
+
+def deal(members, size):
+    """Copies of each member when `size` are dealt out one by one, round and round."""
+    copies = dict.fromkeys(members, 0)
+    for turn in range(size if members else 0):
+        copies[members[turn % len(members)]] += 1
+    return copies
+
+
+def oracle_paper(case, k, seed):
+    members = [ordered_members(case, c, seed) for c in range(case.num_classes)]
+    k = k or int(np.ceil(sum(map(len, members)) / case.num_classes))
+    copies = np.zeros(len(case.keys), int)
+    for rows in members:
+        for row, count in deal(rows, k).items():
+            copies[row] = count
+    return copies
+
+
+def oracle_gap(case, labeled, floor, margin, seed):
+    classes = []
+    for c in range(case.num_classes):
+        members = [("labeled", row) for row in ordered_members(labeled, c, seed)] + [
+            ("pseudo", row) for row in ordered_members(case, c, seed)
+        ]
+        images = list(members)
+        while members and len(images) < floor:
+            images.append(members[len(images) % len(members)])
+        classes.append(images)
+    smallest = min((len(images) for images in classes if images), default=0)
+    copies = {"labeled": np.zeros(len(labeled.keys), int), "pseudo": np.zeros(len(case.keys), int)}
+    for images in classes:
+        while len(images) > smallest + margin:
+            images.pop()
+        for kind, row in images:
+            copies[kind][row] += 1
+    return copies["labeled"], copies["pseudo"]
+
+
+def num_parts(rng):
+    return int(rng.choice([1, 2, 7, 64], p=[0.4, 0.3, 0.27, 0.03]))
+
+
+def test_paper_policy_equals_the_oracle_on_random_cases(shrink):
+    rng = np.random.default_rng(0)
+    cut = tied = 0
+    for seed in range(3000):
+        case = random_case(rng, seed)
+        shrink(rng)
+        k = int(rng.choice([0, 1, 2, 5, 40]))
+        parts = in_parts(case, num_parts(rng), rng)
+        copies, selection = run(case, "paper", seed=seed, parts=parts, images_per_class=k)
+        assert selection.labeled_sizes is None and selection.statistics.labeled_copies is None
+        np.testing.assert_array_equal(copies, oracle_paper(case, k, seed))
+        cut += (selection.cuts.ranks > 0).any()
+        tied += bool(selection.cuts.tied_ids)
+    assert cut > 1000 and tied > 100  # The cases reach both branches.
+
+
+def test_no_policy_keeps_every_candidate_once(shrink):
+    rng = np.random.default_rng(4)
+    for seed in range(300):
+        case = random_case(rng)
+        shrink(rng)
+        copies, _ = run(case, "none", seed=seed, parts=in_parts(case, num_parts(rng), rng))
+        expected = case.confidences >= case.thresholds[case.labels]
+        np.testing.assert_array_equal(copies, expected)
+
+
+def test_paper_statistics_on_random_cases(shrink):
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        case = random_case(rng)
+        shrink(rng)
+        k = int(rng.choice([0, 1, 2, 5, 40]))
+        parts = in_parts(case, num_parts(rng), rng)
+        copies, selection = run(case, "paper", seed=7, parts=parts, images_per_class=k)
+        statistics = selection.statistics
+        counts = statistics.candidates
+        k = k or int(np.ceil(sum(counts) / case.num_classes))
+        assert statistics.thresholds == tuple(case.thresholds.tolist())
+        for c in range(case.num_classes):
+            members = case.labels == c
+            kept = members & (copies > 0)
+            enough = case.confidences >= case.thresholds[c]
+            assert counts[c] == np.sum(members & enough)
+            assert statistics.kept[c] == np.sum(kept) == min(counts[c], k)
+            # Exactly K rows of an epoch, of a class that has any image.
+            assert statistics.copies[c] == copies[members].sum() == (k if counts[c] else 0)
+            lowest = case.confidences[kept].min() if kept.any() else None
+            assert statistics.lowest_confidence[c] == lowest
+            assert (c in statistics.starved) == (counts[c] == 0)
+
+
+def test_gap_policy_equals_the_oracle_on_random_cases(shrink):
+    rng = np.random.default_rng(2)
+    cut = repeated = 0
+    for seed in range(3000):
+        case = random_case(rng, seed)
+        shrink(rng)
+        m = int(rng.integers(0, 6))
+        labeled = make_case(
+            rng.integers(0, case.num_classes, m),
+            np.ones(m),
+            case.num_classes,
+            0,
+            rng.integers(0, 2**64, m, np.uint64),
+        )
+        floor, margin = int(rng.integers(0, 12)), int(rng.integers(0, 4))
+        copies, selection = run(
+            case,
+            "gap",
+            seed=seed,
+            parts=in_parts(case, num_parts(rng), rng),
+            labeled_labels=labeled.labels,
+            floor=floor,
+            margin=margin,
+        )
+        labeled_copies = selection.labeled_copies(labeled.keys, labeled.labels)
+        assert labeled_copies.dtype == np.int32
+        expected_labeled, expected = oracle_gap(case, labeled, floor, margin, seed)
+        np.testing.assert_array_equal(labeled_copies, expected_labeled)
+        np.testing.assert_array_equal(copies, expected)
+        statistics = selection.statistics
+        of_classes = [labeled_copies[labeled.labels == c].sum() for c in range(case.num_classes)]
+        assert list(statistics.labeled_copies) == of_classes
+        for c in range(case.num_classes):
+            kept = (case.labels == c) & (copies > 0)
+            assert statistics.kept[c] == kept.sum()
+            assert statistics.copies[c] == copies[kept].sum()
+            lowest = case.confidences[kept].min() if kept.any() else None
+            assert statistics.lowest_confidence[c] == lowest
+        repeated += labeled_copies.max(initial=0) > 1
+        cut += sum(copies) < sum(statistics.candidates)
+    assert min(cut, repeated) > 200  # The cases reach both branches.
+
+
+@pytest.mark.parametrize(
+    "counts, total",
+    [
+        ((4236, 4673, 4301, 4248, 4430, 3621, 4313, 4226, 4691, 4508), 43_626),
+        ((4433, 4773, 4282, 4248, 4577, 3514, 4367, 4320, 4827, 4672), 44_499),
+        ((1818, 867, 983, 997, 750, 704, 613, 611, 1858, 822), 40_000),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 7])
+def test_gap_policy_reaches_the_published_totals(counts, total, parts):
+    """Per-class counts include the labelled images: 5,000 of them, 500 of each class here."""
+    labels = np.repeat(np.arange(10), np.array(counts) - 500)
+    labeled_labels = np.repeat(np.arange(10), 500)
+    rng = np.random.default_rng(0)
+    case = make_case(labels, rng.uniform(0.8, 1, len(labels)), 10, 0.8)
+    copies, selection = run(
+        case,
+        "gap",
+        parts=in_parts(case, parts, rng),
+        labeled_labels=labeled_labels,
+        floor=4000,
+        margin=1000,
+    )
+    labeled_copies = selection.labeled_copies(
+        np.arange(5000, dtype=np.uint64) + np.uint64(10**6), labeled_labels
+    )
+    assert copies.sum() + labeled_copies.sum() == total
+    # The published split calls repeated labelled images pseudo-labelled: total = 5,000 + the rest.
+    repeats = np.array(selection.statistics.labeled_copies) - 500
+    assert copies.sum() + repeats.sum() == total - 5000
+    assert labeled_copies.min() >= 1
+    assert all((repeats > 0) == (np.array(counts) < 4000))
+
+
+def test_gap_policy_cuts_the_least_confident_and_labelled_images_last():
+    case = make_case([0, 0, 0, 1], [0.9, 1.0, 0.95, 0.9], 2, 0.8)
+    copies, selection = run(case, "gap", labeled_labels=[0, 0], floor=1, margin=2)
+    assert copies.tolist() == [0, 1, 0, 1]
+    labeled_copies = selection.labeled_copies(np.array([10, 11], np.uint64), np.array([0, 0]))
+    assert labeled_copies.tolist() == [1, 1]
+
+
+def test_gap_policy_leaves_an_empty_class_out_of_the_smallest():
+    case = make_case([0] * 6, [0.9] * 6, 3, 0.5)
+    copies, selection = run(case, "gap", floor=2, margin=1)
+    assert copies.tolist() == [1] * 6
+    assert selection.statistics.starved == (1, 2)
+
+
+def large_case(rng, n=500):
+    return Case(
+        stable_keys([f"image-{i}" for i in range(n)]),
+        [f"image-{i}" for i in range(n)],
+        rng.integers(0, 7, n),
+        rng.choice([0.5, 0.9, 1.0], n).astype(np.float32),
+        np.full(7, 0.6, np.float32),
+    )
+
+
+SETTINGS = {
+    "paper": {"images_per_class": 25},
+    "gap": {"floor": 45, "margin": 4},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+@pytest.mark.parametrize("parts", [1, 2, 7, 64])
+def test_result_does_not_depend_on_the_order_or_the_parts_of_rows(policy, parts):
+    rng = np.random.default_rng(3)
+    case = large_case(rng)
+    labeled_labels = rng.integers(0, 7, 40)
+    labeled_keys = stable_keys([f"labeled-{i}" for i in range(40)])
+    settings = {"seed": 5, "labeled_labels": labeled_labels, **SETTINGS[policy]}
+    copies, selection = run(case, policy, **settings)
+    shuffled, again = run(case, policy, parts=in_parts(case, parts, rng), **settings)
+    np.testing.assert_array_equal(shuffled, copies)
+    assert again.statistics == selection.statistics
+    if policy == "gap":
+        order = rng.permutation(40)
+        np.testing.assert_array_equal(
+            again.labeled_copies(labeled_keys[order], labeled_labels[order]),
+            selection.labeled_copies(labeled_keys, labeled_labels)[order],
+        )
+
+
+@pytest.mark.parametrize("size", [1, 26, 3000, 10_000])
+def test_small_histograms_and_few_members_change_nothing_but_the_number_of_scans(monkeypatch, size):
+    """Of 20,000 images, most of them as confident as can be."""
+    rng = np.random.default_rng(6)
+    case = large_case(rng, 20_000)
+    settings = {"seed": 1, "images_per_class": size}
+    copies, selection = run(case, "paper", **settings)
+    monkeypatch.setattr(ranking, "HISTOGRAM_ENTRIES", 7 * 16)
+    monkeypatch.setattr(ranking, "MAX_MEMBERS", 50)
+    rows = [case.rows(places) for places in in_parts(case, 5, rng)]
+    found = []
+
+    def scan(function):
+        found.append(functools.reduce(operator.add, map(function, rows)))
+        return found[-1]
+
+    again = select(scan, "paper", thresholds=case.thresholds, **settings)
+    assert again.statistics == selection.statistics
+    np.testing.assert_array_equal(again.copies(case.rows(range(20_000))), copies)
+    *histograms, members = found
+    assert len(members.labels) <= 50
+    assert {one.counts.shape for one in histograms} == {(7, 16)}
+    # Each tells 4 bits apart. The first bits of those at 1.0 are their hashes' already; at 0.9 the
+    # confidence takes 25.
+    assert 2 <= len(histograms) <= (9 if size == 3000 else 5)
+
+
+def test_ids_are_read_only_where_keys_are_equal():
+    """Reading the ids of all images is slow, and nothing but equal keys needs them."""
+
+    def refuse():
+        raise AssertionError("ids were read")
+
+    keys = np.arange(100, dtype=np.uint64)
+    rows = Rows(keys, np.zeros(100, int), np.ones(100, np.float32), refuse)
+    selection = select(
+        lambda function: function(rows), "paper", thresholds=[0.5], seed=0, images_per_class=50
+    )
+    assert selection.copies(rows).sum() == 50
+    rows = dataclasses.replace(rows, keys=np.zeros(100, np.uint64))
+    with pytest.raises(AssertionError, match="ids were read"):
+        select(
+            lambda function: function(rows), "paper", thresholds=[0.5], seed=0, images_per_class=50
+        )
+
+
+def test_images_of_equal_keys_are_told_apart_by_their_ids_over_several_parts():
+    rng = np.random.default_rng(0)
+    ids = [f"image/{number:03d}" for number in rng.permutation(40)]
+    case = Case(
+        np.full(40, 7, np.uint64), ids, np.zeros(40, int), np.ones(40, np.float32), np.zeros(1)
+    )
+    for parts in (1, 2, 7, 64):
+        copies, _ = run(case, "paper", parts=in_parts(case, parts, rng), images_per_class=15)
+        kept = {one for one, count in zip(ids, copies, strict=True) if count}
+        assert kept == set(sorted(ids)[:15]) and copies.max() == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_id_that_stands_twice_is_refused(parts):
+    case = make_case([0] * 4, [0.9] * 4, 1, 0.5, keys=[1, 1, 1, 1])
+    case.ids = ["a", "b", "c", "b"]
+    with pytest.raises(ValueError, match=r"an id stands twice among \['a', 'b', 'b', 'c'\]"):
+        run(case, "paper", parts=np.split(np.arange(4), parts), images_per_class=2)
+
+
+def test_each_class_has_a_threshold_of_its_own():
+    case = make_case([0, 0, 1, 1, 2, 2], [0.5, 0.9] * 3, 3, 0)
+    case.thresholds = np.array([0.9, 0.5, 0.95], np.float32)
+    copies, selection = run(case, "none")
+    assert copies.tolist() == [0, 1, 1, 1, 0, 0]
+    assert selection.statistics.candidates == (1, 2, 0)
+    assert selection.statistics.starved == (2,)
+    case.thresholds = np.array([1.5, 1.5, 0.5], np.float32)
+    assert run(case, "none")[0].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_ties_are_broken_by_the_seed():
+    case = make_case(np.zeros(1000, int), np.ones(1000), 1, 0.3)
+
+    def kept(seed):
+        return run(case, "paper", images_per_class=500, seed=seed)[0]
+
+    np.testing.assert_array_equal(kept(0), kept(0))
+    # A fair choice of half of them agrees with another on about half; 400..600 is 6 deviations.
+    assert 400 < np.sum(kept(0) == kept(1)) < 600
+    assert 150 < kept(0)[:500].sum() < 350
+
+
+def test_confidence_equal_to_the_threshold_is_kept():
+    # float32(0.7) is below 0.7 in float64.
+    rows = Rows(np.arange(2, dtype=np.uint64), np.zeros(2, int), np.float32([0.7, 0.69]))
+    selection = select(lambda function: function(rows), "none", thresholds=[0.7], seed=0)
+    assert selection.copies(rows).tolist() == [1, 0]
+
+
+def test_mean_number_of_candidates_counts_empty_classes_and_rounds_up():
+    case = make_case([0, 0, 0, 0, 2], [0.9] * 5, 4, 0.3)
+    _, selection = run(case, "paper", images_per_class=0)
+    statistics = selection.statistics
+    assert statistics.copies == (2, 0, 2, 0)  # ceil(5 / 4)
+    assert statistics.kept == (2, 0, 1, 0)
+    assert statistics.starved == (1, 3)
+    assert statistics.lowest_confidence == (np.float32(0.9), None, np.float32(0.9), None)
+
+
+def test_nothing_confident_selects_nothing():
+    for policy in ("paper", "none"):
+        settings = {"images_per_class": 0} if policy == "paper" else {}
+        copies, selection = run(make_case([0], [0.1], 2, 0.3), policy, **settings)
+        assert copies.tolist() == [0]
+        assert selection.statistics.starved == (0, 1)
+
+
+def test_statistics_are_plain_numbers():
+    for policy, settings in SETTINGS.items():
+        _, selection = run(make_case([0], [0.5], 2, 0.3), policy, labeled_labels=[1], **settings)
+        flat = [
+            x for value in dataclasses.asdict(selection.statistics).values() for x in value or ()
+        ]
+        assert {type(x) for x in flat} <= {int, float, type(None)}
+
+
+def test_sizes_are_pure_functions_of_counts():
+    candidates, labeled = np.array([10, 0, 3]), np.array([2, 0, 2])
+    assert paper_sizes(candidates, images_per_class=7).tolist() == [7, 0, 7]
+    assert paper_sizes(candidates, images_per_class=0).tolist() == [5, 0, 5]  # ceil(13 / 3)
+    assert gap_sizes(candidates, labeled, floor=6, margin=2).tolist() == [8, 0, 6]
+
+
+@pytest.mark.parametrize(
+    "labels, confidences, message",
+    [
+        ([0, 1], [0.5, np.nan], "confidence nan in row 1"),
+        ([0, 1], [1.5, 0.5], "confidence 1.5 in row 0"),
+        ([0, 1], [-0.1, 0.5], "confidence -0.1"),
+        ([0, 1], [0.5, np.inf], "confidence inf in row 1"),
+        ([0, 1], [0.5, -TINY], "confidence -1.* in row 1"),
+        ([0, 1], [np.nextafter(np.float32(1), 2), 1], "confidence 1.0000001.* in row 0"),
+        ([0, 2], [0.5, 0.5], "labels from 0 to 2: expected 0 to 1"),
+        ([-1, 0], [0.5, 0.5], "labels from -1"),
+        ([0.0, 1.0], [0.5, 0.5], "expected integers"),
+        ([0], [0.5, 0.5], "same shape"),
+        ([[0, 1]], [[0.5, 0.5]], "same shape"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+@pytest.mark.parametrize("threshold", [0.3, 1.0])
+def test_wrong_arrays_are_refused(policy, labels, confidences, message, threshold):
+    """In whichever part they stand, and even where no image of the part is a candidate."""
+    right = Rows(np.array([5, 6], np.uint64), np.array([0, 1]), np.float32([0.9, 0.9]))
+    wrong = Rows(np.array([1, 2], np.uint64), labels, np.asarray(confidences, np.float32))
+    for parts in ([wrong], [right, wrong], [wrong, right]):
+        with pytest.raises(ValueError, match=message):
+            select(
+                lambda function, parts=parts: functools.reduce(operator.add, map(function, parts)),
+                policy,
+                thresholds=np.full(2, threshold, np.float32),
+                seed=0,
+                labeled_counts=np.zeros(2, int),
+                **SETTINGS[policy],
+            )
+
+
+def test_wrong_numbers_are_refused():
+    nothing = make_case([], [], 2, 0)
+    with pytest.raises(ValueError, match="images_per_class=-1"):
+        run(nothing, "paper", images_per_class=-1)
+    with pytest.raises(ValueError, match="margin=-1"):
+        run(nothing, "gap", floor=0, margin=-1)
+    with pytest.raises(ValueError, match="floor=-1"):
+        run(nothing, "gap", floor=-1, margin=0)
+    with pytest.raises(ValueError, match="policy='papre'"):
+        run(nothing, "papre")
+
+
+@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+def test_no_images_at_all_select_nothing(policy):
+    copies, selection = run(make_case([], [], 3, 0), policy, **SETTINGS[policy])
+    assert len(copies) == 0 and selection.statistics.starved == (0, 1, 2)
+    assert selection.statistics.lowest_confidence == (None, None, None)

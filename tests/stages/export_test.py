@@ -1,0 +1,206 @@
+"""The exported model is used as a stranger would: in a fresh process without keras and nsk."""
+
+import io
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_image
+
+from nsk import models
+from nsk.data.records import decode_image
+from nsk.stages import export
+
+SIZE = 12
+NAMES = ["zero", "naïve class", "two", "3"]
+
+STRANGER = """
+import importlib.machinery, json, sys
+
+class Blocker:
+    # TensorFlow asks where keras is without importing it: that may be answered, an import fails.
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("keras", "tf_keras", "nsk"):
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is blocked")
+
+    def exec_module(self, module):
+        pass
+
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+import tensorflow as tf
+
+for name in ("keras", "nsk"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} could be imported")
+
+folder, files = sys.argv[1], sys.argv[2:]
+encoded = [open(file, "rb").read() for file in files]
+model = tf.saved_model.load(folder)
+answers = {}
+for count in (0, 1, len(files)):
+    given = tf.constant(encoded[:count], tf.string, shape=[count])
+    answers[count] = model.signatures["serving_default"](encoded=given)
+pixels = np.load("pixels.npy")
+for count in (0, 1, len(pixels)):
+    answers[f"pixels {count}"] = model.signatures["pixels"](images=tf.constant(pixels[:count]))
+answers["signatures"] = {"names": tf.constant(sorted(model.signatures))}
+
+def plain(value):
+    value = value.numpy()
+    return np.char.decode(value.astype(bytes), "utf8").tolist() if value.dtype == object else (
+        value.tolist())
+
+print(json.dumps({
+    str(call): {name: plain(value) for name, value in answer.items()}
+    for call, answer in answers.items()
+}))
+"""
+
+
+def encode(pixels, kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def real_images():
+    """Encoded digits and photographs, of different sizes and formats."""
+    digits = [np.minimum(image * 16, 255).astype(np.uint8) for image in load_digits().images[:3]]
+    photograph = load_sample_image("china.jpg")
+    return [
+        encode(digits[0], "PNG"),
+        encode(np.kron(digits[1], np.ones((4, 4), np.uint8)), "JPEG"),
+        encode(photograph[100 : 100 + SIZE, 300 : 300 + SIZE], "PNG"),  # Fits as it is.
+        encode(photograph[::3, ::5], "JPEG", quality=90),
+        encode(photograph[30:200, 40:90], "PNG"),
+        encode(np.kron(digits[2], np.ones((2, 3), np.uint8)), "BMP"),
+        encode(digits[1], "GIF"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The export's folder, what it returned, and a stranger's answers."""
+    folder = tmp_path_factory.mktemp("export")
+    model = models.build_model(
+        "resnet8",
+        num_classes=len(NAMES),
+        image_size=SIZE,
+        dropout_rate=0.5,
+        survival_probability=0.5,
+        batch_norm_momentum=0.0,
+        seed=3,
+    )
+    model(decoded().astype(np.float32), training=True)  # BatchNorm's statistics: answers differ.
+    returned = export.export(model, NAMES, folder)
+    files = []
+    for number, encoded in enumerate(real_images()):
+        files.append(f"image{number}")
+        (folder / files[-1]).write_bytes(encoded)
+    np.save(folder / "pixels.npy", decoded().astype(np.float32))
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, "saved_model", *files],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, returned, json.loads(done.stdout)
+
+
+def decoded():
+    return np.stack([decode_image(tf.constant(one), SIZE) for one in real_images()])
+
+
+def expected_probabilities(folder):
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    return tf.nn.softmax(model(decoded().astype(np.float32), training=False)).numpy()
+
+
+def test_a_stranger_gets_the_probabilities_of_the_keras_model(exported):
+    folder, _, answers = exported
+    expected = expected_probabilities(folder)
+    assert len(set(expected.argmax(axis=1))) > 1
+    assert np.ptp(expected) > 0.2
+    for signature in ("", "pixels "):
+        for count in (1, len(expected)):
+            answer = answers[f"{signature}{count}"]
+            np.testing.assert_allclose(answer["probabilities"], expected[:count], atol=1e-5)
+            first_choices = [NAMES[index] for index in expected[:count].argmax(axis=1)]
+            assert answer["class_names"] == first_choices
+            assert answer["labels"] == [NAMES] * count
+
+
+def test_no_images_give_no_answers(exported):
+    for call in ("0", "pixels 0"):
+        assert exported[2][call] == {"probabilities": [], "class_names": [], "labels": []}
+
+
+def test_an_empty_batch_keeps_its_shapes(exported):
+    signatures = tf.saved_model.load(str(exported[0] / "saved_model")).signatures
+    answer = signatures["serving_default"](encoded=tf.zeros([0], tf.string))
+    assert answer["probabilities"].shape == (0, len(NAMES))
+    assert answer["labels"].shape == (0, len(NAMES))
+    assert answer["class_names"].shape == (0,)
+
+
+def test_what_is_written_and_told(exported):
+    folder, returned, answers = exported
+    assert returned == {"image_size": SIZE}
+    assert (folder / "class_names.txt").read_text(encoding="utf-8").splitlines() == NAMES
+    assert set(answers["signatures"]["names"]) >= {"serving_default", "pixels"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", models.PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("convnet5", 8),
+        ("resnet6", 8),
+        ("resnet9", 8),
+        ("resnet8", 8),
+        ("wrn10_2", 8),
+        ("imagenet_resnet18", 32),
+        ("efficientnet_b0", 32),
+        ("efficientnet_b0_small", 16),
+    ],
+)
+def test_every_family_answers_a_stranger_in_every_precision(name, side, precision, tmp_path):
+    model = models.build_model(
+        name,
+        num_classes=len(NAMES),
+        image_size=side,
+        dropout_rate=0.5,
+        batch_norm_momentum=0.5,
+        precision=precision,
+    )
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, side, side, 3)).astype(np.float32)
+    model(pixels, training=True)
+    export.export(model, NAMES, tmp_path)
+    np.save(tmp_path / "pixels.npy", pixels)
+    (tmp_path / "image").write_bytes(real_images()[0])
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, "saved_model", "image"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    expected = tf.nn.softmax(loaded(pixels)).numpy()
+    received = json.loads(done.stdout)["pixels 4"]["probabilities"]
+    np.testing.assert_allclose(received, expected, atol=1e-5 if precision == "float32" else 0.02)
+    assert np.ptp(expected, axis=0).max() > 1e-4

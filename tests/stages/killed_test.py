@@ -1,0 +1,167 @@
+"""What is killed at any moment goes on where it was, and ends with the bytes of an undisturbed run.
+
+A program forks a process for each attempt, so that TensorFlow is imported once.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from sklearn import datasets
+
+from nsk.data import records
+from nsk.data.shards import ShardSet, ShardWriter
+from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.stages.scoring import score_file, score_paths
+
+NUM_SHARDS = 40
+CLASS_NAMES = [str(digit) for digit in range(10)]
+
+DRIVER = """
+    import glob, json, os, random, signal, sys, time, traceback
+    from pathlib import Path
+    import numpy as np
+    from nsk.store import folders as stage
+    from nsk.data.shards import ShardSet
+
+    base = Path({base!r})
+    unlabeled, dev = ShardSet.load(base / "unlabeled"), ShardSet.load(base / "dev")
+
+    {work}
+
+    def files():
+        return len(glob.glob(f"{{base}}/killed/gen1/made-*/*/0*.{kind}"))
+
+    def attempt(workdir, more=None):
+        '''Runs the stage in a process; returns its status.
+
+        It is killed a moment after it has made some more files, unless it ends before.
+        '''
+        until = None if more is None else files() + more
+        pid = os.fork()
+        if not pid:
+            try:
+                stage.run(workdir, "gen1/made", build, settings={{}}, inputs={{}}, goes_on=True)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        if until is not None:
+            moment = random.uniform(0, 0.01)
+            while files() < until:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    return status
+            time.sleep(moment)
+            os.kill(pid, signal.SIGKILL)
+        return os.waitpid(pid, 0)[1]
+
+    statuses, found = [attempt(base / "whole")], []
+    random.seed(0)
+    for _ in range({kills}):
+        statuses.append(attempt(base / "killed", random.randint(0, 2 * {shards} // {kills})))
+        found.append(files())
+    statuses.append(attempt(base / "killed"))
+    print(json.dumps([statuses, found]))
+"""
+SCORE = """
+    from nsk.evaluation.predictor import Predictions
+    from nsk.stages.scoring import score
+
+    def predict(shard_set, shards):
+        for shard in shards:
+            ids = [f"{shard_set.names[shard]}/{row}" for row in range(shard_set.counts[shard])]
+            logits = np.random.default_rng(shard).normal(0, 2, (len(ids), 10)).astype(np.float32)
+            log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            yield Predictions(ids, np.full(len(ids), shard % 10, np.int32), log_probabilities)
+
+    def build(folder):
+        return score(unlabeled, dev, lambda: predict, folder, top_k=4)
+"""
+WRITE = """
+    from nsk.stages.pseudo_shards import write
+
+    def build(folder):
+        return write(unlabeled, base / "scores", base / "selection", folder, shard_bytes=1)
+"""
+
+
+def write_digits(folder, count, images_per_shard):
+    pixels = np.round(datasets.load_digits().images * (255 / 16)).astype(np.uint8)
+    with ShardWriter(folder, "images", CLASS_NAMES, images_per_shard) as writer:
+        for row in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[row]).save(buffer, "PNG")
+            writer.write(records.image_example(f"digits/{row}", buffer.getvalue()))
+    return ShardSet.load(folder)
+
+
+def drive(base, work, kind, kills):
+    """Runs the program; checks that it was killed midway and ended well."""
+    work = textwrap.indent(textwrap.dedent(work), "    ")
+    program = DRIVER.format(
+        base=os.fspath(base), work=work.strip(), kind=kind, kills=kills, shards=NUM_SHARDS
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (first, *killed, last), found = json.loads(done.stdout.splitlines()[-1])
+    assert (first, last) == (0, 0), done.stderr
+    assert set(killed) <= {0, 9}, done.stderr
+    assert found == sorted(found) and killed.count(9) >= kills // 2
+    assert len({one for one in found if 0 < one < NUM_SHARDS}) >= kills // 3, found
+
+
+def assert_same_files(base):
+    """And nothing else, and both manifests describe what is there."""
+    folders = [next((base / name / "gen1").glob("made-*")) for name in ("whole", "killed")]
+    assert [len(list((base / name / "gen1").iterdir())) for name in ("whole", "killed")] == [1, 1]
+    whole, killed = (
+        {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in folders
+    )
+    manifests = [json.loads(files.pop("stage.json")) for files in (whole, killed)]
+    assert whole == killed and len(whole) > NUM_SHARDS
+    for manifest in manifests:
+        del manifest["seconds"]
+        manifest.pop("seal", None)  # It covers the seconds, too.
+    assert manifests[0] == manifests[1]
+    assert set(manifests[0]["files"]) == set(whole)
+
+
+def test_a_scoring_that_is_killed_again_and_again_makes_the_same_files(tmp_path):
+    write_digits(tmp_path / "unlabeled", 4 * NUM_SHARDS, 4)
+    write_digits(tmp_path / "dev", 60, 7)
+    drive(tmp_path, SCORE, "parquet", kills=8)
+    assert_same_files(tmp_path)
+
+
+def test_a_writing_that_is_killed_again_and_again_makes_the_same_files(tmp_path):
+    unlabeled = write_digits(tmp_path / "unlabeled", 4 * NUM_SHARDS, 4)
+    write_digits(tmp_path / "dev", 4, 4)
+    random = np.random.default_rng(0)
+    (tmp_path / "scores" / "unlabeled").mkdir(parents=True)
+    (tmp_path / "selection").mkdir()
+    for shard, path in enumerate(score_paths(unlabeled, tmp_path / "scores")):
+        log_probabilities = np.log(random.dirichlet(np.ones(10), 4)).astype(np.float32)
+        ids = [f"digits/{row}" for row in range(4 * shard, 4 * shard + 4)]
+        write_scores(path, from_predictions(ids, log_probabilities))
+        table = pa.table({"copies": pa.array(random.integers(1, 5, 4), pa.int32())})
+        pq.write_table(table, tmp_path / "selection" / score_file(unlabeled.names[shard]))
+    drive(tmp_path, WRITE, "tfrecord", kills=5)
+    assert_same_files(tmp_path)
