@@ -78,3 +78,7 @@ def _dev_predictions(generation):
 def _correct_on_dev(generation):
     truth, choice = _dev_predictions(generation)
     return truth == choice
+
+
+warn_of_lower_accuracy, require_better_than_chance = warn_of_a_loss, refuse_chance
+from nsk.generation import Generation  # noqa

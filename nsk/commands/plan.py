@@ -1,18 +1,14 @@
-"""What a run would do, without training: images, steps, cost and memory of stages, and disk."""
+"""Prints what a run would do, without training: images, steps, cost, memory and disk."""
 
 import functools
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from nsk import models
-from nsk.data import ingest, pipeline
-from nsk.models import blocks
-from nsk.models.cost import cost_of
-from nsk.report.text_table import columns
-from nsk.stages import training as train_stage
-from nsk.training import rematerialization
+from nsk.commands.preparation import prepare, reject_other_commands_settings
 
 FLOAT_BYTES = 4
-# Of a score's id, key, label and confidence, about; log-probabilities come on top.
+# Of a score's id, key, label and confidence, about; log-probabilities are added to it.
 SCORE_BYTES = 64
 UNITS = ("MiB", "GiB", "TiB", "PiB")
 
@@ -27,104 +23,147 @@ COST_HEADER = (
     "images per class",
 )
 COST_LEGEND = (
-    "multiply-adds: of a training image, forward and backward. activations: what a replica keeps",
-    "of a step's images, or of a part of them, for the backward pass; weights, gradients and work",
-    "space come on top. batches: images that a worker makes and holds ahead, in main memory; the",
-    "work space of the noise, most with mixup and CutMix, and images of --cache=memory, or three",
-    "windows of --shuffle_mebibytes for each stream, come on top.",
+    "multiply-adds: per training image, forward and backward. activations: memory of a replica",
+    "for the activations of a step's images, or of a micro-batch, that the backward pass needs;",
+    "weights, gradients and work space are not included. batches: main memory of a worker for",
+    "prepared batches; not included are the work space of the noise, most with mixup and CutMix,",
+    "and the images of --cache=memory, or three windows of --shuffle_mebibytes per stream.",
 )
 
 
-def plan(stages, images):
+def execute(values: Mapping[str, Any]) -> dict | None:
+    """Prints the plan of a run; ingests the images unless there are placeholder counts.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        See `print_plan`; None for all workers but the chief.
+    """
+    reject_other_commands_settings("plan", values)
+    runner = prepare(values)
+    from nsk.data import ingest
+    from nsk.stages import ingestion, validation
+
+    config, folder = runner.config, None
+    if config.command.plan_images:
+        counts = ingest.state_images(*config.command.placeholder_counts).counts
+        validation.check_chain(runner, counts)
+    else:
+        images = ingestion.ingest_images(runner)
+        counts, folder = images.counts, images.path
+    return print_plan(runner, counts, folder) if runner.workers.is_chief else None
+
+
+def print_plan(runner, counts, folder) -> dict[str, Any]:
     """Prints the plan and returns it.
 
     Args:
-        stages: `nsk.stages.all_stages.Stages`.
-        images: the ingest `Stage`, or the `ingest.StatedImages` that stand for it.
+        runner: `nsk.stages.runner.StageRunner`.
+        counts: those of the ingested images, or placeholders.
+        folder: where the ingested images are; None for placeholders.
 
     Returns:
-        dict: `images`, `stages` (a dict each) and `disk_bytes`, a dict by what it is for, without
-        the images where they are only stated.
+        dict: `images`, `stages` (a dict each) and `disk_bytes`, a dict by purpose, without the
+        images for placeholders.
     """
-    generations = range(stages.config.num_students + 1)
-    rows = [row for number in generations for row in _rows(stages, images, number)]
-    disk = _disk_bytes(stages.config.pseudo, images, rows)
+    generations = range(runner.config.num_students + 1)
+    rows = [row for number in generations for row in _rows(runner, counts, number)]
+    disk = _disk_bytes(runner.config, counts, folder, rows)
+    _print(runner, counts, folder, rows, disk)
+    return {"images": counts["images"], "stages": rows, "disk_bytes": disk}
+
+
+def _print(runner, counts, folder, rows, disk):
+    from nsk.report.text_table import columns
+
     lines = [
-        *_images(images),
+        *_images(counts, folder),
         *columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
         "",
         *columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
         *COST_LEGEND,
         *_not_counted(rows),
-        f"Devices: {stages.strategy.num_replicas_in_sync}. Disk, at most about, in "
-        f"{stages.workdir}: {_told(disk)}. "
-        "Nothing was trained.",
+        f"Devices: {runner.runtime.strategy.num_replicas_in_sync}. Disk in {runner.workdir}, at "
+        f"most about {_describe_disk(disk)}. Nothing was trained.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return {"images": images.counts["images"], "stages": rows, "disk_bytes": disk}
 
 
-def _images(images):
-    if images.path:
-        return ingest.describe(images.counts)
-    labeled, unlabeled = (images.counts["images"][split] for split in ("labeled", "unlabeled"))
+def _images(counts, folder):
+    from nsk.data import ingest
+
+    if folder:
+        return ingest.describe(counts)
+    labeled, unlabeled = (counts["images"][split] for split in ("labeled", "unlabeled"))
     return [
-        f"Images, as --plan_images says: {labeled:,} labeled, {unlabeled:,} unlabeled; "
-        f"{images.counts['num_classes']:,} classes. None was read."
+        f"Placeholder counts of --plan_images: {labeled:,} labeled, {unlabeled:,} unlabeled; "
+        f"{counts['num_classes']:,} classes. No image was read."
     ]
 
 
-def _rows(stages, images, generation):
+def _rows(runner, counts, generation):
     """A generation's stages of training: a dict each."""
-    if generation == 0 and stages.config.run.teacher:
-        adopted = f"adopted from {stages.config.run.teacher}"
+    from nsk.stages.hyperparameters import finetuning_hyperparameters, training_hyperparameters
+
+    config = runner.config
+    if generation not in config.trained_generations:
+        adopted = f"adopted from {config.chain.teacher}"
         return [{"index": 0, "role": "teacher", "model": adopted}]
     role = "student" if generation else "teacher"
-    rows = [_row(stages, images, role, stages.training_settings(generation, images))]
-    finetuning = stages.finetune_settings(generation, images)
+    settings = training_hyperparameters(config, generation, counts)
+    rows = [_row(runner, counts, role, settings)]
+    finetuning = finetuning_hyperparameters(config, generation, counts)
     if finetuning:
-        rows.append(_row(stages, images, "finetune", finetuning))
+        rows.append(_row(runner, counts, "finetune", finetuning))
     return [{"index": generation, **row} for row in rows]
 
 
-def _row(stages, images, role, settings):
+def _row(runner, counts, role, settings):
     """One stage of training."""
-    counts, train, pseudo = images.counts, settings["train"], stages.config.pseudo
-    sizes = train_stage.stream_batch_sizes(train, with_pseudo=role == "student")
-    steps = train_stage.num_training_steps(train, counts["images"]["labeled"], sum(sizes))
+    from nsk.data import pipeline
+
+    train, sizes, steps = settings.train, settings.batch_sizes, settings.num_steps
     parameters, cost = _network(
-        settings["architecture"],
-        settings.get("frozen_blocks", 0),
-        train["rematerialize"],
+        settings.architecture,
+        settings.frozen_blocks,
+        train.rematerialize,
         num_classes=counts["num_classes"],
-        image_size=settings["image_size"],
-        **settings["model"],
+        image_size=settings.image_size,
+        **settings.model.values(),
     )
-    parts = stages.strategy.num_replicas_in_sync * train["accumulation_steps"]
+    parts = runner.runtime.strategy.num_replicas_in_sync * train.accumulation_steps
+    selection = runner.config.selection
     return {
         "role": role,
-        "model": settings["architecture"],
+        "model": settings.architecture,
         "parameters": parameters,
         "steps": steps,
         "batch_sizes": list(sizes),
         "images_seen": steps * sum(sizes),
-        "epochs": _epochs(pseudo, counts, role, steps, sizes),
-        "image_size": settings["image_size"],
+        "epochs": _epochs(selection, counts, role, steps, sizes),
+        "image_size": settings.image_size,
         "multiply_adds": cost.training,
         "activation_bytes": cost.activation_bytes * sum(sizes) // parts,
         "batch_bytes": pipeline.bytes_of_batches(
-            sizes, settings["image_size"], stages.workers.share, train_stage.mixes(settings)
+            sizes, settings.image_size, runner.workers.share, settings.mixes_images
         ),
         "unknown_layers": cost.unknown,
-        "images_per_class": _images_per_class(pseudo) if role == "student" else None,
+        "images_per_class": _images_per_class(selection) if role == "student" else None,
     }
 
 
 @functools.cache
 def _network(name, frozen_blocks, rematerialize, **settings):
     """(parameters, `Cost`) of a network, which may take seconds to build."""
+    from nsk import models
+    from nsk.models import blocks
+    from nsk.models.cost import cost_of
+    from nsk.stages.training import trainable_parameters
+    from nsk.training import rematerialization
+
     model = models.build_model(name, **settings)
-    parameters = train_stage.trainable_parameters(model)
+    parameters = trainable_parameters(model)
     for layer in blocks.shallow_layers(model, frozen_blocks):
         layer.trainable = False
     recomputed = rematerialize and blocks.block_names(model)
@@ -132,12 +171,12 @@ def _network(name, frozen_blocks, rematerialize, **settings):
     return parameters, cost_of(model, segments)
 
 
-def _epochs(pseudo, counts, role, steps, sizes):
-    """Epochs over each stream, rounded; as if all unlabelled images were kept, each once, where the
-    settings do not say how many will be."""
+def _epochs(selection, counts, role, steps, sizes):
+    """Epochs over each stream, rounded; as if all unlabelled images were kept, each once, unless
+    the settings say how many."""
     num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
-    if pseudo.policy == "paper" and pseudo.images_per_class:
-        num_pseudo = pseudo.images_per_class * counts["num_classes"]
+    if selection.policy == "paper" and selection.images_per_class:
+        num_pseudo = selection.images_per_class * counts["num_classes"]
     if role != "student":
         images = {"labelled": num_labeled}
     elif len(sizes) == 1:
@@ -150,11 +189,11 @@ def _epochs(pseudo, counts, role, steps, sizes):
     }
 
 
-def _images_per_class(pseudo):
-    """Images of each class that a selection makes or at least asks for; None: any number."""
-    if pseudo.policy == "paper":
-        return pseudo.images_per_class or "mean"
-    return pseudo.gap_floor if pseudo.policy == "gap" else None
+def _images_per_class(selection):
+    """Images per class that a selection makes or at least asks for; None: any number."""
+    if selection.policy == "paper":
+        return selection.images_per_class or "mean"
+    return selection.gap_floor if selection.policy == "gap" else None
 
 
 def _work_cells(row):
@@ -190,48 +229,48 @@ def _cost_cells(row):
 
 
 def _not_counted(rows):
-    """A line for each network that has layers whose cost is not known."""
+    """A line for each network with layers whose cost is unknown."""
     unknown = {row["model"]: row["unknown_layers"] for row in rows if row.get("unknown_layers")}
     return [
-        f"Not counted of {model}, so that it costs more: "
+        f"Not counted in the cost of {model}: "
         + ", ".join(f"{number} layers {kind}" for kind, number in kinds.items())
         for model, kinds in unknown.items()
     ]
 
 
-def _disk_bytes(pseudo, images, rows):
-    """Upper estimate of all that the run leaves, a dict by what it is for."""
-    counts, students = images.counts, sum(row["role"] == "student" for row in rows)
+def _disk_bytes(config, counts, folder, rows):
+    """Upper estimate of all files of the run, a dict by purpose."""
+    selection, students = config.selection, sum(row["role"] == "student" for row in rows)
     predicted = counts["images"]["dev"] + counts["images"]["test"]
     unlabeled = counts["images"]["unlabeled"]
-    num_stored = pseudo.stored_classes(counts["num_classes"])
-    # float16, and int32 of which class each is where not all are stored.
+    num_stored = config.scoring.num_stored_classes(counts["num_classes"])
+    # float16, and the class as int32 if not all classes are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
     evaluations = sum(row["role"] != "finetune" for row in rows)
     parameters = [row.get("parameters", 0) for row in rows]
     disk = {
-        # Of each network the model, its export and its SavedModel.
+        # The model of each network, its export and its SavedModel.
         "models": sum(parameters) * FLOAT_BYTES * 3,
-        # Two of the largest network and one that is being written, each of weights, up to two
-        # numbers of the optimizer for each, and their average.
+        # Two of the largest network and one that is being written, each with weights, up to two
+        # optimizer slots, and the average.
         "checkpoints": max(parameters) * FLOAT_BYTES * 3 * 4,
-        # Once more than there are students: a stage that is unfinished has its parts, too.
+        # One more than there are students: an unfinished stage has files, too.
         "scores": (students + 1) * unlabeled * (SCORE_BYTES + log_probabilities)
         + evaluations * predicted * (SCORE_BYTES + 2 * counts["num_classes"]),
     }
-    if images.path is None:
+    if folder is None:
         return disk
-    # A class that is repeated up to a size stands so often in the shards, in one shard once.
-    per_class = {"paper": pseudo.images_per_class, "gap": pseudo.gap_floor, "none": 0}
-    repeated = per_class[pseudo.policy] * counts["num_classes"] / max(1, unlabeled)
-    shards = students * _bytes_below(images.path / "unlabeled") * max(1, repeated)
-    return {"images": _bytes_below(images.path), "pseudo-label shards": shards, **disk}
+    # An image with several copies is stored in as many shards, once in each.
+    per_class = {"paper": selection.images_per_class, "gap": selection.gap_floor, "none": 0}
+    repeated = per_class[selection.policy] * counts["num_classes"] / max(1, unlabeled)
+    shards = students * _bytes_below(folder / "unlabeled") * max(1, repeated)
+    return {"images": _bytes_below(folder), "pseudo-label shards": shards, **disk}
 
 
-def _told(disk):
-    """Disk by what it is for, in words."""
+def _describe_disk(disk):
+    """Bytes on disk by purpose, in words."""
     parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items())
-    without = "" if "images" in disk else "; images and pseudo-label shards come on top"
+    without = "" if "images" in disk else "; without images and pseudo-label shards"
     return f"{_size(sum(disk.values()))} ({parts}){without}"
 
 

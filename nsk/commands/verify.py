@@ -1,44 +1,58 @@
-"""Verify: is everything that a run left as it was written?"""
+"""Checks that all files of finished stages in the workdir are as they were written."""
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from nsk.commands.preparation import require_workdir
 from nsk.errors import UserError
-from nsk.store import folders as stage
+from nsk.store.verification import find_damage, finished_stages, foreign_files
 
 
-def verify(workdir):
-    """Compares every file of every finished stage with its SHA-256 and prints what is wrong.
+def execute(values: Mapping[str, Any]) -> int:
+    """Verifies a workdir; needs no other setting than `--workdir`, and no TensorFlow.
 
     Args:
-        workdir: `pathlib.Path` of the run.
+        values: values of settings by name.
 
     Returns:
-        int, the number of finished stages.
+        The number of finished stages.
 
     Raises:
         UserError: something is damaged, or there is no finished stage.
     """
-    stages = stage.finished(workdir)
+    return verify_workdir(require_workdir(values["workdir"]))
+
+
+def verify_workdir(workdir: Path) -> int:
+    """Compares every file of every finished stage with its SHA-256 and prints what is wrong.
+
+    Result and errors as for `execute`.
+    """
+    stages = finished_stages(workdir)
     if not stages:
         raise UserError(f"{workdir} has no finished stage: nothing to verify.")
-    damaged = set()
-    for path in stages:
-        try:
-            lines = [f"{file}: {reason}" for file, reason in stage.damages(path)]
-            strays = stage.strays(path)
-        except UserError as error:
-            lines, strays = [str(error)], []
-        name = path.relative_to(workdir)
-        sys.stdout.write(f"{name}: {'DAMAGED' if lines else 'right'}\n")
-        for line in lines:
-            sys.stdout.write(f"  {line}\n")
-        for stray in strays:
-            sys.stdout.write(f"  {stray}: not of this stage, left alone\n")
-        if lines:
-            damaged.add(str(name))
+    damaged = [path for path in stages if not _print_state(workdir, path)]
     if damaged:
+        names = sorted(str(path.relative_to(workdir)) for path in damaged)
         raise UserError(
             f"{len(damaged)} of {len(stages)} stages are damaged: delete the folders "
-            f"{', '.join(sorted(damaged))} in {workdir} and run again to redo them alone."
+            f"{', '.join(names)} in {workdir} and run again to rebuild them alone."
         )
     return len(stages)
+
+
+def _print_state(workdir, path):
+    """Prints the state of one stage; whether it is intact."""
+    try:
+        lines = [f"{file}: {reason}" for file, reason in find_damage(path)]
+        foreign = foreign_files(path)
+    except UserError as error:
+        lines, foreign = [str(error)], []
+    sys.stdout.write(f"{path.relative_to(workdir)}: {'DAMAGED' if lines else 'ok'}\n")
+    for line in lines:
+        sys.stdout.write(f"  {line}\n")
+    for file in foreign:
+        sys.stdout.write(f"  {file}: does not belong to this stage, ignored\n")
+    return not lines

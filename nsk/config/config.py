@@ -1,28 +1,26 @@
-"""All settings of a run: its sections, and what holds between them.
+"""All settings of a run: its sections, and the checks across them.
 
-`Config` is a tree of frozen dataclasses. `main` makes a command-line flag of every field of
-`nsk.config.sections` and builds a `Config` from what was given; nothing else reads flags.
+`nsk.main` defines a command-line flag for every setting and creates a `Config` from their values;
+nothing else reads flags.
 """
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
-from nsk.config.fields import PerGeneration, convert
-from nsk.config.sections import (
-    NEVER_FLIPPED,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    NoiseConfig,
-    PseudoConfig,
-    RunConfig,
-    TrainConfig,
-)
+from nsk.config.chain import ChainConfig
+from nsk.config.commands import CommandConfig
+from nsk.config.data import SOURCES, DataConfig
+from nsk.config.fields import PerGeneration, Section, convert
+from nsk.config.finetune import FinetuneConfig
+from nsk.config.model import ModelConfig
+from nsk.config.noise import NEVER_FLIPPED, NoiseConfig
+from nsk.config.pseudo import ScoringConfig, SelectionConfig, TargetConfig
+from nsk.config.run import RunConfig
+from nsk.config.train import TrainConfig
 from nsk.errors import UserError
-
-# What says something under one policy alone.
-POLICY_SETTINGS = {"images_per_class": "paper", "gap_floor": "gap", "gap_margin": "gap"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,163 +29,31 @@ class Config:
 
     run: RunConfig
     data: DataConfig
+    chain: ChainConfig
     model: ModelConfig
     noise: NoiseConfig
     train: TrainConfig
     finetune: FinetuneConfig
-    pseudo: PseudoConfig
+    scoring: ScoringConfig
+    selection: SelectionConfig
+    targets: TargetConfig
+    command: CommandConfig
 
     def __post_init__(self):
         self._check_init_from()
         self._check_ratio()
         self._check_workdir()
-        self._check_views()
+        self._check_score_views()
         self._check_first_scores()
-        self._check_stated_images()
-
-    def unused_values(self):
-        """A line for each list that is longer than the chain: its last values are not used.
-
-        No error, since a flagfile's lists stay when `--models` is given anew, shorter, beside it.
-        """
-        lines = []
-        for part in dataclasses.fields(self):
-            section = getattr(self, part.name)
-            for field in dataclasses.fields(section):
-                value = getattr(section, field.name)
-                if not isinstance(value, PerGeneration) or field.name == "models":
-                    continue
-                # Defaults are written for a teacher and students, whatever the chain.
-                used = max(1, self.num_students + 1 - field.metadata["first"])
-                if len(value) > used and value != field.default:
-                    lines.append(
-                        f"--{field.name}={','.join(map(str, value))} has {len(value)} values for a "
-                        f"chain of {len(self.model.models)} networks, of which {used} count."
-                    )
-        for name, policy in POLICY_SETTINGS.items():
-            value, default = getattr(self.pseudo, name), getattr(PseudoConfig, name)
-            if value != default and self.pseudo.policy != policy:
-                lines.append(f"--{name} is for --policy={policy}, not {self.pseudo.policy}.")
-        if self.data.first_label and "tfrecord:" not in "".join(
-            (self.data.dataset, self.data.unlabeled_dataset, self.data.test_dataset)
-        ):
-            lines.append("--first_label is for tfrecord: data sets alone.")
-        if self.data.unlabeled_split and not self.data.unlabeled_dataset.startswith("tfds:"):
-            lines.append("--unlabeled_split is for --unlabeled_dataset=tfds:... alone.")
-        if not any(self.finetune.finetune_resolution):
-            lines += [
-                f"--{field.name} is not used without --finetune_resolution."
-                for field in dataclasses.fields(FinetuneConfig)
-                if field.name != "finetune_resolution"
-                and getattr(self.finetune, field.name) != field.default
-            ]
-        if self.pseudo.beam_options and self.pseudo.engine != "beam":
-            lines.append("--beam_options without --engine=beam are not used.")
-        if self.pseudo.select == "once" and len(self.pseudo.min_confidence) > 1:
-            lines.append("--select=once: only the first value of --min_confidence is used.")
-        return lines
-
-    def _check_workdir(self):
-        """A workdir among the images would be taken for a class of them, ever after."""
-        for flag in ("dataset", "test_dataset", "unlabeled_dataset"):
-            kind, _, folder = getattr(self.data, flag).partition(":")
-            if kind != "folder" or not self.run.workdir:
-                continue
-            root = Path(os.path.expanduser(folder)).resolve()
-            if self.workdir.resolve().is_relative_to(root):
-                raise UserError(
-                    f"--workdir={self.run.workdir} lies in --{flag}={getattr(self.data, flag)}: "
-                    "give a folder outside of the images."
-                )
-
-    def _check_init_from(self):
-        """The first network of a chain has no teacher, unless one is adopted."""
-        given = self.model.init_from
-        if not all(given):
-            raise UserError("--init_from names nothing: give scratch, teacher or a path.")
-        if given[0] == "teacher" and not self.run.teacher:
-            instead = ",".join(("scratch", *(given[1:] or given)))
-            raise UserError(
-                f"--init_from={','.join(given)}: the first network of the chain has no teacher to "
-                f"begin with: write --init_from={instead}, or give a --teacher."
-            )
-
-    def _check_first_scores(self):
-        """Scores of records say nothing of dev, and only records have them."""
-        pseudo = self.pseudo
-        if pseudo.first_scores == "teacher":
-            return
-        if not self.data.unlabeled_dataset.startswith("tfrecord:"):
-            raise UserError(
-                f"--first_scores=records of --unlabeled_dataset={self.data.unlabeled_dataset!r}: "
-                "give tfrecord:PATTERN of records with pseudo-labels."
-            )
-        if pseudo.calibrate or pseudo.target_precision:
-            raise UserError(
-                "--first_scores=records with --calibrate or --target_precision: the records' "
-                "teacher says nothing of dev; leave these two out."
-            )
-
-    def _check_views(self):
-        """A teacher cannot label what its networks never see."""
-        if self.num_students and self.pseudo.score_views == "mirror" and not self.flips:
-            raise UserError(
-                f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
-                f"{self.noise.flip}: its networks never learn from mirror images; give "
-                "--score_views=image, or --flip=on where a mirror image keeps its class."
-            )
-
-    def _check_ratio(self):
-        """Pseudo-labels that were asked for must not be rounded away."""
-        if self.train.mixing == "union":
-            return
-        for generation in range(1, self.num_students + 1):
-            train = self.train.at(generation)
-            labeled, ratio = train["labeled_batch_size"], train["ratio"]
-            if ratio and round(labeled * ratio) == 0:
-                raise UserError(
-                    f"--ratio={ratio} of --labeled_batch_size={labeled} rounds to no "
-                    f"pseudo-labelled image in a batch of student {generation}: raise one of them, "
-                    "or give --ratio=0 to mean none."
-                )
-
-    def _check_stated_images(self):
-        """A plan without images must be told all that these would tell it."""
-        stated = self.run.plan_images
-        if not stated:
-            return
-        labeled, unlabeled, num_classes = self.run.stated_images
-        if labeled < 1 or num_classes < 2 or (self.num_students and unlabeled < 1):
-            raise UserError(
-                f"--plan_images={stated}: give at least 1 labelled image, 1 unlabelled one for "
-                "students and 2 classes."
-            )
-        if 0 in self.model.image_size:
-            raise UserError(
-                f"--plan_images={stated} does not tell how large images are: give --image_size."
-            )
-        if self.run.teacher:
-            raise UserError(
-                f"--plan_images={stated} with --teacher={self.run.teacher}, which is compared with "
-                "images that are there: leave one of them out."
-            )
-
-    def check_generation(self):
-        """UserError where `--generation` is beyond the chain."""
-        if not 1 <= self.run.generation <= self.num_students:
-            expected = f"1 to {self.num_students}" if self.num_students else "a chain with students"
-            raise UserError(
-                f"--generation={self.run.generation} of {self.num_students} students: expected "
-                f"{expected}, or name more networks in --models."
-            )
+        self._check_plan_images()
 
     @classmethod
-    def from_values(cls, values):
-        """Builds a configuration from flat settings.
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Creates a configuration from flat settings.
 
         Args:
-            values: dict from the name of a setting to its value; what is left out keeps its
-                default. Values of `PerGeneration` settings are lists of strings or of values.
+            values: the values of settings by name; missing ones have their default. Those of
+                comma lists are lists of strings or of values.
 
         Raises:
             UserError: a value is not allowed.
@@ -197,57 +63,212 @@ class Config:
         if unknown:
             raise ValueError(f"No such settings: {', '.join(sorted(unknown))}.")
         sections = {}
-        for part in dataclasses.fields(cls):
-            given = {}
-            for field in dataclasses.fields(part.type):
-                if field.name in values:
-                    given[field.name] = convert(field, values[field.name])
-            sections[part.name] = part.type(**given)
+        for section in dataclasses.fields(cls):
+            given = {
+                field.name: convert(field, values[field.name])
+                for field in dataclasses.fields(section.type)
+                if field.name in values
+            }
+            sections[section.name] = section.type(**given)
         return cls(**sections)
 
     @property
-    def num_students(self):
+    def sections(self) -> dict[str, Section]:
+        """The sections by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def values_at(self, generation: int) -> dict[str, Any]:
+        """All settings by name with the values of a generation, as conditions of use ask for."""
+        values = {"is_student": generation > 0}
+        for section in self.sections.values():
+            values |= section.at(generation).values()
+        return values
+
+    def unused_settings(self) -> list[str]:
+        """A line for each setting that was given and has no effect.
+
+        This is no error, since the lists of a flagfile remain if a shorter `--models` is given
+        beside it. For the same reason, a chain without students does not make students' settings
+        unused.
+        """
+        generations = range(max(1, self.num_students) + 1)
+        values = [self.values_at(generation) for generation in generations]
+        lines = []
+        for section in self.sections.values():
+            for field in dataclasses.fields(section):
+                value = getattr(section, field.name)
+                if value == field.default:
+                    continue
+                used_if = field.metadata["used_if"]
+                if not any(map(used_if.holds, values)):
+                    lines.append(
+                        f"--{field.name}={_as_flag(value)} has no effect: it needs {used_if.text}."
+                    )
+                elif isinstance(value, PerGeneration) and field.name != "models":
+                    lines += self._unused_values(field, value)
+        return lines
+
+    def _unused_values(self, field, value):
+        """A line if a comma list is longer than the chain."""
+        used = max(1, self.num_students + 1 - field.metadata["first"])
+        if field.name == "min_confidence" and self.chain.select == "once":
+            used = 1
+        if len(value) > used:
+            yield (
+                f"--{field.name}={_as_flag(value)} has {len(value)} values for a chain of "
+                f"{len(self.chain.models)} networks, which uses {used}"
+                + (" with --select=once." if used == 1 and self.num_students > 1 else ".")
+            )
+
+    def _check_workdir(self):
+        """A workdir inside the images would count as one of their classes in later runs."""
+        for flag in SOURCES:
+            kind, _, folder = getattr(self.data, flag).partition(":")
+            if kind != "folder" or not self.run.workdir:
+                continue
+            root = Path(os.path.expanduser(folder)).resolve()
+            if self.workdir.resolve().is_relative_to(root):
+                raise UserError(
+                    f"--workdir={self.run.workdir} is inside --{flag}={getattr(self.data, flag)}: "
+                    "give a folder outside the images."
+                )
+
+    def _check_init_from(self):
+        """The first network of a chain has no teacher, unless a teacher was given."""
+        given = self.chain.init_from
+        if not all(given):
+            raise UserError("--init_from has an empty value: give scratch, teacher or a path.")
+        if given[0] == "teacher" and not self.chain.teacher:
+            instead = ",".join(("scratch", *(given[1:] or given)))
+            raise UserError(
+                f"--init_from={','.join(given)}: the first network of the chain has no teacher to "
+                f"be initialised from: write --init_from={instead}, or give a --teacher."
+            )
+
+    def _check_first_scores(self):
+        """Scores stored in records do not cover dev, and only records have them."""
+        if self.scoring.first_scores == "teacher":
+            return
+        if not self.data.unlabeled_dataset.startswith("tfrecord:"):
+            raise UserError(
+                f"--first_scores=records with --unlabeled_dataset={self.data.unlabeled_dataset!r}: "
+                "give tfrecord:PATTERN of records with pseudo-labels."
+            )
+        if self.selection.calibrate or self.selection.target_precision:
+            raise UserError(
+                "--first_scores=records with --calibrate or --target_precision, which need the "
+                "teacher's predictions on dev; leave these two out."
+            )
+
+    def _check_score_views(self):
+        """A teacher cannot label mirror images if its networks never see any."""
+        if self.num_students and self.scoring.score_views == "mirror" and not self.flips:
+            raise UserError(
+                f"--score_views=mirror of --dataset={self.data.dataset} with --flip="
+                f"{self.noise.flip}: its networks are not trained on mirror images; give "
+                "--score_views=image, or --flip=on if mirroring does not change the class."
+            )
+
+    def _check_ratio(self):
+        """Pseudo-labels that were asked for must not be rounded away."""
+        if self.train.mixing == "union":
+            return
+        for generation in range(1, self.num_students + 1):
+            train = self.train.at(generation)
+            if train.ratio and round(train.labeled_batch_size * train.ratio) == 0:
+                raise UserError(
+                    f"--ratio={train.ratio} of --labeled_batch_size={train.labeled_batch_size} "
+                    f"rounds to no pseudo-labelled image in a batch of student {generation}: raise "
+                    "one of them, or give --ratio=0 for none."
+                )
+
+    def _check_plan_images(self):
+        """A plan without images needs to be given all that the images would determine."""
+        given = self.command.plan_images
+        if not given:
+            return
+        labeled, unlabeled, num_classes = self.command.placeholder_counts
+        if labeled < 1 or num_classes < 2 or (self.num_students and unlabeled < 1):
+            raise UserError(
+                f"--plan_images={given}: give at least 1 labelled image, 1 unlabelled image for "
+                "students and 2 classes."
+            )
+        if 0 in self.chain.image_size:
+            raise UserError(
+                f"--plan_images={given} does not say how large images are: give --image_size."
+            )
+        if self.chain.teacher:
+            raise UserError(
+                f"--plan_images={given} with --teacher={self.chain.teacher}, which is compared "
+                "with real images: leave one of them out."
+            )
+
+    def check_generation(self) -> None:
+        """UserError if `--generation` is not in the chain."""
+        if not 1 <= self.command.generation <= self.num_students:
+            expected = f"1 to {self.num_students}" if self.num_students else "a chain with students"
+            raise UserError(
+                f"--generation={self.command.generation} of {self.num_students} students: expected "
+                f"{expected}, or name more networks in --models."
+            )
+
+    @property
+    def num_students(self) -> int:
         """Generations after the teacher."""
-        return len(self.model.models) - (0 if self.run.teacher else 1)
+        return len(self.chain.models) - (0 if self.chain.teacher else 1)
 
-    def model_name(self, generation):
+    @property
+    def trained_generations(self) -> range:
+        """The generations that are trained: all but a given teacher."""
+        return range(1 if self.chain.teacher else 0, self.num_students + 1)
+
+    def model_name(self, generation: int) -> str:
         """Name of the network of a generation; 0 is the teacher."""
-        return self.model.models[generation - (1 if self.run.teacher else 0)]
+        return self.chain.models[generation - (1 if self.chain.teacher else 0)]
 
-    def init_from(self, generation):
-        """Where a generation's weights begin: `scratch`, `teacher` or a `Path`, `~` expanded."""
-        given = self.model.init_from.at(generation)
+    def init_from(self, generation: int) -> str | Path:
+        """Initial weights of a generation: `scratch`, `teacher` or a `Path`, `~` expanded."""
+        given = self.chain.init_from.at(generation)
         return given if given in ("scratch", "teacher") else Path(os.path.expanduser(given))
 
     @property
-    def init_paths(self):
-        """The files, prefixes or folders that weights are taken from, each once, in order."""
-        trained = range(1 if self.run.teacher else 0, self.num_students + 1)
-        begins = dict.fromkeys(map(self.init_from, trained))
-        return [one for one in begins if isinstance(one, Path)]
+    def init_paths(self) -> list[Path]:
+        """The files, prefixes or folders of initial weights, each once, in order."""
+        initial_weights = dict.fromkeys(map(self.init_from, self.trained_generations))
+        return [path for path in initial_weights if isinstance(path, Path)]
 
     @property
-    def workdir(self):
+    def workdir(self) -> Path:
         """Folder of the run, `~` expanded."""
         return Path(self.run.workdir).expanduser()
 
     @property
-    def teacher_path(self):
-        """The adopted teacher, `~` expanded."""
-        return Path(self.run.teacher).expanduser()
+    def teacher_path(self) -> Path:
+        """The given teacher, `~` expanded."""
+        return Path(self.chain.teacher).expanduser()
 
     @property
-    def split_seed(self):
+    def split_seed(self) -> int:
+        """Seed of the random choice of labelled and dev images."""
         return self.run.seed if self.data.split_seed < 0 else self.data.split_seed
 
     @property
-    def flips(self):
+    def flips(self) -> bool:
         """Whether training images are mirrored at random."""
         if self.noise.flip != "auto":
             return self.noise.flip == "on"
         return not self.data.dataset.startswith(NEVER_FLIPPED)
 
 
-def settings():
-    """All settings in order, as dataclass fields."""
-    return [field for part in dataclasses.fields(Config) for field in dataclasses.fields(part.type)]
+def settings() -> list[dataclasses.Field]:
+    """All settings, in order."""
+    return [
+        field
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.type)
+    ]
+
+
+def _as_flag(value):
+    """A value as it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, PerGeneration) else str(value)

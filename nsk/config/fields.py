@@ -1,94 +1,214 @@
-"""What a setting is: a dataclass field with its help text, its check and its value by generation.
+"""What a setting is: a dataclass field with its default, help text, check and condition of use.
 
-`nsk.config.sections` holds the settings themselves.
+Each module beside this file declares the settings of one section. A setting that may differ between
+generations is declared by `per_generation` and written as a comma list on the command line: the
+teacher's value first, then each student's (a setting that only students have starts with the first
+student's). The last value applies to all later generations, so `--survival_probability=1,0.8` is a
+teacher without stochastic depth and students with it.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 from nsk.errors import UserError
 
 
 class PerGeneration(tuple):
-    """One value for each generation; the last one goes on for the generations after it."""
+    """One value per generation; the last value applies to all later generations."""
 
-    def at(self, generation):
-        return self[min(generation, len(self) - 1)]
+    def at(self, index: int) -> Any:
+        return self[min(index, len(self) - 1)]
 
 
-def setting(default, help, *, choices=None, minimum=None, maximum=None, of=None, first=0):
-    """A dataclass field with the help text and the check of one setting.
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """When a setting has an effect.
+
+    Attributes:
+        text: what must hold, for the documentation and for warnings, such as `--policy=gap`.
+        holds: function of a mapping from names of settings to their values at one generation.
+    """
+
+    text: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+    def __and__(self, other: "Condition") -> "Condition":
+        return Condition(
+            f"{self.text} and {other.text}",
+            lambda values: self.holds(values) and other.holds(values),
+        )
+
+    def __or__(self, other: "Condition") -> "Condition":
+        return Condition(
+            f"{self.text} or {other.text}",
+            lambda values: self.holds(values) or other.holds(values),
+        )
+
+
+ALWAYS = Condition("always", lambda values: True)
+
+
+def equals(name: str, *allowed: Any) -> Condition:
+    """The setting `name` has one of the values."""
+    text = f"--{name}={' or '.join(map(str, allowed))}"
+    return Condition(text, lambda values: values[name] in allowed)
+
+
+def is_on(name: str) -> Condition:
+    """The setting `name` is true, not empty, or not 0."""
+    return Condition(f"--{name}", lambda values: bool(values[name]))
+
+
+def starts_with(name: str, prefix: str) -> Condition:
+    """The text of the setting `name` starts with `prefix`."""
+    return Condition(f"--{name}={prefix}...", lambda values: values[name].startswith(prefix))
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    used_if: Condition = ALWAYS,
+    changes_results: bool = True,
+) -> Any:
+    """Declares a setting.
 
     Args:
-        default: the default; a tuple of values makes a `PerGeneration` setting.
+        default: the default value.
         help: what it does, with its unit.
         choices: the allowed values.
         minimum, maximum: the allowed range, both ends included.
-        of: int, float or str, the type of a `PerGeneration` setting's values.
-        first: the generation that a list begins with: 0, the teacher, or 1 where only students have
-            it.
+        used_if: when the setting has an effect. If it has none, a value that was given triggers a
+            warning, and stages do not depend on it.
+        changes_results: False for what changes speed, memory or what is displayed alone; stages
+            do not depend on it.
+
+    Returns:
+        A dataclass field.
     """
-    if of is not None:
-        default = PerGeneration(default)
-        begins = "the first student" if first else "the teacher"
-        help = f"{help} (list: {begins} first)"
     metadata = {
         "help": help,
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
-        "of": of,
-        "first": first,
+        "used_if": used_if,
+        "changes_results": changes_results,
+        "first": 0,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _check(field, value):
-    values = value if isinstance(value, PerGeneration) else (value,)
-    allowed = field.metadata
-    if not values:
-        raise UserError(f"--{field.name} is empty: give at least one value.")
-    for one in values:
-        if allowed["choices"] is not None and one not in allowed["choices"]:
-            raise UserError(
-                f"--{field.name}={one!r} is not known: expected one of "
-                f"{', '.join(map(str, allowed['choices']))}."
-            )
-        if isinstance(one, float) and not math.isfinite(one):
-            raise UserError(f"--{field.name}={one} is not a number: give a finite one.")
-        if allowed["minimum"] is not None and one < allowed["minimum"]:
-            raise UserError(f"--{field.name}={one} is too small: at least {allowed['minimum']}.")
-        if allowed["maximum"] is not None and one > allowed["maximum"]:
-            raise UserError(f"--{field.name}={one} is too large: at most {allowed['maximum']}.")
+def per_generation(*defaults: Any, help: str, students_only: bool = False, **options: Any) -> Any:
+    """Declares a setting with one value per generation.
+
+    Args:
+        *defaults: default values, the teacher's first; or the first student's.
+        help: what it does, with its unit.
+        students_only: whether the list starts with the first student.
+        **options: of `setting`.
+
+    Returns:
+        A dataclass field. Its annotation is the type of one value; a `Config` holds a
+        `PerGeneration`, and `Section.at` gives the value of a generation.
+    """
+    first = "the first student" if students_only else "the teacher"
+    field = setting(PerGeneration(defaults), f"{help} (list: {first} first)", **options)
+    return dataclasses.field(
+        default=field.default, metadata={**field.metadata, "first": int(students_only)}
+    )
+
+
+def is_per_generation(field: dataclasses.Field) -> bool:
+    """Whether a setting has one value per generation."""
+    return isinstance(field.default, PerGeneration)
 
 
 class Section:
-    """A part of the configuration; its fields are checked when it is made."""
+    """A group of settings; its values are checked when it is created."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
 
-    def at(self, generation):
-        """All values of one generation (0: the teacher), as a dict of JSON-like values."""
+    def at(self, generation: int) -> Self:
+        """The section with the values of one generation (0: the teacher)."""
         values = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, PerGeneration):
-                value = value.at(max(0, generation - field.metadata["first"]))
-            values[field.name] = value
-        return values
+                values[field.name] = value.at(max(0, generation - field.metadata["first"]))
+        return self.with_values(**values)
+
+    def with_values(self, **values: Any) -> Self:
+        """A copy with other values, which are not checked."""
+        copy = object.__new__(type(self))
+        for name, value in {**self.values(), **values}.items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+    def values(self) -> dict[str, Any]:
+        """All values by the names of their settings."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def convert(field, value):
-    """The value of a field from what a flag gave: a list of strings for a `PerGeneration` one."""
-    kind = field.metadata["of"]
-    if kind is None:
+def used_values(sections: Iterable[Section], **context: Any) -> dict[str, Any]:
+    """The settings that have an effect on results, by name, for a stage's fingerprint.
+
+    Changing a setting that has no effect, such as one of another schedule, rebuilds nothing.
+
+    Args:
+        sections: sections with the values of one generation.
+        **context: other values that conditions may ask for.
+
+    Returns:
+        dict of JSON values.
+    """
+    sections = list(sections)
+    known = dict(context)
+    for section in sections:
+        known |= section.values()
+    return {
+        field.name: known[field.name]
+        for section in sections
+        for field in dataclasses.fields(section)
+        if field.metadata["changes_results"] and field.metadata["used_if"].holds(known)
+    }
+
+
+def convert(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a setting from that of its flag: a list of strings for a comma list."""
+    if not is_per_generation(field):
         return value
     try:
-        return PerGeneration(kind(one) for one in value)
+        return PerGeneration(field.type(text) for text in value)
     except ValueError:
+        expected = "whole number" if field.type is int else "number"
         raise UserError(
-            f"--{field.name}={','.join(map(str, value))} is not understood: expected a "
-            f"{'whole number' if kind is int else 'number'}, or a comma list of them."
+            f"--{field.name}={','.join(map(str, value))}: expected a {expected}, or a comma list "
+            "of them."
         ) from None
+
+
+def _check(field, value):
+    """UserError if a value is not allowed."""
+    values = value if isinstance(value, PerGeneration) else (value,)
+    rules = field.metadata
+    if not values:
+        raise UserError(f"--{field.name} is empty: give at least one value.")
+    for value in values:
+        if rules["choices"] is not None and value not in rules["choices"]:
+            raise UserError(
+                f"--{field.name}={value!r} is not known: expected one of "
+                f"{', '.join(map(str, rules['choices']))}."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name}={value} is not a number: give a finite number.")
+        if rules["minimum"] is not None and value < rules["minimum"]:
+            raise UserError(f"--{field.name}={value} is too small: at least {rules['minimum']}.")
+        if rules["maximum"] is not None and value > rules["maximum"]:
+            raise UserError(f"--{field.name}={value} is too large: at most {rules['maximum']}.")

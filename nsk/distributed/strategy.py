@@ -1,4 +1,4 @@
-"""Where a run's replicas are: one device, all devices of this machine, or several machines."""
+"""The replicas of a run: on one device, all devices of this machine, or several machines."""
 
 import functools
 import os
@@ -7,12 +7,12 @@ import tensorflow as tf
 from absl import logging
 
 from nsk import stopping
-from nsk.distributed import tf_config as cluster
+from nsk.distributed.tf_config import read_tf_config
 from nsk.errors import UserError
 
 
-def split_cpu(logical_devices):
-    """Makes the CPU look like several devices, before TensorFlow has used it; 0: as it is."""
+def split_cpu(logical_devices: int) -> None:
+    """Splits the CPU into logical devices, before TensorFlow has used it; 0: no split."""
     if logical_devices:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -20,17 +20,17 @@ def split_cpu(logical_devices):
         )
 
 
-def make_strategy(name, tpu=""):
+def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
     """The `tf.distribute.Strategy` for a name.
 
     Args:
-        name: one | mirrored (all GPUs, or all logical CPU devices where there is no GPU) |
-            multi_worker (the devices of every worker in TF_CONFIG; returns when all of them have
-            begun) | tpu | auto (mirrored where there are several GPUs, else one).
+        name: one | mirrored (all GPUs, or all logical CPU devices if there is no GPU) |
+            multi_worker (the devices of every worker in TF_CONFIG; returns when all of them are
+            connected) | tpu | auto (mirrored if there are several GPUs, else one).
         tpu: name or address of the TPU, under `tpu`.
 
     Raises:
-        UserError: TF_CONFIG is missing or not understood, or the TPU cannot be reached.
+        UserError: TF_CONFIG is missing or invalid, or the TPU cannot be reached.
     """
     if name == "multi_worker":
         return _multi_worker(os.environ.get("TF_CONFIG", ""))
@@ -42,7 +42,7 @@ def make_strategy(name, tpu=""):
     return _mirrored(tuple(device.name for device in gpus or _cpus()))
 
 
-def local_strategy(strategy):
+def local_strategy(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
     """A strategy over the devices of this process alone, for work without the other workers."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return strategy
@@ -58,32 +58,32 @@ def _cpus():
 
 @functools.cache
 def _mirrored(devices):
-    """One for each process: two over the same devices would number their collective operations
-    alike, and TensorFlow then takes those of the one for those of the other."""
+    """Cached: two strategies over the same devices would give their collective operations the same
+    numbers, and TensorFlow would confuse them."""
     return tf.distribute.MirroredStrategy(devices)
 
 
 @functools.cache
 def _multi_worker(tf_config):
-    joined = cluster.read_tf_config(tf_config)
-    logging.info("Worker %d of %d: joins the others", joined.index, joined.count)
+    cluster = read_tf_config(tf_config)
+    logging.info("Worker %d of %d connects to the others", cluster.index, cluster.count)
     try:
-        # This waits for the others deaf to Python's handlers: signals end it by themselves.
+        # While this waits for the others, Python's signal handlers do not run.
         with stopping.default_handlers():
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"Worker {joined.index} of {joined.count} cannot join the others ({reason}): see that "
-            "its address in TF_CONFIG is this machine's, that no earlier process holds the port, "
-            "and that all workers are started."
+            f"Worker {cluster.index} of {cluster.count} cannot connect to the others ({reason}): "
+            "check that its address in TF_CONFIG is this machine's, that no earlier process holds "
+            "the port, and that all workers are started."
         ) from None
     return strategy
 
 
 @functools.cache
 def _tpu(address):
-    """Not run by the project's tests, which have no TPU; the code behind it is that of the others.
+    """Not covered by the project's tests, which have no TPU; all other code is shared.
 
     Reference: [Use TPUs](https://www.tensorflow.org/guide/tpu)
     """
@@ -95,7 +95,7 @@ def _tpu(address):
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return resolver
 
-    logging.info("Connects to the TPU %r", address)
+    logging.info("Connecting to the TPU %r", address)
     try:
         with stopping.default_handlers():
             resolver = connect()
@@ -108,14 +108,16 @@ def _tpu(address):
     strategy = tf.distribute.TPUStrategy(resolver)
     if strategy.extended.num_hosts > 1:
         raise UserError(
-            f"--tpu={address} has {strategy.extended.num_hosts} hosts, each of which would be "
-            "given the same images: give a TPU of one host."
+            f"--tpu={address} has {strategy.extended.num_hosts} hosts, each of which would "
+            "get the same images: give a TPU of one host."
         )
     return strategy
 
 
-def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
-    """UserError where a global batch does not split evenly over the replicas and their parts."""
+def check_divisible(
+    strategy: tf.distribute.Strategy, accumulation_steps: int = 1, **batch_sizes: int
+) -> None:
+    """UserError if a global batch does not divide evenly over replicas and micro-batches."""
     replicas = strategy.num_replicas_in_sync
     parts = replicas * accumulation_steps
     over = "1 replica" if replicas == 1 else f"{replicas} replicas"
@@ -123,9 +125,9 @@ def check_divisible(strategy, accumulation_steps=1, **batch_sizes):
         over += f" with --accumulation_steps={accumulation_steps}"
     for name, size in batch_sizes.items():
         if size % parts:
-            mends = ["--labeled_batch_size"] + ["--ratio"] * (name != "labeled_batch")
-            mends += ["a lower --accumulation_steps"] * (accumulation_steps > 1)
+            remedies = ["--labeled_batch_size"] + ["--ratio"] * (name != "labeled_batch")
+            remedies += ["a lower --accumulation_steps"] * (accumulation_steps > 1)
             raise UserError(
                 f"The {name.replace('_', ' ')} of {size} images does not divide over {over}: make "
-                f"it a multiple of {parts} by {' or '.join(mends)}."
+                f"it a multiple of {parts} by {' or '.join(remedies)}."
             )

@@ -1,7 +1,7 @@
-"""The machines of a run by TF_CONFIG, checked before TensorFlow waits for them.
+"""The machines of a run from TF_CONFIG, checked before TensorFlow waits for them.
 
-TensorFlow's own waiting hears no signals and says little, so what can be seen before is told
-before.
+While TensorFlow waits it handles no signals and its messages say little, so errors that can be
+found earlier are reported earlier.
 
 Reference: [Multi-worker training](https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras)
 """
@@ -23,28 +23,29 @@ class Cluster:
     """The workers of a run and which one this process is.
 
     Attributes:
-        addresses: list of strings, host:port of each worker.
-        index: int, this process's place in it.
+        addresses: host:port of each worker.
+        index: index of this process in it.
     """
 
-    addresses: list
+    addresses: list[str]
     index: int
 
     @property
-    def count(self):
+    def count(self) -> int:
+        """Number of workers."""
         return len(self.addresses)
 
 
-def read_tf_config(text):
-    """The `Cluster` that TF_CONFIG tells of.
+def read_tf_config(text: str) -> Cluster:
+    """The `Cluster` that TF_CONFIG describes.
 
     Args:
         text: the environment variable's value.
 
     Raises:
-        UserError: TensorFlow would not understand it.
+        UserError: TensorFlow would not accept it.
     """
-    expected = f"expected TF_CONFIG='{EXAMPLE}', the index being each process's own."
+    expected = f"expected TF_CONFIG='{EXAMPLE}', with each process's own index."
     if not text:
         raise UserError(f"--strategy=multi_worker without TF_CONFIG: {expected}")
     try:
@@ -57,7 +58,7 @@ def read_tf_config(text):
             raise ValueError(f"workers {workers!r}")
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"TF_CONFIG is not understood ({reason}): {expected}") from None
+        raise UserError(f"TF_CONFIG is not valid ({reason}): {expected}") from None
     if kinds != {"worker"} or kind != "worker":
         raise UserError(f"TF_CONFIG names {', '.join(sorted(kinds | {kind}))}: {expected}")
     if not 0 <= index < len(workers):
@@ -65,34 +66,37 @@ def read_tf_config(text):
     for address in workers:
         port = re.fullmatch(r".+:([0-9]+)", address)
         if not port or not 0 < int(port[1]) < 2**16:
-            raise UserError(f"TF_CONFIG has the address {address!r}, no host:port: {expected}")
+            raise UserError(
+                f"TF_CONFIG has the address {address!r}, which is not host:port: {expected}"
+            )
         if workers.count(address) > 1:
             raise UserError(f"TF_CONFIG gives the address {address!r} to two workers: {expected}")
     return Cluster(workers, index)
 
 
-def check_port(cluster):
-    """UserError where the port of this worker is taken."""
+def check_port(cluster: Cluster) -> None:
+    """UserError if the port of this worker is in use."""
     _, port = cluster.addresses[cluster.index].rsplit(":", 1)
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # An ended process is no owner.
+    with socket.socket() as probe:
+        # A process that has ended does not hold the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            one.bind(("", int(port)))
+            probe.bind(("", int(port)))
         except OSError as error:
             raise UserError(
-                f"The port {port} of worker {cluster.index} in TF_CONFIG cannot be had "
-                f"({error.strerror}): see that no earlier process holds it, or give another one."
+                f"The port {port} of worker {cluster.index} in TF_CONFIG cannot be used "
+                f"({error.strerror}): check that no earlier process holds it, or give another one."
             ) from None
 
 
-def check_hosts(cluster):
-    """UserError where a worker's host has no address."""
+def check_hosts(cluster: Cluster) -> None:
+    """UserError if a worker's host has no address."""
     for number, address in enumerate(cluster.addresses):
         host, port = address.rsplit(":", 1)
         try:
             socket.getaddrinfo(host.strip("[]"), int(port))
         except OSError as error:
             raise UserError(
-                f"The address {address!r} of worker {number} in TF_CONFIG is not known "
+                f"The address {address!r} of worker {number} in TF_CONFIG cannot be resolved "
                 f"({error.strerror}): give a host that this machine can reach."
             ) from None

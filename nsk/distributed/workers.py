@@ -1,10 +1,10 @@
-"""The processes that train together, and what they tell each other.
+"""The processes that train together, and how they communicate.
 
-Under MultiWorkerMirroredStrategy every process runs the same program. All of them train; worker 0,
-the chief, alone writes, decides when to save, and makes the other stages, while the others wait for
-its word. What is told goes the way of the gradients, by collective operations, so that there is no
-other network and a lost worker is noticed in the same way: TensorFlow's coordination service ends
-all collective operations about ten seconds after a worker was heard of last.
+Under MultiWorkerMirroredStrategy every process runs the same program. All of them train. Worker 0,
+the chief, writes files, decides when to save, and builds the other stages, while the others wait
+for it. Messages use collective operations, like gradients, so that no second network is needed and
+a lost worker is detected in the same way: TensorFlow's coordination service aborts all collective
+operations about ten seconds after the last heartbeat of a worker.
 
 Reference: tf.distribute.MultiWorkerMirroredStrategy.
 """
@@ -12,28 +12,31 @@ Reference: tf.distribute.MultiWorkerMirroredStrategy.
 import contextlib
 import re
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 from nsk.distributed.batch_share import Share
 from nsk.errors import CannotTeachError, LostWorkerError
 
-LOST = "Collective ops is aborted by"  # In TensorFlow's message where another worker is gone.
-NOT_LOST = "mismatch"  # Workers that do different things: a bug.
-LOOKS = 0.1  # Seconds between two looks for signals.
+LOST = "Collective ops is aborted by"  # In TensorFlow's message if another worker is lost.
+NOT_LOST = "mismatch"  # Workers that run different operations: a bug.
+POLL_SECONDS = 0.1
 
 
 class Workers:
-    """The workers of a strategy; with any but MultiWorkerMirroredStrategy there is this one alone.
+    """The workers of a strategy; a single one unless it is a MultiWorkerMirroredStrategy.
 
     Attributes:
-        index, count: ints, which of how many this process is.
+        index, count: ints, index of this process and number of workers.
+        share: `Share`, this worker's part of every global batch.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
     """
 
-    def __init__(self, strategy):
+    def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
         self.index, self.count = 0, 1
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -43,24 +46,24 @@ class Workers:
         self.share = Share(self.index, self.count, strategy.num_replicas_in_sync // self.count)
 
     @property
-    def is_chief(self):
-        """Whether this one writes and decides."""
+    def is_chief(self) -> bool:
+        """Whether this worker writes files and decides."""
         return self.index == 0
 
-    def call(self, function, *args):
+    def call(self, function: Callable, *args: Any) -> Any:
         """Calls a function that waits for the other workers; signals are handled meanwhile.
 
         Raises:
-            LostWorkerError: another worker is gone.
+            LostWorkerError: another worker is lost.
         """
         if self.count == 1:
             return function(*args)
-        with self.noticing_losses():
-            return interruptible(function, *args)
+        with self.detect_lost_workers():
+            return call_interruptibly(function, *args)
 
     @contextlib.contextmanager
-    def noticing_losses(self):
-        """Turns what TensorFlow says within, where another worker is gone, into LostWorkerError."""
+    def detect_lost_workers(self) -> Iterator[None]:
+        """Turns TensorFlow's errors about another worker that is lost into LostWorkerError."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -71,48 +74,48 @@ class Workers:
             named = set(re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", unhealthy))
             others = sorted(map(int, named - {str(self.index)}))
             names = ", ".join(f"worker {number}" for number in others)
-            raise LostWorkerError(names or "which one is not known") from error
+            raise LostWorkerError(names or "unknown which") from error
 
     @contextlib.contextmanager
-    def failing_together(self):
-        """A CannotTeachError within is raised on every worker, whichever of them has met it.
+    def propagate_errors(self) -> Iterator[None]:
+        """Raises a CannotTeachError of one worker on all workers, at the same time.
 
-        All come out of it at the same time. Any other error ends its worker, and so the others.
+        Any other error ends its worker, and so the others.
         """
         error = None
         try:
             yield
         except CannotTeachError as caught:
             error = caught
-        (failed,) = self.sum(error is not None)
-        if failed:
-            raise error or CannotTeachError("Another worker tells why it cannot teach.")
+        (failures,) = self.sum(error is not None)
+        if failures:
+            raise error or CannotTeachError("Another worker reports why it cannot teach.")
 
-    def sum(self, *values):
-        """The sums over all workers of ints that each of them gives: list of ints."""
+    def sum(self, *values: int) -> list[int]:
+        """The sums over all workers of the ints that each of them passes."""
         if self.count == 1:
-            return [int(one) for one in values]
-        given = tf.constant([int(one) for one in values], tf.int64)
+            return [int(value) for value in values]
+        given = tf.constant([int(value) for value in values], tf.int64)
         sums = self.call(lambda: self._sum(given).numpy())
-        # Each of a worker's replicas has given the same.
-        return [int(one) // self.share.replicas for one in sums]
+        # Every replica of a worker has contributed the same values.
+        return [int(total) // self.share.replicas for total in sums]
 
-    def told_by_chief(self, *values):
-        """The ints that the chief gives: list of ints. What the others give does not matter."""
-        return self.sum(*(self.is_chief * int(one) for one in values))
+    def broadcast_from_chief(self, *values: int) -> list[int]:
+        """The ints that the chief passes; those of other workers are ignored."""
+        return self.sum(*(self.is_chief * int(value) for value in values))
 
-    def wait(self):
-        """Returns when every worker has come here."""
+    def wait(self) -> None:
+        """Returns when every worker has called it."""
         self.sum(0)
 
     @tf.function
     def _sum(self, values):
-        of_replicas = self._strategy.run(tf.identity, args=(values,))
-        return self._strategy.reduce("SUM", of_replicas, axis=None)
+        replica_values = self._strategy.run(tf.identity, args=(values,))
+        return self._strategy.reduce("SUM", replica_values, axis=None)
 
 
-def interruptible(function, *args):
-    """Calls a function that may wait long outside of Python; signals are handled meanwhile."""
+def call_interruptibly(function: Callable, *args: Any) -> Any:
+    """Calls a function that may wait for long outside Python; signals are handled meanwhile."""
     outcome = {}
 
     def work():
@@ -124,7 +127,7 @@ def interruptible(function, *args):
     thread = threading.Thread(target=work, daemon=True)  # A stop does not wait for it.
     thread.start()
     while thread.is_alive():
-        thread.join(LOOKS)
+        thread.join(POLL_SECONDS)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]

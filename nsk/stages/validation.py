@@ -1,84 +1,92 @@
-"""What would stop a later generation after hours of training, told before the first one."""
+"""Validates all generations of a chain before the first one is trained for hours."""
 
+from typing import Any
+
+import keras
 import numpy as np
 from absl import logging
 
 from nsk import models
-from nsk.distributed import strategy as strategies
+from nsk.config.config import Config
+from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
 from nsk.models import blocks, weights
-from nsk.models import files as model_files
-from nsk.stages import training as train_stage
+from nsk.models.files import class_names_of, load_model
+from nsk.stages.hyperparameters import (
+    Hyperparameters,
+    finetuning_hyperparameters,
+    training_hyperparameters,
+)
+from nsk.stages.runner import StageRunner
+from nsk.stages.training import build_network
 
-# Side of the largest images that networks for small ones are usual for, pixels.
+# Side of the largest images that networks for small images are usual for, pixels.
 SMALL_SIDE = 64
 
 
-def check_chain(stages, images):
+def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
     """Checks every generation of a chain.
 
     Args:
-        stages: the `Stages` of the run.
-        images: the ingest `Stage`.
+        runner: the runner of stages.
+        counts: those of the ingested images, or placeholders.
 
     Raises:
         UserError: settings do not fit the images, the devices or each other.
     """
-    config = stages.config
-    _check_first_scores(config, images)
-    teacher = _checked_teacher(stages, images) if config.run.teacher else None
-    surprises = {}  # In order, each once.
-    built = {}  # The last network alone: the largest ones take seconds, and gigabytes.
-    for generation in range(1 if config.run.teacher else 0, config.num_students + 1):
-        settings = stages.training_settings(generation, images)
-        sizes = train_stage.stream_batch_sizes(settings["train"], with_pseudo=generation > 0)
-        names = ("labeled_batch", "pseudo_batch")[: len(sizes)]
-        strategies.check_divisible(
-            stages.strategy,
-            settings["train"]["accumulation_steps"],
-            **dict(zip(names, sizes, strict=True)),
-        )
-        _check_budget(generation, settings["train"], sum(sizes))
+    config, strategy = runner.config, runner.runtime.strategy
+    _check_first_scores(config, counts)
+    teacher = _checked_teacher(config, counts) if config.chain.teacher else None
+    warnings = {}  # In order, each once.
+    built = {}  # Only the last network: the largest take seconds, and gigabytes.
+    for generation in config.trained_generations:
+        settings = training_hyperparameters(config, generation, counts)
+        names = ("labeled_batch", "pseudo_batch")
+        sizes = dict(zip(names, settings.batch_sizes, strict=False))
+        check_divisible(strategy, settings.train.accumulation_steps, **sizes)
+        _check_budget(generation, settings)
         _check_noise(settings)
-        kind = (settings["architecture"], settings["image_size"], *settings["model"].items())
-        if kind not in built:
-            num_classes = images.counts["num_classes"]
-            built = {kind: train_stage.build_model(settings, num_classes, synchronized=False)}
-        model = built[kind]
-        surprises.update(dict.fromkeys(_surprises(settings, model)))
-        _check_initial(config, generation, model, teacher)
-        _check_finetuning(stages, stages.finetune_settings(generation, images), model)
+        network = (settings.architecture, settings.image_size, *settings.model.values().items())
+        if network not in built:
+            num_classes = counts["num_classes"]
+            built = {network: build_network(settings, num_classes, synchronized=False)}
+        model = built[network]
+        warnings.update(dict.fromkeys(_warnings(settings, model)))
+        _check_initial_weights(config, generation, model, teacher)
+        _check_finetuning(strategy, finetuning_hyperparameters(config, generation, counts), model)
         teacher = model
-    for line in surprises:
+    for line in warnings:
         logging.warning("%s", line)
 
 
-def _surprises(settings, model):
-    """Lines that tell where a network is not what its settings lead to expect."""
-    name, side = settings["architecture"], settings["image_size"]
+def _warnings(settings: Hyperparameters, model: keras.Model):
+    """Lines about a network that does not fit its settings."""
+    name, side = settings.architecture, settings.image_size
     if models.is_for_small_images(name) and side > SMALL_SIDE:
         yield (
             f"{name} is a network for small images: at {side} pixels it takes much time and "
             "memory; imagenet_resnet18, efficientnet_b0 and kerascv:resnet50, say, are for large "
-            "ones."
+            "images."
         )
-    if settings["train"]["rematerialize"] and not blocks.block_names(model):
-        yield f"--rematerialize leaves {name} as it is, whose blocks are not known."
+    if settings.train.rematerialize and not blocks.block_names(model):
+        yield f"--rematerialize has no effect on {name}, whose blocks are not known."
 
 
-def _check_initial(config, generation, model, teacher):
-    """UserError where a network cannot take the weights that it is to begin with.
+def _check_initial_weights(config, generation, model, teacher):
+    """UserError if a network cannot be initialised as configured.
 
     Args:
-        model: the network; it takes those of a file.
+        config: all settings.
+        generation: 0 is the teacher.
+        model: the network; initial weights from a file are assigned to it.
         teacher: a network like its teacher; None for a chain's first network.
     """
-    begins = config.init_from(generation)
-    if begins == "teacher" and generation == 1 and config.run.teacher:
-        begins = config.teacher_path
-    if begins == "scratch":
+    init_from = config.init_from(generation)
+    if init_from == "teacher" and generation == 1 and config.chain.teacher:
+        init_from = config.teacher_path
+    if init_from == "scratch":
         return
-    if begins == "teacher":
+    if init_from == "teacher":
         if _shapes(model) != _shapes(teacher):
             raise UserError(
                 f"--init_from=teacher: student {generation} is a {model.name}, which cannot take "
@@ -86,79 +94,88 @@ def _check_initial(config, generation, model, teacher):
                 "scratch."
             )
         return
-    given = weights.read(begins)
+    given = weights.read(init_from)
     fresh_head = weights.assign(model, given)
-    taken = [one for name, one in given.layers.items() if not (fresh_head and name == weights.HEAD)]
-    told = [f"{sum(map(len, taken))} tensors"]
+    assigned = [
+        layer for name, layer in given.layers.items() if not (fresh_head and name == weights.HEAD)
+    ]
+    details = [f"{sum(map(len, assigned))} tensors"]
     if given.averaged:
-        told.append(f"{given.averaged} of them moving averages")
+        details.append(f"{given.averaged} of them moving averages")
     if given.ignored:
-        told.append(f"{given.ignored} others ignored")
+        details.append(f"{given.ignored} others ignored")
     if fresh_head:
-        told.append(f"fresh classifier for {model.output_shape[-1]} classes")
-    logging.info("Generation %d begins with %s: %s.", generation, begins, ", ".join(told))
+        details.append(f"new classifier for {model.output_shape[-1]} classes")
+    logging.info(
+        "Generation %d is initialised from %s: %s.", generation, init_from, ", ".join(details)
+    )
     foreign = weights.foreign_pixels(model, given)
     if foreign:
-        logging.warning("%s expects pixels of %s: training has to make up for it.", begins, foreign)
+        logging.warning(
+            "%s expects pixels of %s: training has to compensate for it.", init_from, foreign
+        )
 
 
-def _check_first_scores(config, images):
-    """UserError where records are to give the first scores, and do not."""
-    taught, unlabeled = images.counts["taught"], images.counts["images"]["unlabeled"]
-    if config.pseudo.first_scores == "records" and taught < unlabeled:
+def _check_first_scores(config, counts):
+    """UserError if the first scores are to come from records that have none."""
+    with_scores, unlabeled = counts["taught"], counts["images"]["unlabeled"]
+    if config.scoring.first_scores == "records" and with_scores < unlabeled:
         raise UserError(
-            f"--first_scores=records: {unlabeled - taught:,} of {unlabeled:,} unlabelled images "
-            "come without probabilities, or label and prob: give records that have them in "
+            f"--first_scores=records: {unlabeled - with_scores:,} of {unlabeled:,} unlabelled "
+            "images have no probabilities, or label and prob: give records that have them in "
             f"--unlabeled_dataset={config.data.unlabeled_dataset}."
         )
 
 
-def _check_budget(generation, train, batch_size):
-    """UserError where a budget of images is not even one batch."""
-    if 0 < train["train_images"] < batch_size:
+def _check_budget(generation, settings):
+    """UserError if a budget of images is less than one batch."""
+    budget, batch_size = settings.train.train_images, sum(settings.batch_sizes)
+    if 0 < budget < batch_size:
         raise UserError(
-            f"--train_images={train['train_images']} of generation {generation} is less than "
+            f"--train_images={budget} of generation {generation} is less than "
             f"its batch of {batch_size} images: raise it, or lower --labeled_batch_size or "
             "--ratio."
         )
 
 
 def _check_noise(settings):
-    """UserError where the noise on the images is larger than the images."""
-    size, noises = settings["image_size"], settings["noise"]
-    if noises["crop_mode"] == "reflect" and noises["crop_padding"] >= size:
+    """UserError if the noise on the images is larger than the images."""
+    size, noises = settings.image_size, settings.noise
+    if noises.crop_mode == "reflect" and noises.crop_padding >= size:
         raise UserError(
-            f"--crop_padding={noises['crop_padding']} of images of {size} pixels: give less "
+            f"--crop_padding={noises.crop_padding} of images of {size} pixels: give less "
             "than their side, or --crop_mode=constant."
         )
-    if noises["cutout_side"] >= size:
+    if noises.cutout_side >= size:
         raise UserError(
-            f"--cutout_side={noises['cutout_side']} of images of {size} pixels would leave "
-            "nothing to see: give less than their side."
+            f"--cutout_side={noises.cutout_side} of images of {size} pixels would cut out the "
+            "whole image: give less than their side."
         )
 
 
-def _check_finetuning(stages, settings, model):
-    """UserError where a network cannot be fine-tuned as it is asked for."""
+def _check_finetuning(strategy, settings, model):
+    """UserError if a network cannot be fine-tuned as configured."""
     if settings is None:
         return
-    train = settings["train"]
-    strategies.check_divisible(
-        stages.strategy, train["accumulation_steps"], labeled_batch=train["labeled_batch_size"]
+    check_divisible(
+        strategy,
+        settings.train.accumulation_steps,
+        labeled_batch=settings.train.labeled_batch_size,
     )
-    models.check_image_size(settings["architecture"], settings["image_size"], "finetune_resolution")
-    there, frozen = len(blocks.block_names(model)), settings["frozen_blocks"]
-    if frozen > there:
+    models.check_image_size(settings.architecture, settings.image_size, "finetune_resolution")
+    num_blocks, frozen = len(blocks.block_names(model)), settings.frozen_blocks
+    if frozen > num_blocks:
         raise UserError(
-            f"--finetune_frozen_blocks={frozen} of {settings['architecture']}, which has "
-            f"{there or 'no known'} blocks: give {f'at most {there}' if there else 0} for it."
+            f"--finetune_frozen_blocks={frozen} of {settings.architecture}, which has "
+            f"{num_blocks or 'no known'} blocks: give "
+            f"{f'at most {num_blocks}' if num_blocks else 0} for it."
         )
 
 
-def _checked_teacher(stages, images):
-    """The adopted teacher; UserError where it does not fit the run's images and classes."""
-    path, class_names = stages.config.teacher_path, images.counts["class_names"]
-    model = model_files.load_model(path)
+def _checked_teacher(config: Config, counts):
+    """The given teacher; UserError if it does not fit the run's images and classes."""
+    path, class_names = config.teacher_path, counts["class_names"]
+    model = load_model(path)
     height, width, channels = model.input_shape[1:]
     if height is None or height != width or channels != 3:
         raise UserError(
@@ -167,12 +184,16 @@ def _checked_teacher(stages, images):
         )
     if model.output_shape[-1] != len(class_names):
         raise UserError(
-            f"--teacher={path} knows {model.output_shape[-1]} classes; the run has "
+            f"--teacher={path} has {model.output_shape[-1]} classes; the run has "
             f"{len(class_names)}: give a teacher that fits, or another --dataset."
         )
-    known = model_files.class_names_of(path)
+    known = class_names_of(path)
     if known is None:
-        logging.warning("--teacher: no class names beside %s, their order is trusted.", path)
+        logging.warning(
+            "--teacher: no class names found beside %s; assuming those of the run, in the same "
+            "order.",
+            path,
+        )
     elif known != class_names:
         raise UserError(
             f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
@@ -182,7 +203,7 @@ def _checked_teacher(stages, images):
     outputs = np.asarray(model(np.ones((1, *model.input_shape[1:]), np.float32) * grays))
     if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3):
         raise UserError(
-            f"--teacher={path} returns probabilities; expected logits: leave out its softmax."
+            f"--teacher={path} returns probabilities; expected logits: remove its softmax."
         )
     return model
 

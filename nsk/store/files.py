@@ -1,34 +1,36 @@
-"""Files that are there whole or not at all.
+"""Atomic files: complete on disk or absent.
 
-What is written into a stage's unfinished folder, `....partial`, is noted with its SHA-256 in
-`.written/` there, so that a stopped stage goes on with files that are still as they were written.
+For every file that is written into a stage's unfinished folder (`....partial`), its SHA-256 is
+recorded below `.written/` there, so that an interrupted stage resumes only with unchanged files.
 """
 
 import concurrent.futures
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from nsk.hashing import sha256_of_file
 
 UNFINISHED, PARTIAL, WRITTEN = ".unfinished", ".partial", ".written"
 
 
 @contextlib.contextmanager
-def written_whole(path):
-    """Yields the path to write to; the file gets its name when it is on disk.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to, and renames it to `path` when it is on disk.
 
-    Whoever is stopped midway leaves a file whose name ends with `.unfinished`. Several processes,
-    on several machines, may write one file at the same time: the last one's stays.
+    An interrupted process leaves a file whose name ends with `.unfinished`. Several processes, on
+    several machines, may write the same file at the same time: the last one wins.
     """
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = _unfinished_path(path)
     try:
         yield unfinished
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
-        _note(unfinished, path)
+        _record_digest(unfinished, path)
         os.replace(unfinished, path)
         sync_folder(path.parent)
     except BaseException:
@@ -36,23 +38,23 @@ def written_whole(path):
         raise
 
 
-def first_written(path, content):
-    """The bytes of a file that is written once, by the first of several processes.
+def write_once(path: Path, content: bytes) -> bytes:
+    """Writes a file unless it exists, and returns what it holds: the first of several writers wins.
 
     Args:
         path: path of the file.
-        content: bytes to write where it is not there yet.
+        content: bytes to write if there is no such file.
     """
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = _unfinished_path(path)
     try:
         write_synced(unfinished, content)
-        _note(unfinished, path)
+        _record_digest(unfinished, path)
         try:
             os.link(unfinished, path)
         except FileExistsError:
             pass
-        except OSError:  # Not every file system has links: there the last one's stays.
+        except OSError:  # Some file systems have no hard links: there the last writer wins.
             if not path.exists():
                 os.replace(unfinished, path)
     finally:
@@ -60,22 +62,26 @@ def first_written(path, content):
     return path.read_bytes()
 
 
-def _note(unfinished, path):
-    """Notes the SHA-256 of a file that is about to get its name, if that is in a partial folder.
+def _unfinished_path(path):
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
-    A note is an empty file `.written/NAME/SHA-256`: several processes may write one file.
+
+def _record_digest(unfinished, path):
+    """Records the SHA-256 of a file before it is renamed, if it is inside a partial folder.
+
+    The record is an empty file `.written/NAME/SHA-256`: several processes may write one file.
     """
-    folder = next((one for one in path.parents if one.suffix == PARTIAL), None)
+    folder = next((parent for parent in path.parents if parent.suffix == PARTIAL), None)
     if folder is not None:
-        notes = folder / WRITTEN / path.relative_to(folder)
-        notes.mkdir(parents=True, exist_ok=True)
-        (notes / sha256(unfinished)).touch()
+        records = folder / WRITTEN / path.relative_to(folder)
+        records.mkdir(parents=True, exist_ok=True)
+        (records / sha256_of_file(unfinished)).touch()
 
 
-def changed_since_written(folder):
-    """Paths of the files in a partial folder that are not as they were written.
+def changed_since_written(folder: Path) -> list[Path]:
+    """Paths of the files in a partial folder that differ from what was written.
 
-    Those of which nothing is noted are among them; those that are being written are not.
+    Files without a recorded digest are included; files that are still being written are not.
     """
     folder = Path(folder)
     paths = sorted(
@@ -86,7 +92,7 @@ def changed_since_written(folder):
         and not any(part.endswith(UNFINISHED) for part in path.relative_to(folder).parts)
     )
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-        digests = pool.map(sha256, paths)
+        digests = pool.map(sha256_of_file, paths)
         return [
             path
             for path, digest in zip(paths, digests, strict=True)
@@ -94,14 +100,8 @@ def changed_since_written(folder):
         ]
 
 
-def sha256(path):
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def remove_unfinished(folder):
-    """Removes what stopped processes have left in a folder and below: files and folders."""
+def remove_unfinished(folder: Path) -> None:
+    """Removes what interrupted processes left in a folder and below: files and folders."""
     for path in list(Path(folder).rglob(f"*{UNFINISHED}")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -109,16 +109,16 @@ def remove_unfinished(folder):
             path.unlink(missing_ok=True)
 
 
-def write_synced(path, content):
-    """Writes bytes into a new file and brings them to disk."""
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a new file and flushes it to disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def sync_folder(folder):
-    """Brings a folder's entries, names and renames, to disk."""
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries (new files, renames) to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -126,8 +126,13 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-def num_cores():
+def num_cores() -> int:
     """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
+
+
+written_whole = atomic_write  # ALIAS
+first_written = write_once  # ALIAS
+sha256 = sha256_of_file  # ALIAS

@@ -1,447 +1,201 @@
-"""A stage directory: fingerprint, lock, atomic publication, reuse.
+"""Stage folders: built once, published atomically, reused by fingerprint.
 
-A stage's folder is named after the fingerprint of its settings and of its inputs' fingerprints:
+A stage's folder is named after the fingerprint of its settings and its inputs' fingerprints:
 
     gen1/student-3f9a1c04d2/
-        stage.json      settings, inputs, counts, and bytes and SHA-256 of every file; written last
+        stage.json      the manifest (`nsk.store.manifest`), written last
         ...             what the stage makes
 
-A finished stage with the same fingerprint is used again; a changed setting builds beside the old
-result and never over it. While it is being made the folder is called `....partial`; it gets its
-name by a rename, when everything in it is on disk.
+A finished stage with the same fingerprint is reused; a changed setting builds a new folder beside
+the old one and never overwrites it. While a stage is being built its folder is called
+`....partial`; it is renamed when everything in it is on disk.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import errno
-import fcntl
-import hashlib
 import json
 import os
-import re
 import shutil
-import socket
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from nsk.errors import UserError
+from nsk.hashing import sha256_of_file
+from nsk.store.disk_errors import make_folder, naming_disk_errors
 from nsk.store.files import (
     PARTIAL,
     WRITTEN,
     changed_since_written,
-    num_cores,
     remove_unfinished,
-    sha256,
     sync_folder,
-    written_whole,
 )
+from nsk.store.locks import lock_folder, upgrade_to_exclusive
+from nsk.store.manifest import MANIFEST, fingerprint, read_manifest, write_manifest
+from nsk.store.verification import find_damage, foreign_files
 
-FORMAT = 3
-MANIFEST = "stage.json"
-MOST_NAMED = 5  # Of the settings in which a stage differs from the one that is looked for.
-LARGE = 2**30  # Bytes that take long enough to verify to be told of.
-FOLDER_NAME = re.compile(r".+-[0-9a-f]{10}")
-CURVES = "tensorboard"  # The folder of a workdir whose folders have stages' names and are none.
-# What a disk says when it is full, read-only, broken or somebody else's; other errors are bugs.
-DISK_ERRORS = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "change its rights, or give another --workdir",
-    errno.EACCES: "change its rights",
-    errno.EPERM: "change its rights",
-    errno.EIO: "look after the disk",
-}
+MAX_LISTED_DIFFERENCES = 5  # Settings that are listed when a stage is not found.
+LOG_VERIFY_BYTES = 2**30  # Stages of this size take long enough to verify to be announced.
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StageFolder:
     """A finished stage.
 
     Attributes:
         path: its folder.
-        fingerprint: 10 hex digits that stand for its settings and inputs.
-        counts: what its build function returned (numbers and names, as JSON has them).
-        reused: whether it was there already.
+        fingerprint: 10 hex digits that identify its settings and inputs.
+        counts: what its build function returned: numbers and names, JSON-like.
+        reused: whether it was there before.
     """
 
     path: Path
     fingerprint: str
-    counts: dict
+    counts: dict[str, Any]
     reused: bool = False
 
     @property
-    def name(self):
-        """Folder and stage, as `gen1/student-3f9a1c04d2`."""
+    def name(self) -> str:
+        """Folder and stage, such as `gen1/student-3f9a1c04d2`."""
         return "/".join(self.path.parts[-2:])
 
 
-def fingerprint(name, settings, inputs):
-    """10 hex digits of the SHA-256 of a stage's name, settings and its inputs' fingerprints."""
-    content = {
-        "format": FORMAT,
-        "stage": name,
-        "settings": settings,
-        "inputs": {role: stage.fingerprint for role, stage in inputs.items()},
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+@dataclasses.dataclass(frozen=True)
+class StageKey:
+    """What identifies a stage in a workdir.
+
+    Attributes:
+        workdir: the run's folder.
+        name: folder and kind, such as `gen1/student`.
+        settings: JSON-like dict of all settings that the result depends on.
+        inputs: the stages that it is built from, by role.
+    """
+
+    workdir: Path
+    name: str
+    settings: dict[str, Any]
+    inputs: dict[str, StageFolder]
+
+    @property
+    def fingerprint(self) -> str:
+        inputs = {role: stage.fingerprint for role, stage in self.inputs.items()}
+        return fingerprint(self.name, self.settings, inputs)
+
+    @property
+    def path(self) -> Path:
+        """The stage's folder when it is finished."""
+        return Path(self.workdir) / f"{self.name}-{self.fingerprint}"
+
+    @property
+    def partial_path(self) -> Path:
+        """The stage's folder while it is being built."""
+        return self.path.with_name(self.path.name + PARTIAL)
+
+    @property
+    def label(self) -> str:
+        """Its folder inside the workdir, for messages."""
+        return self.path.relative_to(self.workdir).as_posix()
 
 
-def folder_of(workdir, name, *, settings, inputs):
-    """The folder of a stage when it is finished; arguments as of `run`."""
-    return Path(workdir) / f"{name}-{fingerprint(name, settings, inputs)}"
+Build = Callable[[Path], dict | None]
 
 
-def partial_of(path):
-    """Where a stage is while it is being made."""
-    return path.with_name(path.name + PARTIAL)
-
-
-def run(workdir, name, build, *, settings, inputs, goes_on=False, worker=0, num_workers=1):
-    """Returns the stage's finished folder, building it if it is not there.
+def build_or_reuse(
+    key: StageKey, build: Build, *, resumes: bool = False, worker: int = 0, num_workers: int = 1
+) -> StageFolder | None:
+    """Returns the finished stage, and builds it if it is missing.
 
     Args:
-        workdir: the run's folder.
-        name: folder and kind, as `gen1/student`.
-        build: function that takes the folder to fill and returns the counts, a JSON-like dict; or
-            None where other workers' shares are missing.
-        settings: JSON-like dict of all settings that the result depends on.
-        inputs: dict from role to the `Stage`s that it is made from.
-        goes_on: whether `build` goes on with what a stopped process has left in the folder;
-            otherwise it is empty.
-        worker, num_workers: ints; several workers fill one folder at the same time, with a `build`
-            that goes on, and the one that finds it complete publishes it.
+        key: what identifies the stage.
+        build: function of the folder to fill that returns the counts, a JSON-like dict; or None if
+            other workers' shares are missing.
+        resumes: whether `build` resumes from what an interrupted process left in the folder;
+            otherwise the folder is empty.
+        worker, num_workers: several workers may fill one folder at the same time, with a `build`
+            that resumes; the worker that finds it complete publishes it.
 
     Returns:
-        A `Stage`; None where `build` has returned None.
+        The stage; None if `build` returned None.
 
     Raises:
-        UserError: another process is building the same stage, a finished one is damaged, or the
-            disk refuses.
+        UserError: another process is building the stage, a finished one is damaged, or the disk
+            cannot be written.
     """
-    path = folder_of(workdir, name, settings=settings, inputs=inputs)
-    label = path.relative_to(workdir).as_posix()
-    partial = partial_of(path)
-    share = f".worker-{worker}-of-{num_workers}" if num_workers > 1 else None
+    path, partial = key.path, key.partial_path
     with contextlib.ExitStack() as locks, naming_disk_errors(path.parent):
         if path.exists():
-            return _reuse(path, label)
+            return _reuse(key)
         make_folder(path.parent)
-        lock = locks.enter_context(_lock(path, shared=num_workers > 1))
-        if share:
-            locks.enter_context(_lock(path, share))
+        lock = locks.enter_context(lock_folder(path, shared=num_workers > 1))
+        if num_workers > 1:
+            locks.enter_context(lock_folder(path, f".worker-{worker}-of-{num_workers}"))
         if path.exists():  # Finished by the process that held the lock before.
-            return _reuse(path, label)
-        if partial.exists() and not goes_on:
-            shutil.rmtree(partial)
-        if num_workers == 1:  # Others' files may be about to be finished.
-            remove_unfinished(partial)
-        partial.mkdir(exist_ok=True)
-        (partial / MANIFEST).unlink(missing_ok=True)  # Of one who was stopped before the rename.
-        _leave_out_changed(partial, alone=num_workers == 1)
+            return _reuse(key)
+        _prepare(partial, resumes, alone=num_workers == 1)
         started = time.time()
         counts = build(partial)
         if counts is None:
             return None
-        if num_workers > 1:  # Alone from here on; others may have found it complete, too.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        if num_workers > 1:  # Other workers may have found it complete, too.
+            upgrade_to_exclusive(lock)
             if path.exists():
-                return _reuse(path, label)
+                return _reuse(key)
             remove_unfinished(partial)
-        manifest = {
-            "format": FORMAT,
-            "stage": name,
-            "fingerprint": fingerprint(name, settings, inputs),
-            "settings": settings,
-            "inputs": {
-                role: {"stage": stage.name, "fingerprint": stage.fingerprint}
-                for role, stage in inputs.items()
-            },
-            "counts": counts,
-            "seconds": round(time.time() - started, 1),
-            "files": _sync_and_describe(partial),
-        }
-        _publish(partial, path, manifest)
-    logging.info("%s: done in %.1f s", label, time.time() - started)
-    return load(path)
+        _publish(key, counts, time.time() - started)
+    logging.info("%s: done in %.1f s", key.label, time.time() - started)
+    return load_stage(path)
 
 
-def _leave_out_changed(partial, alone):
-    """Removes the files that are not as a stopped process wrote them, so that they are made anew.
+def _prepare(partial, resumes, alone):
+    """Makes the folder to build in; leaves in it only files that a resumed build can trust.
 
     Args:
-        partial: the folder of a stage that goes on.
-        alone: whether no other process counts on what is there; else a UserError.
+        partial: the folder.
+        resumes: whether the build resumes.
+        alone: whether no other process is building the stage.
     """
+    if partial.exists() and not resumes:
+        shutil.rmtree(partial)
+    if alone:  # Files of other processes may be about to be finished.
+        remove_unfinished(partial)
+    partial.mkdir(exist_ok=True)
+    (partial / MANIFEST).unlink(missing_ok=True)  # Left by a process stopped before the rename.
     for path in changed_since_written(partial):
         if not alone:
             raise UserError(
                 f"{path} is damaged: stop the other workers, delete the file and run again."
             )
-        logging.warning("%s is damaged: it is made anew.", path)
+        logging.warning("%s is damaged: it is rebuilt.", path)
         path.unlink()
 
 
-def _publish(partial, path, manifest):
-    """Completes a folder with its manifest, and gives it its name when all of it is on disk."""
-    write_json_atomically(partial / MANIFEST, {**manifest, "seal": _seal(manifest)})
+def _publish(key, counts, seconds):
+    """Completes a folder with its manifest, and renames it when everything in it is on disk."""
+    partial = key.partial_path
+    manifest = {
+        "stage": key.name,
+        "fingerprint": key.fingerprint,
+        "settings": key.settings,
+        "inputs": {
+            role: {"stage": stage.name, "fingerprint": stage.fingerprint}
+            for role, stage in key.inputs.items()
+        },
+        "counts": counts,
+        "seconds": round(seconds, 1),
+        "files": _sync_and_describe(partial),
+    }
+    write_manifest(partial, manifest)
     shutil.rmtree(partial / WRITTEN, ignore_errors=True)
     sync_folder(partial)
-    os.rename(partial, path)
-    sync_folder(path.parent)
-
-
-def find(workdir, name, *, settings, inputs):
-    """The finished `Stage` of these settings and inputs, as for `run`; None where there is none."""
-    path = folder_of(workdir, name, settings=settings, inputs=inputs)
-    return _reuse(path, path.relative_to(workdir).as_posix()) if path.exists() else None
-
-
-def nearest(workdir, name, *, settings, inputs):
-    """Words for how what is there of a stage's name differs from what is looked for, or "".
-
-    Arguments as of `run`.
-    """
-    if partial_of(folder_of(workdir, name, settings=settings, inputs=inputs)).exists():
-        return " (it has been begun)"
-    others = []
-    for path in Path(workdir).glob(f"{name}-*/{MANIFEST}"):
-        manifest = _read_manifest(path.parent)
-        differing = list(_differing(manifest["settings"], settings))
-        differing += [
-            f"another {role}"
-            for role, one in manifest["inputs"].items()
-            if role not in inputs or one["fingerprint"] != inputs[role].fingerprint
-        ]
-        more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
-        told = ", ".join(differing[:MOST_NAMED]) + more
-        others.append((len(differing), f" ({path.parent.name} has {told})"))
-    return min(others)[1] if others else ""
-
-
-def _differing(there, wanted):
-    """Words for each setting that is there with another value than wanted, in dicts of dicts."""
-    for key, value in there.items():
-        other = wanted.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differing(value, other)
-        elif json.dumps(value) != json.dumps(other):
-            yield f"{key}={value!r} and not {other!r}"
-
-
-def load(path):
-    """The finished stage at `path`; UserError where its manifest is missing or damaged."""
-    manifest = _read_manifest(Path(path))
-    return Stage(Path(path), manifest["fingerprint"], manifest["counts"])
-
-
-def _read_manifest(path):
-    manifest_path = path / MANIFEST
-    try:
-        if manifest_path.exists() and not manifest_path.is_file():
-            raise ValueError("it is no file")  # A pipe would be waited for.
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise UserError(
-                f"{path} was made by another version of nsk (format {manifest['format']}, expected "
-                f"{FORMAT}): use that version, or delete the folder."
-            )
-        if manifest["seal"] != _seal(manifest):
-            raise ValueError("it is not as it was written")
-        return manifest
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is not a finished stage, it has no {MANIFEST}: delete the folder and run "
-            "again to redo it."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{manifest_path} cannot be read ({error.strerror}): mend that, or delete the folder "
-            f"{path} and run again to redo it."
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{manifest_path} is damaged ({reason}): delete the folder {path} and run again to "
-            "redo it."
-        ) from None
-
-
-def _seal(manifest):
-    """SHA-256 of a manifest without its seal."""
-    content = {key: value for key, value in manifest.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def damages(path):
-    """What is wrong with the files of a finished stage: list of (path, reason), empty if nothing.
-
-    Every file is read and compared with its SHA-256, several at a time. Files that are not the
-    stage's, as file managers leave them, are no damage: see `strays`.
-
-    Raises:
-        UserError: its manifest is missing or damaged.
-    """
-    path = Path(path)
-    manifest = _read_manifest(path)
-    files = manifest["files"]
-    there = _files_in(path)
-    found = [(path / name, "it is missing") for name in sorted(files.keys() - there)]
-    if FOLDER_NAME.fullmatch(path.name) and not path.name.endswith(manifest["fingerprint"]):
-        found.append((path / MANIFEST, "it is of another stage"))
-    present = sorted(files.keys() & there)
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-        reasons = pool.map(lambda name: _damage(path / name, files[name]), present)
-        found += [
-            (path / name, reason)
-            for name, reason in zip(present, reasons, strict=True)
-            if reason is not None
-        ]
-    return found
-
-
-def _damage(path, expected):
-    """Why a file is not as it was written; None where it is."""
-    try:
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            return f"it has {size:,} bytes and not {expected['bytes']:,}"
-        digest = sha256(path)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    return None if digest == expected["sha256"] else "its SHA-256 is another than when written"
-
-
-def strays(path):
-    """Paths of the files in a finished stage's folder that it did not make; nothing reads them."""
-    path = Path(path)
-    return [
-        path / name for name in sorted(_files_in(path) - {MANIFEST, *_read_manifest(path)["files"]})
-    ]
-
-
-def _files_in(path):
-    return {one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file()}
-
-
-def finished(workdir):
-    """Paths of the finished stages in a workdir, in order of their names.
-
-    A folder with the name of one is among them when it has lost its manifest.
-    """
-    workdir = Path(workdir)
-    found = {path.parent for path in workdir.glob(f"**/{MANIFEST}")}
-    named = (path for path in workdir.glob("**/*-*") if FOLDER_NAME.fullmatch(path.name))
-    found |= {path for path in named if CURVES not in path.relative_to(workdir).parts}
-    return sorted(path for path in found if path.is_dir() and path.suffix != PARTIAL)
-
-
-def make_folder(path):
-    """Makes a folder where there is none; UserError where it cannot be made or written into."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"The folder {path} cannot be made ({error.strerror}): give another --workdir."
-        ) from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(
-            f"The folder {path} cannot be written into: change its rights, or give another "
-            "--workdir."
-        )
-
-
-def _reuse(path, label):
-    """A finished stage, used again after every file of it was verified."""
-    size = sum(one["bytes"] for one in _read_manifest(path)["files"].values())
-    if size >= LARGE:
-        logging.info("%s: verifying %.1f GiB", label, size / 2**30)
-    wrong = damages(path)
-    for stray in strays(path):
-        logging.warning("%s is not of its stage: it is left alone.", stray)
-    if wrong:
-        named = "; ".join(f"{file}: {reason}" for file, reason in wrong[:3])
-        raise UserError(
-            f"{label} is damaged ({named}{'; ...' if len(wrong) > 3 else ''}): delete the folder "
-            f"{path} and run again to redo it alone."
-        )
-    logging.info("%s: already done, used again", label)
-    return dataclasses.replace(load(path), reused=True)
-
-
-@contextlib.contextmanager
-def naming_disk_errors(folder):
-    """Turns what a disk refuses into a UserError that names the file, or else the folder."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None:
-            raise
-        code, file = refusal
-        raise UserError(
-            f"The disk refuses {file or f'a file below {folder}'} ({os.strerror(code)}): "
-            f"{DISK_ERRORS[code]}, and run again; finished stages are kept."
-        ) from error
-
-
-def _refusal(error):
-    """(code, file or None) of an error with which a disk refuses; None for any other one.
-
-    TensorFlow's errors are no OSErrors: they end with "FILE; what the system said".
-    """
-    for one in filter(None, (error.__cause__, error)):
-        if isinstance(one, OSError):
-            # A right that is missing may be another than to a file.
-            about_files = one.filename or one.errno not in (errno.EACCES, errno.EPERM)
-            if one.errno in DISK_ERRORS and about_files:
-                return one.errno, one.filename
-        elif type(one).__module__.startswith("tensorflow."):
-            for code in DISK_ERRORS:
-                found = re.search(rf"([^;{{}}]*); {re.escape(os.strerror(code))}", str(one))
-                if found:
-                    return code, found[1].strip()
-    return None
-
-
-@contextlib.contextmanager
-def _lock(path, suffix="", shared=False):
-    """Holds the stage for this process; the kernel lets go when it ends in whatever way.
-
-    Args:
-        path: the stage's folder.
-        suffix: what is held of it; the whole by default.
-        shared: whether others may hold it, too, as long as they share it.
-    """
-    lock_path = path.with_name(f"{path.name}{suffix}.lock")
-    with open(lock_path, "a+", errors="replace") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(
-                f"{path}{suffix} is being made by {owner}: wait for it, or stop it, and run again."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        try:
-            yield lock
-        finally:
-            if path.exists():  # Published: nobody will build it again.
-                for one in path.parent.glob(f"{path.name}*.lock"):
-                    one.unlink(missing_ok=True)
+    os.rename(partial, key.path)
+    sync_folder(key.path.parent)
 
 
 def _sync_and_describe(folder):
-    """Brings every file to disk; returns {relative path: {bytes, sha256}}."""
+    """Flushes every file to disk; returns {relative path: {bytes, sha256}}."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if WRITTEN in path.relative_to(folder).parts:
@@ -450,7 +204,7 @@ def _sync_and_describe(folder):
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": sha256(path),
+            "sha256": sha256_of_file(path),
         }
     for path in folder.rglob("*"):
         if path.is_dir() and WRITTEN not in path.relative_to(folder).parts:
@@ -458,7 +212,75 @@ def _sync_and_describe(folder):
     return files
 
 
-def write_json_atomically(path, value):
-    """Writes a JSON file that is there whole or not at all."""
-    with naming_disk_errors(path.parent), written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=1) + "\n")
+def find_stage(key: StageKey) -> StageFolder | None:
+    """The finished stage, verified; None if there is none."""
+    return _reuse(key) if key.path.exists() else None
+
+
+def load_stage(path: Path) -> StageFolder:
+    """The finished stage in a folder; UserError if its manifest is missing or damaged."""
+    manifest = read_manifest(Path(path))
+    return StageFolder(Path(path), manifest["fingerprint"], manifest["counts"])
+
+
+def _reuse(key):
+    """A finished stage, after every file of it was verified."""
+    path = key.path
+    size = sum(file["bytes"] for file in read_manifest(path)["files"].values())
+    if size >= LOG_VERIFY_BYTES:
+        logging.info("%s: verifying %.1f GiB", key.label, size / 2**30)
+    damage = find_damage(path)
+    for foreign in foreign_files(path):
+        logging.warning("%s does not belong to its stage: it is ignored.", foreign)
+    if damage:
+        listed = "; ".join(f"{file}: {reason}" for file, reason in damage[:3])
+        raise UserError(
+            f"{key.label} is damaged ({listed}{'; ...' if len(damage) > 3 else ''}): delete the "
+            f"folder {path} and run again to rebuild it alone."
+        )
+    logging.info("%s: already done, reused", key.label)
+    return dataclasses.replace(load_stage(path), reused=True)
+
+
+def describe_closest_match(key: StageKey) -> str:
+    """How the most similar stage in the workdir differs, as ` (NAME has ...)`; "" if none."""
+    if key.partial_path.exists():
+        return " (it is unfinished)"
+    matches = []
+    for path in Path(key.workdir).glob(f"{key.name}-*/{MANIFEST}"):
+        differences = _differences(key, path.parent)
+        hidden = len(differences) - MAX_LISTED_DIFFERENCES
+        more = f" and {hidden} more" if hidden > 0 else ""
+        listed = ", ".join(differences[:MAX_LISTED_DIFFERENCES]) + more
+        matches.append((len(differences), f" ({path.parent.name} has {listed})"))
+    return min(matches)[1] if matches else ""
+
+
+def _differences(key, folder):
+    """What differs between a finished stage and a key, each in a few words."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return ["a manifest that cannot be used"]
+    differences = list(_differing_settings(manifest["settings"], key.settings))
+    differences += [
+        f"another {role}"
+        for role, found in manifest["inputs"].items()
+        if role not in key.inputs or found["fingerprint"] != key.inputs[role].fingerprint
+    ]
+    return differences
+
+
+def _differing_settings(found: dict, wanted: dict) -> Iterator[str]:
+    """Words for each setting with another value than wanted, in nested dicts."""
+    for name, value in found.items():
+        expected = wanted.get(name)
+        if isinstance(value, dict) and isinstance(expected, dict):
+            yield from _differing_settings(value, expected)
+        elif json.dumps(value) != json.dumps(expected):
+            yield f"{name}={value!r}, not {expected!r}"
+
+
+Stage = StageFolder  # ALIAS
+load = load_stage  # ALIAS
+from nsk.store.manifest import write_json as write_json_atomically  # noqa: E402,F401 # ALIAS

@@ -15,7 +15,7 @@ from absl import logging
 
 from nsk import stopping
 from nsk.distributed.batch_share import Share
-from nsk.distributed.workers import Workers
+from nsk.distributed.runtime import Runtime
 from nsk.errors import CannotTeachError
 from nsk.models import blocks
 from nsk.progress import Progress
@@ -37,13 +37,14 @@ class Trainer:
             takes float32 pixels in [0, 255] and returns logits.
         recipe: a `Recipe`.
         noise_key: int64 (2,), the stage's key (`noise.key`).
-        strategy: a `tf.distribute.Strategy`.
+        runtime: the run's devices and workers.
     """
 
-    def __init__(self, build_model, recipe, noise_key, strategy):
-        self.recipe, self.strategy, self.workers = recipe, strategy, Workers(strategy)
+    def __init__(self, build_model, recipe, noise_key, runtime: Runtime):
+        strategy = runtime.strategy
+        self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
         self.workers.wait()  # Variables are made together.
-        with self.workers.noticing_losses(), strategy.scope():
+        with self.workers.detect_lost_workers(), strategy.scope():
             self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
             for layer in blocks.shallow_layers(self.model, recipe.frozen_blocks):
                 layer.trainable = False
@@ -158,7 +159,7 @@ class Trainer:
         step, remembered = 0, {"seconds": 0.0}
         if self.workers.is_chief:
             step, remembered = checkpoints.restore() or (step, remembered)
-        (step,) = self.workers.told_by_chief(step)
+        (step,) = self.workers.broadcast_from_chief(step)
         if step and not self.workers.is_chief:
             remembered = checkpoints.restore_step(step)
         seconds = remembered.pop("seconds")
@@ -216,7 +217,7 @@ class Trainer:
             evaluate: see `train`.
             publish: whether the model first takes the weights of now.
         """
-        with self.workers.failing_together():
+        with self.workers.propagate_errors():
             if not self.workers.is_chief:
                 return {}
             if publish:

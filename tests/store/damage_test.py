@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
+from nsk.stages.all_stages import CHECKPOINTS, MODEL, Stages, shard_set
 
 from nsk import self_training
 from nsk.commands import verify
@@ -26,7 +27,6 @@ from nsk.models import files as model_files
 from nsk.stages import pseudo_shards as write
 from nsk.stages import scoring as score
 from nsk.stages import training as train_stage
-from nsk.stages.all_stages import CHECKPOINTS, MODEL, Stages, shard_set
 from nsk.store import folders as stage
 from nsk.store.files import WRITTEN, written_whole
 from nsk.training import checkpoint

@@ -1,0 +1,159 @@
+"""What commands share: from the values of settings to a runner of stages.
+
+What is cheap to check is checked before TensorFlow is imported, which takes seconds.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging as python_logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from nsk.config.config import Config
+from nsk.errors import UserError
+from nsk.store.disk_errors import make_folder
+
+
+def prepare(values: Mapping[str, Any], check: Callable[[Config], None] | None = None):
+    """Checks all settings, creates the workdir, loads TensorFlow and connects to the workers.
+
+    Args:
+        values: values of settings by name.
+        check: more checks of the configuration, before TensorFlow is loaded.
+
+    Returns:
+        `nsk.stages.runner.StageRunner`.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    config = Config.from_values(values)
+    if check is not None:
+        check(config)
+    prepare_config(config)
+    from nsk.distributed.runtime import start_runtime
+    from nsk.stages.runner import StageRunner
+
+    flags = dataclasses.asdict(config)
+    del flags["run"]["workdir"]  # The folder may have another name on another machine.
+    runtime = start_runtime(config.run, config.workdir, json.dumps(flags, sort_keys=True))
+    runner = StageRunner(config, runtime)
+    runner.warn_of_other_formats()
+    return runner
+
+
+def prepare_config(config: Config) -> None:
+    """Checks a configuration, creates its workdir and loads TensorFlow.
+
+    Raises:
+        UserError: a file or package is missing, or the workdir cannot be used.
+    """
+    for line in config.unused_settings():
+        logging.warning("%s", line)
+    require_workdir(config.run.workdir)
+    _check_files(config)
+    _check_engine(config)
+    make_folder(config.workdir)
+    load_tensorflow()
+    from nsk import models
+    from nsk.models import weights
+
+    for name in config.chain.models:  # Now, not when a network is about to be trained.
+        models.check_name(name)
+    for path in config.init_paths:
+        weights.files_of(path)
+
+
+def require_workdir(workdir: str) -> Path:
+    """The folder of `--workdir`; UserError if none was given."""
+    if not workdir:
+        raise UserError(
+            "--workdir is not given: name a folder for the run, as --workdir=runs/first."
+        )
+    if not workdir.isprintable():
+        raise UserError(f"--workdir={workdir!a} is not printable text: give another name.")
+    return Path(workdir).expanduser()
+
+
+def reject_other_commands_settings(command: str, values: Mapping[str, Any]) -> None:
+    """UserError if a setting was given that belongs to another command."""
+    if values.get("plan_images") and command != "plan":
+        raise UserError(
+            f"--plan_images={values['plan_images']} is for the command plan: leave it out of "
+            f"{command}."
+        )
+    if values.get("num_shard_workers", 1) > 1 and command != "score":
+        raise UserError(
+            f"--num_shard_workers={values['num_shard_workers']} is for the command score: leave "
+            f"it out of {command}."
+        )
+
+
+def _check_files(config):
+    """UserError if a given file does not exist."""
+    if config.chain.teacher and not os.path.isfile(config.teacher_path):
+        raise UserError(
+            f"--teacher={config.chain.teacher} does not exist: give the path of a model."
+        )
+    for path in config.init_paths:
+        if not (os.path.exists(path) or os.path.exists(f"{path}.index")):
+            raise UserError(
+                f"--init_from={path} does not exist: give scratch, teacher or the path of weights."
+            )
+
+
+def _check_engine(config):
+    """UserError if Apache Beam is needed and missing, or its options are wrong."""
+    if config.run.engine != "beam":
+        return
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UserError(
+            "--engine=beam: Apache Beam is not installed: pip install -c constraints.txt -r "
+            "requirements-beam.txt, or leave the flag out."
+        )
+    from nsk.pseudo import beam_engine
+
+    beam_engine.check_options(config.run.beam_options)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without its messages."""
+    with hide_native_messages():
+        import tensorflow as tf
+
+        from nsk import models  # noqa: F401 -- imports Keras as well.
+
+        tf.config.list_physical_devices()
+    # Every stage creates functions of its own, which TensorFlow takes for retracing and warns of.
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+
+
+@contextlib.contextmanager
+def hide_native_messages() -> Iterator[None]:
+    """Hides what TensorFlow's C++ libraries print while they are loaded and look for devices.
+
+    They print about oneDNN, missing CUDA and absl's logging before TF_CPP_MIN_LOG_LEVEL has an
+    effect, straight to file descriptor 2, so the descriptor itself is redirected meanwhile.
+    Exceptions pass through, and TF_CPP_MIN_LOG_LEVEL=0 shows everything.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

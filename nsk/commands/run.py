@@ -1,0 +1,43 @@
+"""Trains teacher and students and exports the best model (the default command)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsk.commands.preparation import prepare, reject_other_commands_settings
+
+
+def execute(values: Mapping[str, Any]) -> dict | None:
+    """Runs the whole chain, or what remains of it.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        The summary, as written to `summary.json`; None for all workers but the chief.
+
+    Raises:
+        UserError: settings or data do not allow the run.
+    """
+    reject_other_commands_settings("run", values)
+    runner = prepare(values)
+    from nsk import chain as decisions
+    from nsk import self_training
+    from nsk.report import run_summary
+    from nsk.stages import pending as export
+
+    save_config(runner)
+    images, chain = self_training.train_chain(runner)
+    best = decisions.best_generation(chain)
+    exported = export.export(runner, chain[best].model, images)
+    if not runner.workers.is_chief:
+        return None
+    return run_summary.report(runner.config, images, chain, best, exported, runner.all_reused)
+
+
+def save_config(runner) -> None:
+    """Writes every setting of this call into the workdir."""
+    from nsk.store.manifest import write_json
+
+    if runner.workers.is_chief:
+        sections = {name: section.values() for name, section in runner.config.sections.items()}
+        write_json(runner.workdir / "config.json", sections)

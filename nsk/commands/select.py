@@ -1,0 +1,49 @@
+"""Prints what the settings would keep of finished scores, class by class; trains nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsk.commands.preparation import prepare, reject_other_commands_settings, require_workdir
+from nsk.errors import UserError
+
+
+def execute(values: Mapping[str, Any]) -> dict | None:
+    """Prints what the settings keep of the finished scores for `--generation`.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        The selection's counts; None for all workers but the chief.
+
+    Raises:
+        UserError: the scores are not finished.
+    """
+    reject_other_commands_settings("select", values)
+    runner = prepare(values, _check)
+    from nsk.report import selection_table
+    from nsk.stages import pending as selection
+
+    images, scores = find_scores(runner)
+    selected = selection.select(runner, runner.config.command.generation, scores, images)
+    return selection_table.report(images, scores, selected) if runner.workers.is_chief else None
+
+
+def find_scores(runner):
+    """(images, scores for `--generation`), both finished `StageFolder`s; UserError if missing."""
+    from nsk import self_training
+    from nsk.stages import pending as scoring
+    from nsk.stages.runner import ReadOnlyRunner
+
+    read_only = ReadOnlyRunner(runner.config, runner.runtime)
+    generation = runner.config.command.generation
+    images, chain = self_training.train_generations(read_only, generation)
+    return images, scoring.score(read_only, generation, chain[-1].model, images)
+
+
+def _check(config):
+    config.check_generation()
+    if not require_workdir(config.run.workdir).is_dir():
+        raise UserError(
+            f"--workdir={config.run.workdir} does not exist: give the workdir of a run."
+        )

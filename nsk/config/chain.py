@@ -1,0 +1,64 @@
+"""The chain of networks: which ones, how they are initialised, and when the chain ends."""
+
+import dataclasses
+
+from nsk.config.fields import Section, per_generation, setting
+from nsk.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainConfig(Section):
+    """The chain of networks: teacher, students, and the order of their work."""
+
+    models: str = per_generation(
+        "resnet20",
+        "resnet26",
+        help="Networks: the teacher's name, then each student's; with --teacher the students' "
+        "alone. kerascv:NAME is a backbone of KerasCV.",
+    )
+    image_size: int = per_generation(
+        0,
+        help="Side of the square training images, pixels; 0: the images' shorter side, if it is "
+        "the same for all.",
+        minimum=0,
+        maximum=2048,
+    )
+    init_from: str = per_generation(
+        "scratch",
+        help="Initial weights: scratch (random) | teacher (a warm start of a student that is the "
+        "same network, for small budgets) | the path of a .keras or .h5 file of the same network, "
+        "or of an official TensorFlow 1 checkpoint.",
+    )
+    teacher: str = setting(
+        "",
+        "A .keras model that starts the chain in place of a trained teacher; --models are then the "
+        "students.",
+    )
+    select: str = setting(
+        "each_generation",
+        "each_generation: every teacher selects images | once: the first selection is kept, and "
+        "later teachers label the same images again.",
+        choices=("each_generation", "once"),
+    )
+    chance_p_value: float = setting(
+        0.01,
+        "A teacher is rejected if guessing the most common class would be as accurate on dev with "
+        "a probability above this (one-sided binomial test).",
+        minimum=0.0,
+        maximum=1.0,
+        changes_results=False,
+    )
+    patience: int = setting(
+        0,
+        "Stop after this many students in a row that are not better on dev; 0: off.",
+        minimum=0,
+        changes_results=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.teacher and not self.teacher.endswith(".keras"):
+            raise UserError(
+                f"--teacher={self.teacher} is not the name of a .keras file: give the "
+                "model.keras of an earlier run."
+            )

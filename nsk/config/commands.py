@@ -1,0 +1,51 @@
+"""Settings of single commands."""
+
+import dataclasses
+import re
+
+from nsk.config.fields import Section, setting
+from nsk.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandConfig(Section):
+    """Settings of single commands."""
+
+    plan_images: str = setting(
+        "",
+        "Command plan: LABELED,UNLABELED,CLASSES, placeholder counts for planning without data, "
+        "such as 1281167,130000000,1000.",
+    )
+    generation: int = setting(
+        1,
+        "Commands score and select: the student whose pseudo-labels are meant; 1: those that the "
+        "teacher makes for the first student.",
+        minimum=0,
+    )
+    num_shard_workers: int = setting(
+        1, "Command score: number of processes that share the shards.", minimum=1
+    )
+    shard_index: int = setting(
+        0, "Command score: index of this process among --num_shard_workers.", minimum=0
+    )
+
+    @property
+    def placeholder_counts(self) -> tuple[int, int, int]:
+        """`plan_images` as (labelled images, unlabelled images, classes)."""
+        labeled, unlabeled, classes = map(int, self.plan_images.split(","))
+        return labeled, unlabeled, classes
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.plan_images and not re.fullmatch(
+            "[0-9]+,[0-9]+,[0-9]+", self.plan_images, re.ASCII
+        ):
+            raise UserError(
+                f"--plan_images={self.plan_images!r}: expected three whole numbers, of labelled "
+                "images, unlabelled images and classes, as 1281167,130000000,1000."
+            )
+        if self.shard_index >= self.num_shard_workers:
+            raise UserError(
+                f"--shard_index={self.shard_index} of --num_shard_workers="
+                f"{self.num_shard_workers}: expected 0 to {self.num_shard_workers - 1}."
+            )

@@ -1,0 +1,119 @@
+"""Where images come from and how they are split."""
+
+import dataclasses
+
+from nsk.config.fields import Condition, Section, setting, starts_with
+from nsk.errors import UserError
+
+SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
+WITH_TFRECORDS = Condition(
+    "a tfrecord: data set",
+    lambda values: any(values[name].startswith("tfrecord:") for name in SOURCES),
+)
+WITH_TFDS = starts_with("dataset", "tfds:")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+    """Where images come from and how they are split."""
+
+    dataset: str = setting(
+        "digits",
+        "Source of images: digits (bundled with scikit-learn) | tfds:NAME[/config] | "
+        "folder:PATH (class/*.jpg, or labeled/ unlabeled/ dev/ test/ below it) | tfrecord:PATTERN.",
+    )
+    unlabeled_dataset: str = setting(
+        "",
+        "Another source of unlabelled images; empty: the remaining images of --dataset.",
+    )
+    test_dataset: str = setting(
+        "", "Another source of test images; empty: the test split of --dataset."
+    )
+    train_split: str = setting(
+        "train", "TFDS split of --dataset for training images.", used_if=WITH_TFDS
+    )
+    test_split: str = setting("test", "TFDS split of --dataset for test images.", used_if=WITH_TFDS)
+    unlabeled_split: str = setting(
+        "",
+        "TFDS split of --unlabeled_dataset for unlabelled images; empty: the split named "
+        "unlabeled, else train.",
+        used_if=starts_with("unlabeled_dataset", "tfds:"),
+    )
+    first_label: int = setting(
+        0,
+        "Label of the first class in tfrecord: sources (ImageNet's official records: 1).",
+        minimum=0,
+        used_if=WITH_TFRECORDS,
+    )
+    num_labeled: int = setting(
+        0,
+        "Labelled training images, balanced over the classes; 0: see --labeled_fraction.",
+        minimum=0,
+    )
+    labeled_fraction: float = setting(
+        0.0,
+        "Labelled share of the training images (all but test; dev images count among them), "
+        "instead of --num_labeled; 1: all that are not dev images.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    num_dev: int = setting(
+        0, "Labelled images held out of training for decisions; 0: see --dev_fraction.", minimum=0
+    )
+    dev_fraction: float = setting(
+        0.0,
+        "Held-out share of the training images (all but test), instead of --num_dev.",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    test_fraction: float = setting(
+        0.2,
+        "Share of the images held out as test split, if the source has no test split. The same "
+        "images for every seed.",
+        minimum=0.01,
+        maximum=0.9,
+    )
+    split_seed: int = setting(
+        -1, "Seed of the random choice of labelled and dev images; -1: --seed.", minimum=-1
+    )
+    images_per_shard: int = setting(
+        4096, "Maximum number of images in a TFRecord shard of ingested images.", minimum=1
+    )
+    shard_mebibytes: int = setting(
+        16,
+        "Size of a full TFRecord shard, MiB: a small fraction of --shuffle_mebibytes, so that a "
+        "shuffle window spans many shards.",
+        minimum=1,
+    )
+    max_corrupt_fraction: float = setting(
+        0.01,
+        "Largest share of unreadable images that is accepted.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    max_image_bytes: int = setting(
+        64 * 2**20, "Largest encoded image, bytes; larger images count as unreadable.", minimum=1
+    )
+    max_image_pixels: int = setting(
+        100_000_000,
+        "Largest image, pixels; larger images count as unreadable and are not decoded.",
+        minimum=1,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for count, fraction in (("num_labeled", "labeled_fraction"), ("num_dev", "dev_fraction")):
+            if getattr(self, count) and getattr(self, fraction):
+                raise UserError(
+                    f"--{count}={getattr(self, count)} and --{fraction}={getattr(self, fraction)} "
+                    "were both given: give one of them."
+                )
+        for name in SOURCES:
+            source = getattr(self, name)
+            kind, _, rest = source.partition(":")
+            known = source in ("", "digits") or (kind in ("tfds", "folder", "tfrecord") and rest)
+            if not known or (name == "dataset" and not source):
+                raise UserError(
+                    f"--{name}={source!r} is not a data source: expected digits, tfds:NAME, "
+                    "folder:PATH or tfrecord:PATTERN."
+                )

@@ -1,0 +1,146 @@
+"""The noise on training images."""
+
+import dataclasses
+
+from nsk.config.fields import Section, equals, is_on, per_generation, setting
+from nsk.errors import UserError
+
+RANDAUGMENT_OPERATIONS = (
+    "auto_contrast",
+    "equalize",
+    "invert",
+    "rotate",
+    "posterize",
+    "solarize",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "solarize_add",
+    "cutout",
+)
+# Data sets whose classes change under mirroring.
+NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
+
+WITH_RANDAUGMENT = is_on("randaugment_num_ops")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig(Section):
+    """The noise on training images."""
+
+    randaugment_num_ops: int = per_generation(
+        2, help="RandAugment operations per image; 0: off.", minimum=0, maximum=16
+    )
+    randaugment_magnitude: float = per_generation(
+        9.0,
+        help="RandAugment magnitude, from 0 to --randaugment_max_level.",
+        minimum=0.0,
+        used_if=WITH_RANDAUGMENT,
+    )
+    randaugment_max_level: float = setting(
+        30.0, "The magnitude of full strength.", minimum=0.001, used_if=WITH_RANDAUGMENT
+    )
+    randaugment_profile: str = setting(
+        "increasing",
+        "increasing: every operation gets stronger with the magnitude | reference: the official "
+        "code's arithmetic.",
+        choices=("increasing", "reference"),
+        used_if=WITH_RANDAUGMENT,
+    )
+    randaugment_operations: str = setting(
+        "all",
+        "Comma list of the operations to draw from, or all: " + ",".join(RANDAUGMENT_OPERATIONS),
+        used_if=WITH_RANDAUGMENT,
+    )
+    translate_share: float = setting(
+        0.45,
+        "Translation at full strength, as a share of the side (SVHN: 0.125).",
+        minimum=0.0,
+        maximum=1.0,
+        used_if=WITH_RANDAUGMENT & equals("randaugment_profile", "increasing"),
+    )
+    magnitude_mode: str = setting(
+        "constant",
+        "constant: every operation uses the magnitude | uniform: each image draws a magnitude "
+        "below it.",
+        choices=("constant", "uniform"),
+        used_if=WITH_RANDAUGMENT,
+    )
+    fill: int = setting(
+        128,
+        "Gray level of pixels that a geometric operation or Cutout leaves empty.",
+        minimum=0,
+        maximum=255,
+        used_if=WITH_RANDAUGMENT | is_on("cutout_side"),
+    )
+    crop_padding: int = per_generation(
+        4, help="Random crop after padding by this many pixels on each side; 0: off.", minimum=0
+    )
+    crop_mode: str = setting(
+        "constant",
+        "Padding of --crop_padding: constant (black) | reflect (the mirrored image).",
+        choices=("constant", "reflect"),
+        used_if=is_on("crop_padding"),
+    )
+    min_crop_area: float = per_generation(
+        0.0,
+        help="Random resized crop of at least this share of the image (ImageNet: 0.08), with an "
+        "aspect ratio from 3:4 to 4:3; 0: off, the central square is used.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    cutout_side: int = per_generation(
+        0,
+        help="Cutout: side of the square cut out of every image, pixels; 0: off.",
+        minimum=0,
+    )
+    mixup_alpha: float = per_generation(
+        0.0,
+        help="Mixup of pairs of images with weights drawn from Beta(alpha, alpha); 0: off.",
+        minimum=0.0,
+    )
+    cutmix_alpha: float = per_generation(
+        0.0,
+        help="CutMix with areas drawn from Beta(alpha, alpha); 0: off. Together with mixup, each "
+        "step draws one of the two.",
+        minimum=0.0,
+    )
+    flip: str = setting(
+        "auto",
+        f"Random horizontal flip: on | off | auto (off for {', '.join(NEVER_FLIPPED)}, on "
+        "otherwise).",
+        choices=("auto", "on", "off"),
+    )
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The RandAugment operations to draw from."""
+        if self.randaugment_operations == "all":
+            return RANDAUGMENT_OPERATIONS
+        return tuple(name.strip() for name in self.randaugment_operations.split(","))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.randaugment_operations:
+            raise UserError(
+                "--randaugment_operations is empty: name some, or give --randaugment_num_ops=0 for "
+                "none."
+            )
+        unknown = sorted(set(self.operations) - set(RANDAUGMENT_OPERATIONS))
+        if unknown:
+            raise UserError(
+                f"--randaugment_operations names {', '.join(map(repr, unknown))}: expected all or "
+                f"some of {', '.join(RANDAUGMENT_OPERATIONS)}."
+            )
+        strongest = max(self.randaugment_magnitude)
+        if self.randaugment_profile == "increasing" and strongest > self.randaugment_max_level:
+            raise UserError(
+                f"--randaugment_magnitude={strongest} is above "
+                f"--randaugment_max_level={self.randaugment_max_level}: lower the magnitude or "
+                "raise the level."
+            )

@@ -1,0 +1,52 @@
+"""The run: its folder, seed and machine."""
+
+import dataclasses
+
+from nsk.config.fields import Section, equals, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Section):
+    """The run: its folder, seed and machine."""
+
+    workdir: str = setting("", "Folder of the run; finished stages in it are reused. Required.")
+    seed: int = setting(0, "Seed of all randomness.", minimum=0)
+    strategy: str = setting(
+        "auto",
+        "one: one device | mirrored: every device of this machine | multi_worker: every device of "
+        "all machines in TF_CONFIG, each of which runs the same command; the workdir must be on a "
+        "shared file system | tpu: the TPU named by --tpu | auto: mirrored if there are several "
+        "GPUs, else one.",
+        choices=("auto", "one", "mirrored", "multi_worker", "tpu"),
+    )
+    tpu: str = setting(
+        "local",
+        "Name or gRPC address of the TPU; local: that of this machine.",
+        used_if=equals("strategy", "tpu"),
+    )
+    logical_devices: int = setting(
+        0,
+        "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "
+        "0: no split.",
+        minimum=0,
+        maximum=64,
+    )
+    eval_batch_size: int = setting(512, "Images per batch in scoring and evaluation.", minimum=1)
+    checkpoint_minutes: float = setting(
+        5.0,
+        "Time between checkpoints of a training, minutes; more if writing them would take over 1 % "
+        "of the time.",
+        minimum=0.0,
+    )
+    engine: str = setting(
+        "local",
+        "Where unlabelled images are scored, selected and written: local: this process | beam: "
+        "Apache Beam pipelines with --beam_options; they need requirements-beam.txt, and a "
+        "--workdir that every worker can access.",
+        choices=("local", "beam"),
+    )
+    beam_options: str = setting(
+        "",
+        "Apache Beam's own options, such as '--runner=FlinkRunner --flink_master=localhost:8081'.",
+        used_if=equals("engine", "beam"),
+    )

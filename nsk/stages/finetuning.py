@@ -1,0 +1,21 @@
+"""Fine-tuning: a trained network on clean labelled images, at the resolution of the test.
+
+Reference:
+    [Touvron et al., 2019](https://arxiv.org/abs/1906.06423)
+"""
+
+from nsk.stages.hyperparameters import finetuning_hyperparameters
+from nsk.stages.runner import StageRunner
+from nsk.stages.training import MODEL, run_training
+from nsk.store.folders import StageFolder
+
+
+def finetune(
+    runner: StageRunner, generation: int, images: StageFolder, trained: StageFolder
+) -> StageFolder:
+    """The stage that fine-tunes a trained model; the trained model itself if that is off."""
+    settings = finetuning_hyperparameters(runner.config, generation, images.counts)
+    if settings is None:
+        return trained
+    inputs = {"images": images, "trained": trained}
+    return run_training(runner, settings, inputs, trained.path / MODEL)

@@ -1,0 +1,204 @@
+"""Hyperparameters of a training or fine-tuning stage: all that it depends on beside its inputs."""
+
+import dataclasses
+from typing import Any
+
+from nsk import noise
+from nsk.config.config import Config
+from nsk.config.fields import used_values
+from nsk.config.model import ModelConfig
+from nsk.config.noise import NoiseConfig
+from nsk.config.pseudo import TargetConfig
+from nsk.config.train import TrainConfig
+from nsk.data import pipeline
+from nsk.data.shards import ShardSet
+from nsk.errors import UserError
+
+# Fine-tuning uses clean images.
+NO_NOISE = {
+    "randaugment_num_ops": 0,
+    "crop_padding": 0,
+    "min_crop_area": 0.0,
+    "cutout_side": 0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "flip": "off",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """All that a training stage depends on beside its inputs.
+
+    Attributes:
+        name: folder and kind, such as `gen1/student`. All noise of the stage depends on it.
+        seed: the run's seed.
+        architecture: name of the network.
+        image_size: side of the square images, pixels.
+        num_labeled: labelled training images.
+        init_from: initial weights: "scratch", "teacher", or {"sha256": ...} of their content.
+        model, noise, train: sections of the configuration with the values of one generation.
+        targets: what is learned from pseudo-labels; None: for a teacher and for fine-tuning.
+        frozen_blocks: blocks after the stem that are not trained, with the stem.
+    """
+
+    name: str
+    seed: int
+    architecture: str
+    image_size: int
+    num_labeled: int
+    init_from: str | dict[str, str]
+    model: ModelConfig
+    noise: NoiseConfig
+    train: TrainConfig
+    targets: TargetConfig | None = None
+    frozen_blocks: int = 0
+
+    @property
+    def is_student(self) -> bool:
+        """Whether there are pseudo-labels."""
+        return self.targets is not None
+
+    @property
+    def learns_pseudo_labels(self) -> bool:
+        """Whether pseudo-labelled images are part of the batches."""
+        return self.is_student and self.train.ratio > 0
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return bool(self.noise.mixup_alpha or self.noise.cutmix_alpha)
+
+    @property
+    def stored_size(self) -> int | None:
+        """Side of training images in memory; None: encoded, for random resized crops."""
+        return None if self.noise.min_crop_area else self.image_size
+
+    @property
+    def noise_key(self):
+        """Key of all noise of the stage, int64 (2,)."""
+        return noise.key(self.seed, self.name)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Global batch size of each stream: labelled and pseudo-labelled images, or their union."""
+        labeled = self.train.labeled_batch_size
+        if not self.learns_pseudo_labels:
+            return (labeled,)
+        pseudo = round(labeled * self.train.ratio)
+        return (labeled + pseudo,) if self.train.mixing == "union" else (labeled, pseudo)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the budget, at least 1."""
+        train = self.train
+        if train.train_steps:
+            return train.train_steps
+        if train.train_images:
+            return max(1, round(train.train_images / sum(self.batch_sizes)))
+        return max(1, round(train.train_epochs * self.steps_per_epoch))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of an epoch over the labelled images."""
+        return self.num_labeled / self.train.labeled_batch_size
+
+    def for_fingerprint(self) -> dict[str, Any]:
+        """The settings that can change the result, JSON-like: those of a schedule, optimizer or
+        label type that is not used are left out."""
+        sections = [self.model, self.noise, self.train, *filter(None, [self.targets])]
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "architecture": self.architecture,
+            "image_size": self.image_size,
+            "num_labeled": self.num_labeled,
+            "init_from": self.init_from,
+            "frozen_blocks": self.frozen_blocks,
+            **used_values(sections, is_student=self.is_student),
+        }
+
+    def with_cache(self, labeled: ShardSet, dev: ShardSet, pseudo: ShardSet | None):
+        """The same with `cache` as `memory` or `none`: `auto` depends on the size of all images."""
+        train = self.train
+        if train.cache != "auto":
+            return self
+        needed = pipeline.bytes_in_memory(dev, self.image_size)
+        for shards in filter(None, (labeled, pseudo)):
+            needed += pipeline.bytes_in_memory(shards, self.stored_size)
+        fits = needed <= train.cache_mebibytes * pipeline.MEBIBYTE
+        cache = "memory" if fits else "none"
+        return dataclasses.replace(self, train=train.with_values(cache=cache))
+
+
+def training_hyperparameters(
+    config: Config, generation: int, counts: dict[str, Any]
+) -> Hyperparameters:
+    """Hyperparameters of a generation's training.
+
+    Args:
+        config: all settings.
+        generation: 0 is the teacher.
+        counts: those of the ingested images.
+    """
+    image_noise = config.noise.at(generation)
+    return Hyperparameters(
+        name=f"gen{generation}/" + ("student" if generation else "teacher"),
+        seed=config.run.seed,
+        architecture=config.model_name(generation),
+        image_size=training_image_size(config, generation, counts),
+        num_labeled=counts["images"]["labeled"],
+        init_from=str(config.init_from(generation)),
+        model=config.model.at(generation),
+        noise=image_noise.with_values(
+            flip="on" if config.flips else "off",
+            randaugment_operations=",".join(image_noise.operations),
+        ),
+        train=config.train.at(generation),
+        targets=config.targets.at(generation) if generation else None,
+    )
+
+
+def finetuning_hyperparameters(
+    config: Config, generation: int, counts: dict[str, Any]
+) -> Hyperparameters | None:
+    """Hyperparameters of a generation's fine-tuning; None if it has none.
+
+    Arguments as for `training_hyperparameters`.
+    """
+    finetune = config.finetune.at(generation)
+    if not finetune.finetune_resolution:
+        return None
+    trained = training_hyperparameters(config, generation, counts)
+    return dataclasses.replace(
+        trained,
+        name=f"gen{generation}/finetune",
+        image_size=finetune.finetune_resolution,
+        init_from="trained",
+        frozen_blocks=finetune.finetune_frozen_blocks,
+        noise=trained.noise.with_values(**NO_NOISE),
+        train=trained.train.with_values(
+            train_images=0,
+            train_steps=0,
+            train_epochs=finetune.finetune_epochs,
+            learning_rate=finetune.finetune_learning_rate,
+            schedule="cosine",
+            warmup_epochs=0.0,
+        ),
+        targets=None,
+    )
+
+
+def training_image_size(config: Config, generation: int, counts: dict[str, Any]) -> int:
+    """Side of the images that a generation's network is trained on, pixels.
+
+    Raises:
+        UserError: the images have several sizes, and none was given.
+    """
+    size = config.chain.image_size.at(generation) or counts["image_side"]
+    if size is None:
+        smallest, largest = counts["image_sizes"].values()
+        raise UserError(
+            f"The images' shorter sides are {smallest} to {largest} pixels: give --image_size."
+        )
+    return size

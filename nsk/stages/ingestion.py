@@ -1,0 +1,39 @@
+"""Ingestion: the images of all sources as shard sets (labeled, unlabeled, dev, test)."""
+
+from absl import logging
+
+from nsk.config.fields import used_values
+from nsk.data import ingest, sources
+from nsk.errors import UserError
+from nsk.stages.runner import StageRunner
+from nsk.stages.validation import check_chain
+from nsk.store.folders import StageFolder
+
+
+def ingest_images(runner: StageRunner) -> StageFolder:
+    """The stage that ingests all images; checks that every generation can be trained on them.
+
+    Raises:
+        UserError: there are no unlabelled images for students, or a generation cannot be trained.
+    """
+    config = runner.config
+    data, seed = config.data, config.split_seed
+    images = runner.build_or_reuse(
+        "data/images",
+        lambda folder: ingest.ingest(data, seed, folder),
+        {**used_values([data]), "split_seed": seed, "content": sources.content(data)},
+    )
+    if config.num_students and not images.counts["images"]["unlabeled"]:
+        if data.unlabeled_dataset:
+            raise UserError(
+                f"--unlabeled_dataset={data.unlabeled_dataset} has no images for students to "
+                "learn from: give another one."
+            )
+        raise UserError(
+            f"No unlabelled images of --dataset={data.dataset} remain for students: lower "
+            "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
+        )
+    for line in ingest.describe(images.counts):
+        logging.info("%s", line)
+    check_chain(runner, images.counts)
+    return images

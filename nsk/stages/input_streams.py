@@ -1,0 +1,143 @@
+"""Inputs of a training stage: streams over shard sets, targets, noise on images, batches.
+
+A teacher has one stream, the labelled images; a student has a second one, the pseudo-labelled
+images, or with `--mixing=union` one stream over both.
+"""
+
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+
+from nsk.data import perturb, pipeline
+from nsk.data.shards import ShardSet
+from nsk.data.streams import ResidentStream, ShardStream
+from nsk.stages.hyperparameters import Hyperparameters
+from nsk.training import losses
+
+FEW_SHARDS = 8
+
+Stream = ResidentStream | ShardStream
+
+
+def make_streams(
+    settings: Hyperparameters,
+    labeled: ShardSet,
+    pseudo: ShardSet | None,
+    labeled_copies: dict[str, int],
+) -> tuple[Stream, ...]:
+    """The streams of a stage: (labelled,), (labelled, pseudo-labelled) or (union,).
+
+    Args:
+        settings: hyperparameters with a resolved `cache`.
+        labeled: labelled images.
+        pseudo: pseudo-labelled images; None for a teacher.
+        labeled_copies: copies in an epoch by the id of a labelled image; {}: one each.
+    """
+    train = settings.train
+    if pseudo is None or not settings.learns_pseudo_labels:
+        parts = {"labeled": (labeled,)}
+    elif train.mixing == "union":
+        parts = {"union": (labeled, pseudo)}
+    else:
+        parts = {"labeled": (labeled,), "pseudo": (pseudo,)}
+    has_pseudo_labels = pseudo is not None
+    make_targets = functools.partial(_targets, settings, labeled.num_classes, has_pseudo_labels)
+    streams = []
+    for (name, shard_sets), batch_size in zip(parts.items(), settings.batch_sizes, strict=True):
+        common = (name, shard_sets, make_targets, labeled_copies, batch_size)
+        if train.cache == "memory":
+            streams.append(pipeline.resident_stream(*common, settings.stored_size))
+        else:
+            window_bytes = train.shuffle_mebibytes * pipeline.MEBIBYTE
+            streams.append(ShardStream(*common, window_bytes))
+            _warn_of_few_shards(streams[-1])
+    return tuple(streams)
+
+
+def _warn_of_few_shards(stream):
+    num_shards = sum(len(shard_set.names) for shard_set in stream.shard_sets)
+    shards_in_window = num_shards / stream.num_windows
+    if stream.num_windows > 1 and shards_in_window < FEW_SHARDS:
+        logging.warning(
+            "%s: a shuffle window spans about %.1f shards, %d or more are better: raise "
+            "--shuffle_mebibytes or lower --shard_mebibytes.",
+            stream.name,
+            shards_in_window,
+            FEW_SHARDS,
+        )
+
+
+def _targets(settings, num_classes, has_pseudo_labels, parsed):
+    """Targets of parsed records (see `records.parse_examples`): float32 (n, classes)."""
+    smoothing = settings.train.label_smoothing
+    label_targets = losses.label_targets(parsed["label"], num_classes, smoothing)
+    if not has_pseudo_labels:
+        return label_targets
+    pseudo_targets = losses.pseudo_targets(
+        parsed["label"],
+        parsed["log_probabilities"],
+        settings.targets.pseudo_label,
+        temperature=settings.targets.temperature,
+        smooth_epsilon=settings.targets.smooth_epsilon,
+        label_smoothing=smoothing,
+    )
+    return tf.where(parsed["is_pseudo"][:, None], pseudo_targets, label_targets)
+
+
+def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Callable:
+    """Function of (first_step, num_steps, share=WHOLE), see `Trainer.train`."""
+    return functools.partial(
+        pipeline.training_batches,
+        streams,
+        settings.noise_key,
+        make_perturbation(settings),
+        settings.image_size,
+        mixes=settings.mixes_images,
+    )
+
+
+def make_perturbation(settings: Hyperparameters) -> Callable:
+    """Function of (images, targets, key, batch_size), all noise on a stage's images; `perturb`."""
+    noises = settings.noise
+    return functools.partial(
+        perturb.perturb,
+        image_size=settings.image_size,
+        min_crop_area=noises.min_crop_area,
+        mixup_alpha=noises.mixup_alpha,
+        cutmix_alpha=noises.cutmix_alpha,
+        crop_padding=noises.crop_padding,
+        crop_mode=noises.crop_mode,
+        flip=noises.flip == "on",
+        cutout_side=noises.cutout_side,
+        num_ops=noises.randaugment_num_ops,
+        magnitude=noises.randaugment_magnitude,
+        max_level=noises.randaugment_max_level,
+        profile=noises.randaugment_profile,
+        operations=noises.operations,
+        magnitude_mode=noises.magnitude_mode,
+        translate_share=noises.translate_share,
+        fill=noises.fill,
+    )
+
+
+def describe_stream(stream: Stream, num_steps: int) -> dict[str, float]:
+    """How often a stage sees a stream: images, rows in an epoch with copies, epochs."""
+    return {
+        "images": stream.num_images,
+        "epoch": stream.epoch_size,
+        "epochs": round(num_steps * stream.batch_size / stream.epoch_size, 2),
+    }
+
+
+def log_stream(name: str, stream: Stream, description: dict[str, float]) -> None:
+    """Logs what `describe_stream` returned."""
+    logging.info(
+        "%s, %s: %s images, %s in an epoch with copies, seen %.2f times",
+        name,
+        "in memory" if isinstance(stream, ResidentStream) else "read from shards",
+        f"{description['images']:,}",
+        f"{description['epoch']:,}",
+        description["epochs"],
+    )

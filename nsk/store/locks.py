@@ -1,0 +1,52 @@
+"""Locks of stage folders: each is built by one process at a time, or by workers that share it."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from nsk.errors import UserError
+
+
+@contextlib.contextmanager
+def lock_folder(path: Path, suffix: str = "", shared: bool = False) -> Iterator[IO]:
+    """Locks a stage for this process; the kernel releases the lock when the process ends.
+
+    Args:
+        path: the stage's folder.
+        suffix: the part of the stage that is locked; by default the whole stage.
+        shared: whether other processes may hold the lock too, if they also share it.
+
+    Yields:
+        The locked file.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    lock_path = path.with_name(f"{path.name}{suffix}.lock")
+    with open(lock_path, "a+", errors="replace") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise UserError(
+                f"{path}{suffix} is being built by {owner}: wait for it, or stop it, and run again."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        try:
+            yield lock
+        finally:
+            if path.exists():  # Published: it will not be built again.
+                for lock_file in path.parent.glob(f"{path.name}*.lock"):
+                    lock_file.unlink(missing_ok=True)
+
+
+def upgrade_to_exclusive(lock: IO) -> None:
+    """Waits until this process alone holds a shared lock."""
+    fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,87 @@
+"""Verification: are the files of finished stages as they were written?"""
+
+import concurrent.futures
+import json
+import re
+from pathlib import Path
+
+from nsk.hashing import sha256_of_file
+from nsk.store.files import PARTIAL, num_cores
+from nsk.store.manifest import FORMAT, MANIFEST, read_manifest
+
+FOLDER_NAME = re.compile(r".+-[0-9a-f]{10}")
+CURVES = "tensorboard"  # Folders below it have names of stages, but are not stages.
+
+
+def find_damage(folder: Path) -> list[tuple[Path, str]]:
+    """(path, reason) of each damaged file of a finished stage.
+
+    Every file is read and compared with its SHA-256, several in parallel. Files that do not belong
+    to the stage, such as those of file managers, are no damage; see `foreign_files`.
+
+    Raises:
+        UserError: the manifest is missing or damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    expected, present = manifest["files"], _files_in(folder)
+    damage = [(folder / name, "it is missing") for name in sorted(expected.keys() - present)]
+    if FOLDER_NAME.fullmatch(folder.name) and not folder.name.endswith(manifest["fingerprint"]):
+        damage.append((folder / MANIFEST, "it belongs to another stage"))
+    names = sorted(expected.keys() & present)
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        reasons = pool.map(lambda name: _compare(folder / name, expected[name]), names)
+        damage += [
+            (folder / name, reason)
+            for name, reason in zip(names, reasons, strict=True)
+            if reason is not None
+        ]
+    return damage
+
+
+def _compare(path, expected):
+    """Why a file differs from what was written; None if it does not."""
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"it has {size:,} bytes, expected {expected['bytes']:,}"
+        digest = sha256_of_file(path)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None if digest == expected["sha256"] else "its SHA-256 differs from what was written"
+
+
+def foreign_files(folder: Path) -> list[Path]:
+    """Paths of the files in a finished stage's folder that do not belong to the stage."""
+    folder = Path(folder)
+    own = {MANIFEST, *read_manifest(folder)["files"]}
+    return [folder / name for name in sorted(_files_in(folder) - own)]
+
+
+def _files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def finished_stages(workdir: Path) -> list[Path]:
+    """Folders of the finished stages in a workdir, sorted.
+
+    A folder with the name of a stage is included if it has lost its manifest.
+    """
+    workdir = Path(workdir)
+    folders = {path.parent for path in workdir.glob(f"**/{MANIFEST}")}
+    named = (path for path in workdir.glob("**/*-*") if FOLDER_NAME.fullmatch(path.name))
+    folders |= {path for path in named if CURVES not in path.relative_to(workdir).parts}
+    return sorted(path for path in folders if path.is_dir() and path.suffix != PARTIAL)
+
+
+def stages_of_other_formats(workdir: Path) -> list[Path]:
+    """Folders of the finished stages that another version of nsk wrote, which are not reused."""
+    return [path for path in finished_stages(workdir) if _format(path) not in (FORMAT, None)]
+
+
+def _format(folder):
+    """The format of a stage's manifest; None if it cannot be read."""
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
