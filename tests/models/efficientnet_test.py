@@ -39,7 +39,7 @@ def scrambled(weights, seed=0):
     ],
 )
 def test_outputs_equal_those_of_keras_applications(variant):
-    """Logits agree to 1e-5 with the same weights; an odd image size reveals differences in padding."""
+    """Logits agree to 1e-5 with the same weights; an odd size reveals differences in padding."""
     theirs = getattr(keras.applications, f"EfficientNet{variant.upper()}")(
         weights=None, input_shape=(65, 65, 3), classes=7, classifier_activation=None
     )
