@@ -32,7 +32,7 @@ def test_the_memory_of_every_way_to_train_is_measured():
     assert list(result) == list(benchmark_step_memory.WAYS)
     assert all(one["mebibytes"] > 0 and one["seconds"] >= 0 for one in result.values())
     wrong = run("--model=convnet55")
-    assert wrong.returncode == 2 and "'convnet55', which is not known" in wrong.stderr
+    assert wrong.returncode == 2 and "unknown network 'convnet55'" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""What every network has in common."""
+"""Properties that every family of networks has, and building networks by name."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from nsk.errors import UserError
 from nsk.models import build_model, check_name, model_names
 from nsk.models.layers import Dropout, StochasticDepth
 
-# Of the EfficientNets one: the others differ from it by the numbers in a table.
+# Only the small EfficientNet: the others differ from it by the numbers in a table.
 each_model = pytest.mark.parametrize(
     "name", [name for name in model_names() if not name.startswith(("efficientnet_", "wrn28_10"))]
 )
-each_kind = pytest.mark.parametrize(
+each_family = pytest.mark.parametrize(
     "name",
     [
         "convnet6",
@@ -32,38 +32,38 @@ STOCHASTIC_DEPTHS = {
     "imagenet_resnet18": 8,
     "efficientnet_b0_small": 9,
 }
-IMAGENET_NORMALISED = ("efficientnet_b0_small",)
+IMAGENET_NORMALIZED = ("efficientnet_b0_small",)
 
 
-def smallest(name):
-    """The least size: the one at which the last feature map is one pixel."""
+def min_size(name):
+    """The smallest image size, at which the last feature map is one pixel."""
     if name.startswith(("resnet14", "wrn")):
         return 4
     return 32 if name.startswith("imagenet") else 8
 
 
 def pixels(name, image_size=None, n=4):
-    side = image_size or max(8, smallest(name))
+    side = image_size or max(8, min_size(name))
     return np.random.default_rng(0).uniform(0, 255, (n, side, side, 3)).astype("float32")
 
 
 def build(name, *, num_classes=10, image_size=None, **arguments):
-    side = image_size or max(8, smallest(name))
+    side = image_size or max(8, min_size(name))
     return build_model(name, num_classes=num_classes, image_size=side, **arguments)
 
 
 @each_model
-def test_pixels_in_logits_out(name):
+def test_input_pixels_and_output_logits(name):
     model = build(name, num_classes=7)
     assert model.name == name
-    side = max(8, smallest(name))
+    side = max(8, min_size(name))
     assert model.input.shape == (None, side, side, 3) and model.input.dtype == "float32"
     logits = model(pixels(name))
     assert logits.shape == (4, 7) and logits.dtype == tf.float32
     assert np.all(np.isfinite(logits)) and len(np.unique(logits)) == 28
 
 
-@each_kind
+@each_family
 def test_names_do_not_depend_on_what_was_built_before(name):
     first, second = build(name), build(name)
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
@@ -71,7 +71,7 @@ def test_names_do_not_depend_on_what_was_built_before(name):
     assert len({weight.path for weight in first.weights}) == len(first.weights)
 
 
-@each_kind
+@each_family
 def test_initial_weights_depend_on_seed_and_layer_name_alone(name):
     first = build(name, seed=3).get_weights()
     keras.utils.set_random_seed(1)
@@ -83,14 +83,14 @@ def test_initial_weights_depend_on_seed_and_layer_name_alone(name):
         assert a.ndim == 1 or np.any(a != b)
 
 
-def test_layers_of_one_shape_begin_differently_and_follow_he():
+def test_layers_of_equal_shape_have_different_he_normal_weights():
     model = build("resnet20")
     kernels = [model.get_layer(f"stage3_block{i}_2_conv").get_weights()[0] for i in (1, 2, 3)]
     assert np.any(kernels[0] != kernels[1]) and np.any(kernels[1] != kernels[2])
     assert np.std(kernels) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
 
 
-@each_kind
+@each_family
 def test_normalisation_is_inside_and_differentiable(name):
     model = build(name)
     images = tf.constant(pixels(name))
@@ -103,12 +103,12 @@ def test_normalisation_is_inside_and_differentiable(name):
         np.full((1, *model.input_shape[1:]), [0, 127.5, 255], np.float32)
     )
     expected = np.array([-1, 0, 1])
-    if name in IMAGENET_NORMALISED:
+    if name in IMAGENET_NORMALIZED:
         expected = (np.array([0, 0.5, 1]) - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     np.testing.assert_allclose(scaled[0, 0, 0], expected, atol=1e-6)
 
 
-@each_kind
+@each_family
 def test_noise_and_batch_norm_settings_reach_the_layers(name):
     model = build(name, dropout_rate=0.3, survival_probability=0.5, batch_norm_momentum=0.8)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -121,10 +121,10 @@ def test_noise_and_batch_norm_settings_reach_the_layers(name):
     assert all(x.synchronized for x in model.layers if hasattr(x, "synchronized"))
 
 
-@each_kind
+@each_family
 def test_mixed_precision_keeps_pixels_weights_and_logits_in_float32(name):
     model = build(name, dropout_rate=0.5, survival_probability=0.5, precision="bf16")
-    assert keras.config.dtype_policy().name == "float32"  # Of other models.
+    assert keras.config.dtype_policy().name == "float32"  # For other models.
     assert model.get_layer("rescale").output.dtype == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert "bfloat16" in {x.compute_dtype for x in model.layers}
@@ -135,10 +135,10 @@ def test_mixed_precision_keeps_pixels_weights_and_logits_in_float32(name):
     assert logits.dtype == tf.float32 and np.all(np.isfinite(logits))
 
 
-# Keras 3.15 reads variables in a way that NumPy 2 warns of.
+# NumPy 2 warns of the way in which Keras 3.15 reads variables.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@each_kind
+@each_family
 def test_saved_model_gives_equal_outputs(name, precision, tmp_path):
     model = build(name, dropout_rate=0.5, survival_probability=0.5, precision=precision)
     rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_one_fit_step():
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet44"])
-def test_any_6n2(name):
+def test_resnets_of_any_depth_6n_plus_2(name):
     model = build(name)
     convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
     assert model.name == name and len(convolutions) + 1 == int(name[6:])
@@ -188,13 +188,15 @@ def test_any_6n2(name):
     ],
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(UserError, match="which is not known") as error:
+    with pytest.raises(UserError, match="unknown network") as error:
         build(name)
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_all_networks_are_told_where_none_has_a_similar_name():
-    with pytest.raises(UserError, match=r"known: expected convnet5, .*N = 6n \+ 2, .*kerascv:NAME"):
+def test_error_lists_all_networks_if_no_name_is_similar():
+    with pytest.raises(
+        UserError, match=r"unknown network 'zzz': expected convnet5, .*N = 6n \+ 2, .*kerascv:NAME"
+    ):
         check_name("zzz")
 
 
@@ -208,30 +210,30 @@ def test_all_networks_are_told_where_none_has_a_similar_name():
         ("efficientnetv2_s", "kerascv:efficientnetv2_s"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest_ones(name, expected):
-    with pytest.raises(UserError, match=rf" \(nearest: .*{expected}"):
+def test_error_for_an_unknown_name_suggests_similar_names(name, expected):
+    with pytest.raises(UserError, match=rf" \(similar: .*{expected}"):
         check_name(name)
 
 
-def test_deep_networks_are_built_deep_in_a_program():
-    """EfficientNet-L2 alone comes close to the 1,000 calls that Python by itself allows."""
+def test_deep_networks_can_be_built_deep_in_the_call_stack():
+    """EfficientNet-L2 alone takes almost the 1,000 calls of Python's default recursion limit."""
 
-    def called(depth):
-        return called(depth - 1) if depth else build("resnet110", image_size=4)
+    def build_at_depth(depth):
+        return build_at_depth(depth - 1) if depth else build("resnet110", image_size=4)
 
-    assert called(900).output_shape == (None, 10)
+    assert build_at_depth(900).output_shape == (None, 10)
 
 
-@each_kind
+@each_family
 def test_images_too_small_for_the_strides_are_refused(name):
-    side = smallest(name)
+    side = min_size(name)
     assert build(name, image_size=side)(pixels(name, side)).shape == (4, 10)
     with pytest.raises(UserError, match=f"--image_size={side - 1} .* at least {side}"):
         build(name, image_size=side - 1)
     assert build(name, image_size=side).get_layer("pool").input.shape[1] == 1
 
 
-def test_invalid_noise_is_refused():
+def test_invalid_noise_settings_are_refused():
     with pytest.raises(ValueError, match="rate=1"):
         build("convnet5", dropout_rate=1)
     with pytest.raises(ValueError, match="last=0"):
