@@ -4,9 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nsk import chain as deciding
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 
 NUM_IMAGES = 400
 
@@ -20,8 +19,10 @@ def make_generation(folder, correct, truth=None, name="gen0/teacher-0123456789")
     log_probabilities = np.full((len(correct), 10), np.log(0.01), np.float32)
     log_probabilities[np.arange(len(correct)), choices] = np.log(0.91)
     ids = [f"dev/{number}" for number in range(len(correct))]
-    write_scores(
-        folder / "dev.parquet", from_predictions(ids, log_probabilities), truth.astype(np.int32)
+    write_predictions(
+        folder / "dev.parquet",
+        make_stored_predictions(ids, log_probabilities),
+        truth.astype(np.int32),
     )
     return SimpleNamespace(
         evaluation=SimpleNamespace(path=folder), model=SimpleNamespace(name=name)

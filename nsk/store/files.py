@@ -6,11 +6,12 @@ What is written into a stage's unfinished folder, `....partial`, is noted with i
 
 import concurrent.futures
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
 from pathlib import Path
+
+from nsk.hashing import sha256_of_file as sha256  # ALIAS
 
 UNFINISHED, PARTIAL, WRITTEN = ".unfinished", ".partial", ".written"
 
@@ -92,12 +93,6 @@ def changed_since_written(folder):
             for path, digest in zip(paths, digests, strict=True)
             if not (folder / WRITTEN / path.relative_to(folder) / digest).exists()
         ]
-
-
-def sha256(path):
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_unfinished(folder):

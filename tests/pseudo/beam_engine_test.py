@@ -21,7 +21,6 @@ from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
 from nsk.models.files import load_predictor
 from nsk.pseudo import beam_engine as beam
-from nsk.pseudo import radix_selection as ranking
 from nsk.pseudo.engine import LOCAL
 from nsk.stages import pseudo_shards as write
 from nsk.stages import scoring as score

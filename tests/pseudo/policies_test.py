@@ -7,7 +7,6 @@ import operator
 import numpy as np
 import pytest
 
-from nsk.pseudo import radix_selection as ranking
 from nsk.pseudo.policies import gap_sizes, paper_sizes, select
 from nsk.pseudo.radix_selection import Rows, hash_keys, stable_key, stable_keys
 

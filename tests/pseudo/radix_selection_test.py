@@ -6,7 +6,6 @@ import operator
 import numpy as np
 import pytest
 
-from nsk.pseudo import radix_selection as ranking
 from nsk.pseudo.radix_selection import Ranking, Rows, codes, hash_keys, stable_key, stable_keys
 
 LARGEST = np.iinfo(np.uint64).max

@@ -18,8 +18,8 @@ from sklearn import datasets
 
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
-from nsk.evaluation.prediction_files import from_predictions, write_scores
-from nsk.stages.scoring import score_file, score_paths
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.stages.scoring import score_file_name, score_paths
 
 NUM_SHARDS = 40
 CLASS_NAMES = [str(digit) for digit in range(10)]
@@ -160,8 +160,8 @@ def test_a_writing_that_is_killed_again_and_again_makes_the_same_files(tmp_path)
     for shard, path in enumerate(score_paths(unlabeled, tmp_path / "scores")):
         log_probabilities = np.log(random.dirichlet(np.ones(10), 4)).astype(np.float32)
         ids = [f"digits/{row}" for row in range(4 * shard, 4 * shard + 4)]
-        write_scores(path, from_predictions(ids, log_probabilities))
+        write_predictions(path, make_stored_predictions(ids, log_probabilities))
         table = pa.table({"copies": pa.array(random.integers(1, 5, 4), pa.int32())})
-        pq.write_table(table, tmp_path / "selection" / score_file(unlabeled.names[shard]))
+        pq.write_table(table, tmp_path / "selection" / score_file_name(unlabeled.names[shard]))
     drive(tmp_path, WRITE, "tfrecord", kills=5)
     assert_same_files(tmp_path)

@@ -13,9 +13,13 @@ from sklearn import datasets
 from nsk.data import pipeline, records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, read_scores, write_scores
-from nsk.stages.pseudo_shards import SHARDS, make_plan, write
-from nsk.stages.scoring import score_file, score_paths
+from nsk.evaluation.prediction_files import (
+    make_stored_predictions,
+    read_predictions,
+    write_predictions,
+)
+from nsk.stages.pseudo_shards import SHARDS, plan_shards, write
+from nsk.stages.scoring import score_file_name, score_paths
 from nsk.stages.selection import read_labeled_copies, select_images
 
 NUM_IMAGES = 23
@@ -64,7 +68,9 @@ def make_scores(folder, unlabeled, seed=0, top_k=0):
         ids = ids_of(unlabeled, number)
         logits = random.normal(0, 2, (len(ids), NUM_CLASSES))
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        write_scores(path, from_predictions(ids, log_probabilities.astype(np.float32), top_k))
+        write_predictions(
+            path, make_stored_predictions(ids, log_probabilities.astype(np.float32), top_k)
+        )
         predictions |= dict(zip(ids, log_probabilities.astype(np.float16), strict=True))
     return predictions
 
@@ -75,7 +81,7 @@ def make_selection(folder, unlabeled, copies_of):
     for number, name in enumerate(unlabeled.names):
         copies = [copies_of(int(one.removeprefix("digits/"))) for one in ids_of(unlabeled, number)]
         table = pa.table({"copies": pa.array(copies, pa.int32())})
-        pq.write_table(table, folder / score_file(name))
+        pq.write_table(table, folder / score_file_name(name))
 
 
 def run(unlabeled, tmp_path, scores="scores", selection="selection", folder="pseudo", **settings):
@@ -88,8 +94,8 @@ def run(unlabeled, tmp_path, scores="scores", selection="selection", folder="pse
 
 def select(settings, unlabeled, tmp_path, labeled):
     """Selection files of the settings from the score files; dev decides nothing."""
-    dev = from_predictions(["dev"], np.log(np.full((1, NUM_CLASSES), 0.1, np.float32)))
-    write_scores(tmp_path / "dev.parquet", dev, np.array([0]))
+    dev = make_stored_predictions(["dev"], np.log(np.full((1, NUM_CLASSES), 0.1, np.float32)))
+    write_predictions(tmp_path / "dev.parquet", dev, np.array([0]))
     (tmp_path / "selection").mkdir()
     return select_images(
         settings,
@@ -163,7 +169,7 @@ def test_the_largest_log_probabilities_are_written_as_they_are_scored(unlabeled,
     written = pipeline.load_images(pseudo, 8)
     expected = np.concatenate(
         [
-            read_scores(path).all_log_probabilities(NUM_CLASSES)
+            read_predictions(path).all_log_probabilities(NUM_CLASSES)
             for path in score_paths(unlabeled, tmp_path / "scores")
         ]
     )
@@ -248,7 +254,7 @@ def test_shards_are_grouped_where_few_images_are_kept(many, tmp_path):
             many,
             lambda row, share=share: int(row % share == 0),
         )
-        plan = make_plan(many, tmp_path / f"selection {number}", 1.1 * size)
+        plan = plan_shards(many, tmp_path / f"selection {number}", 1.1 * size)
         assert len(plan.groups) == shards
         assert [one for group in plan.groups for one in group] == list(range(20))
         _, pseudo = run(

@@ -7,10 +7,10 @@ from sklearn import datasets
 
 from nsk.data import pipeline, records
 from nsk.data.shards import ShardSet, ShardWriter
-from nsk.evaluation.prediction_files import read_scores, read_table
+from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
 from nsk.pseudo.calibration import calibrated_confidences, fit_temperature
-from nsk.stages.scoring import DEV, TEMPERATURE, UNLABELED, score, score_file, score_paths
+from nsk.stages.scoring import DEV, TEMPERATURE, UNLABELED, score, score_file_name, score_paths
 
 NUM_IMAGES = 25
 FIRST_DEV = 100
@@ -90,11 +90,11 @@ def test_every_image_is_scored_once_row_for_row(unlabeled, dev, tmp_path, batch_
 
     files = sorted(path.name for path in (tmp_path / "scores" / UNLABELED).iterdir())
     assert files == ["00000.parquet", "00001.parquet", "00002.parquet"]
-    assert files == [score_file(name) for name in unlabeled.names]
+    assert files == [score_file_name(name) for name in unlabeled.names]
     assert [path.name for path in score_paths(unlabeled, tmp_path / "scores")] == files
     ids = []
     for number, path in enumerate(score_paths(unlabeled, tmp_path / "scores")):
-        scores = read_scores(path)
+        scores = read_predictions(path)
         rows = expected[number * 10 :][:10]
         assert scores.ids == images.ids[number * 10 :][:10] and scores.top_k == top_k
         if top_k:
@@ -118,7 +118,7 @@ def test_dev_is_scored_with_its_labels_and_gives_the_temperature(unlabeled, dev,
     # Of all classes, however many are stored.
     assert counts["temperature"] == fit_temperature(log_probabilities, images.labels)
     assert abs(counts["temperature"] - 1) > 0.1
-    scores = read_scores(tmp_path / "scores" / DEV)
+    scores = read_predictions(tmp_path / "scores" / DEV)
     assert scores.ids == images.ids
     truth = read_table(tmp_path / "scores" / DEV)["truth"].to_pylist()
     assert truth == datasets.load_digits().target[FIRST_DEV:][:31].tolist()
@@ -219,7 +219,7 @@ def test_all_processes_calibrate_with_the_temperature_of_the_first(unlabeled, de
     (folder / TEMPERATURE).write_text("1.75")
     assert run(unlabeled, dev, folder)["temperature"] == 1.75
     for path in (*score_paths(unlabeled, folder), folder / DEV):
-        scores = read_scores(path)
+        scores = read_predictions(path)
         expected = calibrated_confidences(scores.log_probabilities.astype(np.float32), 1.75)
         np.testing.assert_allclose(scores.calibrated_confidences, expected, rtol=2e-3)
 

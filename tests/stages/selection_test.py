@@ -12,7 +12,12 @@ from sklearn import datasets
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, read_scores, read_table, write_scores
+from nsk.evaluation.prediction_files import (
+    make_stored_predictions,
+    read_predictions,
+    read_table,
+    write_predictions,
+)
 from nsk.pseudo import engine
 from nsk.pseudo import score_rows as rows
 from nsk.pseudo.score_rows import read_copies
@@ -52,7 +57,7 @@ def scores_of(images, ids, calibrated=None):
     for row, (label, confidence) in enumerate(images):
         probabilities[row] = (1 - confidence) / 2
         probabilities[row, label] = confidence
-    return from_predictions(ids, np.log(probabilities), 0, calibrated)
+    return make_stored_predictions(ids, np.log(probabilities), 0, calibrated)
 
 
 def make_scores(folder, shards=SHARDS, dev=((0, 0.9), (1, 0.6), (2, 0.2)), truth=(0, 1, 0)):
@@ -60,7 +65,7 @@ def make_scores(folder, shards=SHARDS, dev=((0, 0.9), (1, 0.6), (2, 0.2)), truth
 
     def write(path, images, ids, truth=None):
         calibrated = np.sqrt(np.float32([confidence for _, confidence in images]))
-        write_scores(path, scores_of(images, ids, calibrated), truth)
+        write_predictions(path, scores_of(images, ids, calibrated), truth)
 
     (folder / "unlabeled").mkdir(parents=True)
     for number, images in enumerate(shards):
@@ -84,7 +89,7 @@ def read_all(folder, scores):
     """{id: copies} over all files, each of which stands row for row with its scores."""
     copies = {}
     for path in paths_of(scores):
-        ids, numbers = read_scores(path).ids, read_copies(folder / path.name)
+        ids, numbers = read_predictions(path).ids, read_copies(folder / path.name)
         assert numbers.dtype == np.int32
         copies |= dict(zip(ids, numbers.tolist(), strict=True))
     return copies
@@ -137,7 +142,7 @@ def test_files_hold_what_a_plain_loop_decides(tmp_path, labeled, monkeypatch, bl
     scores = make_scores(tmp_path / "scores", shards)
     counts = run(PAPER | {"images_per_class": 7}, scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
-    everything = [read_scores(path) for path in paths_of(scores)]
+    everything = [read_predictions(path) for path in paths_of(scores)]
     for label in range(3):
         candidates = [
             (-float(one.confidences[row]), one.ids[row])
@@ -156,8 +161,8 @@ def test_files_hold_what_a_plain_loop_decides(tmp_path, labeled, monkeypatch, bl
 def test_images_of_equal_keys_are_told_apart_by_the_ids_in_their_files(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores", [[(0, 0.9)] * 3, [(0, 0.9)] * 3, [(1, 0.9)]])
     for path in paths_of(scores)[:2]:
-        one = read_scores(path)
-        write_scores(path, dataclasses.replace(one, keys=np.full(3, 5, np.uint64)))
+        one = read_predictions(path)
+        write_predictions(path, dataclasses.replace(one, keys=np.full(3, 5, np.uint64)))
     run(PAPER | {"images_per_class": 4}, scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
     assert [copies[one] for one in sorted(copies)] == [1, 1, 1, 1, 0, 0, 4]
@@ -314,13 +319,13 @@ def test_the_result_does_not_depend_on_the_number_of_shards(tmp_path, labeled, s
     run(PAPER, scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
     images = [image for shard in SHARDS for image in shard]
-    ids = [one for path in paths_of(scores) for one in read_scores(path).ids]
+    ids = [one for path in paths_of(scores) for one in read_predictions(path).ids]
     others = make_scores(tmp_path / "others", [])
     for number, size in enumerate(sizes):
         first = sum(sizes[:number])
         part = slice(first, first + size)
         calibrated = np.ones(size, np.float32)
-        write_scores(
+        write_predictions(
             others / "unlabeled" / f"{number:05d}.parquet",
             scores_of(images[part], ids[part], calibrated),
         )

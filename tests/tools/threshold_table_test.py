@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.report.run_summary_test import make_images, make_stage
 
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.store.folders import Stage
-from tests.report.run_summary_test import make_images, make_stage
 from tools import threshold_table
 
 
@@ -36,10 +36,10 @@ def test_scores_are_joined_with_the_sealed_truth_by_id(tmp_path):
     scores = Stage(tmp_path / "scores", "0", {})
     (scores.path / "unlabeled").mkdir(parents=True)
     log_probabilities = np.log(np.full((2, 3), 0.2) + np.eye(3)[[1, 2]] * 0.4).astype(np.float32)
-    given = from_predictions(
+    given = make_stored_predictions(
         ["image/1/0", "image/0/3"], log_probabilities, 0, np.float32([0.7, 0.8])
     )
-    write_scores(scores.path / "unlabeled/00000.parquet", given)
+    write_predictions(scores.path / "unlabeled/00000.parquet", given)
     judged = threshold_table.read(images, scores)
     assert judged.labels.tolist() == [2] and judged.truth.tolist() == [2]  # Nothing of image/1/0.
     np.testing.assert_allclose(judged.confidences["confidence"], [0.6])
@@ -53,8 +53,8 @@ def write(path, labels, confidences, truth=None):
     probabilities = np.tile((1 - confidences[:, np.newaxis]) / 2, 3)
     probabilities[np.arange(len(labels)), labels] = confidences
     ids = [f"{path.stem}/{row}" for row in range(len(labels))]
-    scores = from_predictions(ids, np.log(probabilities), 0, np.sqrt(confidences))
-    write_scores(path, scores, truth)
+    scores = make_stored_predictions(ids, np.log(probabilities), 0, np.sqrt(confidences))
+    write_predictions(path, scores, truth)
 
 
 def test_where_no_truth_is_known_dev_judges_and_unlabelled_images_are_counted(tmp_path):

@@ -1,5 +1,6 @@
-from nsk.report import selection_table as selection
 from tests.report.run_summary_test import make_stage
+
+from nsk.report import selection_table as selection
 
 
 def make(tmp_path, temperature=1.25, lowest=0.5001):

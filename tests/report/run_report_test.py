@@ -8,7 +8,7 @@ import pytest
 
 from nsk.config.config import Config
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.generation import Generation
 from nsk.report import run_summary as summary
 from nsk.store.folders import Stage
@@ -86,7 +86,9 @@ def make_generation(workdir, index, dev, test, adopted=False):
         log_probabilities = np.full((len(rows), 3), np.log(0.1), np.float32)
         log_probabilities[np.arange(len(rows)), [label for _, label, _ in rows]] = np.log(0.8)
         name = f"{number:05d}.parquet"
-        write_scores(scores.path / "unlabeled" / name, from_predictions(ids, log_probabilities))
+        write_predictions(
+            scores.path / "unlabeled" / name, make_stored_predictions(ids, log_probabilities)
+        )
         copies = pa.array([shown for _, _, shown in rows], pa.int32())
         pq.write_table(pa.table({"copies": copies}), selection.path / name)
     pseudo_labels = make_stage(workdir, f"{folder}/pseudo", {"images": 5, "copies": 8})
