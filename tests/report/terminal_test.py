@@ -1,9 +1,9 @@
-from tests.report.run_summary_test import make_stage
+from nsk.evaluation import suites
+from nsk.report.terminal import closing_table, print_selection
+from tests.report.run_report_test import make_stage
 
-from nsk.report import selection_table as selection
 
-
-def make(tmp_path, temperature=1.25, lowest=0.5001):
+def make_selection(tmp_path, temperature=1.25, lowest=0.5001):
     images = make_stage(
         tmp_path, "data/images", {"class_names": ["cat", "dog"], "images": {"dev": 30}}
     )
@@ -25,42 +25,77 @@ def make(tmp_path, temperature=1.25, lowest=0.5001):
     return images, scores, make_stage(tmp_path, "gen1/selection", counts)
 
 
-def test_every_class_has_its_row_and_all_have_one(tmp_path, capsys):
-    stages = make(tmp_path)
-    assert selection.report(*stages) == stages[2].counts
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line]
+def test_the_selection_table_has_a_row_for_each_class_and_a_total(tmp_path, capsys):
+    stages = make_selection(tmp_path)
+    assert print_selection(*stages) == stages[2].counts
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line]
     assert rows[1] == ["cat", "0.5", "1,000", "600", "600", "0.5001", "8", "75.00%"]
     assert rows[2] == ["dog", "0.75", "0", "0", "0", "-", "0", "-"]
     assert rows[3] == ["all", "1,000", "600", "600", "8", "75.00%"]
-    assert "Of 1,200 unlabelled images." in told and "of 30 dev images" in told
-    assert "fits dev best is 1.250. Nothing was trained." in told
-    assert "efore cut" not in told
-    assert str(stages[2].path) in told
+    assert "1,200 unlabelled images were scored." in output and "of 30 dev images" in output
+    assert "Temperature fitted on dev: 1.250. Nothing was trained." in output
+    assert "efore cut" not in output
+    assert str(stages[2].path) in output
 
 
-def test_what_dev_says_of_those_before_the_cut_is_shown_where_it_differs(tmp_path, capsys):
-    stages = make(tmp_path)
-    of_classes = stages[2].counts["per_class"]
-    of_classes |= {"dev_before_cut": [5, 0], "dev_before_cut_correct": [4, 0]}
-    selection.report(*stages)
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line]
-    assert rows[0][-6:] == ["dev", "kept", "right", "before", "cut", "right"]
+def test_dev_images_before_the_cut_are_shown_if_they_differ(tmp_path, capsys):
+    stages = make_selection(tmp_path)
+    per_class = stages[2].counts["per_class"]
+    per_class |= {"dev_before_cut": [5, 0], "dev_before_cut_correct": [4, 0]}
+    print_selection(*stages)
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line]
+    assert rows[0][-6:] == ["dev", "kept", "correct", "before", "cut", "correct"]
     assert rows[1][-4:] == ["8", "75.00%", "5", "80.00%"]
     assert rows[2][-4:] == ["0", "-", "0", "-"]
     assert rows[3][-4:] == ["8", "75.00%", "5", "80.00%"]
-    assert "Before cut:" in told
-    del of_classes["dev_before_cut"], of_classes["dev_before_cut_correct"]  # An older run's.
-    selection.report(*stages)
+    assert "Before cut:" in output
+    del per_class["dev_before_cut"], per_class["dev_before_cut_correct"]  # As in older runs.
+    print_selection(*stages)
     assert "efore cut" not in capsys.readouterr().out
 
 
-def test_of_scores_from_elsewhere_dev_says_nothing(tmp_path, capsys):
-    selection.report(*make(tmp_path, temperature=None))
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line]
+def test_external_scores_have_no_dev_columns(tmp_path, capsys):
+    print_selection(*make_selection(tmp_path, temperature=None))
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line]
     assert rows[0][-1] == "lowest" and rows[1][-1] == "0.5001"
     assert rows[3] == ["all", "1,000", "600", "600"]
-    assert "temperature" not in told and "dev images" not in told
-    assert "What the records' teacher says of dev is not known. Nothing was trained." in told
+    assert "emperature" not in output and "dev images" not in output
+    assert "The external teacher's predictions of dev are not known. Nothing was trained." in output
+
+
+def make_summary(*generations):
+    return {
+        "generations": [
+            {
+                "index": index,
+                "role": "teacher",
+                "model": "resnet8",
+                "parameters": 1000,
+                "seconds": 60,
+                **metrics,
+            }
+            for index, metrics in enumerate(generations)
+        ],
+        "best": {"index": 0},
+        "export": "export-0",
+        "num_images": {"labeled": 1, "unlabeled": 2, "dev": 3, "test": 4},
+        "seed": 0,
+    }
+
+
+def test_the_closing_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypatch):
+    """A generation that was evaluated before the suite existed has no value."""
+    suite = suites.Suite(evaluate=None, table={"mce": ".3f"}, splits=("test",))
+    monkeypatch.setitem(suites.SUITES, "corruptions", suite)
+    old = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.25}}
+    new = {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.5, "corruptions/mce": 0.6789}}
+    header, *rows = closing_table(make_summary(old, new), tmp_path).splitlines()[1:4]
+    assert header.split()[4:8] == ["dev", "test", "test", "corruptions/mce"]
+    assert [row.split()[4:7] for row in rows] == [
+        ["50.00%", "25.00%", "-"],
+        ["75.00%", "50.00%", "0.679"],
+    ]
+    assert "mce" not in closing_table(make_summary(old), tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.report.run_summary_test import make_images, make_stage
+from tests.report.run_report_test import make_images, make_stage
 
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
