@@ -6,16 +6,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nsk.chain import Generation
 from nsk.config.config import Config
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
-from nsk.generation import Generation
-from nsk.report import run_summary as summary
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.report import collect
+from nsk.report.run_report import report_run
 from nsk.store.folders import Stage
 
 NUM_IMAGES = {"labeled": 50, "unlabeled": 1047, "dev": 200, "test": 360}
 
-# Unlabelled images as (true label or None, label by the teacher, copies), in two shards.
+# Unlabelled images as (true label or None, pseudo-label, copies), in two shards.
 SHARDS = [
     [(0, 0, 1), (1, 0, 0), (1, 1, 3), (2, 1, 1)],
     [(None, 2, 1), (2, 2, 0), (0, 0, 2)],
@@ -57,7 +58,7 @@ def make_images(workdir, with_truth=True):
             if label is not None
         ]
         (images.path / "sealed").mkdir()
-        # In another order than the scores.
+        # Not in the order of the predictions.
         ids, labels = zip(*reversed(truth), strict=True)
         table = pa.table({"id": pa.array(ids), "label": pa.array(labels, pa.int32())})
         pq.write_table(table, images.path / "sealed" / "unlabeled_truth.parquet")
@@ -86,14 +87,16 @@ def make_generation(workdir, index, dev, test, adopted=False):
         log_probabilities = np.full((len(rows), 3), np.log(0.1), np.float32)
         log_probabilities[np.arange(len(rows)), [label for _, label, _ in rows]] = np.log(0.8)
         name = f"{number:05d}.parquet"
-        write_scores(scores.path / "unlabeled" / name, from_predictions(ids, log_probabilities))
-        copies = pa.array([shown for _, _, shown in rows], pa.int32())
+        write_predictions(
+            scores.path / "unlabeled" / name, make_stored_predictions(ids, log_probabilities)
+        )
+        copies = pa.array([copies for _, _, copies in rows], pa.int32())
         pq.write_table(pa.table({"copies": copies}), selection.path / name)
     pseudo_labels = make_stage(workdir, f"{folder}/pseudo", {"images": 5, "copies": 8})
     return Generation(model, model, evaluation, scores, selection, pseudo_labels)
 
 
-def report(workdir, *, images=None, chain=None, best=1, nothing_new=False):
+def report(workdir, *, images=None, chain=None, best=1, all_reused=False):
     images = images or make_images(workdir)
     chain = chain or [
         make_generation(workdir, 0, 0.8125, 0.7777),
@@ -101,10 +104,10 @@ def report(workdir, *, images=None, chain=None, best=1, nothing_new=False):
     ]
     export = make_stage(workdir, "export", {"image_size": 16})
     config = Config.from_values({"train_steps": ["10"], "workdir": str(workdir), "seed": 7})
-    return summary.report(config, images, chain, best, export, nothing_new)
+    return report_run(config, images, chain, best, export, all_reused)
 
 
-def test_summary_has_the_fields_that_are_promised(tmp_path):
+def test_summary_has_the_documented_fields(tmp_path):
     returned = report(tmp_path)
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written == returned
@@ -112,7 +115,7 @@ def test_summary_has_the_fields_that_are_promised(tmp_path):
     assert set(written) >= {"generations", "best", "export", "environment", "seed", "num_images"}
     assert written["best"] == {"index": 1} and written["seed"] == 7
     assert written["export"] == "export-0123456789"
-    # Label counts: training and dev apart.
+    # Labels for training and dev are counted separately.
     assert written["num_images"] == NUM_IMAGES
     assert written["left_out"] == {"corrupt": 2, "duplicates": 5}
     assert re.fullmatch(r"\d+\.\d+.*", written["environment"]["tensorflow"])
@@ -144,13 +147,14 @@ def test_summary_has_the_fields_that_are_promised(tmp_path):
     }
 
 
-def test_precision_is_over_kept_images_whose_truth_is_known(tmp_path):
-    # Kept: 0 as 0, 1 as 1, 2 as 1, unknown as 2, 0 as 0. Copies count once, the unknown not at all.
+def test_precision_counts_selected_images_with_a_known_label(tmp_path):
+    # Selected: 0 as 0, 1 as 1, 2 as 1, unknown as 2, 0 as 0. Copies count once, the unknown is
+    # left out.
     student = report(tmp_path)["generations"][1]
     assert student["pseudo"]["precision"] == 3 / 4
 
 
-def test_precision_is_none_where_no_truth_is_known(tmp_path, capsys):
+def test_precision_is_none_if_no_label_is_known(tmp_path, capsys):
     images = make_images(tmp_path, with_truth=False)
     student = report(tmp_path, images=images)["generations"][1]
     assert student["pseudo"]["precision"] is None
@@ -176,7 +180,7 @@ def test_closing_table_shows_the_numbers_and_marks_the_best(tmp_path, capsys):
         ["1*", "student", "resnet26", "269,818", "91.25%", "88.88%", "5", "75.00%", "1:15"],
     ]
     header = next(line for line in lines if line.startswith("gen"))
-    # Columns are aligned: the right-hand ones end where their header ends.
+    # Right-aligned columns end where their header ends.
     student = next(line for line in lines if line.startswith("1*"))
     for title, cell in (("dev", "91.25%"), ("test", "88.88%"), ("precision", "75.00%")):
         assert header.index(title) + len(title) == student.index(cell) + len(cell)
@@ -188,25 +192,25 @@ def test_closing_table_shows_the_numbers_and_marks_the_best(tmp_path, capsys):
     assert "nothing was done" not in text
 
 
-def test_the_best_need_not_be_the_last(tmp_path, capsys):
+def test_the_best_generation_may_be_an_earlier_one(tmp_path, capsys):
     assert report(tmp_path, best=0)["best"] == {"index": 0}
     starts = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "resnet" in line]
     assert starts == ["0*", "1"]
 
 
-def test_a_run_with_nothing_left_to_do_says_so(tmp_path, capsys):
-    report(tmp_path, nothing_new=True)
+def test_a_run_with_only_finished_stages_says_so(tmp_path, capsys):
+    report(tmp_path, all_reused=True)
     assert "Every stage was finished before: nothing was done." in capsys.readouterr().out
 
 
-def test_a_package_that_is_not_installed_does_not_spoil_the_end_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "PACKAGES", ("numpy", "tensorflow-of-nobody"))
+def test_a_package_that_is_not_installed_has_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "PACKAGES", ("numpy", "tensorflow-of-nobody"))
     environment = report(tmp_path)["environment"]
     assert environment["numpy"] == np.__version__
     assert environment["tensorflow-of-nobody"] is None
 
 
-def test_a_missing_selection_file_is_told_and_not_passed_over(tmp_path):
+def test_a_missing_selection_file_is_an_error(tmp_path):
     chain = [make_generation(tmp_path, 0, 0.8, 0.7), make_generation(tmp_path, 1, 0.8, 0.7)]
     (chain[1].selection.path / "00001.parquet").unlink()
     with pytest.raises(UserError, match=r"00001\.parquet cannot be read"):
