@@ -29,6 +29,8 @@ from sklearn.datasets import load_sample_images
 from nsk import noise
 from nsk.config.config import Config
 from nsk.data import augment, crops, pipeline, records, shards
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.distributed import strategy as strategies
 from nsk.evaluation.predictor import Predictor
 from nsk.stages import scoring as score
@@ -167,7 +169,8 @@ def benchmark_scoring(model, sets, folder, rounds):
 def benchmark_decoding(rounds, count=640, batch_size=160):
     """Images per second of a 224-pixel pipeline from JPEGs of 375 x 500, stage by stage."""
     encoded = tf.constant([encode(pixels) for pixels in photographs(count, 375, 500)])
-    noises = {"flip": True, "num_ops": 2, "magnitude": 9.0}
+    options = RandAugmentOptions(num_ops=2, magnitude=9.0)
+    image_noise = ImageNoise(flip=True, rand_augment=options)
 
     def decode(images):
         return tf.map_fn(
@@ -182,7 +185,7 @@ def benchmark_decoding(rounds, count=640, batch_size=160):
     stages = {
         "decode": decode,
         "random resized crop": crop,
-        "and RandAugment": lambda images: augment.augment(crop(images), KEY, **noises),
+        "and RandAugment": lambda images: augment.augment(crop(images), KEY, image_noise),
     }
     datasets = {
         name: pipeline.made_ahead(

@@ -12,26 +12,10 @@ import dataclasses
 import re
 
 from nsk.config.fields import PerGeneration, Section, setting
+from nsk.data.randaugment_table import OPERATIONS
 from nsk.errors import UserError
 
-RANDAUGMENT_OPERATIONS = (
-    "auto_contrast",
-    "equalize",
-    "invert",
-    "rotate",
-    "posterize",
-    "solarize",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "solarize_add",
-    "cutout",
-)
+RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
 
 # Mirroring turns these data sets' classes into something else.
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")

@@ -14,6 +14,8 @@ from absl import logging
 
 from nsk import models, noise
 from nsk.data import perturb, pipeline
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ResidentStream, ShardStream
 from nsk.distributed import strategy as strategies
 from nsk.evaluation import metrics
@@ -376,24 +378,27 @@ def make_recipe(settings, streams):
 def make_perturbation(settings):
     """Function of (images, targets, key, batch_size), all noise on a stage's images; `perturb`."""
     noises = settings["noise"]
-    return functools.partial(
-        perturb.perturb,
-        image_size=settings["image_size"],
+    image_noise = ImageNoise(
         min_crop_area=noises["min_crop_area"],
-        mixup_alpha=noises["mixup_alpha"],
-        cutmix_alpha=noises["cutmix_alpha"],
         crop_padding=noises["crop_padding"],
         crop_mode=noises["crop_mode"],
         flip=noises["flip"],
+        rand_augment=RandAugmentOptions(
+            num_ops=noises["randaugment_num_ops"],
+            magnitude=noises["randaugment_magnitude"],
+            max_level=noises["randaugment_max_level"],
+            profile=noises["randaugment_profile"],
+            operations=tuple(noises["randaugment_operations"]),
+            magnitude_mode=noises["magnitude_mode"],
+            translate_share=noises["translate_share"],
+            fill=noises["fill"],
+        ),
         cutout_side=noises["cutout_side"],
-        num_ops=noises["randaugment_num_ops"],
-        magnitude=noises["randaugment_magnitude"],
-        max_level=noises["randaugment_max_level"],
-        profile=noises["randaugment_profile"],
-        operations=noises["randaugment_operations"],
-        magnitude_mode=noises["magnitude_mode"],
-        translate_share=noises["translate_share"],
-        fill=noises["fill"],
+        mixup_alpha=noises["mixup_alpha"],
+        cutmix_alpha=noises["cutmix_alpha"],
+    )
+    return functools.partial(
+        perturb.perturb, image_size=settings["image_size"], image_noise=image_noise
     )
 
 
