@@ -104,7 +104,7 @@ def _check_initial(config, generation, model, teacher):
 
 def _check_first_scores(config, images):
     """UserError where records are to give the first scores, and do not."""
-    taught, unlabeled = images.counts["taught"], images.counts["images"]["unlabeled"]
+    taught, unlabeled = images.counts["external_teacher"], images.counts["images"]["unlabeled"]
     if config.pseudo.first_scores == "records" and taught < unlabeled:
         raise UserError(
             f"--first_scores=records: {unlabeled - taught:,} of {unlabeled:,} unlabelled images "
