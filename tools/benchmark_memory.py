@@ -22,6 +22,8 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import perturb, pipeline, records, shards
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ShardStream
 
 SIDE = 32
@@ -55,8 +57,9 @@ def link_copies(shard_set: shards.ShardSet, folder: Path, copies: int) -> None:
 
 def stream(folder: Path) -> dict[str, int]:
     """Streams an epoch; dict of `images` and `peak_mebibytes`."""
-    options = {"crop_padding": 4, "flip": True, "num_ops": 2, "magnitude": 9.0}
-    perturb_images = functools.partial(perturb.perturb, image_size=SIDE, **options)
+    options = RandAugmentOptions(num_ops=2, magnitude=9.0)
+    image_noise = ImageNoise(crop_padding=4, flip=True, rand_augment=options)
+    perturb_images = functools.partial(perturb.perturb, image_size=SIDE, image_noise=image_noise)
 
     labeled = ShardStream(
         "labeled",

@@ -30,6 +30,8 @@ from sklearn.datasets import load_sample_images
 from nsk import noise
 from nsk.config.config import Config
 from nsk.data import augment, crops, pipeline, records, shards
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.distributed import strategy as strategies
 from nsk.evaluation.predictor import Predictor
 from nsk.stages import scoring as score
@@ -179,7 +181,8 @@ def benchmark_scoring(
 def benchmark_decoding(rounds: int, count: int = 640, batch_size: int = 160) -> dict:
     """Images per second after each step of a 224-pixel pipeline from JPEGs of 375 x 500."""
     encoded = tf.constant([encode_jpeg(pixels) for pixels in random_crops(count, 375, 500)])
-    randaugment = {"flip": True, "num_ops": 2, "magnitude": 9.0}
+    options = RandAugmentOptions(num_ops=2, magnitude=9.0)
+    image_noise = ImageNoise(flip=True, rand_augment=options)
 
     def decode(images):
         return tf.map_fn(
@@ -194,7 +197,7 @@ def benchmark_decoding(rounds: int, count: int = 640, batch_size: int = 160) -> 
     pipelines = {
         "decode": decode,
         "random resized crop": crop,
-        "crop and RandAugment": lambda images: augment.augment(crop(images), KEY, **randaugment),
+        "crop and RandAugment": lambda images: augment.augment(crop(images), KEY, image_noise),
     }
     datasets = {
         name: pipeline.made_ahead(

@@ -34,8 +34,9 @@ def show(argv):
     if not any(config.finetune.finetune_resolution):
         raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
     nsk_main.prepare(config)
-    from nsk import self_training
     from nsk.stages.all_stages import Stages
+
+    from nsk import self_training
 
     stages = Stages(config, finished_only=True)
     images, chain = self_training.start_of(config, stages, config.num_students + 1)
@@ -67,12 +68,12 @@ def show(argv):
 def measure(generation, images, batch_size):
     """Yields a dict `network`, `pixels`, `dev`, `test` (accuracies) for each of the networks."""
     import keras
+    from nsk.stages.all_stages import MODEL, shard_set
 
     from nsk.data import pipeline
     from nsk.evaluation import metrics
     from nsk.evaluation.predictor import Predictor, collect
     from nsk.models import files as model_files
-    from nsk.stages.all_stages import MODEL, shard_set
 
     trained, tuned = (
         model_files.load_model(stage.path / MODEL)
@@ -93,9 +94,10 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """Counts the frozen tensors and the others that fine-tuning has left unchanged: a dict."""
+    from nsk.stages.all_stages import MODEL
+
     from nsk.models import blocks
     from nsk.models import files as model_files
-    from nsk.stages.all_stages import MODEL
 
     before, after = (
         model_files.load_model(stage.path / MODEL)

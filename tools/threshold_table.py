@@ -141,8 +141,9 @@ def show(argv):
     if not nsk_main.given_workdir().is_dir():
         raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
     nsk_main.prepare(config)
-    from nsk import self_training
     from nsk.stages.all_stages import Stages
+
+    from nsk import self_training
 
     images, scores = self_training.finished_scores(config, Stages(config, finished_only=True))
     print(*report(images, scores, thresholds), sep="\n")

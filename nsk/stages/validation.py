@@ -118,7 +118,7 @@ def _check_initial_weights(config, generation, model, teacher):
 
 def _check_first_scores(config, counts):
     """UserError if the first scores are to come from records that have none."""
-    with_scores, unlabeled = counts["taught"], counts["images"]["unlabeled"]
+    with_scores, unlabeled = counts["external_teacher"], counts["images"]["unlabeled"]
     if config.scoring.first_scores == "records" and with_scores < unlabeled:
         raise UserError(
             f"--first_scores=records: {unlabeled - with_scores:,} of {unlabeled:,} unlabelled "

@@ -13,6 +13,8 @@ from tensorflow.core.util import event_pb2
 
 from nsk import models, noise, stopping
 from nsk.data import augment, pipeline
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ResidentStream
 from nsk.distributed import strategy as strategies
 from nsk.distributed.batch_share import WHOLE
@@ -61,16 +63,13 @@ def streams():
 
 def batches(first_step, num_steps, share=WHOLE):
     """Crop and RandAugment; few operations, since each makes tracing longer."""
-    augmented = functools.partial(
-        augment.augment,
-        crop_padding=1,
-        num_ops=2,
-        magnitude=9.0,
-        operations=("rotate", "translate_x", "brightness"),
+    options = RandAugmentOptions(
+        num_ops=2, magnitude=9.0, operations=("rotate", "translate_x", "brightness")
     )
+    image_noise = ImageNoise(crop_padding=1, rand_augment=options)
 
     def noisy(images, targets, key, batch_size):
-        return augmented(images, key), targets
+        return augment.augment(images, key, image_noise), targets
 
     return pipeline.training_batches(streams(), KEY, noisy, 8, first_step, num_steps, share)
 

@@ -1,22 +1,37 @@
-"""TensorFlow Datasets as a source of images; see `nsk.data.sources`."""
+"""A data set of TensorFlow Datasets as a source of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from nsk.data.records import SourceImage
+from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
+
+if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
+    import tensorflow_datasets as tfds
 
 
 class TfdsSource:
-    """A data set of TensorFlow Datasets; its images keep their bytes.
+    """A data set of TensorFlow Datasets, with the encoded bytes of its images.
 
-    It is looked for where TFDS looks (TFDS_DATA_DIR), and downloaded where it is not prepared
-    there. A split that TFDS calls unlabeled or unlabelled is the `unlabeled` one, unless another
-    one is named.
+    It is read from TFDS's own folder (TFDS_DATA_DIR), and downloaded if it is not prepared there. A
+    TFDS split called unlabeled or unlabelled becomes the split `unlabeled`, unless another one is
+    given.
+
+    Args:
+        name: NAME or NAME/config in TFDS.
+        train_split, test_split, unlabeled_split: see `nsk.data.sources.open_source`.
+
+    Raises:
+        UserError: the data set cannot be prepared, or lacks the split or an image feature.
     """
 
-    ids_tell_labels = False
+    ids_reveal_labels = False
 
-    def __init__(self, name, train_split, test_split, unlabeled_split=""):
+    def __init__(self, name: str, train_split: str, test_split: str, unlabeled_split: str = ""):
         self.name = name
         self._builder = _prepared_builder(name)
         self._names = {"train": train_split, "test": test_split}
@@ -27,7 +42,7 @@ class TfdsSource:
             self._names["unlabeled"] = unlabeled_split
             self._check_split("unlabeled")
         for split in ("train", "test"):
-            # Many data sets lack one of the two: the default name is then no mistake of the user's.
+            # Many data sets lack one of the two; that a default is missing is not a user's error.
             if self._names[split] == split and split not in present:
                 del self._names[split]
             else:
@@ -43,7 +58,7 @@ class TfdsSource:
         feature = self._builder.info.features[self._label] if self._label else None
         self.class_names = list(feature.names) if feature is not None else None
 
-    def _check_split(self, flag):
+    def _check_split(self, flag: str) -> None:
         split = self._names[flag]
         try:
             self._builder.info.splits[split]
@@ -53,7 +68,7 @@ class TfdsSource:
                 f"{', '.join(self._builder.info.splits)}."
             ) from error
 
-    def content(self):
+    def content(self) -> dict:
         splits = self._builder.info.splits
         return {
             "tfds": self.name,
@@ -63,10 +78,10 @@ class TfdsSource:
             },
         }
 
-    def other_files(self):
+    def other_files(self) -> int:
         return 0
 
-    def images(self, split):
+    def images(self, split: str) -> Iterator[SourceImage]:
         import tensorflow_datasets as tfds
 
         wanted = {self._image: True} | ({self._label: True} if self._label else {})
@@ -78,14 +93,14 @@ class TfdsSource:
             read_config=tfds.ReadConfig(add_tfds_id=True),
         )
         try:
-            # In batches only because iterating one by one is several times slower.
+            # In batches, since iterating over single examples is several times slower.
             for batch in dataset.batch(256).prefetch(2).as_numpy_iterator():
                 labels = (
                     batch[self._label].tolist() if self._label else [-1] * len(batch["tfds_id"])
                 )
                 rows = zip(batch["tfds_id"], batch[self._image], labels, strict=True)
                 for id, encoded, label in rows:
-                    # TFDS writes -1 where the label is not known.
+                    # In TFDS -1 is an unknown label.
                     yield SourceImage(id.decode(), encoded, label if label >= 0 else None)
         except tf.errors.OpError as error:
             raise UserError(
@@ -94,7 +109,7 @@ class TfdsSource:
             ) from error
 
 
-def _prepared_builder(name):
+def _prepared_builder(name: str) -> tfds.core.DatasetBuilder:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -105,17 +120,18 @@ def _prepared_builder(name):
         builder = tfds.builder(name)
         if not builder.is_prepared():
             builder.download_and_prepare()
-    # TFDS raises nearly anything: unknown names, no network, a manual download that is not there.
+    # TFDS raises nearly anything: unknown names, no network, a missing manual download.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"tfds:{name} is neither prepared nor can it be downloaded ({reason}): check the "
+            f"tfds:{name} is not prepared and cannot be downloaded ({reason}): check the "
             "name and the network, or set TFDS_DATA_DIR to a folder that holds a prepared copy."
         ) from error
     return builder
 
 
-def _find_features(name, info):
+def _find_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
+    """Names of the image feature and, if there is one, of the label."""
     import tensorflow_datasets as tfds
 
     def choose(kind, preferred):
