@@ -23,7 +23,6 @@ from nsk.stages import (
     evaluation,
     finetuning,
     ingestion,
-    pending,
     pseudo_shards,
     scoring,
     selection,
@@ -31,8 +30,6 @@ from nsk.stages import (
 )
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
-
-evaluation = pseudo_shards = scoring = selection = pending
 
 
 def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:

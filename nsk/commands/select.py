@@ -21,18 +21,18 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     """
     reject_other_commands_settings("select", values)
     runner = prepare(values, _check)
-    from nsk.report import selection_table
-    from nsk.stages import pending as selection
+    from nsk.report.terminal import print_selection
+    from nsk.stages import selection
 
     images, scores = find_scores(runner)
     selected = selection.select(runner, runner.config.command.generation, scores, images)
-    return selection_table.report(images, scores, selected) if runner.workers.is_chief else None
+    return print_selection(images, scores, selected) if runner.workers.is_chief else None
 
 
 def find_scores(runner):
     """(images, scores for `--generation`), both finished `StageFolder`s; UserError if missing."""
     from nsk import self_training
-    from nsk.stages import pending as scoring
+    from nsk.stages import scoring
     from nsk.stages.runner import ReadOnlyRunner
 
     read_only = ReadOnlyRunner(runner.config, runner.runtime)

@@ -8,9 +8,32 @@ import tensorflow as tf
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites import SUITES, clean, run_suites
+from nsk.evaluation.suites import SUITES, run_suites
 from nsk.evaluation.suites.suite import Metrics, SplitImages
 from nsk.models.files import load_model
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.store.folders import StageFolder
+
+
+def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
+    """The stage that evaluates a model: per-image predictions and metrics on dev and on test.
+
+    Args:
+        runner: the runner of stages.
+        model: the trained or fine-tuned model.
+        images: the ingested images.
+    """
+    splits = {split: shard_set(images, split) for split in ("dev", "test")}
+    batch_size, strategy = runner.config.run.eval_batch_size, runner.runtime.local_strategy
+    return runner.build_or_reuse(
+        f"{model.path.parent.name}/evaluation",
+        lambda folder: evaluate_model(
+            model.path / MODEL_FILE, splits, folder, batch_size, strategy
+        ),
+        suite_settings(),
+        model=model,
+        images=images,
+    )
 
 
 def evaluate_model(
@@ -40,9 +63,9 @@ def evaluate_model(
         model = load_model(model_path)
     predictor = Predictor(model, batch_size, strategy)
     metrics = {}
-    for split, shard_set in splits.items():
-        batches = pipeline.clean_batches(shard_set, model.input_shape[1], batch_size)
-        with shard_set.naming_broken_shards():
+    for split, shards in splits.items():
+        batches = pipeline.clean_batches(shards, model.input_shape[1], batch_size)
+        with shards.naming_broken_shards():
             metrics[split] = run_suites(predictor, SplitImages(split, batches), folder)
     return metrics
 
@@ -54,6 +77,3 @@ def suite_settings() -> dict[str, list[str]]:
     """
     others = sorted(SUITES.keys() - {"clean"})
     return {"suites": others} if others else {}
-
-
-evaluate = clean.measure_predictions  # ALIAS

@@ -19,7 +19,20 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from nsk.data.records import decode_image
+from nsk.data.decoding import decode_image
+from nsk.models.files import load_model
+from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.store.folders import StageFolder
+
+
+def export(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
+    """The stage that exports the model to keep."""
+    class_names = images.counts["class_names"]
+    return runner.build_or_reuse(
+        "export",
+        lambda folder: export_model(load_model(model.path / MODEL_FILE), class_names, folder),
+        model=model,
+    )
 
 
 def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -> dict[str, int]:
@@ -70,6 +83,3 @@ def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -
     archive.add_endpoint("pixels", classify_pixels, [pixels])
     archive.write_out(folder / "saved_model", verbose=False)
     return {"image_size": image_size}
-
-
-export = export_model  # ALIAS

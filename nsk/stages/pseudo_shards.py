@@ -22,9 +22,11 @@ from nsk.evaluation.prediction_files import read_predictions, read_top_k
 from nsk.progress import Progress
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.pseudo.score_rows import read_copies
+from nsk.stages.runner import StageRunner, shard_set
 from nsk.stages.scoring import score_file_name, score_paths
 from nsk.stages.selection import LABELED_FILE
-from nsk.store.files import written_whole
+from nsk.store.files import atomic_write
+from nsk.store.folders import StageFolder
 
 SHARDS_FOLDER = "shards"
 
@@ -91,6 +93,42 @@ def plan_shards(unlabeled: ShardSet, selection_folder: Path, shard_bytes: int) -
         size += selected_bytes
         images.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
     return ShardPlan([*groups, group], [*group_images, dict(images)])
+
+
+def write(
+    runner: StageRunner,
+    generation: int,
+    images: StageFolder,
+    scores: StageFolder,
+    selected: StageFolder,
+) -> StageFolder:
+    """The stage that writes the selected images with their pseudo-labels as shards.
+
+    Args:
+        runner: the runner of stages.
+        generation: number of the student that learns from them.
+        images: the ingested images.
+        scores: the teacher's scores.
+        selected: which images are kept, from these or an earlier teacher's scores.
+    """
+    name, shard_mebibytes = f"gen{generation}/pseudo", runner.config.data.shard_mebibytes
+    return runner.build_or_reuse(
+        name,
+        lambda folder: write_pseudo_shards(
+            shard_set(images, "unlabeled"),
+            scores.path,
+            selected.path,
+            folder,
+            shard_bytes=shard_mebibytes * 2**20,
+            title=name,
+            engine=runner.make_engine(folder),
+        ),
+        {"shard_mebibytes": shard_mebibytes},
+        resumes=True,
+        images=images,
+        scores=scores,
+        selection=selected,
+    )
 
 
 def write_pseudo_shards(
@@ -214,7 +252,7 @@ class PseudoShardWriter:
         for shard, file in zip(shard_indices, files, strict=True):
             path = self.folder / SHARDS_FOLDER / file["name"]
             with (
-                written_whole(path) as unfinished,
+                atomic_write(path) as unfinished,
                 shards.RecordWriter(unfinished) as writer,
             ):
                 for image, copies in self.images(shard):
@@ -259,8 +297,3 @@ def read_images(shard_set: ShardSet, shard: int) -> Iterator[tuple[str, bytes]]:
         for batch in shard_set.read(shard).batch(256).map(records.parse_images).as_numpy_iterator():
             for image_id, encoded in zip(batch["id"], batch["encoded"], strict=True):
                 yield image_id.decode(), encoded
-
-
-SHARDS = SHARDS_FOLDER  # ALIAS
-make_plan = plan_shards  # ALIAS
-write = write_pseudo_shards  # ALIAS

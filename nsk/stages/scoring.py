@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,17 @@ from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
-from nsk.evaluation.predictor import Predictions
+from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
-from nsk.store.files import first_written
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.store.files import write_once
+from nsk.store.folders import StageFolder
 
 UNLABELED_FOLDER = "unlabeled"
 DEV_FILE = "dev.parquet"
 TEMPERATURE_FILE = "temperature.json"
-
-# Function of a shard set and the indices of some of its shards. Yields the predictions of their
-# images in order, and never those of two shards together.
-PredictShards = Callable[[ShardSet, Sequence[int]], Iterator[Predictions]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,64 @@ class ScoringOptions:
     title: str = "scoring"
     worker: int = 0
     num_workers: int = 1
+
+
+def score(
+    runner: StageRunner, generation: int, teacher: StageFolder, images: StageFolder
+) -> StageFolder | None:
+    """The stage that scores the unlabelled images, and dev, with a teacher.
+
+    Args:
+        runner: the runner of stages.
+        generation: number of the student that learns from the scores, 1 or more.
+        teacher: the teacher's model.
+        images: the ingested images.
+
+    Returns:
+        The stage; None if this process is one of several that share the shards, and others have
+        not finished theirs.
+    """
+    config, name = runner.config, f"gen{generation}/scores"
+    unlabeled, dev = (shard_set(images, split) for split in ("unlabeled", "dev"))
+    top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
+    if config.scoring.first_scores == "records" and generation == 1:
+        return runner.build_or_reuse(
+            name,
+            lambda folder: import_external_scores(unlabeled, folder, top_k=top_k),
+            {"top_k": top_k, "from": "records"},
+            images=images,
+        )
+    # A strategy belongs to this process; Beam distributes the work by itself.
+    strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
+    views, command, workers = config.scoring.score_views, config.command, runner.workers
+    load_predict = functools.partial(
+        load_predictor, teacher.path / MODEL_FILE, config.run.eval_batch_size, strategy, views
+    )
+
+    def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
+        options = ScoringOptions(top_k, name, worker, num_workers)
+        return score_shards(
+            unlabeled, dev, load_predict, folder, options, runner.make_engine(folder)
+        )
+
+    def build_share(folder):
+        """Every worker scores a share; then the chief scores what is missing."""
+        with workers.propagate_errors():
+            build(folder, workers.index, workers.count)
+        return build(folder) if workers.is_chief else None
+
+    is_shared = config.run.engine == "local" and workers.count > 1
+    return runner.build_or_reuse(
+        name,
+        build_share if is_shared else build,
+        {"views": views, "top_k": top_k},
+        join=build_share if is_shared else None,
+        resumes=True,
+        worker=command.shard_index,
+        num_workers=command.num_shard_workers,
+        teacher=teacher,
+        images=images,
+    )
 
 
 def score_shards(
@@ -81,11 +137,6 @@ def score_shards(
     if not all(path.exists() for path in paths):
         return None
     return {"scored": unlabeled.num_records, "temperature": temperature}
-
-
-def score(*arguments, top_k=0, worker=0, num_workers=1, title="scoring", engine=LOCAL):  # ALIAS
-    options = ScoringOptions(top_k, title, worker, num_workers)  # ALIAS
-    return score_shards(*arguments, options, engine)  # ALIAS
 
 
 def import_external_scores(
@@ -173,7 +224,7 @@ def _score_dev(dev, predict, folder, top_k):
     log_probabilities = np.concatenate([batch.log_probabilities for batch in batches])
     truth = np.concatenate([batch.labels for batch in batches])
     fitted = calibration.fit_temperature(log_probabilities, truth)
-    temperature = json.loads(first_written(folder / TEMPERATURE_FILE, json.dumps(fitted).encode()))
+    temperature = json.loads(write_once(folder / TEMPERATURE_FILE, json.dumps(fitted).encode()))
     calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
     ids = [image_id for batch in batches for image_id in batch.ids]
     predictions = make_stored_predictions(ids, log_probabilities, top_k, calibrated)
@@ -202,10 +253,3 @@ def score_paths(unlabeled: ShardSet, folder: Path) -> list[Path]:
 def score_file_name(shard_name: str) -> str:
     """Name of the prediction file of an image shard."""
     return shard_name.removesuffix(".tfrecord") + ".parquet"
-
-
-UNLABELED = UNLABELED_FOLDER  # ALIAS
-DEV = DEV_FILE  # ALIAS
-TEMPERATURE = TEMPERATURE_FILE  # ALIAS
-adopt = import_external_scores  # ALIAS
-score_file = score_file_name  # ALIAS

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import logging
 
+from nsk.config.fields import used_values
+from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import CannotTeachError
@@ -24,42 +26,46 @@ from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.pseudo.policies import Statistics, apply_policy
 from nsk.pseudo.score_rows import read_scored_images, scan, write_copies
+from nsk.stages.runner import StageRunner, shard_set
+from nsk.stages.scoring import DEV_FILE, score_paths
+from nsk.store.folders import StageFolder
 
 LABELED_FILE = "labeled.parquet"
 
 
-@dataclasses.dataclass(frozen=True)
-class SelectionSettings:
-    """What is selected.
+def select(
+    runner: StageRunner, generation: int, scores: StageFolder, images: StageFolder
+) -> StageFolder:
+    """The stage that selects the unlabelled images that a student sees.
 
-    Attributes:
-        policy: "paper", "gap" or "none".
-        seed: int, of the order among equal confidences.
-        min_confidence: minimum confidence of all classes.
-        calibrate: whether calibrated confidences are compared.
-        target_precision: above 0: the minimum confidence of each class is the one that reaches this
-            precision on dev.
-        images_per_class: of the paper policy, see `policies.paper_rows`.
-        floor, margin: of the gap policy, see `policies.gap_rows`.
+    Args:
+        runner: the runner of stages.
+        generation: number of the student, 1 or more.
+        scores: the teacher's scores.
+        images: the ingested images.
     """
-
-    policy: str
-    seed: int
-    min_confidence: float
-    calibrate: bool
-    target_precision: float
-    images_per_class: int = 0
-    floor: int = 0
-    margin: int = 0
-
-    def policy_settings(self) -> dict[str, int]:
-        """Keyword arguments of the policy's own."""
-        names = {"paper": ("images_per_class",), "gap": ("floor", "margin")}
-        return {name: getattr(self, name) for name in names.get(self.policy, ())}
+    section, seed = runner.config.selection.at(generation), runner.config.run.seed
+    unlabeled, labeled = (shard_set(images, split) for split in ("unlabeled", "labeled"))
+    return runner.build_or_reuse(
+        f"gen{generation}/selection",
+        lambda folder: select_images(
+            section,
+            seed,
+            score_paths(unlabeled, scores.path),
+            scores.path / DEV_FILE,
+            labeled,
+            folder,
+            runner.make_engine(folder),
+        ),
+        {"seed": seed, **used_values([section])},
+        scores=scores,
+        images=images,
+    )
 
 
 def select_images(
-    settings: SelectionSettings,
+    settings: SelectionConfig,
+    seed: int,
     paths: Sequence[Path],
     dev_path: Path,
     labeled: ShardSet,
@@ -69,7 +75,8 @@ def select_images(
     """Filters and balances the pseudo-labelled images.
 
     Args:
-        settings: see `SelectionSettings`.
+        settings: the section with the values of one generation.
+        seed: of the order among equal confidences.
         paths: the prediction files of the unlabelled images.
         dev_path: the prediction file of dev.
         labeled: the labelled images.
@@ -85,8 +92,6 @@ def select_images(
     Raises:
         CannotTeachError: nothing is selected.
     """
-    if isinstance(settings, dict):  # ALIAS
-        settings = SelectionSettings(**settings)  # ALIAS
     confidence = "calibrated_confidence" if settings.calibrate else "confidence"
     dev_table = read_table(dev_path, ["label", confidence, "truth"])
     dev = [dev_table[name].to_numpy() for name in ("label", confidence, "truth")]
@@ -99,9 +104,9 @@ def select_images(
         functools.partial(scan, engine, paths, confidence),
         settings.policy,
         thresholds=thresholds,
-        seed=settings.seed,
+        seed=seed,
         labeled_counts=np.bincount(labeled_labels, minlength=labeled.num_classes),
-        **settings.policy_settings(),
+        **_policy_settings(settings),
     )
     statistics = selection.statistics
     if not any(statistics.candidates):
@@ -109,7 +114,7 @@ def select_images(
     if not any(statistics.kept):
         raise CannotTeachError(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
-            f"pseudo-labels: raise --gap_margin={settings.margin}."
+            f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
         )
     _warn_of_starved_classes(statistics, labeled.class_names)
     write_copies(engine, selection, paths, confidence, folder)
@@ -131,6 +136,15 @@ def select_images(
             "dev_before_cut_correct": dev_before_cut_correct.tolist(),
         },
     }
+
+
+def _policy_settings(settings):
+    """Keyword arguments of the policy, see `policies.paper_rows` and `policies.gap_rows`."""
+    return {
+        "paper": {"images_per_class": settings.images_per_class},
+        "gap": {"floor": settings.gap_floor, "margin": settings.gap_margin},
+        "none": {},
+    }[settings.policy]
 
 
 def cut_thresholds(statistics: Statistics) -> np.ndarray:
@@ -253,6 +267,3 @@ def read_labeled_copies(folder: Path) -> Mapping[str, int]:
         return {}
     table = read_table(folder / LABELED_FILE)
     return dict(zip(table["id"].to_pylist(), table["copies"].to_pylist(), strict=True))
-
-
-LABELED = LABELED_FILE  # ALIAS

@@ -30,8 +30,8 @@ from nsk.stages.input_streams import (
     make_batches,
     make_streams,
 )
-from nsk.stages.pseudo_shards import SHARDS
-from nsk.stages.runner import StageRunner, shard_set, summary_folder
+from nsk.stages.pseudo_shards import SHARDS_FOLDER
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set, summary_folder
 from nsk.stages.selection import read_labeled_copies
 from nsk.store.files import UNFINISHED
 from nsk.store.folders import StageFolder
@@ -39,7 +39,6 @@ from nsk.training import schedules
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
-MODEL = "model.keras"
 CHECKPOINTS = ".checkpoints"
 
 
@@ -64,12 +63,12 @@ def train(
     if generation:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
     if settings.learns_pseudo_labels:
-        pseudo = shard_set(pseudo_labels, SHARDS)
+        pseudo = shard_set(pseudo_labels, SHARDS_FOLDER)
     if settings.learns_pseudo_labels or labeled_copies:
         inputs["pseudo_labels"] = pseudo_labels
     init_from, initial_weights = runner.config.init_from(generation), None
     if init_from == "teacher":
-        initial_weights = teacher.path / MODEL
+        initial_weights = teacher.path / MODEL_FILE
         inputs["teacher"] = teacher
     elif init_from != "scratch":
         initial_weights = init_from
@@ -111,7 +110,7 @@ def run_training(
             checkpoint_seconds=60 * run.checkpoint_minutes,
             eval_batch_size=run.eval_batch_size,
         )
-        return train_model(job, runner.runtime, folder / MODEL)
+        return train_model(job, runner.runtime, folder / MODEL_FILE)
 
     stage = runner.build_or_reuse(
         settings.name, build, settings.for_fingerprint(), join=build, resumes=True, **inputs

@@ -1,1 +1,0 @@
-from nsk.chain import Generation  # ALIAS  # noqa: F401
