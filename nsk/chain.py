@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.evaluation import metrics
 from nsk.evaluation.prediction_files import read_table
-from nsk.store.folders import Stage
+from nsk.store.folders import StageFolder
 
 # A student this many standard errors below its teacher on dev triggers a warning.
 SIGNIFICANT_STANDARD_ERRORS = 3
@@ -30,12 +30,12 @@ class Generation:
             before it; None for a teacher.
     """
 
-    trained: Stage
-    model: Stage
-    evaluation: Stage
-    scores: Stage | None = None
-    selection: Stage | None = None
-    pseudo_labels: Stage | None = None
+    trained: StageFolder
+    model: StageFolder
+    evaluation: StageFolder
+    scores: StageFolder | None = None
+    selection: StageFolder | None = None
+    pseudo_labels: StageFolder | None = None
 
 
 def best_generation(chain: Sequence[Generation]) -> int:
@@ -98,7 +98,7 @@ def require_better_than_chance(teacher: Generation, p_value: float) -> None:
     num_classes = int(max(truth.max(), labels.max())) + 1
     chance = metrics.chance_p_value(num_correct, truth, num_classes)
     if chance > p_value:
-        raise CannotTeachError(
+        raise GenerationFailedError(
             f"{teacher.model.name} classifies {num_correct} of {len(truth)} dev images correctly, "
             f"which always predicting one class reaches with probability {chance:.2g} (allowed: "
             f"--chance_p_value={p_value}): it cannot teach. Give it more labels or a longer "
@@ -115,8 +115,3 @@ def _correct_on_dev(generation):
     """bool array (n,): whether the generation classifies each dev image correctly."""
     truth, labels = _dev_predictions(generation)
     return truth == labels
-
-
-CLEARLY = SIGNIFICANT_STANDARD_ERRORS  # ALIAS
-warn_of_a_loss = warn_of_lower_accuracy  # ALIAS
-refuse_chance = require_better_than_chance  # ALIAS

@@ -26,9 +26,6 @@ class LostWorkerError(Exception):
     """
 
 
-CannotTeachError = GenerationFailedError  # ALIAS
-
-
 def suggest_names(name: str, spellings: Mapping[str, Sequence[str]]) -> str:
     """Suggests valid names for an unknown one.
 

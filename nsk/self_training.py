@@ -17,7 +17,7 @@ from absl import logging
 
 from nsk import chain as decisions
 from nsk.chain import Generation
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,
     evaluation,
@@ -46,7 +46,7 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
     for generation in range(1, config.num_students + 1):
         try:
             chain.append(teach(runner, images, chain))
-        except CannotTeachError as error:
+        except GenerationFailedError as error:
             if generation == 1:
                 raise
             logging.warning("The chain ends before generation %d: %s", generation, error)

@@ -23,8 +23,6 @@ class StopRequest:
     def __init__(self):
         self.requested = False
 
-    made = property(lambda self: self.requested)  # ALIAS
-
 
 _active_request = None  # The `StopRequest` of the loop within `graceful_stop`, if there is one.
 _signal_count = 0
@@ -91,10 +89,3 @@ def graceful_stop() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
     finally:
         _active_request = outer
-
-
-handle = handle_signal  # ALIAS
-install = install_handlers  # ALIAS
-ignore = ignore_signals  # ALIAS
-signals = signal_count  # ALIAS
-saving = graceful_stop  # ALIAS

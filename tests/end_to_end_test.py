@@ -18,10 +18,11 @@ from tensorflow.core.util import event_pb2
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.data import pipeline
+from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet
 from nsk.stages import training as train_stage
 from nsk.store import folders as stage_module
+from nsk.store.manifest import MANIFEST
 
 BASE = {
     "dataset": "digits",
@@ -178,10 +179,10 @@ def test_another_policy_and_mixing_reuse_teacher_and_scores(finished, copied, ca
 def unseal(images):
     """Deletes the true labels of unlabelled images from an ingested stage."""
     shutil.rmtree(images / "sealed")
-    manifest = json.loads((images / stage_module.MANIFEST).read_text())
+    manifest = json.loads((images / MANIFEST).read_text())
     del manifest["files"]["sealed/unlabeled_truth.parquet"]
     manifest["seal"] = stage_module._seal(manifest)
-    (images / stage_module.MANIFEST).write_text(json.dumps(manifest))
+    (images / MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_a_killed_run_resumes_to_the_same_students_without_the_sealed_truth(
@@ -235,7 +236,7 @@ def test_a_given_teacher_starts_the_chain_and_all_students_share_a_selection(fin
     folders = stage_folders(tmp_path)
     assert "gen2/selection" not in folders
     first_images, second_images = (
-        pipeline.load_images(ShardSet.load(folders[f"gen{generation}/pseudo"][0] / "shards"), 8)
+        load_images(ShardSet.load(folders[f"gen{generation}/pseudo"][0] / "shards"), 8)
         for generation in (1, 2)
     )
     assert first_images.ids == second_images.ids

@@ -31,13 +31,14 @@ from PIL import Image
 
 import nsk
 from nsk.commands import verify
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import normalization, records, shards, sources
 from nsk.data.ingest import describe, ingest
 from nsk.data.sources import folder as folder_source
 from nsk.errors import UserError
 from nsk.models import files as model_files
 from nsk.store import folders as stage
+from nsk.store.manifest import MANIFEST
 from nsk.training import checkpoint
 
 ROOT = Path(nsk.__file__).parents[1]
@@ -340,7 +341,7 @@ def test_decompression_bombs_are_counted_and_listed_and_take_no_memory(outcomes)
     assert outcomes["bombs"].growth_mebibytes < MAX_GROWTH_MEBIBYTES
     (made,) = (outcomes["bombs"].workdir / "data").iterdir()
     expected = {f"cat/{name}": reason for name, (_, reason) in BOMBS.items() if reason}
-    counts = stage.load(made).counts
+    counts = stage.load_stage(made).counts
     assert reasons(counts) == expected
     assert counts["corrupt"]["count"] == len(expected) == 14
     assert sum(counts["images"].values()) == 24 + len(BOMBS) - len(expected)
@@ -674,13 +675,13 @@ def test_a_stage_may_only_name_files_in_its_folder(tmp_path, capsys):
         return {}
 
     made = stage.run(tmp_path, "gen0/teacher", build, settings={}, inputs={})
-    manifest = json.loads((made.path / stage.MANIFEST).read_text())
+    manifest = json.loads((made.path / MANIFEST).read_text())
     described = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
     names = ["../../secret", str(secret), "/dev/zero", "../teacher"]
     manifest["files"] |= dict.fromkeys(names, described)
     del manifest["seal"]
     manifest["seal"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    (made.path / stage.MANIFEST).write_text(json.dumps(manifest))
+    (made.path / MANIFEST).write_text(json.dumps(manifest))
     assert {(path, reason) for path, reason in stage.damages(made.path)} == {
         (made.path / name, "it is missing") for name in names
     }
@@ -773,7 +774,7 @@ def test_a_model_of_two_inputs_is_refused(tmp_path):
 def test_class_names_that_are_not_text_are_refused(tmp_path):
     write(tmp_path / "class_names.txt", b"cat\n\xff\n")
     with pytest.raises(UserError, match=r"class_names\.txt cannot be read .*: give UTF-8 text"):
-        model_files.class_names_of(tmp_path / "model.keras")
+        model_files.read_class_names(tmp_path / "model.keras")
 
 
 class Opens:

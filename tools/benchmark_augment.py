@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from nsk.data.randaugment_table import OPERATIONS, Strength
-from nsk.report.text_table import columns
+from nsk.report.text_table import align_columns
 
 # Only functions import TensorFlow: Pillow's processes import this module, and do not need it.
 
@@ -320,7 +320,7 @@ def table(results: dict[int, dict[str, float]], names: Sequence[str]) -> list[st
             factor = f"{speeds['ours'] / speeds[name]:.1f}" if "ours" in speeds else ""
             row += [f"{speeds[name]:,.0f}", factor]
         rows.append(tuple(row))
-    return columns(rows, left=1)
+    return align_columns(rows, left=1)
 
 
 if __name__ == "__main__":

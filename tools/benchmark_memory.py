@@ -24,7 +24,7 @@ from nsk import noise
 from nsk.data import perturb, pipeline, records, shards
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
-from nsk.data.streams import ShardStream
+from nsk.data.shard_stream import ShardStream
 
 SIDE = 32
 IMAGES_PER_SHARD = 1024

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nsk.commands.preparation import hide_native_messages
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.text_table import columns
+from nsk.main import WRONG_INPUT, print_error
+from nsk.report.text_table import align_columns
 
 METHODS = {
     "plain": {},
@@ -35,7 +36,7 @@ def measure(
     model: str, image_size: int, batch_size: int, precision: str = "float32", **recipe
 ) -> dict[str, float]:
     """Trains in this process; dict of `mebibytes` of memory growth and `seconds` of a step."""
-    with native_messages_hidden():
+    with hide_native_messages():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             print(json.dumps(measure(*settings, **METHODS[options.method])))
         except UserError as error:
-            tell(str(error))
+            print_error(str(error))
             sys.exit(WRONG_INPUT)
         return
     results = {}
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (method, f"{result['mebibytes']:,}", f"{result['seconds']:.2f}")
         for method, result in results.items()
     ]
-    print(*columns([("method", "MiB", "s/step"), *rows], left=1), sep="\n")
+    print(*align_columns([("method", "MiB", "s/step"), *rows], left=1), sep="\n")
     print(json.dumps(results))
 
 

@@ -32,6 +32,7 @@ from nsk.config.config import Config
 from nsk.data import augment, crops, pipeline, records, shards
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.parallel_map import map_in_parallel
 from nsk.distributed import strategy as strategies
 from nsk.evaluation.predictor import Predictor
 from nsk.stages import scoring as score
@@ -200,7 +201,7 @@ def benchmark_decoding(rounds: int, count: int = 640, batch_size: int = 160) -> 
         "crop and RandAugment": lambda images: augment.augment(crop(images), KEY, image_noise),
     }
     datasets = {
-        name: pipeline.made_ahead(
+        name: map_in_parallel(
             tf.data.Dataset.from_tensor_slices(encoded).batch(batch_size), transform
         )
         for name, transform in pipelines.items()

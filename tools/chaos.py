@@ -50,7 +50,7 @@ TIME_KEYS = ("seconds",)
 SECONDS_UNTIL_HANDLED = 5.0
 MAX_TRACEBACK_LINES = 60
 # Messages of trainings in the log.
-RESUMED = "(?:resumes|goes on) from step"  # ALIAS: "goes on".
+RESUMED = "resumes from step"
 STOPPED_AFTER = "stopped after step"
 
 

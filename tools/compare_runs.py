@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, tell
+from nsk.main import WRONG_INPUT, print_error
 from nsk.report.text_table import align_columns
 
 
@@ -76,5 +76,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        tell(str(error))
+        print_error(str(error))
         sys.exit(WRONG_INPUT)

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nsk.commands.preparation import hide_native_messages
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.text_table import columns
+from nsk.main import WRONG_INPUT, print_error
+from nsk.report.text_table import align_columns
 from nsk.store import folders as stage
+from nsk.store.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,7 +109,7 @@ def class_tables(sets: Sequence[ShardSet], folder: Path) -> Iterator[str]:
         for index, name in enumerate(class_names):
             rows.append((name, *(f"{set_counts[index]:,}" for _, set_counts in set_columns)))
         yield ""
-        yield from columns(rows, left=1)
+        yield from align_columns(rows, left=1)
 
 
 def _relative_name(path: Path, folder: Path) -> str:
@@ -131,7 +133,7 @@ def find_damage(shard_set: ShardSet) -> list[str]:
         except UserError as error:
             found[path.resolve()] = str(error)
     folder = shard_set.folder.resolve()
-    finished = [path for path in (folder, *folder.parents) if (path / stage.MANIFEST).is_file()]
+    finished = [path for path in (folder, *folder.parents) if (path / MANIFEST).is_file()]
     if finished:
         for path, reason in stage.damages(finished[0]):
             if path.is_relative_to(folder):
@@ -196,13 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from tools.show_augment import check_png
 
         check_png("--sheet", options.sheet)
-    with native_messages_hidden():
+    with hide_native_messages():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
     sets = find_sets(options.folder)
     header = ("shard set", "kind", "shards", "records", "images", "rows an epoch", "MiB")
-    print(*columns([header, *map(describe, sets)], left=2), sep="\n")
+    print(*align_columns([header, *map(describe, sets)], left=2), sep="\n")
     if options.classes:
         print(*class_tables(sets, options.folder), sep="\n")
     if options.sheet:
@@ -228,5 +230,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        tell(str(error))
+        print_error(str(error))
         sys.exit(WRONG_INPUT)

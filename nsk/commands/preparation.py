@@ -68,7 +68,7 @@ def prepare_config(config: Config) -> None:
     for name in config.chain.models:  # Now, not when a network is about to be trained.
         models.check_name(name)
     for path in config.init_paths:
-        weights.files_of(path)
+        weights.weight_files(path)
 
 
 def require_workdir(workdir: str) -> Path:
@@ -120,7 +120,7 @@ def _check_engine(config):
         )
     from nsk.pseudo import beam_engine
 
-    beam_engine.check_options(config.run.beam_options)
+    beam_engine.parse_beam_options(config.run.beam_options)
 
 
 def load_tensorflow() -> None:

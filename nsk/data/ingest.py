@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import records, shards
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
@@ -48,10 +48,6 @@ def placeholder_counts(labeled: int, unlabeled: int, num_classes: int) -> Placeh
     return PlaceholderCounts(
         {"num_classes": num_classes, "images": images, "external_teacher": unlabeled}
     )
-
-
-StatedImages = PlaceholderCounts  # ALIAS
-state_images = placeholder_counts  # ALIAS
 
 
 def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:

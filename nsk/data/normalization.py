@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 
 # Formats that state in their header how many pixels will be decoded. Of Pillow's other formats some
 # hold images larger than stated (ICO) or start another program (EPS).

@@ -14,16 +14,13 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import batch_blocks, records
-from nsk.data.batch_blocks import bytes_of_batches  # noqa: F401 # ALIAS
 from nsk.data.decoding import decode_images
 from nsk.data.parallel_map import map_in_parallel
-from nsk.data.resident_images import bytes_in_memory, load_images, resident_stream  # noqa: F401 # ALIAS
 from nsk.data.shards import ShardSet
 from nsk.data.streams import Stream
 from nsk.distributed.batch_share import WHOLE, Share
 
 MEBIBYTE = 2**20
-made_ahead = map_in_parallel  # ALIAS
 
 Perturbation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tuple[tf.Tensor, tf.Tensor]]
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import sources
 from nsk.data.sources.source import Source
 from nsk.errors import UserError

@@ -17,9 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from nsk.data.decoding import decode_image, decode_images  # noqa: F401 # ALIAS
-from nsk.data.normalization import normalize_image  # noqa: F401 # ALIAS
-
 FLOAT16_BYTES, INT32_BYTES = 2, 4
 # The remaining probability may be 0, which has no logarithm.
 MIN_PROBABILITY = 1e-10
@@ -153,9 +150,6 @@ def parse_external_log_probabilities(
         if len(rows[-1]) != num_classes:
             raise ValueError(f"{ids[-1]} has {len(rows[-1])} log-probabilities")
     return ids, np.array(rows, np.float32).reshape(-1, num_classes)
-
-
-parse_log_probabilities = parse_external_log_probabilities  # ALIAS
 
 
 def parse_pseudo(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dict[str, tf.Tensor]:

@@ -14,10 +14,10 @@ from types import TracebackType
 
 import tensorflow as tf
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data.record_files import RecordWriter, read_counted, read_records
 from nsk.errors import UserError
-from nsk.store.files import written_whole
+from nsk.store.files import atomic_write
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = DataConfig.shard_mebibytes * 2**20
@@ -39,7 +39,7 @@ def write_manifest(
             all.
     """
     manifest = {"kind": kind, "class_names": list(class_names), "top_k": top_k, "files": files}
-    with written_whole(Path(folder) / MANIFEST) as unfinished:
+    with atomic_write(Path(folder) / MANIFEST) as unfinished:
         unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 

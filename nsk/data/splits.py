@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data.image_index import ImageIndex
 from nsk.errors import UserError
 

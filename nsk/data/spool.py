@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import normalization
 from nsk.data.image_index import ImageIndex
 from nsk.data.normalization import NormalizedImage

@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow as tf
 
 from nsk.data.permutation import permuted
-from nsk.data.shard_stream import ShardStream  # noqa: F401 # ALIAS
 
 
 class Stream(Protocol):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from nsk.errors import UserError
 from nsk.hashing import stable_keys
-from nsk.store.files import written_whole
+from nsk.store.files import atomic_write
 
 # Lower bound of the remaining probability: the logarithm of 0 is infinite.
 MIN_REMAINING_PROBABILITY = 1e-10
@@ -79,9 +79,6 @@ class StoredPredictions:
         return dense
 
 
-Scores = StoredPredictions  # ALIAS
-
-
 def make_stored_predictions(
     ids: list[str],
     log_probabilities: np.ndarray,
@@ -121,9 +118,6 @@ def make_stored_predictions(
     )
 
 
-from_predictions = make_stored_predictions  # ALIAS
-
-
 def write_predictions(
     path: Path, predictions: StoredPredictions, truth: np.ndarray | None = None
 ) -> None:
@@ -144,13 +138,10 @@ def write_predictions(
         columns["remaining_probability"] = pa.array(predictions.remaining, pa.float32())
     if truth is not None:
         columns["truth"] = pa.array(truth, pa.int32())
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         pq.write_table(
             pa.table(columns), unfinished, compression="zstd", use_dictionary=["label", "truth"]
         )
-
-
-write_scores = write_predictions  # ALIAS
 
 
 def _list_column(rows, value_type):
@@ -185,9 +176,6 @@ def read_predictions(path: Path) -> StoredPredictions:
         remaining=read_column("remaining_probability"),
         calibrated_confidences=read_column("calibrated_confidence"),
     )
-
-
-read_scores = read_predictions  # ALIAS
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

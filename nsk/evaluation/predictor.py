@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 
 VIEWS = ("image", "mirror")
 # Short batches are padded to a multiple of this, so that few batch sizes, and graphs, occur.
@@ -97,7 +97,7 @@ class Predictor:
         padded = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
         log_probabilities = self._predict_global_batch(padded)[:count].numpy()
         if not np.isfinite(log_probabilities).all():
-            raise CannotTeachError(
+            raise GenerationFailedError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
                 "diverged. Lower --learning_rate or set --gradient_clip_norm."
             )

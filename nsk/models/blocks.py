@@ -50,6 +50,3 @@ def shallow_layers(model: keras.Model, num_blocks: int) -> list[keras.layers.Lay
             break
         shallow.append(layer)
     return shallow
-
-
-block_of = block_name  # ALIAS

@@ -190,6 +190,3 @@ def _inputs(layer):
 def _bytes(tensor, dtype):
     """Bytes of a tensor's values for one image, in a dtype."""
     return math.prod(tensor.shape[1:]) * BYTES[dtype]
-
-
-cost_of = estimate_cost  # ALIAS

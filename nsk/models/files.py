@@ -8,6 +8,7 @@ import keras
 from nsk.errors import UserError
 from nsk.models import keras_formats
 from nsk.store import folders
+from nsk.store.manifest import MANIFEST
 
 
 def load_model(path: Path) -> keras.Model:
@@ -58,15 +59,6 @@ def read_class_names(path: Path) -> list[str] | None:
             return text_file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{text_file} cannot be read ({error}): give UTF-8 text.") from None
-    if path.with_name(folders.MANIFEST).is_file():
-        return folders.load(path.parent).counts.get("class_names")
+    if path.with_name(MANIFEST).is_file():
+        return folders.load_stage(path.parent).counts.get("class_names")
     return None
-
-
-class_names_of = read_class_names  # ALIAS
-
-
-def load_predictor(*args):  # ALIAS
-    from nsk.evaluation.shard_predictor import load_predictor  # ALIAS
-
-    return load_predictor(*args)  # ALIAS

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from nsk.errors import UserError
+from nsk.hashing import sha256_of_file
 from nsk.models import keras_formats, tf1_checkpoint
-from nsk.store import files
 
 CLASSIFIER = "logits"  # Name of the classifier's layer.
 NORMALIZATION = "normalization(_[0-9]+)?"  # Layers of `keras.applications`.
@@ -93,7 +93,7 @@ def _with_suffix(path, suffix):
 
 def sha256(path: Path) -> str:
     """SHA-256, in hex, of the content of the `weight_files` at a path, wherever they are."""
-    digests = [f"{file.suffix} {files.sha256(file)}\n" for file in weight_files(path)]
+    digests = [f"{file.suffix} {sha256_of_file(file)}\n" for file in weight_files(path)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -159,16 +159,3 @@ def _normalization(layers):
                 for position, name in (("0", "mean"), ("1", "variance"))
             )
     return None
-
-
-files_of = weight_files  # ALIAS
-HEAD = CLASSIFIER  # ALIAS
-
-
-def __getattr__(name):  # ALIAS
-    from nsk.models import weight_assignment  # ALIAS
-
-    moved = {"foreign_pixels": "describe_pixel_mismatch", "variables_of": "variables_by_layer"}
-    if name in ("assign", *moved):  # ALIAS
-        return getattr(weight_assignment, moved.get(name, name))
-    raise AttributeError(name)  # ALIAS

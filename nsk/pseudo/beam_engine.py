@@ -90,9 +90,6 @@ def parse_beam_options(options: str) -> tuple[PipelineOptions, PipelineRunner]:
     return parsed, runner
 
 
-check_options = parse_beam_options  # ALIAS
-
-
 def _options_error(options, reason):
     reason = " ".join(reason.split()).rstrip(".")
     return UserError(f"--beam_options={options!r}: {reason}.")
@@ -137,7 +134,7 @@ class BeamEngine:
         tasks = [items[first : first + size] for first in range(0, len(items), size)]
         options, runner = parse_beam_options(self.options)
         has_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-        signals_before, result = stopping.signals(), None
+        signals_before, result = stopping.signal_count(), None
         try:
             with _hide_library_logs() if has_processes else contextlib.nullcontext():
                 pipeline = beam.Pipeline(runner, options)
@@ -145,7 +142,7 @@ class BeamEngine:
                 result = pipeline.run()
                 result.wait_until_finish()
         except Exception as error:
-            if stopping.signals() > signals_before:
+            if stopping.signal_count() > signals_before:
                 raise KeyboardInterrupt from error
             # Runners wrap the errors of workers as text, each in its own format.
             messages = [line for line in str(error).splitlines() if "UserError: " in line]
@@ -228,6 +225,3 @@ def _load(path):
             )
         fields = {key: arrays[key] for key in arrays if key != "kind"}
         return getattr(radix_selection, name)(**fields)
-
-
-Engine = BeamEngine  # ALIAS

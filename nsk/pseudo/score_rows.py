@@ -18,7 +18,7 @@ from nsk.evaluation.prediction_files import count_rows, read_table
 from nsk.pseudo.engine import Engine
 from nsk.pseudo.policies import Selection
 from nsk.pseudo.ranking import ScoredImages
-from nsk.store.files import num_cores, written_whole
+from nsk.store.files import atomic_write, num_cores
 
 # Small prediction files are read together until they have this many rows.
 BLOCK_ROWS = 2**20
@@ -91,7 +91,7 @@ def write_copies(
 def _write_copies(selection, confidence, folder, paths):
     def write(path):
         copies = selection.copies(read_scored_images([path], confidence))
-        with written_whole(folder / path.name) as unfinished:
+        with atomic_write(folder / path.name) as unfinished:
             pq.write_table(pa.table({"copies": copies}), unfinished, compression="zstd")
 
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:

@@ -14,14 +14,14 @@ import numpy as np
 from nsk.chain import Generation
 from nsk.config.config import Config
 from nsk.evaluation.prediction_files import read_table
-from nsk.store.folders import Stage
+from nsk.store.folders import StageFolder
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 SPLITS = ("dev", "test")
 
 
 def collect_summary(
-    config: Config, images: Stage, chain: Sequence[Generation], best: int, export: Stage
+    config: Config, images: StageFolder, chain: Sequence[Generation], best: int, export: StageFolder
 ) -> dict[str, Any]:
     """Collects the results of a finished run.
 
@@ -122,7 +122,7 @@ def _describe_pseudo_labels(generation, images):
     }
 
 
-def read_truth(images: Stage) -> dict[str, int]:
+def read_truth(images: StageFolder) -> dict[str, int]:
     """{id: true label} of the unlabelled images of an ingest stage, as far as it is known."""
     sealed = images.path / "sealed" / "unlabeled_truth.parquet"
     if not sealed.exists():

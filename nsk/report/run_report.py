@@ -9,16 +9,17 @@ from nsk.config.config import Config
 from nsk.report import tensorboard
 from nsk.report.collect import collect_summary
 from nsk.report.terminal import closing_table
-from nsk.store import folders
-from nsk.store.folders import Stage
+from nsk.store.disk_errors import naming_disk_errors
+from nsk.store.folders import StageFolder
+from nsk.store.manifest import write_json
 
 
 def report_run(
     config: Config,
-    images: Stage,
+    images: StageFolder,
     chain: Sequence[Generation],
     best: int,
-    export: Stage,
+    export: StageFolder,
     all_reused: bool,
 ) -> dict[str, Any]:
     """Writes `summary.json` and TensorBoard's events, and prints the closing table.
@@ -32,8 +33,8 @@ def report_run(
     """
     workdir = config.workdir
     summary = collect_summary(config, images, chain, best, export)
-    folders.write_json_atomically(workdir / "summary.json", summary)
-    with folders.naming_disk_errors(workdir / "tensorboard"):
+    write_json(workdir / "summary.json", summary)
+    with naming_disk_errors(workdir / "tensorboard"):
         tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
     sys.stdout.write(closing_table(summary, workdir))
     if all_reused:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nsk.evaluation.suites import SUITES, metric_name
-from nsk.progress import clock
+from nsk.progress import format_duration
 from nsk.report.text_table import align_columns
-from nsk.store.folders import Stage
+from nsk.store.folders import StageFolder
 
 # Columns of the selection table: title, and the counts of dev images kept and of correct ones.
 DEV_COLUMNS = ("dev kept", "dev_kept", "dev_correct")
@@ -42,7 +42,7 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
                 ),
                 f"{pseudo['kept']:,}" if pseudo else "-",
                 _format(pseudo and pseudo["precision"], ".2%"),
-                "-" if generation["seconds"] is None else clock(generation["seconds"]),
+                "-" if generation["seconds"] is None else format_duration(generation["seconds"]),
             )
         )
     finetuned = [
@@ -87,7 +87,9 @@ def _format(value, format_spec):
     return "-" if value is None else format(value, format_spec)
 
 
-def print_selection(images: Stage, scores: Stage, selected: Stage) -> dict[str, Any]:
+def print_selection(
+    images: StageFolder, scores: StageFolder, selected: StageFolder
+) -> dict[str, Any]:
     """Prints the table of a selection.
 
     Args:
@@ -100,7 +102,7 @@ def print_selection(images: Stage, scores: Stage, selected: Stage) -> dict[str, 
     return selected.counts
 
 
-def selection_table(images: Stage, scores: Stage, selected: Stage) -> str:
+def selection_table(images: StageFolder, scores: StageFolder, selected: StageFolder) -> str:
     """What a selection keeps of each class, and the precision on dev; no test or sealed labels."""
     counts = selected.counts
     per_class = counts["per_class"]

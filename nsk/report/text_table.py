@@ -18,6 +18,3 @@ def align_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-columns = align_columns  # ALIAS

@@ -13,8 +13,10 @@ from absl import logging
 from nsk.data import perturb, pipeline
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.resident_images import resident_stream
+from nsk.data.shard_stream import ShardStream
 from nsk.data.shards import ShardSet
-from nsk.data.streams import ResidentStream, ShardStream
+from nsk.data.streams import ResidentStream
 from nsk.stages.hyperparameters import Hyperparameters
 from nsk.training import losses
 
@@ -50,7 +52,7 @@ def make_streams(
     for (name, shard_sets), batch_size in zip(parts.items(), settings.batch_sizes, strict=True):
         common = (name, shard_sets, make_targets, labeled_copies, batch_size)
         if train.cache == "memory":
-            streams.append(pipeline.resident_stream(*common, settings.stored_size))
+            streams.append(resident_stream(*common, settings.stored_size))
         else:
             window_bytes = train.shuffle_mebibytes * pipeline.MEBIBYTE
             streams.append(ShardStream(*common, window_bytes))

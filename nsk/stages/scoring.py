@@ -159,7 +159,7 @@ def import_external_scores(
     (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
     for shard, path in enumerate(score_paths(unlabeled, folder)):
         try:
-            ids, log_probabilities = records.parse_log_probabilities(
+            ids, log_probabilities = records.parse_external_log_probabilities(
                 unlabeled.records(shard), unlabeled.num_classes
             )
         except ValueError as error:

@@ -19,7 +19,7 @@ from nsk.config.fields import used_values
 from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.evaluation.prediction_files import read_table
 from nsk.hashing import stable_keys
 from nsk.pseudo import calibration
@@ -112,7 +112,7 @@ def select_images(
     if not any(statistics.candidates):
         raise _no_candidates_error(statistics, paths, confidence)
     if not any(statistics.kept):
-        raise CannotTeachError(
+        raise GenerationFailedError(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
             f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
         )
@@ -229,7 +229,7 @@ def _warn_of_missed_precision(thresholds, class_names, target_precision):
 def _no_candidates_error(statistics, paths, confidence):
     confidences = (read_scored_images([path], confidence).confidences for path in paths)
     highest = max(array.max(initial=0) for array in confidences)
-    return CannotTeachError(
+    return GenerationFailedError(
         f"No image reaches the minimum confidence of its class, at least "
         f"{min(statistics.thresholds):.6g}; the highest confidence is {highest:.6g}. Lower "
         "--min_confidence or --target_precision, or train a better teacher."

@@ -22,6 +22,7 @@ from nsk.distributed.strategy import check_divisible
 from nsk.evaluation import metrics
 from nsk.evaluation.predictor import Predictor, collect
 from nsk.models import weights
+from nsk.models.weight_assignment import assign
 from nsk.stages.hyperparameters import Hyperparameters, training_hyperparameters
 from nsk.stages.input_streams import (
     Stream,
@@ -295,7 +296,7 @@ def build_network(
         **settings.model.values(),
     )
     if initial_weights is not None:
-        weights.assign(model, initial_weights)
+        assign(model, initial_weights)
     return model
 
 

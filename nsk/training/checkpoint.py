@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
@@ -81,7 +81,7 @@ class Checkpoints:
         arrays = {name: np.asarray(variable) for name, variable in self.variables.items()}
         for name, value in arrays.items():
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                raise CannotTeachError(
+                raise GenerationFailedError(
                     f"{name} is not finite after step {step}; {self.last}. Lower --learning_rate, "
                     "lengthen --warmup_epochs or set --gradient_clip_norm."
                 )

@@ -5,7 +5,7 @@ import itertools
 import keras
 import tensorflow as tf
 
-from nsk.models.blocks import block_of
+from nsk.models.blocks import block_name
 
 
 class Rematerialized:
@@ -50,9 +50,9 @@ def _find_borders(model):
             consumers.setdefault(id(tensor), set()).add(layer)
     borders, done, block, open_ids = [], set(), None, {}
     for layer in model.layers:
-        if block_of(layer) != block and len(open_ids) == 1 and done:
+        if block_name(layer) != block and len(open_ids) == 1 and done:
             borders += open_ids.values()
-        block = block_of(layer)
+        block = block_name(layer)
         done.add(layer)
         open_ids[id(layer.output)] = layer.output
         open_ids = {

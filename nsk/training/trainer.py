@@ -16,7 +16,7 @@ from absl import logging
 from nsk import stopping
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.models import blocks
 from nsk.progress import Progress
 from nsk.training import optimizers
@@ -113,7 +113,7 @@ class Trainer:
         batches = self.iterate(make_batches, step, num_steps)
         progress = Progress(title, num_steps * batch, done=step * batch)
         started, pace, note = time.monotonic(), Pace(), ""
-        with stopping.saving() as stop:
+        with stopping.graceful_stop() as stop:
             while step < num_steps:
                 count = min(pace.steps, min(end for end in stops if end > step) - step)
                 called = time.monotonic()
@@ -125,7 +125,7 @@ class Trainer:
                 if step in stops:
                     curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.take(count, seconds)
-                is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.made)
+                is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.requested)
                 if is_due or stopped:
                     spent = seconds_before + time.monotonic() - started
                     remembered = {"seconds": spent, **curves.state}
@@ -285,7 +285,7 @@ def _check_finite(losses, norms, first_step, checkpoints):
     for name, values in (("loss", losses), ("gradient's norm", norms)):
         for i, value in enumerate(values):
             if not math.isfinite(value):
-                raise CannotTeachError(
+                raise GenerationFailedError(
                     f"The {name} became {value} at step {first_step + i}, in the steps "
                     f"{first_step} to {first_step + len(values) - 1}; {checkpoints.last}. Lower "
                     "--learning_rate, lengthen --warmup_epochs or set --gradient_clip_norm."

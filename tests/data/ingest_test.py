@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import records, shards, sources, spool
 from nsk.data.decoding import decode_image
 from nsk.data.ingest import describe, ingest

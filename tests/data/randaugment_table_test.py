@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from nsk.config.sections import RANDAUGMENT_OPERATIONS
+from nsk.config.noise import RANDAUGMENT_OPERATIONS
 from nsk.data import image_kernels
 from nsk.data.image_operations import RandAugmentOptions, operation_amount
 from nsk.data.randaugment_table import OPERATIONS, PROFILES, Strength, amounts_as_markdown

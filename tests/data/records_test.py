@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from nsk.data import records
-from nsk.evaluation.prediction_files import from_predictions
+from nsk.evaluation.prediction_files import make_stored_predictions
 
 
 def test_image_records_round_trip_and_a_missing_label_is_minus_one():
@@ -54,7 +54,7 @@ def make_scores(top_k, num_images=6, num_classes=12):
     logits[1, 7] = 12.0
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     ids = [f"image/{row}" for row in range(num_images)]
-    return from_predictions(ids, log_probabilities.astype(np.float32), top_k)
+    return make_stored_predictions(ids, log_probabilities.astype(np.float32), top_k)
 
 
 def pseudo_example(scores, row):

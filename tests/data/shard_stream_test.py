@@ -13,7 +13,7 @@ from nsk.data.resident_images import resident_stream
 from nsk.data.shard_stream import ShardStream
 from nsk.distributed.batch_share import Share
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions
+from nsk.evaluation.prediction_files import make_stored_predictions
 
 KEY = noise.key(0, "streams test")
 NAMES = ["even", "odd"]
@@ -182,7 +182,7 @@ def test_targets_of_sparse_log_probabilities_equal_those_of_dense_ones(tmp_path,
     """A union of labelled images and of pseudo-labels with only the top k stored."""
     names = ["a", "b", "c", "d"]
     log_probabilities = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 5))
-    scores = from_predictions(
+    scores = make_stored_predictions(
         [f"{FIRST_PSEUDO + row}" for row in range(5)], log_probabilities.astype(np.float32), top_k
     )
     (tmp_path / "pseudo").mkdir()

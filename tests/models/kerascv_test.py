@@ -385,7 +385,7 @@ def test_an_exported_model_does_not_need_kerascv(name, tmp_path):
     model = build(name, survival_probability=0.5)
     randomize(model)
     np.save(tmp_path / "pixels.npy", pixels(name))
-    export.export(model, [str(label) for label in range(10)], tmp_path)
+    export.export_model(model, [str(label) for label in range(10)], tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", SERVING_PROGRAM, str(tmp_path)], capture_output=True, text=True
     )

@@ -19,7 +19,7 @@ from nsk import models, stopping
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
-from nsk.models.files import load_predictor
+from nsk.evaluation.shard_predictor import load_predictor
 from nsk.pseudo import beam_engine, radix_selection
 from nsk.pseudo.beam_engine import BeamEngine
 from nsk.pseudo.engine import LOCAL
@@ -166,7 +166,7 @@ def test_a_runner_that_does_not_start_is_a_user_error(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_interrupts_and_is_not_an_error(tmp_path, number):
     handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
-    stopping.install()
+    stopping.install_handlers()
     engine = BeamEngine("", tmp_path)
     try:
         with pytest.raises(KeyboardInterrupt):

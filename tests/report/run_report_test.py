@@ -12,7 +12,7 @@ from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.report import collect
 from nsk.report.run_report import report_run
-from nsk.store.folders import Stage
+from nsk.store.folders import StageFolder
 
 NUM_IMAGES = {"labeled": 50, "unlabeled": 1047, "dev": 200, "test": 360}
 
@@ -37,7 +37,7 @@ def metrics(accuracy):
 def make_stage(workdir, name, counts):
     path = workdir / f"{name}-0123456789"
     path.mkdir(parents=True)
-    return Stage(path, "0123456789", counts)
+    return StageFolder(path, "0123456789", counts)
 
 
 def make_images(workdir, with_truth=True):

@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn import datasets
 
 from nsk import models
-from nsk.data import pipeline, records
+from nsk.data import records
+from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
 from nsk.evaluation import metrics, suites
@@ -49,7 +50,7 @@ def splits(tmp_path):
 
 
 def expected_predictions(model, shard_set, flip=False):
-    images = pipeline.load_images(shard_set, 8)
+    images = load_images(shard_set, 8)
     pixels = images.images.numpy()[:, :, ::-1] if flip else images.images
     return Predictor(model, 64).log_probabilities(tf.constant(pixels)), images.labels
 
@@ -66,7 +67,7 @@ def test_metrics_of_both_splits_and_their_prediction_files(tmp_path, model, spli
         assert list(counts[split]) == list(expected)
         assert counts[split] == pytest.approx(expected, rel=1e-4)
         stored = read_predictions(folder / f"{split}.parquet")
-        assert stored.ids == list(pipeline.load_images(shard_set, 8).ids)
+        assert stored.ids == list(load_images(shard_set, 8).ids)
         np.testing.assert_array_equal(stored.labels, log_probabilities.argmax(axis=1))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 from nsk import models
-from nsk.data.records import decode_image
+from nsk.data.decoding import decode_image
 from nsk.stages.export import export_model
 
 SIZE = 12

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from nsk.data import pipeline, records
+from nsk.data import records
+from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import (
@@ -140,8 +141,8 @@ def test_selected_images_are_written_with_their_labels_and_pixels(unlabeled, tmp
     # They fit into a single shard, which holds each image once, whatever its copies.
     assert pseudo.counts == (len(expected),) and pseudo.num_images == len(expected)
 
-    written = pipeline.load_images(pseudo, 8)
-    source = pipeline.load_images(unlabeled, 8)
+    written = load_images(pseudo, 8)
+    source = load_images(unlabeled, 8)
     pixels = dict(zip(source.ids, source.images.numpy(), strict=True))
     assert written.ids == expected
     assert written.copies.tolist() == [int(image_id[-4:]) % 3 for image_id in expected]
@@ -171,7 +172,7 @@ def test_the_top_k_log_probabilities_are_written(unlabeled, tmp_path, top_k):
     make_selection(tmp_path / "selection", unlabeled, lambda number: 1)
     _, pseudo = run(unlabeled, tmp_path)
     assert pseudo.top_k == top_k
-    written = pipeline.load_images(pseudo, 8)
+    written = load_images(pseudo, 8)
     expected = np.concatenate(
         [
             read_predictions(path).all_log_probabilities(NUM_CLASSES)
@@ -281,7 +282,7 @@ def test_input_shards_without_selected_images_are_allowed(many, tmp_path):
     for number, shard_bytes in enumerate((1, 2**20)):
         _, pseudo = run(many, tmp_path, folder=f"{number}", shard_bytes=shard_bytes)
         assert total_copies(copies_in_shards(pseudo)) == {"digits/0007": 5, "digits/0031": 5}
-        images = pipeline.load_images(pseudo, 8)
+        images = load_images(pseudo, 8)
         assert images.copies.sum() == 10 and set(images.ids) == {"digits/0007", "digits/0031"}
 
 
@@ -341,7 +342,7 @@ def test_select_once_relabels_the_first_selection_with_a_later_teacher(unlabeled
     )
 
     counts, pseudo = run(unlabeled, tmp_path, scores="later scores")
-    written = pipeline.load_images(pseudo, 8)
+    written = load_images(pseudo, 8)
     kept = [
         image_id
         for image_id, log_probabilities in first.items()

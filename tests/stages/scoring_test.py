@@ -6,6 +6,7 @@ from PIL import Image
 from sklearn import datasets
 
 from nsk.data import pipeline, records
+from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
@@ -93,7 +94,7 @@ def contents(folder):
 def test_every_image_is_scored_once_row_for_row(unlabeled, dev, tmp_path, batch_size, top_k):
     """With batches smaller than, equal to and larger than shards."""
     counts = run(unlabeled, dev, tmp_path / "scores", Teacher(batch_size), top_k=top_k)
-    images = pipeline.load_images(unlabeled, 8)
+    images = load_images(unlabeled, 8)
     expected = predict_images(images.images)
     assert counts["scored"] == NUM_IMAGES
 
@@ -122,7 +123,7 @@ def test_every_image_is_scored_once_row_for_row(unlabeled, dev, tmp_path, batch_
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_dev_is_scored_with_its_labels_and_gives_the_temperature(unlabeled, dev, tmp_path, top_k):
     counts = run(unlabeled, dev, tmp_path / "scores", top_k=top_k)
-    images = pipeline.load_images(dev, 8)
+    images = load_images(dev, 8)
     log_probabilities = predict_images(images.images)
     # Fitted on all classes, however many are stored.
     assert counts["temperature"] == fit_temperature(log_probabilities, images.labels)

@@ -15,7 +15,8 @@ from nsk.config.config import Config
 from nsk.data import augment, crops, mixup, pipeline, records, shards
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
-from nsk.data.streams import ResidentStream, ShardStream
+from nsk.data.shard_stream import ShardStream
+from nsk.data.streams import ResidentStream
 from nsk.distributed import strategy as strategies
 from nsk.errors import UserError
 from nsk.evaluation import metrics

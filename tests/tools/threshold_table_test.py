@@ -8,7 +8,7 @@ import pytest
 
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
-from nsk.store.folders import Stage
+from nsk.store.folders import StageFolder
 from tests.report.run_report_test import make_images, make_stage
 from tools import threshold_table
 
@@ -33,7 +33,7 @@ def test_kept_precision_and_coverage_by_class():
 
 def test_scores_are_joined_with_the_sealed_truth_by_id(tmp_path):
     images = make_images(tmp_path)
-    scores = Stage(tmp_path / "scores", "0", {})
+    scores = StageFolder(tmp_path / "scores", "0", {})
     (scores.path / "unlabeled").mkdir(parents=True)
     log_probabilities = np.log(np.full((2, 3), 0.2) + np.eye(3)[[1, 2]] * 0.4).astype(np.float32)
     predictions = make_stored_predictions(

@@ -476,7 +476,7 @@ def train_in_parts(folder, stops=(), evaluations=4):
 
 
 def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr("nsk.training.checkpoint.LARGEST_SHARE", 1e9)  # After every call.
+    monkeypatch.setattr("nsk.training.checkpoint.MAX_TIME_SHARE", 1e9)  # After every call.
     expected, weights = train_in_parts(tmp_path / "whole")
     received, received_weights = train_in_parts(tmp_path / "parts", stops=(2, 3, 3))
     assert {**received, "seconds": 0} == {**expected, "seconds": 0}
@@ -508,7 +508,7 @@ def test_a_stop_on_request_saves_the_last_step(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         return {"accuracy": 0.5}
 
-    kept = signal.signal(signal.SIGTERM, stopping.handle)
+    kept = signal.signal(signal.SIGTERM, stopping.handle_signal)
     try:
         with pytest.raises(stopping.Stopped):
             trainer.train(

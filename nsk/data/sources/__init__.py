@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data.sources.digits import DigitsSource
 from nsk.data.sources.folder import FolderSource
 from nsk.data.sources.source import Source

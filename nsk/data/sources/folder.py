@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data.sources.source import SPLITS, SourceImage, describe_files, printable
 from nsk.errors import UserError
 

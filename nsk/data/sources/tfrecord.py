@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
 from nsk.data.sources.source import SourceImage, describe_files, printable
 from nsk.errors import UserError

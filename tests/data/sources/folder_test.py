@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import sources
 from nsk.errors import UserError
 

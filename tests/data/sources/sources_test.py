@@ -3,7 +3,7 @@
 import pytest
 import sklearn
 
-from nsk.config.sections import DataConfig
+from nsk.config.data import DataConfig
 from nsk.data import records, sources
 from nsk.errors import UserError
 
