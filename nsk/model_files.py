@@ -55,8 +55,8 @@ def load_model(path):
     return model
 
 
-def load_predictor(path, batch_size, strategy, views):
-    """Loads a model.
+def load_predictor(path, batch_size, strategy, views, jit_compile="auto"):
+    """Loads a model; the other arguments are those of `Predictor`.
 
     Returns:
         Function of a `ShardSet` and some of its shards' indices (None: all of them) that yields
@@ -65,7 +65,7 @@ def load_predictor(path, batch_size, strategy, views):
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         loaded = load_model(path)
-    predict = Predictor(loaded, batch_size, strategy, views)
+    predict = Predictor(loaded, batch_size, strategy, views, jit_compile)
 
     def predictions(shard_set, shards=None):
         image_size = loaded.input_shape[1]

@@ -636,6 +636,13 @@ class RunConfig(Section):
     tpu: str = setting(
         "local", "Name or gRPC address of the TPU under --strategy=tpu; local: of this machine."
     )
+    jit_compile: str = setting(
+        "auto",
+        "Whether XLA compiles training steps and predictions: auto: on GPUs and TPUs | on: on the "
+        "CPU, too, where it is slower | off. What it cannot compile runs without it, and the log "
+        "says why.",
+        choices=("auto", "on", "off"),
+    )
     logical_devices: int = setting(
         0,
         "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "

@@ -193,6 +193,7 @@ class Stages:
                 checkpoint_folder=folder.with_suffix(CHECKPOINTS),
                 checkpoint_seconds=60 * self.config.run.checkpoint_minutes,
                 eval_batch_size=self.config.run.eval_batch_size,
+                jit_compile=self.config.run.jit_compile,
             )
             return train_stage.train(job, self.strategy, folder / MODEL)
 
@@ -412,6 +413,7 @@ class Stages:
             self.config.run.eval_batch_size,
             strategy,
             views,
+            self.config.run.jit_compile,
         )
 
 

@@ -63,6 +63,7 @@ class Job:
         checkpoint_folder: where checkpoints are kept while the stage trains.
         checkpoint_seconds: float, from one checkpoint to the next one.
         eval_batch_size: images in a batch of evaluation.
+        jit_compile: auto | on | off, whether XLA compiles steps and predictions.
     """
 
     settings: dict
@@ -75,6 +76,7 @@ class Job:
     checkpoint_folder: Path
     checkpoint_seconds: float
     eval_batch_size: int
+    jit_compile: str = "auto"
 
     @property
     def num_classes(self):
@@ -154,7 +156,8 @@ def _save(model, model_path):
 def make_trainer(job, streams, strategy):
     """The `Trainer` of a job."""
     build = functools.partial(build_model, job.settings, job.num_classes, initial=job.initial)
-    return Trainer(build, make_recipe(job.settings, streams), stage_key(job.settings), strategy)
+    recipe, key = make_recipe(job.settings, streams), stage_key(job.settings)
+    return Trainer(build, recipe, key, strategy, job.jit_compile)
 
 
 def stage_key(settings):
@@ -184,7 +187,7 @@ def make_evaluation(job, model):
     dev = pipeline.clean_batches(job.dev, job.settings["image_size"], job.eval_batch_size)
     if job.settings["train"]["cache"] == "memory":
         dev = dev.cache()
-    predict = Predictor(model, job.eval_batch_size)
+    predict = Predictor(model, job.eval_batch_size, jit_compile=job.jit_compile)
 
     def evaluate():
         predictions = collect(predict(dev))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from nsk import compilation
 from nsk.errors import CannotTeachError
 
 VIEWS = ("image", "mirror")
@@ -36,13 +37,14 @@ class Predictor:
         batch_size: most images in a batch; rounded up to a multiple of the replicas.
         strategy: a `tf.distribute.Strategy`; None: the default device.
         views: "image", or "mirror": the mean of the probabilities of an image and its mirror image.
+        jit_compile: auto | on | off, whether XLA compiles the model, see `compilation`.
 
     Reference:
         Labels from several views of one image:
         [Radosavovic et al., 2018](https://arxiv.org/abs/1712.04440)
     """
 
-    def __init__(self, model, batch_size, strategy=None, views="image"):
+    def __init__(self, model, batch_size, strategy=None, views="image", jit_compile="auto"):
         if views not in VIEWS:
             raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}.")
         self.model = model
@@ -50,6 +52,10 @@ class Predictor:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._batch_size = -(-batch_size // self._replicas) * self._replicas
+        is_compiled = compilation.is_compiled(jit_compile, self._strategy)
+        title = f"Predictions of {getattr(model, 'name', model)}"
+        self._forward = compilation.Compilable(self._of_view, is_compiled, title)
+        self._global_batch = tf.function(self._predict_global_batch)
 
     def __call__(self, batches):
         """Predicts batch by batch.
@@ -76,11 +82,7 @@ class Predictor:
         count = len(images)
         if count > self._batch_size:
             raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        # A short batch is filled up with black images, whose rows are cut off.
-        step = math.lcm(BATCH_STEP, self._replicas)
-        missing = min(-(-count // step) * step, self._batch_size) - count
-        full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        log_probabilities = self._global_batch(full)[:count].numpy()
+        log_probabilities = self._of_full_batch(self._fill_up(images))[:count].numpy()
         if not np.isfinite(log_probabilities).all():
             raise CannotTeachError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
@@ -88,8 +90,27 @@ class Predictor:
             )
         return log_probabilities
 
-    @tf.function
-    def _global_batch(self, batch):
+    def _fill_up(self, images):
+        """Fills a short batch up with black images, whose rows are cut off afterwards."""
+        step = math.lcm(BATCH_STEP, self._replicas)
+        if self._forward.is_compiled:  # Every size is compiled anew, which takes many seconds.
+            step = self._batch_size
+        filled = min(-(-len(images) // step) * step, self._batch_size)
+        return tf.pad(images, [[0, filled - len(images)], [0, 0], [0, 0], [0, 0]])
+
+    def _of_full_batch(self, images):
+        """`_predict_global_batch`, without XLA if it cannot compile the model."""
+        try:
+            log_probabilities = self._global_batch(images)
+        except compilation.ERRORS as error:
+            if not self._forward.fall_back(error):
+                raise
+            self._global_batch = tf.function(self._predict_global_batch)
+            log_probabilities = self._global_batch(images)
+        self._forward.succeeded()
+        return log_probabilities
+
+    def _predict_global_batch(self, batch):
         results = self._strategy.run(self._replica_share, args=(batch,))
         return tf.concat(self._strategy.experimental_local_results(results), axis=0)
 
@@ -99,8 +120,8 @@ class Predictor:
         mine = batch[replica * share :][:share]
         mine = tf.cast(mine, tf.float32)
         if self._views == "image":
-            return self._of_view(mine)
-        views = [self._of_view(mine), self._of_view(tf.reverse(mine, axis=[2]))]
+            return self._forward(mine)
+        views = [self._forward(mine), self._forward(tf.reverse(mine, axis=[2]))]
         return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
 
     def _of_view(self, images):
