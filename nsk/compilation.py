@@ -4,6 +4,8 @@
 convolutions are slower than TensorFlow's own, so it compiles there only with `on`, as tests do.
 """
 
+import re
+
 import tensorflow as tf
 from absl import logging
 
@@ -15,6 +17,9 @@ ERRORS = (
     tf.errors.UnimplementedError,
     tf.errors.InternalError,
 )
+# Lines of TensorFlow's messages that say nothing about the reason.
+UNINFORMATIVE = re.compile("Graph execution error|Detected at node|<stack traces unavailable>")
+MAX_REASON = 300  # Characters.
 
 
 def is_compiled(mode, strategy):
@@ -92,6 +97,12 @@ class Compilable:
         if self._called or not self.is_compiled:
             return False
         self._compiled = None
-        reason = getattr(error, "message", str(error)).strip().splitlines()[0][:300]
-        logging.warning("%s: runs without XLA (%s)", self._title, reason)
+        logging.warning("%s: runs without XLA (%s)", self._title, _reason(error))
         return True
+
+
+def _reason(error):
+    """The line of an error's message that says what is wrong, without stack traces."""
+    lines = getattr(error, "message", str(error)).strip().splitlines()
+    said = [line for line in lines if line.strip() and not UNINFORMATIVE.match(line)]
+    return (said or lines or [type(error).__name__])[0].strip()[:MAX_REASON]

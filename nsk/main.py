@@ -84,6 +84,21 @@ def given_workdir():
     return pathlib.Path(flags.FLAGS.workdir).expanduser()
 
 
+def keep_compiled_programs(folder):
+    """Has XLA keep compiled programs and autotuning results in a folder for later processes.
+
+    XLA reads these variables once, when TensorFlow is imported. It compares a program that is kept
+    with the one it is given, but not the machine that it was compiled on.
+    """
+    autotuning = folder / "autotuning"
+    stage.make_folder(autotuning)
+    for variable, option in (
+        ("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={folder.absolute()}"),
+        ("XLA_FLAGS", f"--xla_gpu_per_fusion_autotune_cache_dir={autotuning.absolute()}"),
+    ):
+        os.environ[variable] = f"{os.environ.get(variable, '')} {option}".strip()
+
+
 def prepare(config):
     """Checks a `Config`, makes its workdir and loads TensorFlow.
 
@@ -109,6 +124,8 @@ def prepare(config):
 
         beam.check_options(config.pseudo.beam_options)
     stage.make_folder(config.workdir)
+    if config.run.compilation_cache:
+        keep_compiled_programs(pathlib.Path(config.run.compilation_cache).expanduser())
     # TensorFlow takes seconds to import, which --help and wrong flags should not wait for.
     with native_messages_hidden():
         import tensorflow as tf

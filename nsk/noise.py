@@ -161,8 +161,9 @@ def example_uniform(name, batch_size, shape=()):
     """Uniform draws in [0, 1) for every example that a layer sees.
 
     Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
-    global batch alone, plain, compiled by XLA and on every device. Outside a scope (a model used by hand with `training=True`, say in
-    `model.fit`) they come from TensorFlow's global generator and cannot be repeated.
+    global batch alone: they are the same plain, compiled by XLA and on every device. Outside a
+    scope (a model used by hand with `training=True`, say in `model.fit`) they come from
+    TensorFlow's global generator and cannot be repeated.
 
     Args:
         name: string, unique for the layer within its model.

@@ -643,6 +643,11 @@ class RunConfig(Section):
         "says why.",
         choices=("auto", "on", "off"),
     )
+    compilation_cache: str = setting(
+        "",
+        "Folder where XLA keeps compiled programs and the results of its autotuning for later "
+        "processes on the same kind of machine and card; empty: none.",
+    )
     logical_devices: int = setting(
         0,
         "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "

@@ -62,9 +62,7 @@ def stochastic_depth_names(model):
     return [
         layer.name
         for layer in model.layers
-        if isinstance(layer, StochasticDepth)
-        and layer.trainable
-        and layer.survival_probability < 1
+        if isinstance(layer, StochasticDepth) and layer.trainable and layer.survival_probability < 1
     ]
 
 

@@ -2,12 +2,13 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import logging
 
 from nsk import models, noise
+from nsk.share import WHOLE
 from nsk.training import strategy as strategies
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
@@ -89,3 +90,102 @@ def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
         np.testing.assert_allclose(
             compiled[2].variables()[name].numpy(), variable.numpy(), atol=1e-4, err_msg=name
         )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulation_steps": 2},
+        pytest.param({"rematerialize": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_parts_and_recomputed_blocks_are_compiled_as_well(changes):
+    plain, compiled = (trained("resnet8", 8, mode, **changes) for mode in ("off", "on"))
+    assert is_compiled(compiled[2])
+    np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-5)
+
+
+class OnTheHost(keras.layers.Layer):
+    """The identity, as a Python function that XLA cannot compile."""
+
+    def call(self, inputs):
+        outputs = tf.numpy_function(lambda array: array, [inputs], tf.float32)
+        return tf.ensure_shape(outputs, inputs.shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def linear_on_the_host(synchronized=False):
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Flatten()(OnTheHost()(pixels))
+    initializer = keras.initializers.GlorotUniform(seed=3)
+    logits = keras.layers.Dense(10, kernel_initializer=initializer)(features)
+    return keras.Model(pixels, logits, name="linear")
+
+
+def numbered_batches(first_step, num_steps, share=WHOLE):
+    """Batches whose images are black but for the step's number."""
+    streams = first_batch(8)
+    images = [np.full((num_steps, *stream["image"].shape), 0, np.uint8) for stream in streams]
+    for number in range(num_steps):
+        for array in images:
+            array[number] = number
+    elements = tuple(
+        {name: np.repeat(rows[None], num_steps, axis=0) for name, rows in stream.items()}
+        | {"image": array}
+        for stream, array in zip(streams, images, strict=True)
+    )
+    return tf.data.Dataset.from_tensor_slices(elements).skip(first_step)
+
+
+def train(jit_compile, folder, monkeypatch):
+    """(losses, warnings) of a whole training of a network that XLA cannot compile."""
+    recipe = Recipe(np.full(4, 1e-4, np.float32), SIZES)
+    strategy = strategies.make_strategy("one")
+    trainer = Trainer(linear_on_the_host, recipe, KEY, strategy, jit_compile)
+    losses, warnings = [], []
+    call_steps = trainer.call_steps
+
+    def recorded(*arguments):
+        result = call_steps(*arguments)
+        losses.extend(result[0])
+        return result
+
+    monkeypatch.setattr(trainer, "call_steps", recorded)
+    monkeypatch.setattr(
+        "nsk.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
+    )
+    trainer.train(
+        numbered_batches,
+        evaluate=lambda: {"accuracy": 0.5},
+        evaluations=1,
+        summary_folder=folder / "summary",
+        title="test",
+        checkpoint_folder=folder / "checkpoints",
+        checkpoint_seconds=1000.0,
+    )
+    return losses, warnings
+
+
+def test_what_cannot_be_compiled_runs_plain_and_loses_no_batch(tmp_path, monkeypatch):
+    plain, nothing = train("off", tmp_path / "plain", monkeypatch)
+    fallen_back, warnings = train("on", tmp_path / "compiled", monkeypatch)
+    assert len(plain) == 4 and len(set(plain)) == 4
+    np.testing.assert_array_equal(fallen_back, plain)
+    assert not nothing
+    ((message, title, reason),) = warnings
+    assert "without XLA" in message and title == "Training steps of linear"
+    assert reason.startswith("Detected unsupported operations") and "PyFunc" in reason
+
+
+def test_replicas_run_plain_and_the_log_says_why(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(
+        "nsk.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
+    )
+    make_trainer("convnet5", 8, "on", strategy="mirrored")
+    ((_, _, reason),) = warnings
+    assert reason.startswith("MirroredStrategy sums gradients")
+    make_trainer("convnet5", 8, "auto", strategy="mirrored")
+    assert len(warnings) == 1  # Nothing was wanted on the CPU.
