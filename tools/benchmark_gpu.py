@@ -4,6 +4,7 @@ Every way to make a step is timed in turn, for several rounds; medians. PyTorch 
 its own, by any Python that has it (`--torch_python`), which waits while ours are timed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from nsk import models
+from nsk import models, train_stage
 from tools import benchmark_models
 
 TORCH_PROGRAM = Path(__file__).with_name("torch_networks.py")
@@ -83,9 +84,13 @@ class TorchProcess:
             raise SystemExit(f"PyTorch's process ended with {self._process.wait()}.")
         return json.loads(answer)
 
-    def close(self):
-        self._process.stdin.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._process.stdin.close()  # So it ends.
         self._process.wait()
+        self._process.stdout.close()
 
 
 def our_turn(name, part, way, steps):
@@ -136,7 +141,9 @@ def benchmark(name, part, ways, rounds, steps, torch_process):
             )
     first = {}
     for way, turn in turns.items():
-        first[way] = turn()["first_seconds"]
+        answer = turn()
+        first[way] = answer["first_seconds"]
+        _check_parameters(name, part, answer.get("parameters"))
         print(f"{name}, {way}: first call {first[way]:.1f} s", flush=True)
     speeds = {way: [] for way in turns}
     for _ in range(rounds):
@@ -152,6 +159,16 @@ def benchmark(name, part, ways, rounds, steps, torch_process):
             "first_seconds": round(first[way], 1),
         }
     return results
+
+
+def _check_parameters(name, part, theirs):
+    """Ends the benchmark if PyTorch's network is another one than ours."""
+    sizes = {"num_classes": part.num_classes, "image_size": part.image_size}
+    if theirs is None:
+        return
+    ours = train_stage.trainable_parameters(models.build_model(name, **sizes))
+    if theirs != ours:
+        raise SystemExit(f"{name} has {theirs:,} parameters in PyTorch, {ours:,} here.")
 
 
 def device_name():
@@ -182,12 +199,10 @@ def run(parts, ways, rounds, steps, torch_python, sizes=None):
     """
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)  # PyTorch needs its share.
-    torch_process = TorchProcess(torch_python) if set(ways) & set(PYTORCH) else None
-    results = {}
-    for name in parts:
-        part = dataclasses.replace(PARTS[name], **(sizes or {}))
-        results[name] = benchmark(name, part, ways, rounds, steps, torch_process)
-    if torch_process:
-        torch_process.close()
+    results, needs_torch = {}, bool(set(ways) & set(PYTORCH))
+    with TorchProcess(torch_python) if needs_torch else contextlib.nullcontext() as torch_process:
+        for name in parts:
+            part = dataclasses.replace(PARTS[name], **(sizes or {}))
+            results[name] = benchmark(name, part, ways, rounds, steps, torch_process)
     ratios = {name: ratio_to_pytorch(result) for name, result in results.items()}
     print(json.dumps({"device": device_name(), "ratio": ratios, "details": results}))
