@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from nsk.distributed import compilation
 from nsk.errors import GenerationFailedError
 
 VIEWS = ("image", "mirror")
@@ -38,6 +39,7 @@ class Predictor:
         batch_size: maximum number of images in a batch; rounded up to a multiple of the replicas.
         strategy: a `tf.distribute.Strategy`; None: the default device.
         views: "image", or "mirror": the mean of the probabilities of an image and its mirror image.
+        jit_compile: auto | on | off, whether XLA compiles the model, see `compilation`.
 
     Reference:
         Labels from several views of an image:
@@ -50,6 +52,7 @@ class Predictor:
         batch_size: int,
         strategy: tf.distribute.Strategy | None = None,
         views: str = "image",
+        jit_compile: str = "auto",
     ):
         if views not in VIEWS:
             raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}.")
@@ -58,6 +61,10 @@ class Predictor:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._batch_size = -(-batch_size // self._replicas) * self._replicas
+        is_compiled = compilation.is_compiled(jit_compile, self._strategy)
+        title = f"Predictions of {getattr(model, 'name', model)}"
+        self._forward = compilation.Compilable(self._predict_view, is_compiled, title)
+        self._global_batch = tf.function(self._predict_global_batch)
 
     def __call__(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Predictions]:
         """Predicts batch by batch.
@@ -91,11 +98,7 @@ class Predictor:
         count = len(images)
         if count > self._batch_size:
             raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        # A short batch is padded with black images, whose rows are dropped.
-        multiple = math.lcm(BATCH_SIZE_MULTIPLE, self._replicas)
-        padding = min(-(-count // multiple) * multiple, self._batch_size) - count
-        padded = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
-        log_probabilities = self._predict_global_batch(padded)[:count].numpy()
+        log_probabilities = self._predict_padded(self._pad(images))[:count].numpy()
         if not np.isfinite(log_probabilities).all():
             raise GenerationFailedError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
@@ -103,7 +106,26 @@ class Predictor:
             )
         return log_probabilities
 
-    @tf.function
+    def _pad(self, images):
+        """Pads a short batch with black images, whose rows are dropped."""
+        multiple = math.lcm(BATCH_SIZE_MULTIPLE, self._replicas)
+        if self._forward.is_compiled:  # Every size would be compiled, which takes many seconds.
+            multiple = self._batch_size
+        size = min(-(-len(images) // multiple) * multiple, self._batch_size)
+        return tf.pad(images, [[0, size - len(images)], [0, 0], [0, 0], [0, 0]])
+
+    def _predict_padded(self, images):
+        """`_predict_global_batch`, without XLA if it cannot compile the model."""
+        try:
+            log_probabilities = self._global_batch(images)
+        except compilation.ERRORS as error:
+            if not self._forward.fall_back(error):
+                raise
+            self._global_batch = tf.function(self._predict_global_batch)
+            log_probabilities = self._global_batch(images)
+        self._forward.succeeded()
+        return log_probabilities
+
     def _predict_global_batch(self, batch):
         results = self._strategy.run(self._predict_replica_share, args=(batch,))
         return tf.concat(self._strategy.experimental_local_results(results), axis=0)
@@ -113,8 +135,8 @@ class Predictor:
         size = batch.shape[0] // self._replicas
         images = tf.cast(batch[replica * size :][:size], tf.float32)
         if self._views == "image":
-            return self._predict_view(images)
-        views = [self._predict_view(images), self._predict_view(tf.reverse(images, axis=[2]))]
+            return self._forward(images)
+        views = [self._forward(images), self._forward(tf.reverse(images, axis=[2]))]
         return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
 
     def _predict_view(self, images):

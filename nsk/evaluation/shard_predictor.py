@@ -14,7 +14,11 @@ PredictShards = Callable[[ShardSet, Sequence[int] | None], Iterator[Predictions]
 
 
 def load_predictor(
-    path: Path, batch_size: int, strategy: tf.distribute.Strategy | None, views: str
+    path: Path,
+    batch_size: int,
+    strategy: tf.distribute.Strategy | None,
+    views: str,
+    jit_compile: str = "auto",
 ) -> PredictShards:
     """Loads a model to predict the images of shards.
 
@@ -23,6 +27,7 @@ def load_predictor(
         batch_size: number of images in a batch, see `Predictor`.
         strategy: distributes the predictions over replicas; None: the current strategy.
         views: "image" or "mirror", see `Predictor`.
+        jit_compile: auto | on | off, see `Predictor`.
 
     Returns:
         Function of a `ShardSet` and the indices of some of its shards (None: all) that yields the
@@ -34,7 +39,7 @@ def load_predictor(
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = load_model(path)
-    predict = Predictor(model, batch_size, strategy, views)
+    predict = Predictor(model, batch_size, strategy, views, jit_compile)
 
     def predict_shards(shard_set, shards=None):
         image_size = model.input_shape[1]

@@ -57,6 +57,15 @@ class StochasticDepth(keras.layers.Layer):
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
 
+def stochastic_depth_names(model):
+    """Names of a network's layers that drop samples when it trains: a list."""
+    return [
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, StochasticDepth) and layer.trainable and layer.survival_probability < 1
+    ]
+
+
 @keras.saving.register_keras_serializable(package="nsk")
 class Dropout(keras.layers.Layer):
     """Sets single elements to 0 during training and divides the others by `1 - rate`.

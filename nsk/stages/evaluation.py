@@ -24,11 +24,11 @@ def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> St
         images: the ingested images.
     """
     splits = {split: shard_set(images, split) for split in ("dev", "test")}
-    batch_size, strategy = runner.config.run.eval_batch_size, runner.runtime.local_strategy
+    run, strategy = runner.config.run, runner.runtime.local_strategy
     return runner.build_or_reuse(
         f"{model.path.parent.name}/evaluation",
         lambda folder: evaluate_model(
-            model.path / MODEL_FILE, splits, folder, batch_size, strategy
+            model.path / MODEL_FILE, splits, folder, run.eval_batch_size, strategy, run.jit_compile
         ),
         suite_settings(),
         model=model,
@@ -42,6 +42,7 @@ def evaluate_model(
     folder: Path,
     batch_size: int,
     strategy: tf.distribute.Strategy | None = None,
+    jit_compile: str = "auto",
 ) -> dict[str, Metrics]:
     """Evaluates a model, clean and without noise.
 
@@ -51,6 +52,7 @@ def evaluate_model(
         folder: where the suites write their files, `dev.parquet` and `test.parquet` among them.
         batch_size: maximum number of images in a batch.
         strategy: where the model is replicated; None: the default device.
+        jit_compile: auto | on | off, see `Predictor`.
 
     Returns:
         dict from each split to its metrics.
@@ -61,7 +63,7 @@ def evaluate_model(
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = load_model(model_path)
-    predictor = Predictor(model, batch_size, strategy)
+    predictor = Predictor(model, batch_size, strategy, jit_compile=jit_compile)
     metrics = {}
     for split, shards in splits.items():
         batches = pipeline.clean_batches(shards, model.input_shape[1], batch_size)

@@ -70,7 +70,12 @@ def score(
     strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
     views, command, workers = config.scoring.score_views, config.command, runner.workers
     load_predict = functools.partial(
-        load_predictor, teacher.path / MODEL_FILE, config.run.eval_batch_size, strategy, views
+        load_predictor,
+        teacher.path / MODEL_FILE,
+        config.run.eval_batch_size,
+        strategy,
+        views,
+        config.run.jit_compile,
     )
 
     def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):

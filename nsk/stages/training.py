@@ -110,6 +110,7 @@ def run_training(
             checkpoint_folder=folder.with_suffix(CHECKPOINTS),
             checkpoint_seconds=60 * run.checkpoint_minutes,
             eval_batch_size=run.eval_batch_size,
+            jit_compile=run.jit_compile,
         )
         return train_model(job, runner.runtime, folder / MODEL_FILE)
 
@@ -136,6 +137,7 @@ class Job:
         checkpoint_folder: where checkpoints are kept during the training.
         checkpoint_seconds: time between checkpoints.
         eval_batch_size: images per batch of evaluation.
+        jit_compile: auto | on | off, whether XLA compiles steps and predictions.
     """
 
     settings: Hyperparameters
@@ -148,6 +150,7 @@ class Job:
     checkpoint_folder: Path
     checkpoint_seconds: float
     eval_batch_size: int
+    jit_compile: str = "auto"
 
     @property
     def num_classes(self) -> int:
@@ -227,7 +230,8 @@ def make_trainer(job: Job, streams: tuple[Stream, ...], runtime: Runtime) -> Tra
     build = functools.partial(
         build_network, settings, job.num_classes, initial_weights=job.initial_weights
     )
-    return Trainer(build, make_recipe(settings, streams), settings.noise_key, runtime)
+    recipe = make_recipe(settings, streams)
+    return Trainer(build, recipe, settings.noise_key, runtime, job.jit_compile)
 
 
 def make_evaluation(job: Job, model: keras.Model) -> Callable[[], dict[str, float | None]]:
@@ -235,7 +239,7 @@ def make_evaluation(job: Job, model: keras.Model) -> Callable[[], dict[str, floa
     dev = pipeline.clean_batches(job.dev, job.settings.image_size, job.eval_batch_size)
     if job.settings.train.cache == "memory":
         dev = dev.cache()
-    predict = Predictor(model, job.eval_batch_size)
+    predict = Predictor(model, job.eval_batch_size, jit_compile=job.jit_compile)
 
     def evaluate():
         predictions = collect(predict(dev))

@@ -5,6 +5,7 @@ import tensorflow as tf
 from nsk import noise
 from nsk.distributed.batch_share import Share
 from nsk.models.blocks import block_names
+from nsk.models.layers import stochastic_depth_names
 from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
 from nsk.training.rematerialization import Rematerialized
@@ -49,7 +50,7 @@ class ReplicaStep:
         counted = streams if recipe.loss_normalization == "all" else streams[:1]
         weight = tf.add_n([tf.reduce_sum(stream["weight"]) for stream in counted])
         denominator = replica.all_reduce("SUM", weight)
-        step_key = noise.fold_in(self._noise_key, step)
+        step_key = noise.step_key(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
 
@@ -71,7 +72,9 @@ class ReplicaStep:
                 rows([stream[name] for stream in streams], part)
                 for name in ("image", "target", "weight")
             )
-            with noise.scope(step_key, rows(positions, part), recipe.global_batch_size):
+            mine = rows(positions, part)
+            names = stochastic_depth_names(self._model)
+            with noise.scope(step_key, mine, recipe.global_batch_size, names):
                 return self._gradients(images, targets, weights, denominator)
 
         loss, gradients = self._sum_over_parts(gradients_of)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from nsk import stopping
+from nsk.distributed import compilation
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
 from nsk.errors import GenerationFailedError
@@ -38,9 +39,10 @@ class Trainer:
         recipe: a `Recipe`.
         noise_key: int64 (2,), the stage's key (`noise.key`).
         runtime: the run's devices and workers.
+        jit_compile: auto | on | off, whether XLA compiles a replica's step, see `compilation`.
     """
 
-    def __init__(self, build_model, recipe, noise_key, runtime: Runtime):
+    def __init__(self, build_model, recipe, noise_key, runtime: Runtime, jit_compile="auto"):
         strategy = runtime.strategy
         self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
         self.workers.wait()  # Variables are made together.
@@ -59,11 +61,32 @@ class Trainer:
             self.average = (
                 ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
             )
-            self._replica_step = ReplicaStep(
+            step = ReplicaStep(
                 self.model, self.optimizer, recipe, noise_key, strategy.num_replicas_in_sync
             )
+        self._replica_step = self._compilable(step, jit_compile)
+        self.run_steps = tf.function(self._run_steps)
         # Outside the scope and not synchronized: what is evaluated, scored with, saved and served.
         self.published_model = build_model(synchronized=False)
+
+    def _compilable(self, replica_step, jit_compile):
+        """A replica's step, compiled if a mode wants it and the strategy allows it."""
+        is_compiled = compilation.is_compiled(jit_compile, self.strategy)
+        if isinstance(self.strategy, tf.distribute.TPUStrategy):
+            is_compiled = False  # The strategy itself compiles what runs on a replica.
+        title = f"Training steps of {self.model.name}"
+        step = compilation.Compilable(replica_step, is_compiled, title)
+        reason = compilation.obstacle(self.strategy)
+        if reason:
+            step.fall_back(reason)
+        return step
+
+    def _retry_plain(self, error):
+        """Whether the first call failed because of XLA; then the next one runs without it."""
+        failed = self._replica_step.fall_back(error)
+        if failed:
+            self.run_steps = tf.function(self._run_steps)
+        return failed
 
     def train(
         self,
@@ -117,7 +140,13 @@ class Trainer:
             while step < num_steps:
                 count = min(pace.steps, min(end for end in stops if end > step) - step)
                 called = time.monotonic()
-                losses, norms = self.call_steps(batches, step, count)
+                try:
+                    losses, norms = self.call_steps(batches, step, count)
+                except compilation.ERRORS as error:
+                    if not self._retry_plain(error):
+                        raise
+                    batches = self.iterate(make_batches, step, num_steps)  # One was taken.
+                    continue
                 seconds = time.monotonic() - called
                 _check_finite(losses, norms, step, checkpoints)
                 step += count
@@ -125,7 +154,9 @@ class Trainer:
                 if step in stops:
                     curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.take(count, seconds)
-                is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.requested)
+                is_due, pace.steps, stopped = self._agree(
+                    checkpoints.is_due, pace.steps, stop.requested
+                )
                 if is_due or stopped:
                     spent = seconds_before + time.monotonic() - started
                     remembered = {"seconds": spent, **curves.state}
@@ -204,10 +235,11 @@ class Trainer:
         return iter(self.strategy.distribute_datasets_from_function(lambda _: make()))
 
     def call_steps(self, batches, first_step, count):
-        """`run_steps` of ints, with all workers; float32 arrays (count,)."""
+        """`_run_steps` of ints, with all workers; float32 arrays (count,)."""
         losses, norms = self.workers.call(
             self.run_steps, batches, tf.constant(first_step), tf.constant(count)
         )
+        self._replica_step.succeeded()
         return losses.numpy(), norms.numpy()
 
     def measured(self, evaluate, publish=False):
@@ -235,8 +267,7 @@ class Trainer:
                 target.assign(source.value)
         return self.published_model
 
-    @tf.function
-    def run_steps(self, batches, first_step, count):
+    def _run_steps(self, batches, first_step, count):
         """Several steps in one call.
 
         Args:

@@ -146,3 +146,38 @@ def test_a_model_that_diverged_is_an_error():
 def test_more_images_than_a_batch_are_rejected():
     with pytest.raises(ValueError, match="5 images: expected at most a batch of 4"):
         Predictor(None, 4).log_probabilities(images(5))
+
+
+def compiles(predict, size):
+    """Whether the graph of a batch asks XLA to compile a function."""
+    images = tf.TensorSpec([size, 8, 8, 3], tf.uint8)
+    graph = predict._global_batch.get_concrete_function(images).graph.as_graph_def()
+    return any(function.attr["_XlaMustCompile"].b for function in graph.library.function)
+
+
+@pytest.mark.parametrize("views", ["image", "mirror"])
+def test_compiled_predictions_are_the_plain_ones(views):
+    model = noisy_model()
+    plain, compiled = (Predictor(model, 6, None, views, mode) for mode in ("off", "on"))
+    for count in (1, 6, 13):
+        np.testing.assert_allclose(
+            predicted(compiled, images(count), 6), predicted(plain, images(count), 6), atol=1e-5
+        )
+    assert compiles(compiled, 6) and not compiles(plain, 6)
+    assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
+
+
+def test_a_model_that_cannot_be_compiled_predicts_plain():
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Lambda(
+        lambda inputs: tf.ensure_shape(
+            tf.numpy_function(lambda array: array, [inputs], tf.float32), [None, 8, 8, 3]
+        ),
+        output_shape=(8, 8, 3),
+    )(pixels)
+    model = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(features)))
+    plain, fallen_back = (Predictor(model, 6, jit_compile=mode) for mode in ("off", "on"))
+    np.testing.assert_array_equal(
+        predicted(fallen_back, images(8), 6), predicted(plain, images(8), 6)
+    )
+    assert not compiles(fallen_back, 6)

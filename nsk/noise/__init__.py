@@ -6,8 +6,11 @@ draws what the undisturbed run would have drawn: nothing here has state that a c
 to hold.
 
 A key is derived from the run's seed and names (`key(seed, "gen1/student")`), folded with the step
-(`fold_in`), and then with the name of whoever draws (`named`). The generator is Philox
-(`tf.random.stateless_uniform(alg="philox")`), which gives the same numbers on every device type.
+(`fold_in`), and then with the name of whoever draws (`named`). The generator is Philox. The input
+pipeline, which is always on the CPU, draws with TensorFlow's own operations
+(`tf.random.stateless_uniform(alg="philox")`). Under XLA these return other numbers, so everything
+that a training step draws comes from `nsk.noise.philox`: the same numbers to the bit, in operations that
+have the same result plain, compiled and on every device type.
 
 Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward
 pass, and layers draw with `example_uniform`. Where a worker prepares a part of a global batch, a
@@ -16,11 +19,15 @@ scope says which one, and augmentation draws with `for_examples`.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import operator
 import threading
 
 import numpy as np
 import tensorflow as tf
+
+from nsk.noise import philox
 
 ALGORITHM = "philox"
 
@@ -63,6 +70,17 @@ def uniform(draw_key, shape, minval=0.0, maxval=1.0):
     )
 
 
+def step_key(stage_key, step):
+    """`fold_in(stage_key, step)` for a training step, which XLA may compile: `nsk.noise.philox`."""
+    return philox.fold_in(tf.convert_to_tensor(stage_key), tf.cast(step, tf.int64)[None])[0]
+
+
+def portable_uniform(draw_key, shape):
+    """`uniform(draw_key, shape)` for a training step, which XLA may compile: `nsk.noise.philox`."""
+    draws = philox.uniform(draw_key[None], functools.reduce(operator.mul, shape, 1))
+    return tf.reshape(draws, shape)
+
+
 def integers(draw_key, shape, maxval):
     """int32 tensor of `shape`, uniform over 0..maxval-1."""
     return tf.random.stateless_uniform(
@@ -80,13 +98,14 @@ class _Scope:
     key: tf.Tensor
     positions: tf.Tensor
     global_batch_size: int | tf.Tensor
+    example_draws: dict  # From a name to float32 (local_batch,).
 
 
 _active = threading.local()  # MirroredStrategy traces each replica in a thread of its own.
 
 
 @contextlib.contextmanager
-def scope(step_key, positions, global_batch_size):
+def scope(step_key, positions, global_batch_size, layer_names=()):
     """Within it, the noise of one step is drawn for some rows of the global batch, a replica's say.
 
     Args:
@@ -94,13 +113,27 @@ def scope(step_key, positions, global_batch_size):
         positions: int tensor of shape (local_batch,): where each row that is there stands in the
             global batch.
         global_batch_size: int or scalar tensor, rows in the global batch.
+        layer_names: names of the layers that draw one number for each example. They are drawn
+            together: the numbers are the same without it, but every layer would then add some 150
+            small operations to the graph.
     """
+    draws = _example_draws(step_key, positions, global_batch_size, layer_names)
     previous = getattr(_active, "scope", None)
-    _active.scope = _Scope(step_key, positions, global_batch_size)
+    _active.scope = _Scope(step_key, positions, global_batch_size, draws)
     try:
         yield
     finally:
         _active.scope = previous
+
+
+def _example_draws(step_key, positions, global_batch_size, names):
+    """What `example_uniform(name, ...)` returns for each of several names: a dict."""
+    if not names:
+        return {}
+    numbers = tf.constant([key(0, name)[0] for name in names])
+    keys = philox.fold_in(tf.convert_to_tensor(step_key), numbers)
+    draws = tf.gather(philox.uniform(keys, global_batch_size), positions, axis=1)
+    return dict(zip(names, tf.unstack(draws, len(names)), strict=True))
 
 
 def for_examples(draw, draw_key, count, shape=()):
@@ -128,8 +161,9 @@ def example_uniform(name, batch_size, shape=()):
     """Uniform draws in [0, 1) for every example that a layer sees.
 
     Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
-    global batch alone. Outside a scope (a model used by hand with `training=True`, say in
-    `model.fit`) they come from TensorFlow's global generator and cannot be repeated.
+    global batch alone: they are the same plain, compiled by XLA and on every device. Outside a
+    scope (a model used by hand with `training=True`, say in `model.fit`) they come from
+    TensorFlow's global generator and cannot be repeated.
 
     Args:
         name: string, unique for the layer within its model.
@@ -142,4 +176,8 @@ def example_uniform(name, batch_size, shape=()):
     active = getattr(_active, "scope", None)
     if active is None:
         return tf.random.uniform([batch_size, *shape])
-    return for_examples(uniform, named(active.key, name), batch_size, shape)
+    if not shape and name in active.example_draws:
+        return active.example_draws[name]
+    number = tf.constant(key(0, name)[:1])
+    (layer_key,) = tf.unstack(philox.fold_in(tf.convert_to_tensor(active.key), number), 1)
+    return for_examples(portable_uniform, layer_key, batch_size, shape)

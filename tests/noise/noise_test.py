@@ -123,3 +123,24 @@ def test_a_scope_holds_for_its_own_thread_alone():
         thread.start()
         thread.join()
     assert received[0] != received[1]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_noise_of_a_step_is_that_of_native_operations_plain_and_compiled(compiled):
+    """Of an odd global batch, drawn together and layer by layer."""
+    positions = tf.constant([0, 3, 4, 12])
+
+    def draw(step, layer_names):
+        with noise.scope(noise.step_key(KEY, step), positions, 13, layer_names):
+            draws = {name: noise.example_uniform(name, 4) for name in ("first", "second")}
+            return {**draws, "dropout": noise.example_uniform("dropout", 4, [7])}
+
+    for layer_names in ((), ("first", "second")):
+        draw_step = tf.function(
+            lambda step, names=layer_names: draw(step, names), jit_compile=compiled
+        )
+        for step in (0, 5, 2**31 - 1):
+            for name, received in draw_step(tf.constant(step)).items():
+                native_key = noise.named(noise.fold_in(KEY, step), name)
+                whole = noise.uniform(native_key, [13, 7] if name == "dropout" else [13])
+                np.testing.assert_array_equal(received, tf.gather(whole, positions))
