@@ -34,8 +34,8 @@ class RunConfig(Section):
     )
     compilation_cache: str = setting(
         "",
-        "Folder for XLA's compiled programs and autotuning results, for later processes on the same "
-        "kind of machine and card; empty: none.",
+        "Folder for XLA's compiled programs and autotuning results, for later processes on the "
+        "same kind of machine and card; empty: none.",
         changes_results=False,
     )
     logical_devices: int = setting(

@@ -1,4 +1,4 @@
-"""Which functions XLA compiles, and what happens where it cannot.
+"""Which functions XLA compiles, and what happens if it cannot.
 
 `--jit_compile=auto` compiles training steps and predictions on GPUs and TPUs. On the CPU XLA's
 convolutions are slower than TensorFlow's own, so it compiles there only with `on`, as tests do.
@@ -17,13 +17,13 @@ ERRORS = (
     tf.errors.UnimplementedError,
     tf.errors.InternalError,
 )
-# Lines of TensorFlow's messages that say nothing about the reason.
+# Lines of TensorFlow's messages that do not contain the reason.
 UNINFORMATIVE = re.compile("Graph execution error|Detected at node|<stack traces unavailable>")
-MAX_REASON = 300  # Characters.
+MAX_REASON_CHARACTERS = 300
 
 
 def is_compiled(mode, strategy):
-    """Whether a mode compiles what runs under a strategy.
+    """Whether functions under a strategy are compiled.
 
     Args:
         mode: auto | on | off.
@@ -47,7 +47,7 @@ def obstacle(strategy):
 
 
 def device_type(strategy):
-    """CPU, GPU or TPU: where a strategy's replicas compute."""
+    """Device type of a strategy's replicas: CPU, GPU or TPU."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return "TPU"
     if isinstance(strategy, tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy):
@@ -56,15 +56,14 @@ def device_type(strategy):
 
 
 class Compilable:
-    """A function of tensors that XLA compiles, unless that turns out to be impossible.
+    """A function of tensors that XLA compiles, or that runs without XLA if it cannot be compiled.
 
-    Whether it is shows in the first call alone, so only an error of that call is a reason to go on
-    without XLA.
+    Compilation fails in the first call, so only an error of that call causes the fallback.
 
     Args:
-        function: what is called, from within a `tf.function`.
-        is_compiled: bool.
-        title: what it is, for the log.
+        function: the function, which is called inside a `tf.function`.
+        is_compiled: bool, whether to compile it.
+        title: its name in the log.
     """
 
     def __init__(self, function, is_compiled, title):
@@ -80,19 +79,19 @@ class Compilable:
         return (self._compiled or self._function)(*args)
 
     def succeeded(self):
-        """Notes that a call has gone well."""
+        """Records that a call has succeeded."""
         self._called = True
 
     def fall_back(self, error):
-        """Runs the function plain from now on, if the first call failed because of XLA; logs why.
+        """Switches to the plain function if the first call failed because of XLA, and logs why.
 
-        The `tf.function` around it must then be made anew, and called again.
+        The surrounding `tf.function` must then be created again, and called again.
 
         Args:
-            error: what was raised, one of `ERRORS`, or a string.
+            error: the error, one of `ERRORS`, or a string.
 
         Returns:
-            bool, whether it is run plain from now on and was compiled before.
+            bool, whether the function was compiled and is plain now.
         """
         if self._called or not self.is_compiled:
             return False
@@ -102,7 +101,7 @@ class Compilable:
 
 
 def _reason(error):
-    """The line of an error's message that says what is wrong, without stack traces."""
+    """The line of an error's message that contains the reason, without stack traces."""
     lines = getattr(error, "message", str(error)).strip().splitlines()
     said = [line for line in lines if line.strip() and not UNINFORMATIVE.match(line)]
-    return (said or lines or [type(error).__name__])[0].strip()[:MAX_REASON]
+    return (said or lines or [type(error).__name__])[0].strip()[:MAX_REASON_CHARACTERS]

@@ -1,20 +1,19 @@
-"""The one place that draws random numbers during training.
+"""Random numbers of training: all of them are drawn here.
 
 Every draw is a pure function of a key and of the example's position in the *global* batch. So
-replicas draw different noise, one device draws what N replicas draw together, and a resumed run
-draws what the undisturbed run would have drawn: nothing here has state that a checkpoint would have
-to hold.
+replicas draw different noise, one device draws the same as N replicas together, and a resumed run
+draws the same as an uninterrupted one: there is no state that a checkpoint would have to hold.
 
 A key is derived from the run's seed and names (`key(seed, "gen1/student")`), folded with the step
-(`fold_in`), and then with the name of whoever draws (`named`). The generator is Philox. The input
-pipeline, which is always on the CPU, draws with TensorFlow's own operations
-(`tf.random.stateless_uniform(alg="philox")`). Under XLA these return other numbers, so everything
-that a training step draws comes from `nsk.noise.philox`: the same numbers to the bit, in operations that
-have the same result plain, compiled and on every device type.
+(`fold_in`), and then with the name of the layer or augmentation that draws (`named`). The generator
+is Philox. The input pipeline, which always runs on the CPU, draws with TensorFlow's own operations
+(`tf.random.stateless_uniform(alg="philox")`). Under XLA these return other numbers, so all draws of
+a training step come from `nsk.noise.philox`: the same numbers to the bit, by operations with the
+same result plain, compiled and on every device type.
 
-Layers inside a model are not handed a key by Keras. The trainer opens a `scope` around the forward
-pass, and layers draw with `example_uniform`. Where a worker prepares a part of a global batch, a
-scope says which one, and augmentation draws with `for_examples`.
+Keras does not pass a key to the layers of a model. The trainer opens a `scope` around the forward
+pass, and layers draw with `example_uniform`. If a worker prepares a part of a global batch, a scope
+says which part, and augmentation draws with `for_examples`.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ def key(seed, *names):
 
     Args:
         seed: int, the run's seed.
-        *names: strings or ints that tell this use of the seed from every other.
+        *names: strings or ints that distinguish this use of the seed from all others.
 
     Returns:
         int64 array of shape (2,).
@@ -52,14 +51,14 @@ def python_seed(seed, *names):
 
 
 def fold_in(parent, number):
-    """A child key for a number that may be a tensor (a step, an epoch); shape (2,) int64."""
+    """A child key for a number (a step, an epoch), which may be a tensor; int64 (2,)."""
     return tf.random.experimental.stateless_fold_in(
         parent, tf.cast(number, tf.int64), alg=ALGORITHM
     )
 
 
 def named(parent, name):
-    """A child key for a name: a layer's, or that of a kind of augmentation; shape (2,) int64."""
+    """A child key for a name, of a layer or of a kind of augmentation; int64 (2,)."""
     return fold_in(parent, key(0, name)[0])
 
 
@@ -106,16 +105,16 @@ _active = threading.local()  # MirroredStrategy traces each replica in a thread 
 
 @contextlib.contextmanager
 def scope(step_key, positions, global_batch_size, layer_names=()):
-    """Within it, the noise of one step is drawn for some rows of the global batch, a replica's say.
+    """Within it, noise of a step is drawn for some rows of the global batch, such as a replica's.
 
     Args:
         step_key: int64 tensor of shape (2,), a key already folded with the step.
-        positions: int tensor of shape (local_batch,): where each row that is there stands in the
-            global batch.
+        positions: int tensor of shape (local_batch,): positions of the local rows in the global
+            batch.
         global_batch_size: int or scalar tensor, rows in the global batch.
-        layer_names: names of the layers that draw one number for each example. They are drawn
-            together: the numbers are the same without it, but every layer would then add some 150
-            small operations to the graph.
+        layer_names: names of the layers that draw one number per example. Their numbers are drawn
+            together: they are the same otherwise, but every layer would add some 150 small
+            operations to the graph.
     """
     draws = _example_draws(step_key, positions, global_batch_size, layer_names)
     previous = getattr(_active, "scope", None)
@@ -127,7 +126,7 @@ def scope(step_key, positions, global_batch_size, layer_names=()):
 
 
 def _example_draws(step_key, positions, global_batch_size, names):
-    """What `example_uniform(name, ...)` returns for each of several names: a dict."""
+    """The results of `example_uniform(name, ...)` for several names, as a dict."""
     if not names:
         return {}
     numbers = tf.constant([key(0, name)[0] for name in names])
@@ -137,15 +136,16 @@ def _example_draws(step_key, positions, global_batch_size, names):
 
 
 def for_examples(draw, draw_key, count, shape=()):
-    """What `draw` gives for each of `count` examples; in a `scope`, for these rows of its batch.
+    """Draws for `count` examples; within a `scope`, for its rows of the global batch.
 
-    The whole global batch is drawn and the rows that are there are taken: cheap for a few numbers
-    an example (a crop, stochastic depth) or one feature vector (dropout before the classifier).
+    Numbers are drawn for the whole global batch, and the local rows are gathered: cheap for a few
+    numbers per example (a crop, stochastic depth) or one feature vector (dropout before the
+    classifier).
 
     Args:
         draw: function of (key, shape), such as `uniform`.
         draw_key: int64 (2,).
-        count: int or scalar tensor, examples that are there.
+        count: int or scalar tensor, number of local examples.
         shape: shape of one example's draws.
 
     Returns:
@@ -158,16 +158,16 @@ def for_examples(draw, draw_key, count, shape=()):
 
 
 def example_uniform(name, batch_size, shape=()):
-    """Uniform draws in [0, 1) for every example that a layer sees.
+    """Uniform draws in [0, 1) for every example of a layer's batch.
 
     Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
     global batch alone: they are the same plain, compiled by XLA and on every device. Outside a
-    scope (a model used by hand with `training=True`, say in `model.fit`) they come from
-    TensorFlow's global generator and cannot be repeated.
+    scope (such as a model trained by `model.fit`) they come from TensorFlow's global generator and
+    are not reproducible.
 
     Args:
         name: string, unique for the layer within its model.
-        batch_size: int or scalar tensor, rows that the layer sees.
+        batch_size: int or scalar tensor, rows of the layer's batch.
         shape: shape of one example's draws.
 
     Returns:
