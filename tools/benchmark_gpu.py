@@ -16,7 +16,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from nsk import models, train_stage
+from nsk import models
+from nsk.stages.training import trainable_parameters
 from tools import benchmark_models
 
 TORCH_PROGRAM = Path(__file__).with_name("torch_networks.py")
@@ -166,7 +167,7 @@ def _check_parameters(name, part, theirs):
     sizes = {"num_classes": part.num_classes, "image_size": part.image_size}
     if theirs is None:
         return
-    ours = train_stage.trainable_parameters(models.build_model(name, **sizes))
+    ours = trainable_parameters(models.build_model(name, **sizes))
     if theirs != ours:
         raise SystemExit(f"{name} has {theirs:,} parameters in PyTorch, {ours:,} here.")
 

@@ -32,8 +32,9 @@ import numpy as np
 import tensorflow as tf
 
 from nsk import models, noise
-from nsk.distributed import strategy as strategies
-from nsk.stages import training as train_stage
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
+from nsk.stages.training import trainable_parameters
 from nsk.store.files import num_cores
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
@@ -67,8 +68,8 @@ def our_steps(build, images, labels, num_classes, steps, jit_compile="auto"):
         batch_sizes={"labeled": batch_size},
         momentum=MOMENTUM,
     )
-    strategy = strategies.make_strategy("one")
-    trainer = Trainer(build, recipe, noise.key(0, "benchmark"), strategy, jit_compile)
+    runtime = Runtime.from_strategy(make_strategy("one"))
+    trainer = Trainer(build, recipe, noise.key(0, "benchmark"), runtime, jit_compile)
     stream = {
         "image": tf.constant(images),
         "target": tf.one_hot(labels, num_classes),
@@ -128,7 +129,7 @@ def benchmark_pytorch(name, batch_size, rounds, steps):
     run = torch_networks.TrainingSteps(
         name, images, labels, LEARNING_RATE, MOMENTUM, threads=num_cores()
     )
-    ours = train_stage.trainable_parameters(build())
+    ours = trainable_parameters(build())
     if run.num_parameters != ours:
         raise SystemExit(f"{name} has {run.num_parameters:,} parameters there, {ours:,} here.")
 

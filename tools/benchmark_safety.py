@@ -13,6 +13,7 @@ The last line is a JSON object.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -25,8 +26,10 @@ from pathlib import Path
 
 from nsk.config.config import Config
 from nsk.data.shards import ShardSet
-from nsk.distributed import strategy as strategies
-from nsk.stages import training as train_stage
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
+from nsk.stages import training
+from nsk.stages.input_streams import make_batches
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.trainer import Trainer
 from tools import chaos
@@ -51,10 +54,8 @@ def timed(self, batches, first_step, count):
     os._exit(0)
 
 trainer.Trainer.call_steps = timed
-from absl import app
 from nsk import main
-main.define_flags()
-app.run(main.run_main, flags_parser=main.parse_flags)
+main.console()
 """
 
 
@@ -63,11 +64,13 @@ def make_trainer(
 ) -> tuple[Trainer, Callable, Callable]:
     """(trainer, its make_batches, its evaluate) of a student with all noise, cached in memory."""
     job = make_job(model, "memory", shard_sets, folder)
-    job.settings["train"]["train_steps"] = steps
-    streams = train_stage.make_streams(job)
-    trainer = train_stage.make_trainer(job, streams, strategies.make_strategy("one"))
-    make_batches = train_stage.make_batches(job.settings, streams)
-    return trainer, make_batches, train_stage.make_evaluation(job, trainer.published_model)
+    train = job.settings.train.with_values(train_steps=steps)
+    settings = dataclasses.replace(job.settings, train=train)
+    job = dataclasses.replace(job, settings=settings)
+    streams = job.streams
+    trainer = training.make_trainer(job, streams, Runtime.from_strategy(make_strategy("one")))
+    evaluate = training.make_evaluation(job, trainer.published_model)
+    return trainer, make_batches(settings, streams), evaluate
 
 
 def benchmark_training(

@@ -41,7 +41,8 @@ def measure(
 
         tf.config.list_physical_devices()
     from nsk import models, noise
-    from nsk.distributed import strategy as strategies
+    from nsk.distributed.runtime import Runtime
+    from nsk.distributed.strategy import make_strategy
     from nsk.training.recipe import Recipe
     from nsk.training.trainer import Trainer
 
@@ -61,7 +62,7 @@ def measure(
         build,
         Recipe(learning_rates, {"labeled": batch_size}, **recipe),
         noise.key(0),
-        strategies.make_strategy("one"),
+        Runtime.from_strategy(make_strategy("one")),
     )
     batch = {
         "image": tf.zeros([batch_size, image_size, image_size, 3], tf.uint8),

@@ -33,10 +33,12 @@ from nsk.data import augment, crops, pipeline, records, shards
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.parallel_map import map_in_parallel
-from nsk.distributed import strategy as strategies
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
 from nsk.evaluation.predictor import Predictor
-from nsk.stages import scoring as score
-from nsk.stages import training as train_stage
+from nsk.stages import scoring, training
+from nsk.stages.hyperparameters import training_hyperparameters
+from nsk.stages.input_streams import make_batches
 from nsk.training.curves import Curves
 
 CLASSES = [f"class {number}" for number in range(10)]
@@ -88,7 +90,7 @@ def write_shards(folder: Path) -> dict[str, shards.ShardSet]:
 
 def make_job(
     model: str, cache: str, shard_sets: dict[str, shards.ShardSet], folder: Path
-) -> train_stage.Job:
+) -> training.Job:
     """A student with all noise and 32 labelled and 96 pseudo-labelled images per step."""
     config = Config.from_values(
         {
@@ -98,25 +100,13 @@ def make_job(
             "ratio": [3.0],
             "ema_decay": 0.999,
             "cache": cache,
+            "flip": "on",
         }
     )
-    values = config.model.at(1)
-    settings = {
-        "name": "gen1/student",
-        "seed": 0,
-        "architecture": model,
-        "image_size": 32,
-        "num_labeled": NUM_LABELED,
-        "model": {
-            name: values[name]
-            for name in ("dropout_rate", "survival_probability", "batch_norm_momentum")
-        },
-        "noise": {**config.noise.at(1), "flip": True},
-        "train": config.train.at(1),
-        "targets": {"pseudo_label": "soft", "temperature": 1.0, "smooth_epsilon": 0.1},
-    }
+    counts = {"images": {"labeled": NUM_LABELED}, "image_side": 32}
+    settings = training_hyperparameters(config, 1, counts)
     labeled, dev, pseudo = (shard_sets[name] for name in ("labeled", "dev", "pseudo"))
-    return train_stage.Job(settings, labeled, dev, pseudo, {}, None, folder, folder, 1e9, 512)
+    return training.Job(settings, labeled, dev, pseudo, {}, None, folder, folder, 1e9, 512)
 
 
 def benchmark_training(
@@ -129,10 +119,10 @@ def benchmark_training(
 ) -> dict[str, float]:
     """Images per second of training from shards and of only the steps; see `summarize`."""
     job = make_job(model, cache, shard_sets, folder)
-    streams = train_stage.make_streams(job)
-    trainer = train_stage.make_trainer(job, streams, strategies.make_strategy("one"))
+    streams = job.streams
+    trainer = training.make_trainer(job, streams, Runtime.from_strategy(make_strategy("one")))
     recipe = trainer.recipe
-    dataset = train_stage.make_batches(job.settings, streams)(0, recipe.num_steps)
+    dataset = make_batches(job.settings, streams)(0, recipe.num_steps)
     in_memory = tf.data.Dataset.from_tensors(next(iter(dataset))).repeat()
     curves = Curves(folder / model, recipe.learning_rates)
 
@@ -156,7 +146,7 @@ def benchmark_scoring(
 ) -> dict[str, float]:
     """Images per second of scoring from shards to Parquet and of only forward passes."""
     settings = make_job(model, "none", shard_sets, folder).settings
-    predict = Predictor(train_stage.build_model(settings, len(CLASSES), False), 512)
+    predict = Predictor(training.build_network(settings, len(CLASSES), False), 512)
     unlabeled, dev = shard_sets["pseudo"], shard_sets["dev"]
     in_memory = next(iter(pipeline.clean_batches(unlabeled, 32, 512)))["image"]
 
@@ -166,7 +156,7 @@ def benchmark_scoring(
     def from_shards():
         with tempfile.TemporaryDirectory(dir=folder) as scores:
             started = time.perf_counter()
-            score.score(unlabeled, dev, lambda: predictions, Path(scores))
+            scoring.score_shards(unlabeled, dev, lambda: predictions, Path(scores))
             return (NUM_PSEUDO + NUM_DEV) / (time.perf_counter() - started)
 
     def forward_passes():

@@ -18,6 +18,8 @@ import numpy as np
 from absl import app
 
 from nsk import main as nsk_main
+from nsk.commands.preparation import prepare
+from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.report.text_table import align_columns
 
@@ -28,18 +30,13 @@ def show(argv):
     """The command."""
     if argv[1:]:
         raise UserError(f"Received {' '.join(argv[1:])!r}: settings are given as --name=value.")
-    config = nsk_main.read_config()
-    if not nsk_main.given_workdir().is_dir():
-        raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
-    if not any(config.finetune.finetune_resolution):
-        raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
-    nsk_main.prepare(config)
-    from nsk.stages.all_stages import Stages
-
+    runner = prepare(nsk_main.flag_values(), check)
     from nsk import self_training
+    from nsk.stages.runner import ReadOnlyRunner
 
-    stages = Stages(config, finished_only=True)
-    images, chain = self_training.start_of(config, stages, config.num_students + 1)
+    config = runner.config
+    read_only = ReadOnlyRunner(config, runner.runtime)
+    images, chain = self_training.train_generations(read_only, config.num_students + 1)
     table, lines, results = [HEADER], [], []
     for number, generation in enumerate(chain):
         if generation.trained == generation.model:
@@ -55,7 +52,7 @@ def show(argv):
             )
             for row in rows
         ]
-        tensors = compare_frozen(generation, config.finetune.at(number)["finetune_frozen_blocks"])
+        tensors = compare_frozen(generation, config.finetune.at(number).finetune_frozen_blocks)
         lines.append(
             f"Generation {number}: {tensors['unchanged']} of {tensors['frozen']} frozen tensors "
             f"are unchanged, and {tensors['changed']} of the {tensors['others']} others changed."
@@ -65,18 +62,26 @@ def show(argv):
     return nsk_main.OK
 
 
+def check(config: Config) -> None:
+    """UserError if the flags are not those of a run that fine-tunes."""
+    if not config.workdir.is_dir():
+        raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
+    if not any(config.finetune.finetune_resolution):
+        raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
+
+
 def measure(generation, images, batch_size):
     """Yields a dict `network`, `pixels`, `dev`, `test` (accuracies) for each of the networks."""
     import keras
-    from nsk.stages.all_stages import MODEL, shard_set
 
     from nsk.data import pipeline
     from nsk.evaluation import metrics
     from nsk.evaluation.predictor import Predictor, collect
     from nsk.models import files as model_files
+    from nsk.stages.runner import shard_set
 
     trained, tuned = (
-        model_files.load_model(stage.path / MODEL)
+        model_files.load_model(stage.path / "model.keras")
         for stage in (generation.trained, generation.model)
     )
     enlarged = keras.models.clone_model(tuned)
@@ -94,13 +99,12 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """Counts the frozen tensors and the others that fine-tuning has left unchanged: a dict."""
-    from nsk.stages.all_stages import MODEL
 
     from nsk.models import blocks
     from nsk.models import files as model_files
 
     before, after = (
-        model_files.load_model(stage.path / MODEL)
+        model_files.load_model(stage.path / "model.keras")
         for stage in (generation.trained, generation.model)
     )
     frozen = {layer.name for layer in blocks.shallow_layers(after, num_blocks)}

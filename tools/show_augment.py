@@ -23,13 +23,16 @@ from absl import app, flags
 from PIL import Image
 
 from nsk import main as nsk_main
+from nsk.commands.preparation import prepare
 from nsk.data.randaugment_table import OPERATIONS
 from nsk.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from nsk.config.config import Config
+    from nsk.config.noise import NoiseConfig
+    from nsk.stages.hyperparameters import Hyperparameters
+    from nsk.stages.runner import StageRunner
 
 MIN_CELL_SIDE = 96  # Pixels: smaller images are enlarged by repeating pixels.
 MARGIN, TEXT_HEIGHT, FONT_SIZE = 8, 16, 12
@@ -39,12 +42,14 @@ LABEL_WIDTH = 120
 Row = tuple[str, list[tuple[str, np.ndarray]]]  # Label, and (caption, images) of each cell.
 
 
-def operation_rows(images: np.ndarray, noises: dict, magnitudes: Sequence[float]) -> list[Row]:
+def operation_rows(
+    images: np.ndarray, noises: NoiseConfig, magnitudes: Sequence[float]
+) -> list[Row]:
     """Applies each operation to the images.
 
     Args:
         images: uint8 (n, height, width, 3).
-        noises: the noise settings of a generation, see `nsk.config`.
+        noises: the section with the values of a generation.
         magnitudes: of the columns.
 
     Returns:
@@ -54,10 +59,10 @@ def operation_rows(images: np.ndarray, noises: dict, magnitudes: Sequence[float]
 
     height, width = images.shape[1:3]
     options = RandAugmentOptions(
-        max_level=noises["randaugment_max_level"],
-        profile=noises["randaugment_profile"],
-        translate_share=noises["translate_share"],
-        fill=noises["fill"],
+        max_level=noises.randaugment_max_level,
+        profile=noises.randaugment_profile,
+        translate_share=noises.translate_share,
+        fill=noises.fill,
     )
 
     def cell(name, magnitude, sign):
@@ -67,28 +72,27 @@ def operation_rows(images: np.ndarray, noises: dict, magnitudes: Sequence[float]
         return OPERATIONS[name].caption(float(amount)), augmented.numpy()
 
     rows = []
-    for name in noises["randaugment_operations"]:
+    for name in noises.operations:
         rows.append((name, [cell(name, magnitude, 1.0) for magnitude in magnitudes]))
         if OPERATIONS[name].is_signed(options.profile):
             rows.append((f"{name} (-)", [cell(name, magnitude, -1.0) for magnitude in magnitudes]))
     return rows
 
 
-def noise_row(images: tf.Tensor, training: dict, columns: int) -> Row:
+def noise_row(images: tf.Tensor, settings: Hyperparameters, columns: int) -> Row:
     """A row of the images with all of a generation's noise, drawn again for each column."""
     import tensorflow as tf
 
     from nsk import noise
-    from nsk.stages import training as train_stage
+    from nsk.stages.input_streams import make_perturbation
 
-    perturb = train_stage.make_perturbation(training)
+    perturb = make_perturbation(settings)
     targets = tf.ones([len(images), 1])
-    stage_key = noise.key(training["seed"], training["name"])
     draws = [
-        perturb(images, targets, noise.fold_in(stage_key, column))[0].numpy()
+        perturb(images, targets, noise.fold_in(settings.noise_key, column))[0].numpy()
         for column in range(columns)
     ]
-    return training["name"], [(f"draw {column + 1}", draw) for column, draw in enumerate(draws)]
+    return settings.name, [(f"draw {column + 1}", draw) for column, draw in enumerate(draws)]
 
 
 def check_png(flag: str, path: Path) -> None:
@@ -162,12 +166,12 @@ def draw_sheet(title: str, header: Sequence[str], rows: Sequence[Row]) -> Image.
 
 
 def make_sheet(
-    config: Config, magnitudes: Sequence[float] = (), num_images: int = 2, generation: int = 1
+    runner: StageRunner, magnitudes: Sequence[float] = (), num_images: int = 2, generation: int = 1
 ) -> Image.Image:
     """Draws the sheet of a run's images.
 
     Args:
-        config: of the run.
+        runner: the runner of stages.
         magnitudes: of the columns; (): five up to --randaugment_max_level.
         num_images: >= 1, number of images in a cell.
         generation: with the settings to show; 0 is the teacher.
@@ -175,24 +179,25 @@ def make_sheet(
     Raises:
         UserError: there is no such generation, or a magnitude is not allowed.
     """
-    from nsk.stages.all_stages import Stages, shard_set
-
     from nsk.data import records
     from nsk.data.decoding import decode_images
+    from nsk.stages.hyperparameters import training_hyperparameters
+    from nsk.stages.ingestion import ingest_images
+    from nsk.stages.runner import shard_set
 
-    first = 1 if config.run.teacher else 0
-    if not first <= generation <= config.num_students:
+    config = runner.config
+    if generation not in config.trained_generations:
+        first = config.trained_generations[0]
         raise UserError(
             f"--generation={generation}: the chain has generations {first} to "
             f"{config.num_students}; 0 is the teacher."
         )
-    stages = Stages(config)
-    images = stages.ingest()
-    training = stages.training_settings(generation, images)
-    noises = training["noise"]
-    max_level = noises["randaugment_max_level"]
+    images = ingest_images(runner)
+    settings = training_hyperparameters(config, generation, images.counts)
+    noises = settings.noise
+    max_level = noises.randaugment_max_level
     magnitudes = magnitudes or [max_level * share for share in (0.1, 0.3, 0.5, 0.7, 1.0)]
-    largest = max_level if noises["randaugment_profile"] == "increasing" else float("inf")
+    largest = max_level if noises.randaugment_profile == "increasing" else float("inf")
     if not all(0 <= magnitude <= largest for magnitude in magnitudes):
         raise UserError(
             f"--magnitudes={','.join(map(str, magnitudes))}: expected numbers >= 0, and with "
@@ -201,15 +206,15 @@ def make_sheet(
     labeled = shard_set(images, "labeled")
     (serialized,) = labeled.read().batch(num_images).take(1)
     encoded = records.parse_images(serialized)["encoded"]
-    decoded = decode_images(encoded, training["image_size"])
+    decoded = decode_images(encoded, settings.image_size)
     rows = operation_rows(decoded.numpy(), noises, magnitudes)
     rows.insert(0, ("original", [("", decoded.numpy())]))
-    inputs = encoded if noises["min_crop_area"] else decoded
-    rows.append(noise_row(inputs, training, len(magnitudes)))
+    inputs = encoded if noises.min_crop_area else decoded
+    rows.append(noise_row(inputs, settings, len(magnitudes)))
     title = (
-        f"{config.data.dataset}, {training['image_size']} pixels; profile "
-        f"{noises['randaugment_profile']}; {training['name']} draws "
-        f"{noises['randaugment_num_ops']} operations of magnitude {noises['randaugment_magnitude']}"
+        f"{config.data.dataset}, {settings.image_size} pixels; profile "
+        f"{noises.randaugment_profile}; {settings.name} draws "
+        f"{noises.randaugment_num_ops} operations of magnitude {noises.randaugment_magnitude}"
     )
     return draw_sheet(title, [f"{magnitude:g} of {max_level:g}" for magnitude in magnitudes], rows)
 
@@ -227,12 +232,11 @@ def show(argv: list[str]) -> int:
             f"--magnitudes={','.join(given.magnitudes)}: expected numbers such as 3,9,15."
         ) from None
     check_png("--output", output)
-    config = nsk_main.read_config()
-    nsk_main.prepare(config)
+    runner = prepare(nsk_main.flag_values())
     generation = given.generation
-    if not given["generation"].present:
-        generation = min(generation, config.num_students)  # Without students, the teacher is shown.
-    sheet = make_sheet(config, magnitudes, given.num_images, generation)
+    if not given["generation"].present:  # Without students, the teacher is shown.
+        generation = min(generation, runner.config.num_students)
+    sheet = make_sheet(runner, magnitudes, given.num_images, generation)
     sheet.save(output)
     print(f"{output}: {sheet.width} x {sheet.height} pixels")
     return nsk_main.OK

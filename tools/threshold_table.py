@@ -19,6 +19,8 @@ import numpy as np
 from absl import app, flags
 
 from nsk import main as nsk_main
+from nsk.commands import select
+from nsk.commands.preparation import prepare
 from nsk.errors import UserError
 from nsk.report.text_table import align_columns
 
@@ -136,16 +138,8 @@ def show(argv):
     if argv[1:]:
         raise UserError(f"Received {' '.join(argv[1:])!r}: settings are given as --name=value.")
     thresholds = parse_thresholds(flags.FLAGS.thresholds)
-    config = nsk_main.read_config()
-    config.check_generation()
-    if not nsk_main.given_workdir().is_dir():
-        raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
-    nsk_main.prepare(config)
-    from nsk.stages.all_stages import Stages
-
-    from nsk import self_training
-
-    images, scores = self_training.finished_scores(config, Stages(config, finished_only=True))
+    runner = prepare(nsk_main.flag_values(), select.check)
+    images, scores = select.find_scores(runner)
     print(*report(images, scores, thresholds), sep="\n")
     return nsk_main.OK
 

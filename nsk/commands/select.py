@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nsk.commands.preparation import prepare, reject_other_commands_settings, require_workdir
+from nsk.config.config import Config
 from nsk.errors import UserError
 
 
@@ -20,7 +21,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         UserError: the scores are not finished.
     """
     reject_other_commands_settings("select", values)
-    runner = prepare(values, _check)
+    runner = prepare(values, check)
     from nsk.report.terminal import print_selection
     from nsk.stages import selection
 
@@ -41,7 +42,8 @@ def find_scores(runner):
     return images, scoring.score(read_only, generation, chain[-1].model, images)
 
 
-def _check(config):
+def check(config: Config) -> None:
+    """UserError if there cannot be finished scores."""
     config.check_generation()
     if not require_workdir(config.run.workdir).is_dir():
         raise UserError(

@@ -18,21 +18,19 @@ from tools import show_augment
 SIGNED = sum(operation.is_signed("increasing") for operation in OPERATIONS.values())
 
 
-def make_config(workdir, **values):
-    return Config.from_values(
-        {
-            "workdir": str(workdir),
-            "num_labeled": 50,
-            "num_dev": 100,
-            "models": ["convnet5"] * 2,
-            "train_steps": ["2"],
-            **values,
-        }
-    )
+def settings(workdir, **values):
+    return {
+        "workdir": str(workdir),
+        "num_labeled": 50,
+        "num_dev": 100,
+        "models": ["convnet5"] * 2,
+        "train_steps": ["2"],
+        **values,
+    }
 
 
 def noises(**values):
-    return make_config("unused", **values).noise.at(1)
+    return Config.from_values(settings("unused", **values)).noise.at(1)
 
 
 def photographs(count=3, height=12, width=12):
@@ -83,11 +81,10 @@ def test_a_sheet_has_every_cell_enlarged_beside_its_label():
 
 def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
     """For a teacher without noise the last row has the original images."""
-    config = make_config(
-        tmp_path, randaugment_num_ops=["0", "2"], crop_padding=["0", "1"], image_size=[96]
-    )
+    noise = {"randaugment_num_ops": ["0", "2"], "crop_padding": ["0", "1"]}
+    runner = prepare(settings(tmp_path, image_size=[96], **noise))
     sheets = [
-        np.asarray(show_augment.make_sheet(config, [9.0, 30.0], 2, generation))
+        np.asarray(show_augment.make_sheet(runner, [9.0, 30.0], 2, generation))
         for generation in (0, 1)
     ]
     top, left = show_augment.MARGIN + 2 * show_augment.TEXT_HEIGHT, show_augment.LABEL_WIDTH
@@ -105,7 +102,7 @@ def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
         np.testing.assert_array_equal(cell(sheets[0], last, column), images)
     draws = [cell(sheets[1], last, column) for column in (0, 1)]
     assert np.any(draws[0] != images) and np.any(draws[0] != draws[1])
-    again = np.asarray(show_augment.make_sheet(config, [9.0, 30.0], 2, 1))
+    again = np.asarray(show_augment.make_sheet(runner, [9.0, 30.0], 2, 1))
     np.testing.assert_array_equal(again, sheets[1])
 
 
@@ -119,7 +116,7 @@ def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
 )
 def test_invalid_magnitudes_and_generations_are_refused(tmp_path, magnitudes, generation, message):
     with pytest.raises(UserError, match=message):
-        show_augment.make_sheet(make_config(tmp_path), magnitudes, 1, generation)
+        show_augment.make_sheet(prepare(settings(tmp_path)), magnitudes, 1, generation)
 
 
 def test_the_command_writes_a_png_and_refuses_invalid_flags(tmp_path):
