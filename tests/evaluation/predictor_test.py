@@ -112,7 +112,7 @@ def test_predictions_follow_the_weights_and_all_numbers_of_images_share_a_graph(
     predict = Predictor(model, 4)
     for count in (1, 3, 4):
         predict.log_probabilities(images(count))
-    assert predict._predict_global_batch.experimental_get_tracing_count() == 1
+    assert predict._global_batch.experimental_get_tracing_count() == 1
     model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
     received = predict.log_probabilities(images(3))
     assert np.all(received[:, 1] > -1e-6)
@@ -130,7 +130,7 @@ def test_batches_of_all_sizes_share_few_graphs():
         assert len(received) == count
         np.testing.assert_allclose(received, whole[:count], rtol=1e-4, atol=1e-5)
     assert (
-        predict._predict_global_batch.experimental_get_tracing_count() == 4
+        predict._global_batch.experimental_get_tracing_count() == 4
     )  # 32, 64, 96 and 100.
 
 
