@@ -266,6 +266,16 @@ def run_main(argv, main=main):
         return STOPPED
 
 
-if __name__ == "__main__":
+def console():
+    """Parses flags, runs the command and exits: `nsk` and `python -m nsk.main` alike."""
     define_flags()
+    # absl shows as --help the docstring and the flags of the script that was started, which for the
+    # installed command `nsk` is not this module.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    console()
