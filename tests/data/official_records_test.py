@@ -135,7 +135,7 @@ def test_images_of_which_no_teacher_says_anything_are_refused(tmp_path, labeled)
     silent = write(tmp_path / "silent", [{"image/encoded": png(row)} for row in (100, 101)])
     unlabeled = run(tmp_path / "data", labeled, silent)
     (tmp_path / "scores").mkdir()
-    with pytest.raises(UserError, match="has 0 log-probabilities: expected those of 10 classes"):
+    with pytest.raises(UserError, match="has 0 log-probabilities: expected the probabilities"):
         score.adopt(unlabeled, tmp_path / "scores")
 
 
