@@ -153,7 +153,7 @@ def test_invalid_options_are_an_error_of_one_line_before_any_work(
 
 
 def test_valid_options_pass_and_unknown_ones_are_left_to_a_job_server(tmp_path):
-    for options in ("", TWO_PROCESSES, "--runner=DirectRunner", "--runner=FlinkRunner --of_it=1"):
+    for options in ("", TWO_PROCESSES, "--runner=DirectRunner", "--runner=FlinkRunner --its_own=1"):
         BeamEngine(options, tmp_path)
 
 
