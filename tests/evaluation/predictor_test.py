@@ -159,7 +159,9 @@ def test_compiled_predictions_are_the_plain_ones(views):
     plain, compiled = (Predictor(model, 40, None, views, mode) for mode in ("off", "on"))
     for count in (1, 40, 75):
         np.testing.assert_allclose(
-            predicted(compiled, images(count), 40), predicted(plain, images(count), 40), atol=1e-5
+            predict_all(compiled, images(count), 40),
+            predict_all(plain, images(count), 40),
+            atol=1e-5,
         )
     assert compiles(compiled, 40) and not compiles(plain, 40)
     assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
@@ -176,6 +178,6 @@ def test_a_model_that_cannot_be_compiled_predicts_plain():
     model = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(features)))
     plain, fallen_back = (Predictor(model, 6, jit_compile=mode) for mode in ("off", "on"))
     np.testing.assert_array_equal(
-        predicted(fallen_back, images(8), 6), predicted(plain, images(8), 6)
+        predict_all(fallen_back, images(8), 6), predict_all(plain, images(8), 6)
     )
     assert not compiles(fallen_back, 6)
