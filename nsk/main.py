@@ -103,7 +103,7 @@ def _is_shown(record):
 
 def exit_at_once(code):
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
-    stopping.ignore()  # The work is done.
+    stopping.ignore_signals()  # The work is done.
     for stream in (logging, sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
@@ -117,7 +117,7 @@ def run_main(argv, main=main):
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_shown)
-    stopping.install()
+    stopping.install_handlers()
     try:
         code = main(argv)
         sys.stdout.flush()
@@ -134,14 +134,14 @@ def run_main(argv, main=main):
         )
         return STOPPED
     except stopping.Stopped:
-        stopping.ignore()  # Another signal could interrupt these last lines.
+        stopping.ignore_signals()  # Another signal could interrupt these last lines.
         print_error("stopped, everything is saved: run the same command again to resume.")
         return STOPPED
     except (Exception, KeyboardInterrupt) as error:
         # A library that is interrupted may raise anything, above all during its import.
-        if not isinstance(error, KeyboardInterrupt) and not stopping.signals():
+        if not isinstance(error, KeyboardInterrupt) and not stopping.signal_count():
             raise
-        stopping.ignore()
+        stopping.ignore_signals()
         logging.debug("Stopped here", exc_info=True)
         print_error(
             "stopped. Finished stages and the last checkpoint are kept: run the same command again "

@@ -16,14 +16,14 @@ RECIPES = [path for path in FLAGFILES if path not in BASES]
 # A single network, to study fine-tuning.
 WITHOUT_STUDENTS = ["cifar10_fixres"]
 # Labelled images, unlabelled images and classes of data sets that are not available to tests.
-IMAGES = {
+PLAN_IMAGES = {
     "cifar10": "5000,43000,10",
     "cifar10_fixres": "5000,43000,10",
     "cifar10_small": "5000,43000,10",
     "quickstart": "50,1188,10",
     "svhn": "69257,531131,10",
 }
-IMAGENET = "1271167,300000000,1000"
+IMAGENET_PLAN_IMAGES = "1271167,300000000,1000"
 # One process reads all recipes: {path: [number of students, warnings]}.
 PROGRAM = """
 import json, sys
@@ -74,7 +74,7 @@ def test_bases_are_included_and_name_no_network():
 
 def plan(path, workdir):
     """Output of the command plan for a recipe, with placeholder counts of images."""
-    counts = IMAGES.get(path.stem, IMAGENET)
+    counts = PLAN_IMAGES.get(path.stem, IMAGENET_PLAN_IMAGES)
     flags = [f"--flagfile={path}", f"--workdir={workdir}", f"--plan_images={counts}"]
     if path.stem in ("cifar10", "cifar10_small"):  # Otherwise found by reading the images.
         flags.append("--image_size=32")

@@ -105,7 +105,7 @@ def test_a_stop_of_one_worker_stops_all_and_saves(undisturbed, tmp_path):
 
     def final_loss(workdir):
         (teacher,) = workdir.glob("gen0/teacher-??????????")
-        return stage.load(teacher).counts["final_loss"]
+        return stage.load_stage(teacher).counts["final_loss"]
 
     assert final_loss(job.workdir) == pytest.approx(final_loss(undisturbed.workdir), rel=0.05)
 

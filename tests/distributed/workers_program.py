@@ -16,22 +16,24 @@ from nsk import main, stopping
 from nsk.distributed import strategy as strategies
 from nsk.distributed.batch_share import WHOLE
 from nsk.distributed.workers import Workers
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
 
 def sums(workers):
-    print(workers.sum(workers.index + 1, True, 2**40), workers.told_by_chief(7 - workers.index))
+    print(
+        workers.sum(workers.index + 1, True, 2**40), workers.broadcast_from_chief(7 - workers.index)
+    )
 
 
 def one_cannot_teach(workers):
     for unlucky in range(2):
         try:
-            with workers.failing_together():
+            with workers.propagate_errors():
                 if workers.index == unlucky:
-                    raise CannotTeachError(f"worker {unlucky}")
-        except CannotTeachError as error:
+                    raise GenerationFailedError(f"worker {unlucky}")
+        except GenerationFailedError as error:
             print(error)
     workers.wait()
 
@@ -55,11 +57,11 @@ def train(workers, evaluate):
 
 def evaluation_cannot_teach(workers):
     def evaluate():
-        raise CannotTeachError("no finite prediction")
+        raise GenerationFailedError("no finite prediction")
 
     try:
         train(workers, evaluate)
-    except CannotTeachError as error:
+    except GenerationFailedError as error:
         print(error)
     workers.wait()
 
@@ -99,7 +101,7 @@ def at_different_places(workers):
 
 
 def run(argv):
-    stopping.install()
+    stopping.install_handlers()
     globals()[sys.argv[1]](Workers(strategies.make_strategy("multi_worker")))
     return main.OK
 

@@ -7,7 +7,7 @@ import pytest
 
 from nsk.distributed import strategy as strategies
 from nsk.distributed.workers import Workers
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.main import OK, STOPPED
 from tools import start_workers
 
@@ -27,10 +27,10 @@ def run(tmp_path, case):
 def test_a_worker_alone_agrees_with_itself():
     workers = Workers(strategies.make_strategy("one"))
     assert (workers.index, workers.count, workers.is_chief) == (0, 1, True)
-    assert workers.sum(3, True) == workers.told_by_chief(3, True) == [3, 1]
+    assert workers.sum(3, True) == workers.broadcast_from_chief(3, True) == [3, 1]
     workers.wait()
-    with pytest.raises(CannotTeachError, match="mine"), workers.failing_together():
-        raise CannotTeachError("mine")
+    with pytest.raises(GenerationFailedError, match="mine"), workers.propagate_errors():
+        raise GenerationFailedError("mine")
 
 
 def test_what_workers_tell_each_other(tmp_path):

@@ -1,11 +1,13 @@
+"""Loading models from `.keras` files."""
+
 import subprocess
 import sys
 
 from nsk import models
 
 
-def test_a_process_that_builds_no_network_loads_those_with_layers_of_our_own(tmp_path):
-    """As a worker of Beam's does, which imports little else."""
+def test_custom_layers_are_registered_in_a_process_that_only_loads_models(tmp_path):
+    """A worker of Beam imports little else."""
     model = models.build_model("resnet8", num_classes=3, image_size=8, survival_probability=0.5)
     model.save(tmp_path / "model.keras")
     program = (

@@ -5,7 +5,7 @@ import shutil
 from nsk import models
 from nsk.stages.adoption import adopt_teacher
 from nsk.stages.ingestion import ingest_images
-from nsk.stages.training import MODEL
+from nsk.stages.runner import MODEL_FILE
 
 
 def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, tmp_path):
@@ -19,7 +19,7 @@ def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, t
 
     teacher = adopt(first)
     assert teacher.path.parent == tmp_path / "run" / "gen0"
-    assert (teacher.path / MODEL).read_bytes() == first.read_bytes()
+    assert (teacher.path / MODEL_FILE).read_bytes() == first.read_bytes()
     assert teacher.counts == {
         "model": "convnet5",
         "parameters": 104_042,

@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 
+from nsk import self_training
 from nsk.commands import run
 from nsk.config.config import Config
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
 from nsk.models.files import load_model
-from nsk.report.run_summary import closing_table
-from nsk.stages.training import MODEL
+from nsk.report.terminal import closing_table
+from nsk.stages.runner import MODEL_FILE, ReadOnlyRunner
 from nsk.store.manifest import MANIFEST
+from tools import finetune_table
 
 VALUES = {
     "dataset": "digits",
@@ -34,7 +38,7 @@ VALUES = {
 
 def load(folder, pattern):
     (path,) = folder.glob(pattern)
-    return load_model(path / MODEL)
+    return load_model(path / MODEL_FILE)
 
 
 def manifest(folder, pattern):
@@ -102,6 +106,24 @@ def test_its_images_are_clean_and_its_learning_rate_decays_to_zero(finished):
     assert not any(settings[name] for name in noises)
     assert settings["flip"] == "off" and settings["schedule"] == "cosine"
     assert not {"ratio", "pseudo_label", "temperature"} & set(settings)
+
+
+def test_the_table_shows_accuracies_and_what_is_unchanged(finished):
+    workdir, summary = finished
+    config = Config.from_values({**VALUES, "workdir": str(workdir)})
+    runner = ReadOnlyRunner(config, Runtime.from_strategy(make_strategy("one")))
+    images, chain = self_training.train_generations(runner, 2)
+    reported = summary["generations"][1]
+    trained, enlarged, tuned = finetune_table.measure(chain[1], images, 64)
+    assert [row["pixels"] for row in (trained, enlarged, tuned)] == [10, 16, 16]
+    assert trained["dev"] == pytest.approx(chain[1].trained.counts["dev"]["accuracy"])
+    before = reported["finetuned_from"]["dev_before"]
+    assert enlarged["dev"] == pytest.approx(before["accuracy"])
+    for split in ("dev", "test"):
+        assert tuned[split] == pytest.approx(reported[split]["accuracy"])
+    counts = finetune_table.compare_frozen(chain[1], 2)
+    assert counts["unchanged"] == counts["frozen"] == 10
+    assert counts["changed"] == counts["others"] == 12
 
 
 def test_only_fine_tuning_is_repeated_if_its_settings_change(finished):

@@ -8,7 +8,10 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import augment, crops, mixup, pipeline
-from nsk.data.streams import ResidentStream, ShardStream
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.shard_stream import ShardStream
+from nsk.data.streams import ResidentStream
 from nsk.stages import input_streams
 
 PARTS = ("image", "target", "weight")
@@ -160,18 +163,22 @@ def test_the_perturbation_uses_every_setting(make_settings, digits, kind):
     augmented = augment.augment(
         crops.random_resized_crop(encoded, key, 8, 0.3),
         key,
-        crop_padding=2,
-        crop_mode="reflect",
-        flip=True,
-        cutout_side=3,
-        num_ops=3,
-        magnitude=7.0,
-        max_level=10.0,
-        profile="reference",
-        operations=("rotate", "invert", "cutout"),
-        magnitude_mode="uniform",
-        translate_share=0.2,
-        fill=9,
+        ImageNoise(
+            crop_padding=2,
+            crop_mode="reflect",
+            flip=True,
+            cutout_side=3,
+            rand_augment=RandAugmentOptions(
+                num_ops=3,
+                magnitude=7.0,
+                max_level=10.0,
+                profile="reference",
+                operations=("rotate", "invert", "cutout"),
+                magnitude_mode="uniform",
+                translate_share=0.2,
+                fill=9,
+            ),
+        ),
     )
     expected = getattr(mixup, kind)(augmented, targets, key, 0.7)
     received = input_streams.make_perturbation(settings)(encoded, targets, key)

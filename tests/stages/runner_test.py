@@ -146,7 +146,7 @@ def test_workers_without_join_wait(make_workers):
 def test_a_worker_with_other_data_is_rejected(make_workers):
     chief, other = make_workers()
     chief.build_or_reuse("data/images", write_text("chief"), {"content": "a"})
-    with pytest.raises(UserError, match="Worker 1 has other data than worker 0 .*the same data"):
+    with pytest.raises(UserError, match=r"Worker 1 has other data than worker 0 .*the same data"):
         other.build_or_reuse("data/images", never, {"content": "b"}, join=never)
 
 

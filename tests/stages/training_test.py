@@ -17,6 +17,7 @@ from nsk.evaluation.predictor import Predictor, collect
 from nsk.models.files import load_model
 from nsk.stages import ingestion, training
 from nsk.stages.input_streams import make_streams
+from nsk.stages.runner import MODEL_FILE
 from nsk.store.folders import StageFolder
 from nsk.store.manifest import MANIFEST
 
@@ -184,7 +185,7 @@ def test_a_batch_that_does_not_divide_over_the_replicas_is_rejected(make_job, tm
 
 
 def trained_weights(stage):
-    return load_model(stage.path / training.MODEL).trainable_weights
+    return load_model(stage.path / MODEL_FILE).trainable_weights
 
 
 def assert_same_weights(first, second):
@@ -260,7 +261,7 @@ def test_a_student_is_initialised_from_a_file_for_other_classes(make_runner, tmp
     assert caplog.text.count("expects pixels of mean 0.000, 0.000, 0.000 and") == 1
     no_pseudo_labels = StageFolder(tmp_path, "0123456789", {})
     student = training.train(runner, 1, images, no_pseudo_labels)
-    trained = load_model(student.path / training.MODEL)
+    trained = load_model(student.path / MODEL_FILE)
     for received, given in zip(trained.trainable_variables, model.trainable_variables, strict=True):
         if received.path.startswith("logits"):
             assert received.shape[-1] == 10

@@ -28,7 +28,8 @@ from nsk.stages import pseudo_shards as write
 from nsk.stages import scoring as score
 from nsk.stages import training as train_stage
 from nsk.store import folders as stage
-from nsk.store.files import WRITTEN, written_whole
+from nsk.store.files import WRITTEN, atomic_write
+from nsk.store.manifest import MANIFEST
 from nsk.training import checkpoint
 
 SETTINGS = {
@@ -249,7 +250,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != stage.MANIFEST
+        if path.is_file() and path.name != MANIFEST
     }
 
 
@@ -286,7 +287,7 @@ def named(folder):
         return {path for path, _ in stage.damages(folder)}
     except UserError as error:
         assert str(folder) in str(error)
-        return {folder / stage.MANIFEST}
+        return {folder / MANIFEST}
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,7 @@ def of_finished(run):
         folders = {next(one for one in stages if one in path.parents) for path in wrong}
         for folder in folders:
             of_folder = {path for path in wrong if folder in path.parents}
-            assert named(folder) == of_folder or of_folder == {folder / stage.MANIFEST}
+            assert named(folder) == of_folder or of_folder == {folder / MANIFEST}
         if tuple(wrong) not in tried:
             tried.add(tuple(wrong))
             with pytest.raises(UserError) as error:
@@ -382,9 +383,7 @@ def test_files_that_are_not_the_stages_are_told_and_harm_nothing(run, capsys, ca
 def test_only_the_damaged_stage_is_made_again(run):
     def made():
         """When each finished stage was made."""
-        return {
-            path: (path / stage.MANIFEST).stat().st_mtime_ns for path in stage.finished(run.workdir)
-        }
+        return {path: (path / MANIFEST).stat().st_mtime_ns for path in stage.finished(run.workdir)}
 
     before = made()
     (pseudo,) = (path for path in before if path.name.startswith("pseudo-"))
@@ -558,7 +557,7 @@ def goes_on(workdir, kinds, finish, whole):
 def predictions(run):
     """What the teacher says of each shard, so that its network need not be loaded again."""
     (teacher, images) = (
-        stage.load(*run.workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
+        stage.load_stage(*run.workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
     )
     predict = Stages(run)._predictor(teacher, None)()
     return {
@@ -572,7 +571,7 @@ def score_again(workdir, predictions, **values):
     """The stage of the teacher's scores."""
     stages = Stages(Config.from_values({**SETTINGS, **values, "workdir": str(workdir)}))
     (teacher, images) = (
-        stage.load(*workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
+        stage.load_stage(*workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
     )
 
     def predict(shard_set, shards):
@@ -609,7 +608,7 @@ def of_stopped_writing(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped") / "run"
     folder.mkdir()
     finished = {path.name.split("-")[0]: path for path in stage.finished(run.workdir)}
-    unlabeled = shard_set(stage.load(finished["images"]), "unlabeled")
+    unlabeled = shard_set(stage.load_stage(finished["images"]), "unlabeled")
 
     def build(partial):
         return write.write(
@@ -662,7 +661,7 @@ def test_files_of_the_same_size_that_change_places_are_noticed(tmp_path):
     def build(folder):
         for name in "ab":
             if not (folder / name).exists():
-                with written_whole(folder / name) as unfinished:
+                with atomic_write(folder / name) as unfinished:
                     unfinished.write_text(f"{name}'s")
         return None if stops else {}
 

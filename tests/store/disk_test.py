@@ -25,6 +25,7 @@ import pytest
 from nsk.commands import verify
 from nsk.errors import UserError
 from nsk.store import folders as stage
+from nsk.store.manifest import MANIFEST
 
 FLAGS = shlex.split(
     "--dataset=digits --image_size=8 --num_labeled=50 --num_dev=50 --images_per_shard=300 "
@@ -156,7 +157,7 @@ def digests(workdir):
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
                 content = archive.read("model.weights.h5")
-        elif path.name == stage.MANIFEST:
+        elif path.name == MANIFEST:
             content = b"a finished stage"
         elif DETERMINED.search(path.name):
             content = path.read_bytes()
@@ -325,7 +326,7 @@ def test_rights_that_are_missing(driver, whole, tmp_path):
 
     (model,) = disk.seen.glob("gen0/teacher-*/model.keras")
     refused(model, 0, f"{model}: it cannot be read: Permission denied")
-    refused(model.with_name(stage.MANIFEST), 0, "cannot be read (Permission denied): mend that")
+    refused(model.with_name(MANIFEST), 0, "cannot be read (Permission denied): mend that")
     refused(model.parent, 0, "cannot be read (Permission denied): mend that")
     refused(disk.seen / "gen0", 0, "The disk refuses", "gen0", "(Permission denied): change its")
     refused(disk.seen, 0o555, f"{disk.seen} cannot be written into: change its rights")

@@ -8,12 +8,12 @@ import textwrap
 
 import pytest
 
-from nsk.store.files import first_written, num_cores, remove_unfinished, written_whole
+from nsk.store.files import atomic_write, num_cores, remove_unfinished, write_once
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "scores.parquet"
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("half")
         assert not path.exists() and unfinished.parent == tmp_path
         unfinished.write_text("whole")
@@ -24,7 +24,7 @@ def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
 def test_a_file_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "scores.parquet"
     path.write_text("old")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -38,7 +38,7 @@ def test_an_error_midway_leaves_what_was_there_and_nothing_else(tmp_path, error)
         path = folder / "scores.parquet"
         if old:
             path.write_text(old)
-        with pytest.raises(error), written_whole(path) as unfinished:
+        with pytest.raises(error), atomic_write(path) as unfinished:
             unfinished.write_text("half")
             raise error
         assert [one.read_text() for one in folder.iterdir()] == ([old] if old else [])
@@ -72,9 +72,9 @@ def test_a_process_killed_midway_leaves_no_file_of_that_name(tmp_path):
 def test_several_may_write_one_file_at_the_same_time(tmp_path):
     """Workers on machines that share a disk may have equal process ids."""
     path = tmp_path / "dev.parquet"
-    with written_whole(path) as one:
+    with atomic_write(path) as one:
         one.write_text("whole")
-        with written_whole(path) as other:
+        with atomic_write(path) as other:
             other.write_text("whole")
         assert path.read_text() == "whole"
     assert [one.name for one in tmp_path.iterdir()] == ["dev.parquet"]
@@ -87,8 +87,8 @@ def test_what_is_first_written_stays(tmp_path, monkeypatch, has_links):
 
     if not has_links:
         monkeypatch.setattr(os, "link", link)
-    assert first_written(tmp_path / "a.json", b"1") == b"1"
-    assert first_written(tmp_path / "a.json", b"2") == b"1"
+    assert write_once(tmp_path / "a.json", b"1") == b"1"
+    assert write_once(tmp_path / "a.json", b"2") == b"1"
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from nsk.errors import UserError
 from nsk.store import folders as stage
-from nsk.store.files import WRITTEN, written_whole
+from nsk.store.files import WRITTEN, atomic_write
+from nsk.store.manifest import write_json
 
 
 def write(path, content):
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(content)
 
 
@@ -506,12 +507,12 @@ def test_other_os_errors_of_a_build_are_bugs_and_stay_what_they_are(tmp_path):
 
 
 def test_write_json_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path):
-    stage.write_json_atomically(tmp_path / "summary.json", {"a": 1})
-    stage.write_json_atomically(tmp_path / "summary.json", {"a": 2})
+    write_json(tmp_path / "summary.json", {"a": 1})
+    write_json(tmp_path / "summary.json", {"a": 2})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     with pytest.raises(TypeError):
-        stage.write_json_atomically(tmp_path / "summary.json", {"a": object()})
+        write_json(tmp_path / "summary.json", {"a": object()})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 2}
 
 
