@@ -158,12 +158,12 @@ def compiles(predict, size):
 @pytest.mark.parametrize("views", ["image", "mirror"])
 def test_compiled_predictions_are_the_plain_ones(views):
     model = noisy_model()
-    plain, compiled = (Predictor(model, 6, None, views, mode) for mode in ("off", "on"))
-    for count in (1, 6, 13):
+    plain, compiled = (Predictor(model, 40, None, views, mode) for mode in ("off", "on"))
+    for count in (1, 40, 75):
         np.testing.assert_allclose(
-            predicted(compiled, images(count), 6), predicted(plain, images(count), 6), atol=1e-5
+            predicted(compiled, images(count), 40), predicted(plain, images(count), 40), atol=1e-5
         )
-    assert compiles(compiled, 6) and not compiles(plain, 6)
+    assert compiles(compiled, 40) and not compiles(plain, 40)
     assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
 
 
