@@ -150,16 +150,22 @@ def run_main(argv, main=main):
         return STOPPED
 
 
-def _show_commands():
-    """Lists the commands at the top of --help."""
+def _describe_help():
+    """Makes --help list all commands and flags, also for the installed command `nsk`.
+
+    absl shows the docstring and the flags of the script that was started, which for `nsk` is not
+    this module.
+    """
     lines = [f"  {name:<10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
     sys.modules["__main__"].__doc__ = "\n".join([__doc__, "Commands:", *lines])
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def console():
-    """The entry point of the `nsk` command and of `python -m nsk.main`."""
+    """Parses flags, runs the command and exits: entry point of `nsk` and `python -m nsk.main`."""
     define_flags()
-    _show_commands()
+    _describe_help()
     app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)
 
 

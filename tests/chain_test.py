@@ -17,7 +17,7 @@ NUM_IMAGES = 400
 
 
 def make_generation(folder, correct, truth=None, name="gen0/teacher-0123456789"):
-    """A generation that classifies the dev images correctly where `correct` (bool array) is set."""
+    """A generation that classifies the dev images of the bool array `correct` correctly."""
     folder.mkdir()
     correct = np.asarray(correct)
     truth = np.arange(len(correct)) % 10 if truth is None else truth

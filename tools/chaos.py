@@ -131,13 +131,11 @@ def unfinished_stages(workdir: Path) -> str:
 
 def digests(workdir: Path) -> dict[str, Any]:
     """SHA-256 or value of each result that is a function of the flags, by its name."""
-    import keras
     import numpy as np
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from nsk import models
+    from nsk.models.files import load_model
 
-    assert models  # Registers custom layers.
     results = {}
     for path in sorted(workdir.rglob("*")):
         name = path.relative_to(workdir).as_posix()
@@ -145,7 +143,7 @@ def digests(workdir: Path) -> dict[str, Any]:
             results[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".keras":
             digest = hashlib.sha256()
-            for weight in keras.models.load_model(path, compile=False).get_weights():
+            for weight in load_model(path).get_weights():
                 digest.update(np.ascontiguousarray(weight))
             results[name] = digest.hexdigest()
         elif path.name == "summary.json":

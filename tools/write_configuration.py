@@ -26,8 +26,8 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m tools.write_configuration` from nsk/config/: edit the settings there. -->
 
-Every setting is a flag of `python -m nsk.main`: `--name=value`, or `--name` and `--noname` for
-true and false. All commands accept the same flags; those in the last section are for single
+Every setting is a flag of `python -m nsk.main` (`nsk`): `--name=value`, or `--name` and `--noname`
+for true and false. All commands accept the same flags; those in the last section are for single
 commands.
 
 - **Flagfiles.** `--flagfile=PATH` reads flags from a file, one on each line; `#` starts a comment,

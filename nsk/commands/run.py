@@ -28,7 +28,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     save_config(runner)
     images, chain = self_training.train_chain(runner)
     best = decisions.best_generation(chain)
-    exported = export.export_model(runner, chain[best].model, images)
+    exported = export.export(runner, chain[best].model, images)
     if not runner.workers.is_chief:
         return None
     return report_run(runner.config, images, chain, best, exported, runner.all_reused)

@@ -1,11 +1,12 @@
 """Prediction files: a model's predictions of unlabelled, dev or test images, in Parquet.
 
-One file for each image shard, row for row with its images. Columns:
+One file for each image shard, row for row with its images. Those of a scoring stage, from which
+pseudo-labels are selected, are called score files. Columns:
 
 - `id` string, `key` uint64: a stable hash of the id.
 - `label` int32: the top-1 class.
-- `confidence` float32: its probability; `calibrated_confidence` float32, in the files that a
-  teacher's scoring writes: its probability at the temperature that fits dev best.
+- `confidence` float32: its probability; `calibrated_confidence` float32, in score files: its
+  probability at the temperature fitted on dev.
 - `log_probabilities` list of float16 (temperatures and distillation need the tails that
   probabilities lose): of all classes in order, or of the most probable ones. In the latter case
   `classes` (list of int32) names them, and `remaining_probability` float32 is the total of all

@@ -1,6 +1,6 @@
-"""Prediction files as rows to select from, and files of copies: the Parquet files of `select`.
+"""Score files as rows to select from, and files of copies: the input and output of a selection.
 
-A file of copies has the column `copies`, row for row with the prediction file of the same name.
+A file of copies has the column `copies`, row for row with the score file of the same name.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ from nsk.pseudo.policies import Selection
 from nsk.pseudo.ranking import ScoredImages
 from nsk.store.files import atomic_write, num_cores
 
-# Small prediction files are read together until they have this many rows.
+# Small score files are read together until they have this many rows.
 BLOCK_ROWS = 2**20
 
 
@@ -30,11 +30,11 @@ def scan(
     confidence: str,
     function: Callable[[ScoredImages], Any],
 ) -> Any:
-    """Returns the sum (+) of a function of `ScoredImages` over the rows of prediction files.
+    """Returns the sum (+) of a function of `ScoredImages` over the rows of score files.
 
     Args:
         engine: see `nsk.pseudo.engine`.
-        paths: the prediction files.
+        paths: the score files.
         confidence: name of the column with the confidences.
         function: see `radix_selection.Scan`.
     """
@@ -59,7 +59,7 @@ def _blocks(paths, confidence):
 
 
 def read_scored_images(paths: Sequence[Path], confidence: str = "confidence") -> ScoredImages:
-    """Reads prediction files, one after another; `confidence` names the column to compare."""
+    """Reads score files, one after another; `confidence` names the column to compare."""
     columns = ["key", "label", confidence]
     table = pa.concat_tables([read_table(path, columns) for path in paths])
     keys, labels, confidences = (table[name].to_numpy() for name in columns)
@@ -76,14 +76,14 @@ def read_scored_images(paths: Sequence[Path], confidence: str = "confidence") ->
 def write_copies(
     engine: Engine, selection: Selection, paths: Sequence[Path], confidence: str, folder: Path
 ) -> None:
-    """Writes a file of copies for each prediction file.
+    """Writes a file of copies for each score file.
 
     Args:
         engine: see `nsk.pseudo.engine`.
         selection: the `Selection`.
-        paths: the prediction files.
+        paths: the score files.
         confidence: name of the column with the confidences.
-        folder: where the files go, under the names of the prediction files.
+        folder: where the files go, under the names of the score files.
     """
     engine.run(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
 

@@ -96,7 +96,7 @@ def _total(stage_counts, name):
 
 
 def _describe_pseudo_labels(generation, images):
-    """A student's pseudo-labels: their counts by class, and their precision."""
+    """Counts of a student's pseudo-labels, and their precision."""
     selection = generation.selection.counts
     copies_per_class = np.zeros(len(selection["per_class"]["candidates"]))
     truth, num_known, num_correct = read_truth(images), 0, 0

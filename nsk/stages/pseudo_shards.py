@@ -145,7 +145,7 @@ def write_pseudo_shards(
 
     Args:
         unlabeled: the unlabelled images.
-        scores_folder: the teacher's prediction files, see `scoring.score_shards`.
+        scores_folder: the teacher's score files, see `scoring.score_shards`.
         selection_folder: files of `selection.select_images`, from these or an earlier teacher's
             predictions.
         folder: where the shard set is written, into `shards/`; under the gap policy the copies of

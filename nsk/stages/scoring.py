@@ -112,7 +112,7 @@ def score_shards(
     options: ScoringOptions = ScoringOptions(),
     engine: Engine = LOCAL,
 ) -> dict[str, int | float] | None:
-    """Writes a prediction file for each shard of unlabelled images, row for row, and one for dev.
+    """Writes a score file for each shard of unlabelled images, row for row, and one for dev.
 
     Existing files are complete and are kept: a scoring that was stopped resumes, and several
     workers may share a folder.
@@ -147,7 +147,7 @@ def score_shards(
 def import_external_scores(
     unlabeled: ShardSet, folder: Path, *, top_k: int = 0
 ) -> dict[str, int | None]:
-    """Writes prediction files of an external teacher's probabilities, stored in the records.
+    """Writes score files of an external teacher's probabilities, stored in the records.
 
     The external teacher's predictions of dev are not known: dev's file has no rows.
 
@@ -251,10 +251,10 @@ def _next_shard(batches, count, name):
 
 
 def score_paths(unlabeled: ShardSet, folder: Path) -> list[Path]:
-    """Paths of the prediction files of a shard set, in the order of its shards."""
+    """Paths of the score files of a shard set, in the order of its shards."""
     return [folder / UNLABELED_FOLDER / score_file_name(name) for name in unlabeled.names]
 
 
 def score_file_name(shard_name: str) -> str:
-    """Name of the prediction file of an image shard."""
+    """Name of the score file of an image shard."""
     return shard_name.removesuffix(".tfrecord") + ".parquet"

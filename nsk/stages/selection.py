@@ -1,6 +1,6 @@
 """Selection: which unlabelled images a student sees, and how often.
 
-Writes, for each prediction file, a Parquet file of the same name with the column `copies`, row for
+Writes, for each score file, a Parquet file of the same name with the column `copies`, row for
 row; and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
 """
 
@@ -77,8 +77,8 @@ def select_images(
     Args:
         settings: the section with the values of one generation.
         seed: of the order among equal confidences.
-        paths: the prediction files of the unlabelled images.
-        dev_path: the prediction file of dev.
+        paths: the score files of the unlabelled images.
+        dev_path: the score file of dev.
         labeled: the labelled images.
         folder: where the selection is written.
         engine: where the files are read and written; see `nsk.pseudo.engine`.

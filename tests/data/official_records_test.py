@@ -138,7 +138,7 @@ def test_images_without_scores_of_an_external_teacher_are_refused(tmp_path, labe
     )
     unlabeled = run(tmp_path / "data", labeled, without_scores)
     (tmp_path / "scores").mkdir()
-    with pytest.raises(UserError, match="has 0 log-probabilities: expected those of 10 classes"):
+    with pytest.raises(UserError, match="has 0 log-probabilities: expected the probabilities"):
         score.import_external_scores(unlabeled, tmp_path / "scores")
 
 

@@ -2,7 +2,7 @@ import pytest
 import tensorflow as tf
 
 from nsk.distributed import compilation
-from nsk.training import strategy as strategies
+from nsk.distributed import strategy as strategies
 
 
 @pytest.mark.parametrize(

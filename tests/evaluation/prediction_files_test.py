@@ -203,7 +203,7 @@ def test_missing_and_damaged_files_are_user_errors(tmp_path, content):
 def test_a_truncated_file_is_a_user_error(tmp_path):
     path = tmp_path / "00000.parquet"
     write_predictions(path, make_stored_predictions(make_ids(50), make_log_probabilities(50)))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"00000\.parquet cannot be read"):
         read_table(path)

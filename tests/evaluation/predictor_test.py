@@ -38,7 +38,7 @@ def expected_log_probabilities(model, pixels):
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def predicted(predict, pixels, batch_size):
+def predict_all(predict, pixels, batch_size):
     """Log-probabilities of all images; also checks the ids and labels."""
     batches = [
         {
@@ -51,10 +51,10 @@ def predicted(predict, pixels, batch_size):
         for first in range(0, len(pixels), batch_size)
         for left in [len(pixels) - first]
     ]
-    whole = collect(predict(batches))
-    assert whole.ids == [f"image/{i}" for i in range(len(pixels))]
-    np.testing.assert_array_equal(whole.labels, np.arange(len(pixels)))
-    return whole.log_probabilities
+    predictions = collect(predict(batches))
+    assert predictions.ids == [f"image/{i}" for i in range(len(pixels))]
+    np.testing.assert_array_equal(predictions.labels, np.arange(len(pixels)))
+    return predictions.log_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,13 @@ def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, coun
     pixels = images(count)
     strategy, model = mirrored
     expected = expected_log_probabilities(model, pixels)
-    for given in (pixels, tf.constant(pixels)):
-        received = predicted(Predictor(model, 6), given, 6)
+    for array in (pixels, tf.constant(pixels)):
+        received = predict_all(Predictor(model, 6), array, 6)
         assert received.shape == (count, 4)
         assert received.dtype == np.float32
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
     for batch_size in (6, 5, 1):  # 5 and 1 are rounded up to a multiple of the replicas.
-        received = predicted(Predictor(model, batch_size, strategy), pixels, batch_size)
+        received = predict_all(Predictor(model, batch_size, strategy), pixels, batch_size)
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_the_mirror_view_is_the_mean_probability_of_an_image_and_its_mirror_imag
     assert np.abs(image_expected - mirror_expected).max() > 0.01
     expected = np.log((np.exp(image_expected) + np.exp(mirror_expected)) / 2)
     for replicas in (strategy, None):
-        received = predicted(Predictor(model, 6, replicas, "mirror"), pixels, 6)
+        received = predict_all(Predictor(model, 6, replicas, "mirror"), pixels, 6)
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_unknown_views_are_rejected():
 def test_predictions_change_no_weight(mirrored):
     strategy, model = mirrored
     before = [variable.numpy() for variable in model.variables]
-    predicted(Predictor(model, 4, strategy), images(9), 4)
+    predict_all(Predictor(model, 4, strategy), images(9), 4)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
@@ -112,7 +112,7 @@ def test_predictions_follow_the_weights_and_all_numbers_of_images_share_a_graph(
     predict = Predictor(model, 4)
     for count in (1, 3, 4):
         predict.log_probabilities(images(count))
-    assert predict._predict_global_batch.experimental_get_tracing_count() == 1
+    assert predict._global_batch.experimental_get_tracing_count() == 1
     model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
     received = predict.log_probabilities(images(3))
     assert np.all(received[:, 1] > -1e-6)
@@ -124,14 +124,12 @@ def test_batches_of_all_sizes_share_few_graphs():
     outputs = keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
     predict = Predictor(keras.Model(inputs, outputs), 100)
     pixels = images(100)
-    whole = predict.log_probabilities(pixels)
+    expected = predict.log_probabilities(pixels)
     for count in (1, 2, 31, 32, 33, 63, 64, 65, 95, 97, 99):
         received = predict.log_probabilities(pixels[:count])
         assert len(received) == count
-        np.testing.assert_allclose(received, whole[:count], rtol=1e-4, atol=1e-5)
-    assert (
-        predict._predict_global_batch.experimental_get_tracing_count() == 4
-    )  # 32, 64, 96 and 100.
+        np.testing.assert_allclose(received, expected[:count], rtol=1e-4, atol=1e-5)
+    assert predict._global_batch.experimental_get_tracing_count() == 4  # 32, 64, 96 and 100.
 
 
 def test_a_model_that_diverged_is_an_error():
@@ -161,7 +159,9 @@ def test_compiled_predictions_are_the_plain_ones(views):
     plain, compiled = (Predictor(model, 40, None, views, mode) for mode in ("off", "on"))
     for count in (1, 40, 75):
         np.testing.assert_allclose(
-            predicted(compiled, images(count), 40), predicted(plain, images(count), 40), atol=1e-5
+            predict_all(compiled, images(count), 40),
+            predict_all(plain, images(count), 40),
+            atol=1e-5,
         )
     assert compiles(compiled, 40) and not compiles(plain, 40)
     assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
@@ -178,6 +178,6 @@ def test_a_model_that_cannot_be_compiled_predicts_plain():
     model = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(features)))
     plain, fallen_back = (Predictor(model, 6, jit_compile=mode) for mode in ("off", "on"))
     np.testing.assert_array_equal(
-        predicted(fallen_back, images(8), 6), predicted(plain, images(8), 6)
+        predict_all(fallen_back, images(8), 6), predict_all(plain, images(8), 6)
     )
     assert not compiles(fallen_back, 6)

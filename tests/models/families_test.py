@@ -76,10 +76,10 @@ def test_initial_weights_depend_on_seed_and_layer_name_alone(name):
     first = build(name, seed=3).get_weights()
     keras.utils.set_random_seed(1)
     again = build(name, seed=3, dropout_rate=0.5, synchronized=True).get_weights()
-    other = build(name, seed=4).get_weights()
+    different_seed = build(name, seed=4).get_weights()
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(first, other, strict=True):
+    for a, b in zip(first, different_seed, strict=True):
         assert a.ndim == 1 or np.any(a != b)
 
 
@@ -124,7 +124,7 @@ def test_noise_and_batch_norm_settings_reach_the_layers(name):
 @each_family
 def test_mixed_precision_keeps_pixels_weights_and_logits_in_float32(name):
     model = build(name, dropout_rate=0.5, survival_probability=0.5, precision="bf16")
-    assert keras.config.dtype_policy().name == "float32"  # For other models.
+    assert keras.config.dtype_policy().name == "float32"  # Not changed for other models.
     assert model.get_layer("rescale").output.dtype == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert "bfloat16" in {x.compute_dtype for x in model.layers}

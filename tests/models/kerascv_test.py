@@ -253,8 +253,8 @@ def test_names_and_weights_do_not_depend_on_what_was_built_before(name):
 
 
 def test_initial_weights_depend_on_the_seed():
-    first, other = noisy("tiny_mobilenet"), build("tiny_mobilenet", seed=4)
-    for a, b in zip(first.get_weights(), other.get_weights(), strict=True):
+    first, second = noisy("tiny_mobilenet"), build("tiny_mobilenet", seed=4)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         assert a.ndim == 1 or np.any(a != b)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn import datasets
 
 from nsk import models, stopping
+from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
@@ -25,18 +26,17 @@ from nsk.pseudo.beam_engine import BeamEngine
 from nsk.pseudo.engine import LOCAL
 from nsk.stages.pseudo_shards import write_pseudo_shards
 from nsk.stages.scoring import DEV_FILE, score_paths, score_shards
-from nsk.stages.selection import SelectionSettings, select_images
+from nsk.stages.selection import select_images
 
 NAMES = [str(digit) for digit in range(10)]
 RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 TWO_PROCESSES = f"{RUNNER} --direct_running_mode=multi_processing --direct_num_workers=2"
-SETTINGS = SelectionSettings(
+SETTINGS = SelectionConfig(
     policy="paper",
     images_per_class=60,
     min_confidence=0.1,
     calibrate=True,
     target_precision=0.0,
-    seed=0,
 )
 
 
@@ -70,6 +70,7 @@ def make_pseudo_labels(inputs, folder, engine):
     score_shards(sets["unlabeled"], sets["dev"], load, scores, engine=engine)
     select_images(
         SETTINGS,
+        0,
         score_paths(sets["unlabeled"], scores),
         scores / DEV_FILE,
         sets["labeled"],
@@ -153,7 +154,7 @@ def test_invalid_options_are_an_error_of_one_line_before_any_work(
 
 
 def test_valid_options_pass_and_unknown_ones_are_left_to_a_job_server(tmp_path):
-    for options in ("", TWO_PROCESSES, "--runner=DirectRunner", "--runner=FlinkRunner --of_it=1"):
+    for options in ("", TWO_PROCESSES, "--runner=DirectRunner", "--runner=FlinkRunner --its_own=1"):
         BeamEngine(options, tmp_path)
 
 
@@ -177,7 +178,7 @@ def test_a_stop_signal_interrupts_and_is_not_an_error(tmp_path, number):
 
 
 def test_an_error_after_an_earlier_stop_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopping, "_signals", 1)
+    monkeypatch.setattr(stopping, "_signal_count", 1)
 
     def fail(items):
         raise ValueError("a bug")

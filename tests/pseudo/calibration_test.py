@@ -123,12 +123,12 @@ def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
         truth = np.where(correct, labels, labels + 1)
         target = float(rng.choice([0.5, 0.8, 0.9, 0.95, 0.99, 1.0]))
         min_confidence = float(rng.choice([0.0, 0.4, 0.9]))
-        found = precision_thresholds(
+        thresholds = precision_thresholds(
             labels, confidences, truth, num_classes, target, min_confidence
         )
         minimum = np.float32(min_confidence)
         overall, reached_overall = best_threshold(confidences, correct, target, minimum)
-        assert found.reached_overall == (reached_overall and n >= MIN_DEV_IMAGES)
+        assert thresholds.reached_overall == (reached_overall and n >= MIN_DEV_IMAGES)
         with_few_images, below_target, values = [], [], []
         for label in range(num_classes):
             in_class = labels == label
@@ -143,10 +143,10 @@ def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
                 below_target.append(label)
                 values[-1] = max(values[-1], overall)
             num_reached += reached
-        assert found.with_few_images == tuple(with_few_images), number
-        assert found.below_target == tuple(below_target), number
-        assert found.values.dtype == np.float32
-        np.testing.assert_array_equal(found.values, np.float32(values))
+        assert thresholds.with_few_images == tuple(with_few_images), number
+        assert thresholds.below_target == tuple(below_target), number
+        assert thresholds.values.dtype == np.float32
+        np.testing.assert_array_equal(thresholds.values, np.float32(values))
         num_few += bool(with_few_images)
         num_missed += bool(below_target)
     assert min(num_reached, num_few, num_missed) > 50
@@ -185,10 +185,10 @@ def one_class(confidences, correct):
 
 def test_the_threshold_is_the_lowest_at_which_the_target_is_reached():
     # The 60 most confident are correct, the other 40 wrong: 60 / 66 = 0.909, 60 / 67 = 0.896.
-    given = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
-    found = precision_thresholds(*given, 1, 0.9)
-    assert found.values.tolist() == [given[1][65]]
-    assert found.with_few_images == () and found.below_target == ()
+    dev = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
+    thresholds = precision_thresholds(*dev, 1, 0.9)
+    assert thresholds.values.tolist() == [dev[1][65]]
+    assert thresholds.with_few_images == () and thresholds.below_target == ()
 
 
 def test_a_class_with_too_few_dev_images_has_the_overall_threshold():
@@ -196,25 +196,25 @@ def test_a_class_with_too_few_dev_images_has_the_overall_threshold():
     labels = np.append(labels, [1] * 19)
     confidences = np.append(confidences, np.full(19, 0.2, np.float32))
     truth = np.append(truth, [1] * 19)
-    found = precision_thresholds(labels, confidences, truth, 3, 0.9)
-    assert found.with_few_images == (1, 2) and found.below_target == ()
-    assert found.values[1] == found.values[2] == found.values[0]
-    found = precision_thresholds(
+    thresholds = precision_thresholds(labels, confidences, truth, 3, 0.9)
+    assert thresholds.with_few_images == (1, 2) and thresholds.below_target == ()
+    assert thresholds.values[1] == thresholds.values[2] == thresholds.values[0]
+    thresholds = precision_thresholds(
         *(np.append(a, a[-1]) for a in (labels, confidences, truth)), 3, 0.9
     )
-    assert found.with_few_images == (2,) and found.values[1] == np.float32(0.2)
+    assert thresholds.with_few_images == (2,) and thresholds.values[1] == np.float32(0.2)
 
 
 def test_the_threshold_of_a_missed_target_is_that_of_the_highest_precision():
     # 30 correct images, then 20 wrong ones; but one of the first 20 is wrong.
     correct = np.arange(50) < 30
     correct[3] = False
-    given = one_class(np.linspace(1, 0.51, 50), correct)
+    dev = one_class(np.linspace(1, 0.51, 50), correct)
     for target in (0.97, 1.0):
-        found = precision_thresholds(*given, 1, target)
-        assert found.with_few_images == () and found.below_target == (0,)
-        assert not found.reached_overall
-        assert found.values.tolist() == [given[1][29]]  # 29 of 30 is 0.967.
+        thresholds = precision_thresholds(*dev, 1, target)
+        assert thresholds.with_few_images == () and thresholds.below_target == (0,)
+        assert not thresholds.reached_overall
+        assert thresholds.values.tolist() == [dev[1][29]]  # 29 of 30 is 0.967.
 
 
 def test_a_class_below_the_target_has_the_overall_threshold_if_that_is_higher():
@@ -222,48 +222,54 @@ def test_a_class_below_the_target_has_the_overall_threshold_if_that_is_higher():
     confidences = np.concatenate([np.linspace(1, 0.21, 80), np.linspace(0.5, 0.3, 20)])
     confidences, labels = confidences.astype(np.float32), np.repeat([0, 1], [80, 20])
     correct = np.concatenate([np.arange(80) < 40, np.arange(20) % 2 == 0])
-    found = precision_thresholds(labels, confidences, np.where(correct, labels, 2), 2, 0.99)
-    assert found.below_target == (1,) and found.reached_overall
-    assert found.values[1] == found.values[0] == confidences[39]
+    thresholds = precision_thresholds(labels, confidences, np.where(correct, labels, 2), 2, 0.99)
+    assert thresholds.below_target == (1,) and thresholds.reached_overall
+    assert thresholds.values[1] == thresholds.values[0] == confidences[39]
 
 
 def test_equal_confidences_are_kept_or_dropped_together():
     # Of the 30 at 0.9 the first are correct and the last wrong: no threshold separates them.
     confidences = np.repeat([0.95, 0.9], [30, 30])
     correct = np.concatenate([np.ones(30, bool), np.arange(30) < 15])
-    found = precision_thresholds(*one_class(confidences, correct), 1, 0.9)
-    assert found.values.tolist() == [np.float32(0.95)]
-    found = precision_thresholds(*one_class(confidences[::-1], correct[::-1]), 1, 0.9)
-    assert found.values.tolist() == [np.float32(0.95)]
-    found = precision_thresholds(*one_class(confidences, correct), 1, 0.75)
-    assert found.values.tolist() == [np.float32(0.9)]
+    thresholds = precision_thresholds(*one_class(confidences, correct), 1, 0.9)
+    assert thresholds.values.tolist() == [np.float32(0.95)]
+    thresholds = precision_thresholds(*one_class(confidences[::-1], correct[::-1]), 1, 0.9)
+    assert thresholds.values.tolist() == [np.float32(0.95)]
+    thresholds = precision_thresholds(*one_class(confidences, correct), 1, 0.75)
+    assert thresholds.values.tolist() == [np.float32(0.9)]
 
 
 def test_a_target_of_1_allows_no_mistake():
     correct = np.arange(3000) < 2000
-    given = one_class(np.linspace(1, 0.4, 3000), correct)
-    found = precision_thresholds(*given, 1, 1.0)
-    assert found.with_few_images == () and found.below_target == () and found.reached_overall
-    assert found.values.tolist() == [given[1][1999]]
+    dev = one_class(np.linspace(1, 0.4, 3000), correct)
+    thresholds = precision_thresholds(*dev, 1, 1.0)
+    assert (
+        thresholds.with_few_images == ()
+        and thresholds.below_target == ()
+        and thresholds.reached_overall
+    )
+    assert thresholds.values.tolist() == [dev[1][1999]]
 
 
 def test_a_class_with_few_dev_images_above_the_minimum_has_the_overall_threshold():
-    given = one_class(np.linspace(1, 0.51, 50), np.ones(50, bool))
-    assert precision_thresholds(*given, 1, 0.9, 0.81).with_few_images == ()
-    found = precision_thresholds(*given, 1, 0.9, 0.82)
-    assert found.with_few_images == (0,) and found.values.tolist() == [np.float32(0.82)]
-    assert not found.reached_overall  # Only by the 20 most confident, one of which is below 0.82.
+    dev = one_class(np.linspace(1, 0.51, 50), np.ones(50, bool))
+    assert precision_thresholds(*dev, 1, 0.9, 0.81).with_few_images == ()
+    thresholds = precision_thresholds(*dev, 1, 0.9, 0.82)
+    assert thresholds.with_few_images == (0,) and thresholds.values.tolist() == [np.float32(0.82)]
+    assert (
+        not thresholds.reached_overall
+    )  # Only by the 20 most confident, one of which is below 0.82.
 
 
 def test_no_threshold_is_below_the_minimum_confidence():
-    given = one_class(np.linspace(1, 0.1, 100), np.ones(100, bool))
-    assert precision_thresholds(*given, 2, 0.9).values.tolist() == [given[1][-1]] * 2
-    assert precision_thresholds(*given, 2, 0.9, 0.6).values.tolist() == [np.float32(0.6)] * 2
+    dev = one_class(np.linspace(1, 0.1, 100), np.ones(100, bool))
+    assert precision_thresholds(*dev, 2, 0.9).values.tolist() == [dev[1][-1]] * 2
+    assert precision_thresholds(*dev, 2, 0.9, 0.6).values.tolist() == [np.float32(0.6)] * 2
 
 
 def test_thresholds_without_dev_images_are_1():
-    found = precision_thresholds(*one_class([], np.zeros(0, bool)), 2, 0.9)
-    assert found.with_few_images == (0, 1) and found.values.tolist() == [1, 1]
+    thresholds = precision_thresholds(*one_class([], np.zeros(0, bool)), 2, 0.9)
+    assert thresholds.with_few_images == (0, 1) and thresholds.values.tolist() == [1, 1]
 
 
 def test_count_correct_counts_the_images_that_thresholds_keep():

@@ -50,8 +50,8 @@ encoded = [open(file, "rb").read() for file in files]
 model = tf.saved_model.load(folder)
 outputs = {}
 for count in (0, 1, len(files)):
-    given = tf.constant(encoded[:count], tf.string, shape=[count])
-    outputs[count] = model.signatures["serving_default"](encoded=given)
+    batch = tf.constant(encoded[:count], tf.string, shape=[count])
+    outputs[count] = model.signatures["serving_default"](encoded=batch)
 pixels = np.load("pixels.npy")
 for count in (0, 1, len(pixels)):
     outputs[f"pixels {count}"] = model.signatures["pixels"](images=tf.constant(pixels[:count]))

@@ -115,18 +115,21 @@ def drive(base, work, kind, kills):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    (first, *killed, last), found = json.loads(done.stdout.splitlines()[-1])
+    (first, *killed, last), num_files = json.loads(done.stdout.splitlines()[-1])
     assert (first, last) == (0, 0), done.stderr
     assert set(killed) <= {0, 9}, done.stderr
-    assert found == sorted(found) and killed.count(9) >= kills // 2
-    assert len({count for count in found if 0 < count < NUM_SHARDS}) >= kills // 3, found
+    assert num_files == sorted(num_files) and killed.count(9) >= kills // 2
+    assert len({count for count in num_files if 0 < count < NUM_SHARDS}) >= kills // 3, num_files
 
 
 def assert_same_files(base):
     """The folders hold nothing else, and both manifests describe their files."""
     folders = [next((base / name / "gen1").glob("made-*")) for name in ("whole", "killed")]
-    assert [len(list((base / name / "gen1").iterdir())) for name in ("whole", "killed")] == [1, 1]
-    whole, killed = (
+    assert [len(list((base / name / "gen1").iterdir())) for name in ("whole", "killed")] == [
+        1,
+        1,
+    ]
+    undisturbed, killed = (
         {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*")
@@ -134,13 +137,13 @@ def assert_same_files(base):
         }
         for folder in folders
     )
-    manifests = [json.loads(files.pop("stage.json")) for files in (whole, killed)]
-    assert whole == killed and len(whole) > NUM_SHARDS
+    manifests = [json.loads(files.pop("stage.json")) for files in (undisturbed, killed)]
+    assert undisturbed == killed and len(undisturbed) > NUM_SHARDS
     for manifest in manifests:
         del manifest["seconds"]
         manifest.pop("seal", None)  # Depends on the seconds.
     assert manifests[0] == manifests[1]
-    assert set(manifests[0]["files"]) == set(whole)
+    assert set(manifests[0]["files"]) == set(undisturbed)
 
 
 def test_a_scoring_killed_several_times_writes_the_same_files(tmp_path):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
+from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
@@ -21,12 +22,12 @@ from nsk.evaluation.prediction_files import (
 )
 from nsk.stages.pseudo_shards import SHARDS_FOLDER, plan_shards, write_pseudo_shards
 from nsk.stages.scoring import score_file_name, score_paths
-from nsk.stages.selection import SelectionSettings, read_labeled_copies, select_images
+from nsk.stages.selection import read_labeled_copies, select_images
 
 NUM_IMAGES = 23
 NUM_CLASSES = 10
 CLASS_NAMES = [str(digit) for digit in range(NUM_CLASSES)]
-BASE = {"calibrate": False, "target_precision": 0.0, "seed": 0}
+BASE = {"calibrate": False, "target_precision": 0.0}
 
 
 def write_digits(folder, rows, labelled, images_per_shard=10):
@@ -103,6 +104,7 @@ def select(settings, unlabeled, tmp_path, labeled):
     (tmp_path / "selection").mkdir()
     return select_images(
         settings,
+        0,
         score_paths(unlabeled, tmp_path / "scores"),
         tmp_path / "dev.parquet",
         labeled,
@@ -338,7 +340,7 @@ def test_select_once_relabels_the_first_selection_with_a_later_teacher(unlabeled
     later = make_scores(tmp_path / "later scores", unlabeled, seed=1)
     labeled = write_digits(tmp_path / "labeled", range(100, 110), labelled=True)
     selected = select(
-        SelectionSettings(policy="none", min_confidence=0.6, **BASE), unlabeled, tmp_path, labeled
+        SelectionConfig(policy="none", min_confidence=0.6, **BASE), unlabeled, tmp_path, labeled
     )
 
     counts, pseudo = run(unlabeled, tmp_path, scores="later scores")
@@ -356,7 +358,7 @@ def test_select_once_relabels_the_first_selection_with_a_later_teacher(unlabeled
 def test_the_gap_policy_also_writes_copies_of_labelled_images(unlabeled, tmp_path):
     make_scores(tmp_path / "scores", unlabeled)
     labeled = write_digits(tmp_path / "labeled", range(100, 120), labelled=True)
-    settings = SelectionSettings(policy="gap", min_confidence=0.3, floor=12, margin=5, **BASE)
+    settings = SelectionConfig(policy="gap", min_confidence=0.3, gap_floor=12, gap_margin=5, **BASE)
     select(settings, unlabeled, tmp_path, labeled)
     run(unlabeled, tmp_path)
     copies = read_labeled_copies(tmp_path / "pseudo")

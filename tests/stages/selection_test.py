@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
+from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
@@ -21,17 +22,16 @@ from nsk.evaluation.prediction_files import (
 from nsk.pseudo import engine, score_rows
 from nsk.pseudo.score_rows import read_copies
 from nsk.stages.selection import (
-    SelectionSettings,
     read_labeled_copies,
     read_labels,
     select_images,
 )
 
 CLASS_NAMES = ["zero", "one", "two"]
-BASE = {"min_confidence": 0.5, "calibrate": False, "target_precision": 0.0, "seed": 0}
-PAPER = SelectionSettings(policy="paper", images_per_class=4, **BASE)
-GAP = SelectionSettings(policy="gap", floor=6, margin=2, **BASE)
-NONE = SelectionSettings(policy="none", **BASE)
+BASE = {"min_confidence": 0.5, "calibrate": False, "target_precision": 0.0}
+PAPER = SelectionConfig(policy="paper", images_per_class=4, **BASE)
+GAP = SelectionConfig(policy="gap", gap_floor=6, gap_margin=2, **BASE)
+NONE = SelectionConfig(policy="none", **BASE)
 
 # Shards of unlabelled images as (label, confidence).
 SHARDS = [
@@ -86,7 +86,7 @@ def paths_of(scores):
 
 def run(settings, scores, labeled, folder):
     folder.mkdir()
-    return select_images(settings, paths_of(scores), scores / "dev.parquet", labeled, folder)
+    return select_images(settings, 0, paths_of(scores), scores / "dev.parquet", labeled, folder)
 
 
 def read_all(folder, scores):
@@ -293,7 +293,7 @@ def test_missing_and_damaged_score_files_are_user_errors(tmp_path, labeled, whic
         (scores / which).write_bytes(content)
     (tmp_path / "selection").mkdir()
     with pytest.raises(UserError, match="cannot be read"):
-        select_images(PAPER, paths, scores / "dev.parquet", labeled, tmp_path / "selection")
+        select_images(PAPER, 0, paths, scores / "dev.parquet", labeled, tmp_path / "selection")
 
 
 def test_starved_classes_are_named_in_a_warning(tmp_path, labeled, caplog):
@@ -330,7 +330,12 @@ def test_labelled_images_that_leave_no_room_are_a_user_error(tmp_path, labeled):
     # The smallest class has two images, so that the others keep only their labelled ones.
     scores = make_scores(tmp_path / "scores", [[(2, 0.9)]])
     with pytest.raises(UserError, match=r"no room .*--gap_margin=0"):
-        run(dataclasses.replace(GAP, floor=0, margin=0), scores, labeled, tmp_path / "selection")
+        run(
+            dataclasses.replace(GAP, gap_floor=0, gap_margin=0),
+            scores,
+            labeled,
+            tmp_path / "selection",
+        )
 
 
 @pytest.mark.parametrize("sizes", [[9], [1] * 9, [0, 4, 0, 5], [8, 1]])

@@ -97,11 +97,12 @@ ROWS = (
     STOPPED_TRAINING,
 )
 # What may happen; docs/recovery.md explains the words.
-REFUSED, PREVIOUS, TOLD, ANEW, HARMLESS = "refused", "previous", "told, anew", "anew", "harmless"
+REFUSED, PREVIOUS, HARMLESS = "refused", "previous", "harmless"
+TOLD, ANEW = "warned, rebuilt", "rebuilt"
 IMPOSSIBLE = "-"
 
 DOCS = Path(__file__).parents[2] / "docs" / "recovery.md"
-BEGIN, END = "<!-- table: tests/damage_test.py -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: tests/store/damage_test.py -->", "<!-- end of table -->"
 
 
 class ImpossibleError(Exception):
@@ -176,7 +177,7 @@ DAMAGES = {
     "cut between records": (cut_record,),
     "emptied": (empty,),
     "deleted": (delete,),
-    "two exchanged": (swap,),
+    "two swapped": (swap,),
 }
 
 
@@ -326,7 +327,7 @@ def test_damage_to_a_stage_is_refused(of_finished):
     possible = [name for (_, name), what in of_finished.items() if what == REFUSED]
     for name in ("a bit flipped", "cut anywhere", "emptied", "deleted"):
         assert possible.count(name) == len(FINISHED)
-    assert possible.count("cut between records") == 2 and possible.count("two exchanged") >= 8
+    assert possible.count("cut between records") == 2 and possible.count("two swapped") >= 8
 
 
 def test_damage_to_every_file_of_a_stage_is_named_exactly(run, capsys):
@@ -473,7 +474,7 @@ def of_checkpoints(stopped_training):
 def test_a_damaged_checkpoint_is_told_and_the_previous_one_used(of_checkpoints):
     told = {name: what for (_, name), what in of_checkpoints.items()}
     assert told.pop("cut between records") == IMPOSSIBLE
-    assert told.pop("two exchanged") == TOLD  # Both are damaged.
+    assert told.pop("two swapped") == TOLD  # Both are damaged.
     assert set(told.values()) == {PREVIOUS}
 
 
@@ -633,7 +634,7 @@ def test_a_stopped_stage_goes_on_with_whole_files_alone(of_stopped_scoring, of_s
             else:
                 assert what == (ANEW if name == "deleted" else TOLD)
     assert of_stopped_writing[STOPPED_PSEUDO, "cut between records"] == TOLD
-    assert of_stopped_scoring[STOPPED_SCORES[0], "two exchanged"] == TOLD
+    assert of_stopped_scoring[STOPPED_SCORES[0], "two swapped"] == TOLD
 
 
 def test_one_of_several_workers_removes_nothing(stopped_scoring, predictions, tmp_path):
@@ -726,7 +727,7 @@ def test_the_table_in_the_docs_is_what_happens(
             "\n".join(
                 [
                     f"The table in {DOCS} is not what happens. Look whether it should be; then",
-                    "NSK_WRITE_DOCS=1 python -m pytest tests/damage_test.py writes it anew.",
+                    "NSK_WRITE_DOCS=1 python -m pytest tests/store/damage_test.py writes it anew.",
                     *differing,
                 ]
             ),

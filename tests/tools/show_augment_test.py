@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsk.commands.preparation import prepare
 from nsk.config.config import Config
 from nsk.data import image_operations
 from nsk.data.image_operations import RandAugmentOptions

@@ -38,9 +38,8 @@ def make_trainer(name, side, jit_compile, num_steps=1, strategy="one", **changes
         SIZES,
         **{"weight_decay": 1e-2, "gradient_clip_norm": 1.0, "ema_decay": 0.9, **changes},
     )
-    return Trainer(
-        build, recipe, KEY, Runtime.from_strategy(strategies.make_strategy(strategy)), jit_compile
-    )
+    runtime = Runtime.from_strategy(strategies.make_strategy(strategy))
+    return Trainer(build, recipe, KEY, runtime, jit_compile)
 
 
 def trained(name, side, jit_compile, num_steps=1, **changes):
@@ -145,8 +144,8 @@ def numbered_batches(first_step, num_steps, share=WHOLE):
 def train(jit_compile, folder, monkeypatch):
     """(losses, warnings) of a whole training of a network that XLA cannot compile."""
     recipe = Recipe(np.full(4, 1e-4, np.float32), SIZES)
-    runtime = Runtime.from_strategy(strategies.make_strategy("one"))
-    trainer = Trainer(linear_on_the_host, recipe, KEY, runtime, jit_compile)
+    strategy = strategies.make_strategy("one")
+    trainer = Trainer(linear_on_the_host, recipe, KEY, Runtime.from_strategy(strategy), jit_compile)
     losses, warnings = [], []
     call_steps = trainer.call_steps
 
