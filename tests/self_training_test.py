@@ -1,173 +1,138 @@
-"""The commands that do a part of a run: score, with several workers, and select."""
+"""The loop over generations: which stages are called with what, and when a chain ends."""
 
-import json
-import logging
-import shutil
+import types
 
-import pyarrow.parquet as pq
 import pytest
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.errors import UserError
-from nsk.evaluation.prediction_files import read_table
+from nsk.errors import GenerationFailedError, UserError
 
-SETTINGS = {
-    "num_labeled": 100,
-    "num_dev": 200,
-    "images_per_shard": 300,
-    "models": ["convnet5"] * 3,
-    "train_steps": ["40", "2"],
-    "min_confidence": ["0"],
-    "chance_p_value": 1.0,
+STAGES = {
+    "ingestion": "ingest_images",
+    "adoption": "adopt_teacher",
+    "training": "train",
+    "finetuning": "finetune",
+    "evaluation": "evaluate",
+    "scoring": "score",
+    "selection": "select",
+    "pseudo_shards": "write",
+}
+DECISIONS = {
+    "require_better_than_chance": lambda teacher, p_value: None,
+    "warn_of_lower_accuracy": lambda chain: None,
+    "students_without_gain": lambda chain: 0,
 }
 
 
-def make_config(workdir, **values):
-    return Config.from_values({**SETTINGS, "workdir": str(workdir), **values})
-
-
-def kinds(workdir):
-    """Names of all stages that are finished, and that are not."""
-    return {
-        path.relative_to(workdir).as_posix().rpartition("-")[0]
-        for path in (*workdir.glob("*-*"), *workdir.glob("*/*-*"))
-        if path.is_dir() and path.parent.name != "tensorboard"
-    }
-
-
-def files(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "stage.json"
-    }
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory):
-    """Workdir with a teacher and its scores, and the scores' stage."""
-    workdir = tmp_path_factory.mktemp("scored")
-    return workdir, self_training.score(make_config(workdir))
-
-
 @pytest.fixture
-def copied(scored, tmp_path):
-    return shutil.copytree(scored[0], tmp_path / "copy")
+def calls(monkeypatch):
+    """Replaces all stages; each returns its own call as text, and calls are collected here."""
+    made = []
+
+    def stage(name):
+        def call(runner, *arguments):
+            made.append(f"{name}({', '.join(map(str, arguments))})")
+            return made[-1]
+
+        return call
+
+    for module, function in STAGES.items():
+        monkeypatch.setattr(getattr(self_training, module), function, stage(function))
+    for name, function in DECISIONS.items():
+        monkeypatch.setattr(self_training.decisions, name, function)
+    # Short results, so that the calls can be read.
+    monkeypatch.setattr(self_training.ingestion, "ingest_images", lambda runner: "images")
+    return made
 
 
-BEFORE_STUDENTS = {"data/images", "gen0/teacher", "gen0/evaluation", "gen1/scores"}
+def make_runner(**values):
+    config = Config.from_values({"models": ["convnet5"] * 3, "train_steps": [2], **values})
+    return types.SimpleNamespace(config=config)
 
 
-def test_score_goes_up_to_the_scores_of_the_first_generation(scored):
-    workdir, scores = scored
-    assert kinds(workdir) == BEFORE_STUDENTS
-    (manifest,) = workdir.glob("data/images-*/unlabeled/manifest.json")
-    counts = [file["records"] for file in json.loads(manifest.read_text())["files"]]
-    assert scores.counts["scored"] == sum(counts) > 1000 and scores.counts["temperature"] > 0
-    names = sorted(path.name for path in (scores.path / "unlabeled").iterdir())
-    assert names == [f"{number:05d}.parquet" for number in range(4)]
-    assert read_table(scores.path / "dev.parquet").num_rows == 200
-    again = self_training.score(make_config(workdir))
-    assert again.reused and again.path == scores.path
+def names(calls):
+    return [call.partition("(")[0] for call in calls]
 
 
-def test_workers_score_their_shards_and_the_last_one_finishes(scored, copied):
-    _, alone = scored
-    shutil.rmtree(copied / "gen1")
-    for worker, expected in ((2, {2}), (0, {0, 2, 3})):
-        config = make_config(copied, shard_index=worker, num_shard_workers=3)
-        assert self_training.score(config) is None
-        (partial,) = copied.glob("gen1/scores-*.partial/unlabeled")
-        assert {int(path.stem) for path in partial.iterdir()} == expected
-    made = self_training.score(make_config(copied, shard_index=1, num_shard_workers=3))
-    assert made.path.name == alone.path.name and made.counts == alone.counts
-    assert files(made.path) == files(alone.path)
-    # Who comes late finds them finished, and what goes on with them knows nothing of workers.
-    assert self_training.score(make_config(copied, shard_index=2, num_shard_workers=3)).reused
-    assert self_training.score(make_config(copied)).reused
+TEACHER = ["train", "finetune", "evaluate"]
+STUDENT = ["score", "select", "write", "train", "finetune", "evaluate"]
 
 
-def test_a_worker_without_a_shard_says_so(scored, copied, caplog):
-    shutil.rmtree(copied / "gen1")
-    for worker, told in (
-        (3, "has scored its shards"),
-        (4, "of --num_shard_workers=6 only the first 4"),
-    ):
-        caplog.clear()
-        with caplog.at_level(logging.INFO, logger="absl"):
-            config = make_config(copied, shard_index=worker, num_shard_workers=6)
-            assert self_training.score(config) is None
-        assert told in caplog.records[-1].getMessage()
+def test_stages_in_the_order_of_the_data(calls):
+    images, chain = self_training.train_chain(make_runner())
+    assert images == "images" and len(chain) == 3
+    assert names(calls) == TEACHER + 2 * STUDENT
+    teacher, student, _ = chain
+    assert teacher.trained == "train(0, images)"
+    assert teacher.model == f"finetune(0, images, {teacher.trained})"
+    assert teacher.evaluation == f"evaluate({teacher.model}, images)"
+    assert student.scores == f"score(1, {teacher.model}, images)"
+    assert student.selection == f"select(1, {student.scores}, images)"
+    assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"
+    assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model})"
+    assert student.model == f"finetune(1, images, {student.trained})"
+    assert student.evaluation == f"evaluate({student.model}, images)"
 
 
-def test_select_prints_what_is_kept_and_trains_nothing(copied, capsys):
-    counts = self_training.select(make_config(copied, images_per_class=30))
-    assert kinds(copied) == BEFORE_STUDENTS | {"gen1/selection"}
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line[:2].strip().isdigit()]
-    assert [row[0] for row in rows] == [str(digit) for digit in range(10)]
-    per_class = counts["per_class"]
-    for label, row in enumerate(rows):
-        assert row[2:5] == [
-            str(per_class[name][label]) for name in ("candidates", "kept", "copies")
-        ]
-        assert per_class["dev_correct"][label] <= per_class["dev_kept"][label]
-    assert "Nothing was trained" in told and str(copied / "gen1" / "selection") in told
-    assert counts["copies"] == sum(per_class["copies"])
-
-    # Another setting selects beside it.
-    self_training.select(make_config(copied, images_per_class=30, min_confidence=["0.1"]))
-    assert len(list(copied.glob("gen1/selection-*"))) == 2
-    assert not (copied / "summary.json").exists() and not (copied / "config.json").exists()
+def test_a_given_teacher_is_adopted_and_not_trained(calls):
+    runner = make_runner(teacher="old.keras", models=["convnet5"])
+    _, (teacher, student) = self_training.train_chain(runner)
+    assert names(calls) == ["adopt_teacher", "evaluate", *STUDENT]
+    assert teacher.trained == teacher.model == "adopt_teacher(images)"
+    assert student.scores == "score(1, adopt_teacher(images), images)"
 
 
-def test_select_reads_neither_hidden_labels_nor_test(copied, monkeypatch):
-    read, read_table = [], pq.read_table
-
-    def noting(path, **settings):
-        read.append(path.relative_to(copied).as_posix())
-        return read_table(path, **settings)
-
-    monkeypatch.setattr(pq, "read_table", noting)
-    self_training.select(make_config(copied))
-    kinds_read = {(path.partition("-")[0], path.rpartition("/")[2]) for path in read}
-    files = {"dev.parquet", *(f"{number:05d}.parquet" for number in range(4))}
-    assert kinds_read == {("gen1/scores", name) for name in files}
+def test_select_once_keeps_the_first_selection(calls):
+    _, (_, first, second) = self_training.train_chain(make_runner(select="once"))
+    assert names(calls).count("select") == 1
+    assert second.selection == first.selection and second.scores != first.scores
 
 
-def test_select_refuses_what_is_not_finished_and_makes_nothing(copied, tmp_path):
-    with pytest.raises(UserError, match="data/images is not finished"):
-        self_training.select(make_config(tmp_path / "new"))
-    assert list((tmp_path / "new").iterdir()) == []
-    with pytest.raises(UserError, match=r"gen0/teacher is not finished .* for these settings"):
-        self_training.select(make_config(copied, learning_rate=["0.5"]))
-    told = r"\(teacher-\w+ has learning_rate=0.1 and not 0.5\): give"  # And no other setting.
-    with pytest.raises(UserError, match=told):
-        self_training.select(make_config(copied, learning_rate=["0.5"]))
-    with pytest.raises(UserError, match="gen1/scores is not finished"):
-        self_training.select(make_config(copied, top_k=3))
-    before = kinds(copied)
-    with pytest.raises(UserError, match=r"gen1/.* is not finished"):
-        self_training.select(make_config(copied, generation=2))
-    assert kinds(copied) == before == BEFORE_STUDENTS
+def reject_teacher(monkeypatch, index):
+    """The generation with this index is no better than chance, all others are."""
+
+    def check(teacher, p_value):
+        if teacher.trained.startswith(f"train({index},"):
+            raise GenerationFailedError("no better than chance")
+
+    monkeypatch.setattr(self_training.decisions, "require_better_than_chance", check)
 
 
-def test_score_and_select_of_the_second_generation(copied, capsys):
-    scores = self_training.score(make_config(copied, generation=2))
-    assert scores.path.parent.name == "gen2"
-    students = {"gen1/selection", "gen1/pseudo", "gen1/student", "gen1/evaluation", "gen2/scores"}
-    assert kinds(copied) == BEFORE_STUDENTS | students
-    self_training.select(make_config(copied, generation=2))
-    assert kinds(copied) == BEFORE_STUDENTS | students | {"gen2/selection"}
-    assert str(copied / "gen2" / "selection") in capsys.readouterr().out
+def test_a_student_that_cannot_teach_ends_the_chain(calls, monkeypatch, caplog):
+    reject_teacher(monkeypatch, 1)
+    _, chain = self_training.train_chain(make_runner())
+    assert len(chain) == 2
+    assert "The chain ends before generation 2: no better than chance" in caplog.text
+    reject_teacher(monkeypatch, 0)
+    with pytest.raises(GenerationFailedError, match="no better than chance"):
+        self_training.train_chain(make_runner())
 
 
-def test_workers_of_the_second_generation_need_the_scores_of_the_first(copied):
-    """They are not there, and no worker alone can make them: it says so, or makes its share."""
-    shutil.rmtree(copied / "gen1")
-    config = make_config(copied, generation=2, shard_index=0, num_shard_workers=2)
-    try:
-        assert self_training.score(config) is None
-    except UserError as error:
-        assert "gen1/scores" in str(error) or "generation" in str(error)
+def test_the_first_teacher_need_not_be_better_than_chance_with_scores_of_records(
+    calls, monkeypatch
+):
+    reject_teacher(monkeypatch, 0)
+    runner = make_runner(first_scores="records", unlabeled_dataset="tfrecord:*.tfrecord")
+    _, chain = self_training.train_chain(runner)
+    assert len(chain) == 3
+
+
+def test_patience_ends_the_chain(calls, monkeypatch):
+    monkeypatch.setattr(
+        self_training.decisions, "students_without_gain", lambda chain: len(chain) - 1
+    )
+    for patience, length in ((0, 4), (1, 2), (2, 3)):
+        runner = make_runner(models=["convnet5"] * 4, patience=patience)
+        assert len(self_training.train_chain(runner)[1]) == length
+
+
+def test_scores_that_other_processes_have_not_finished(calls, monkeypatch):
+    monkeypatch.setattr(self_training.scoring, "score", lambda *arguments: None)
+    with pytest.raises(UserError, match="have not finished the scores for generation 1"):
+        self_training.train_chain(make_runner())
+
+
+def test_only_the_generations_that_are_asked_for(calls):
+    _, chain = self_training.train_generations(make_runner(), 2)
+    assert len(chain) == 2 and names(calls) == TEACHER + STUDENT

@@ -15,18 +15,26 @@ class CommandConfig(Section):
         "",
         "Command plan: LABELED,UNLABELED,CLASSES, placeholder counts for planning without data, "
         "such as 1281167,130000000,1000.",
+        changes_results=False,
     )
     generation: int = setting(
         1,
         "Commands score and select: the student whose pseudo-labels are meant; 1: those that the "
         "teacher makes for the first student.",
         minimum=0,
+        changes_results=False,
     )
     num_shard_workers: int = setting(
-        1, "Command score: number of processes that share the shards.", minimum=1
+        1,
+        "Command score: number of processes that share the shards.",
+        minimum=1,
+        changes_results=False,
     )
     shard_index: int = setting(
-        0, "Command score: index of this process among --num_shard_workers.", minimum=0
+        0,
+        "Command score: index of this process among --num_shard_workers.",
+        minimum=0,
+        changes_results=False,
     )
 
     @property

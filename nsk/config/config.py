@@ -91,7 +91,8 @@ class Config:
         beside it. For the same reason, a chain without students does not make students' settings
         unused.
         """
-        generations = range(max(1, self.num_students) + 1)
+        first = 1 if self.chain.teacher else 0  # A given teacher is not trained.
+        generations = range(first, max(1, self.num_students) + 1)
         values = [self.values_at(generation) for generation in generations]
         lines = []
         for section in self.sections.values():
@@ -110,7 +111,7 @@ class Config:
 
     def _unused_values(self, field, value):
         """A line if a comma list is longer than the chain."""
-        used = max(1, self.num_students + 1 - field.metadata["first"])
+        used = max(1, self.num_students + 1 - field.metadata["first_generation"])
         if field.name == "min_confidence" and self.chain.select == "once":
             used = 1
         if len(value) > used:

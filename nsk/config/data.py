@@ -2,15 +2,16 @@
 
 import dataclasses
 
-from nsk.config.fields import Condition, Section, setting, starts_with
+from nsk.config.fields import Section, setting, starts_with
 from nsk.errors import UserError
 
 SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
-WITH_TFRECORDS = Condition(
-    "a tfrecord: data set",
-    lambda values: any(values[name].startswith("tfrecord:") for name in SOURCES),
-)
 WITH_TFDS = starts_with("dataset", "tfds:")
+WITH_TFRECORDS = (
+    starts_with("dataset", "tfrecord:")
+    | starts_with("unlabeled_dataset", "tfrecord:")
+    | starts_with("test_dataset", "tfrecord:")
+)
 
 
 @dataclasses.dataclass(frozen=True)

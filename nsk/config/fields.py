@@ -36,7 +36,7 @@ class Condition:
 
     def __and__(self, other: "Condition") -> "Condition":
         return Condition(
-            f"{self.text} and {other.text}",
+            " and ".join(_in_parentheses(part.text) for part in (self, other)),
             lambda values: self.holds(values) and other.holds(values),
         )
 
@@ -47,18 +47,23 @@ class Condition:
         )
 
 
+def _in_parentheses(text):
+    """A part of a condition with `and`: clear if it has an `or` of its own."""
+    return f"({text})" if " or " in text else text
+
+
 ALWAYS = Condition("always", lambda values: True)
 
 
 def equals(name: str, *allowed: Any) -> Condition:
     """The setting `name` has one of the values."""
-    text = f"--{name}={' or '.join(map(str, allowed))}"
+    text = " or ".join(f"--{name}={value}" for value in allowed)
     return Condition(text, lambda values: values[name] in allowed)
 
 
-def is_on(name: str) -> Condition:
-    """The setting `name` is true, not empty, or not 0."""
-    return Condition(f"--{name}", lambda values: bool(values[name]))
+def above_zero(name: str) -> Condition:
+    """The number of the setting `name` is above 0."""
+    return Condition(f"--{name} above 0", lambda values: values[name] > 0)
 
 
 def starts_with(name: str, prefix: str) -> Condition:
@@ -85,8 +90,8 @@ def setting(
         minimum, maximum: the allowed range, both ends included.
         used_if: when the setting has an effect. If it has none, a value that was given triggers a
             warning, and stages do not depend on it.
-        changes_results: False for what changes speed, memory or what is displayed alone; stages
-            do not depend on it.
+        changes_results: False if no stage depends on it, since it changes only speed, memory, what
+            is displayed, or when a chain ends.
 
     Returns:
         A dataclass field.
@@ -98,7 +103,7 @@ def setting(
         "maximum": maximum,
         "used_if": used_if,
         "changes_results": changes_results,
-        "first": 0,
+        "first_generation": 0,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -118,9 +123,8 @@ def per_generation(*defaults: Any, help: str, students_only: bool = False, **opt
     """
     first = "the first student" if students_only else "the teacher"
     field = setting(PerGeneration(defaults), f"{help} (list: {first} first)", **options)
-    return dataclasses.field(
-        default=field.default, metadata={**field.metadata, "first": int(students_only)}
-    )
+    metadata = {**field.metadata, "first_generation": int(students_only)}
+    return dataclasses.field(default=field.default, metadata=metadata)
 
 
 def is_per_generation(field: dataclasses.Field) -> bool:
@@ -141,13 +145,22 @@ class Section:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, PerGeneration):
-                values[field.name] = value.at(max(0, generation - field.metadata["first"]))
+                index = generation - field.metadata["first_generation"]
+                values[field.name] = value.at(max(0, index))
         return self.with_values(**values)
 
     def with_values(self, **values: Any) -> Self:
-        """A copy with other values, which are not checked."""
+        """A copy with other values, which are not checked against their ranges.
+
+        Raises:
+            ValueError: there is no such setting.
+        """
+        known = self.values()
+        unknown = set(values) - set(known)
+        if unknown:
+            raise ValueError(f"No such settings: {', '.join(sorted(unknown))}.")
         copy = object.__new__(type(self))
-        for name, value in {**self.values(), **values}.items():
+        for name, value in {**known, **values}.items():
             object.__setattr__(copy, name, value)
         return copy
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from nsk.config.fields import Section, is_on, per_generation
+from nsk.config.fields import Section, above_zero, per_generation
 
-WITH_FINETUNING = is_on("finetune_resolution")
+WITH_FINETUNING = above_zero("finetune_resolution")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nsk.config.fields import Section, equals, is_on, per_generation, setting
+from nsk.config.fields import Section, above_zero, equals, per_generation, setting
 from nsk.data.randaugment_table import OPERATIONS
 from nsk.errors import UserError
 
@@ -10,7 +10,7 @@ RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
 # Data sets whose classes change under mirroring.
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
 
-WITH_RANDAUGMENT = is_on("randaugment_num_ops")
+WITH_RANDAUGMENT = above_zero("randaugment_num_ops")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NoiseConfig(Section):
         "Gray level of pixels that a geometric operation or Cutout leaves empty.",
         minimum=0,
         maximum=255,
-        used_if=WITH_RANDAUGMENT | is_on("cutout_side"),
+        used_if=WITH_RANDAUGMENT | above_zero("cutout_side"),
     )
     crop_padding: int = per_generation(
         4, help="Random crop after padding by this many pixels on each side; 0: off.", minimum=0
@@ -69,7 +69,7 @@ class NoiseConfig(Section):
         "constant",
         "Padding of --crop_padding: constant (black) | reflect (the mirrored image).",
         choices=("constant", "reflect"),
-        used_if=is_on("crop_padding"),
+        used_if=above_zero("crop_padding"),
     )
     min_crop_area: float = per_generation(
         0.0,

@@ -9,7 +9,11 @@ from nsk.config.fields import Section, equals, setting
 class RunConfig(Section):
     """The run: its folder, seed and machine."""
 
-    workdir: str = setting("", "Folder of the run; finished stages in it are reused. Required.")
+    workdir: str = setting(
+        "",
+        "Folder of the run; finished stages in it are reused. Required.",
+        changes_results=False,
+    )
     seed: int = setting(0, "Seed of all randomness.", minimum=0)
     strategy: str = setting(
         "auto",
@@ -18,11 +22,13 @@ class RunConfig(Section):
         "shared file system | tpu: the TPU named by --tpu | auto: mirrored if there are several "
         "GPUs, else one.",
         choices=("auto", "one", "mirrored", "multi_worker", "tpu"),
+        changes_results=False,
     )
     tpu: str = setting(
         "local",
         "Name or gRPC address of the TPU; local: that of this machine.",
         used_if=equals("strategy", "tpu"),
+        changes_results=False,
     )
     jit_compile: str = setting(
         "auto",
@@ -44,13 +50,17 @@ class RunConfig(Section):
         "0: no split.",
         minimum=0,
         maximum=64,
+        changes_results=False,
     )
-    eval_batch_size: int = setting(512, "Images per batch in scoring and evaluation.", minimum=1)
+    eval_batch_size: int = setting(
+        512, "Images per batch in scoring and evaluation.", minimum=1, changes_results=False
+    )
     checkpoint_minutes: float = setting(
         5.0,
         "Time between checkpoints of a training, minutes; more if writing them would take over 1 % "
         "of the time.",
         minimum=0.0,
+        changes_results=False,
     )
     engine: str = setting(
         "local",
@@ -58,9 +68,11 @@ class RunConfig(Section):
         "Apache Beam pipelines with --beam_options; they need requirements-beam.txt, and a "
         "--workdir that every worker can access.",
         choices=("local", "beam"),
+        changes_results=False,
     )
     beam_options: str = setting(
         "",
         "Apache Beam's own options, such as '--runner=FlinkRunner --flink_master=localhost:8081'.",
         used_if=equals("engine", "beam"),
+        changes_results=False,
     )

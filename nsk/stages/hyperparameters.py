@@ -1,7 +1,7 @@
 """Hyperparameters of a training or fine-tuning stage: all that it depends on beside its inputs."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 from nsk import noise
 from nsk.config.config import Config
@@ -119,7 +119,7 @@ class Hyperparameters:
             **used_values(sections, is_student=self.is_student),
         }
 
-    def with_cache(self, labeled: ShardSet, dev: ShardSet, pseudo: ShardSet | None):
+    def with_cache(self, labeled: ShardSet, dev: ShardSet, pseudo: ShardSet | None) -> Self:
         """The same with `cache` as `memory` or `none`: `auto` depends on the size of all images."""
         train = self.train
         if train.cache != "auto":
@@ -142,7 +142,7 @@ def training_hyperparameters(
         generation: 0 is the teacher.
         counts: those of the ingested images.
     """
-    image_noise = config.noise.at(generation)
+    image_noise, train = config.noise.at(generation), config.train.at(generation)
     return Hyperparameters(
         name=f"gen{generation}/" + ("student" if generation else "teacher"),
         seed=config.run.seed,
@@ -151,11 +151,12 @@ def training_hyperparameters(
         num_labeled=counts["images"]["labeled"],
         init_from=str(config.init_from(generation)),
         model=config.model.at(generation),
+        # Equal values that were written in different ways have the same fingerprint.
         noise=image_noise.with_values(
             flip="on" if config.flips else "off",
             randaugment_operations=",".join(image_noise.operations),
         ),
-        train=config.train.at(generation),
+        train=train.with_values(multistep_fractions=",".join(map(str, train.fractions))),
         targets=config.targets.at(generation) if generation else None,
     )
 

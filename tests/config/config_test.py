@@ -6,7 +6,7 @@ import pytest
 
 from nsk.config import config
 from nsk.config.config import Config
-from nsk.config.fields import PerGeneration
+from nsk.config.fields import is_per_generation
 from nsk.config.noise import RANDAUGMENT_OPERATIONS
 from nsk.errors import UserError
 
@@ -19,9 +19,10 @@ def test_defaults_pass_their_own_checks_with_a_budget():
     made = make()
     assert made.num_students == 1
     assert [made.model_name(generation) for generation in (0, 1)] == ["resnet20", "resnet26"]
-    for section in (made.data, made.model, made.noise, made.train, made.pseudo, made.run):
+    assert list(made.sections) == [field.name for field in dataclasses.fields(Config)]
+    for section in made.sections.values():
         for generation in range(3):
-            json.dumps(section.at(generation))  # What a stage's fingerprint is made of.
+            json.dumps(section.at(generation).values())  # As in manifests and config.json.
 
 
 def test_every_setting_has_a_help_text_and_a_name_of_its_own():
@@ -31,34 +32,36 @@ def test_every_setting_has_a_help_text_and_a_name_of_its_own():
     for field in fields:
         help_text = field.metadata["help"]
         assert len(help_text) >= 20, field.name
-        assert ("(list: " in help_text) == isinstance(field.default, PerGeneration), field.name
-        assert type(field.default) in (bool, int, float, str, PerGeneration), field.name
+        assert ("(list: " in help_text) == is_per_generation(field), field.name
+        values = field.default if is_per_generation(field) else [field.default]
+        assert field.type in (bool, int, float, str), field.name
+        assert {type(value) for value in values} == {field.type}, field.name
 
 
-def test_a_setting_that_does_not_exist_is_a_mistake_of_the_program():
+def test_a_setting_that_does_not_exist_is_a_bug():
     with pytest.raises(ValueError, match="modles"):
         make(modles=["resnet20"])
 
 
-def test_lists_begin_with_the_teacher_and_their_last_value_goes_on():
+def test_lists_start_with_the_teacher_and_their_last_value_is_repeated():
     made = make(models=["resnet20"] * 4, learning_rate=["0.1", "0.2"], train_steps=["5", "6", "7"])
-    rates = [made.train.at(generation)["learning_rate"] for generation in range(4)]
+    rates = [made.train.at(generation).learning_rate for generation in range(4)]
     assert rates == [0.1, 0.2, 0.2, 0.2]
-    assert [made.train.at(generation)["train_steps"] for generation in range(4)] == [5, 6, 7, 7]
-    assert type(made.train.at(0)["train_steps"]) is int
+    assert [made.train.at(generation).train_steps for generation in range(4)] == [5, 6, 7, 7]
+    assert type(made.train.at(0).train_steps) is int
 
 
-def test_lists_that_only_students_have_begin_with_the_first_student():
+def test_lists_of_students_settings_start_with_the_first_student():
     made = make(models=["resnet20"] * 4, ratio=["1", "2"], min_confidence=["0.8", "0.7", "0.6"])
-    assert [made.train.at(generation)["ratio"] for generation in (1, 2, 3)] == [1.0, 2.0, 2.0]
-    confidences = [made.pseudo.at(generation)["min_confidence"] for generation in (1, 2, 3)]
+    assert [made.train.at(generation).ratio for generation in (1, 2, 3)] == [1.0, 2.0, 2.0]
+    confidences = [made.selection.at(generation).min_confidence for generation in (1, 2, 3)]
     assert confidences == [0.8, 0.7, 0.6]
     for field in config.settings():
-        if field.metadata["first"] == 1:
-            assert "first student first" in field.metadata["help"]
+        is_for_students = field.metadata["first_generation"] == 1
+        assert ("the first student first" in field.metadata["help"]) == is_for_students
 
 
-def test_where_weights_begin():
+def test_initial_weights_of_each_generation():
     made = make(models=["resnet20"] * 4, init_from=["~/a.keras", "scratch", "teacher"])
     home = Path("~/a.keras").expanduser()
     assert [made.init_from(generation) for generation in range(4)] == [
@@ -81,63 +84,96 @@ def test_where_weights_begin():
         (["teacher", "teacher", "a.h5"], "scratch,teacher,a.h5"),
     ],
 )
-def test_the_first_network_has_no_teacher_to_begin_with(given, instead):
+def test_the_first_network_cannot_be_initialised_from_a_teacher(given, instead):
     with pytest.raises(UserError, match=f"write --init_from={instead}, or give a --teacher"):
         make(models=["resnet20"] * 3, init_from=given)
-    with pytest.raises(UserError, match="--init_from names nothing"):
+    with pytest.raises(UserError, match="--init_from has an empty value"):
         make(init_from=["scratch", ""])
 
 
-def test_mirror_images_are_labelled_only_by_networks_that_learn_from_them():
+def test_mirror_images_are_scored_only_by_networks_trained_on_them():
     assert make(dataset="tfds:cifar10", score_views="mirror").flips
     for values in ({"dataset": "digits"}, {"dataset": "tfds:cifar10", "flip": "off"}):
         with pytest.raises(UserError, match=r"--score_views=mirror of .* give --score_views=image"):
             make(score_views="mirror", **values)
 
 
-def test_a_workdir_among_the_images_is_refused(tmp_path):
+def test_a_workdir_inside_the_images_is_rejected(tmp_path):
     folder = f"folder:{tmp_path}/photos"
     for flag in ("dataset", "unlabeled_dataset"):
         for workdir in ("photos", "photos/runs/first"):
-            with pytest.raises(UserError, match=f"--workdir=.* lies in --{flag}=folder:"):
+            with pytest.raises(UserError, match=f"--workdir=.* is inside --{flag}=folder:"):
                 make(**{flag: folder}, workdir=str(tmp_path / workdir))
         make(**{flag: folder}, workdir=str(tmp_path / "photos-runs"))
 
 
-def test_with_a_teacher_given_the_models_are_the_students():
+def test_with_a_given_teacher_the_models_are_the_students():
     made = make(models=["resnet26", "resnet32"], teacher="old.keras")
     assert made.num_students == 2
     assert [made.model_name(generation) for generation in (1, 2)] == ["resnet26", "resnet32"]
 
 
-def test_a_list_longer_than_the_chain_is_told_by_name():
+def test_a_list_longer_than_the_chain_triggers_a_warning():
     values = {"learning_rate": ["0.1", "0.2", "0.3"]}
-    (line,) = make(**values).unused_values()
-    assert "--learning_rate=0.1,0.2,0.3 has 3 values" in line and "of which 2 count" in line
-    assert not make(models=["resnet20"] * 3, **values).unused_values()
-    # An adopted teacher keeps its place at the head of the lists.
-    assert not make(models=["resnet20"] * 2, teacher="old.keras", **values).unused_values()
+    expected = "--learning_rate=0.1,0.2,0.3 has 3 values for a chain of 2 networks, which uses 2."
+    assert make(**values).unused_settings() == [expected]
+    assert not make(models=["resnet20"] * 3, **values).unused_settings()
+    # The first value stays that of the teacher if one is given.
+    assert not make(models=["resnet20"] * 2, teacher="old.keras", **values).unused_settings()
 
-    (line,) = make(ratio=["1", "2"]).unused_values()
-    assert "--ratio=1.0,2.0 has 2 values" in line and "of which 1 count" in line
-    (line,) = make(policy="none", images_per_class=20).unused_values()
-    assert line == "--images_per_class is for --policy=paper, not none."
-    assert not make(policy="gap", gap_floor=20).unused_values()
-    (line,) = make(finetune_epochs=["5"]).unused_values()
-    assert line == "--finetune_epochs is not used without --finetune_resolution."
-    assert not make(finetune_epochs=["5"], finetune_resolution=["64"]).unused_values()
-    (line,) = make(first_label=1).unused_values()
-    assert "tfrecord: data sets alone" in line
-    # One value is for everybody, and defaults are written for any chain: no mistake of the user's.
-    assert not make(models=["resnet20"], ratio=["1"]).unused_values()
+    (line,) = make(ratio=["1", "2"]).unused_settings()
+    assert line == "--ratio=1.0,2.0 has 2 values for a chain of 2 networks, which uses 1."
+    # One value is for all generations, and defaults are for any chain.
+    assert not make(models=["resnet20"], ratio=["1"]).unused_settings()
+
+
+def test_select_once_uses_one_confidence_threshold():
+    values = {"models": ["resnet20"] * 3, "min_confidence": ["0.8", "0.7"]}
+    assert not make(**values).unused_settings()
+    (line,) = make(**values, select="once").unused_settings()
+    assert line == (
+        "--min_confidence=0.8,0.7 has 2 values for a chain of 3 networks, which uses 1 with "
+        "--select=once."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (
+            {"policy": "none", "images_per_class": 20},
+            "--images_per_class=20 has no effect: it needs --policy=paper.",
+        ),
+        (
+            {"finetune_epochs": ["5"]},
+            "--finetune_epochs=5.0 has no effect: it needs --finetune_resolution above 0.",
+        ),
+        (
+            {"first_label": 1},
+            "--first_label=1 has no effect: it needs --dataset=tfrecord:... or "
+            "--unlabeled_dataset=tfrecord:... or --test_dataset=tfrecord:....",
+        ),
+        (
+            # The network of generation 0 is given.
+            {"teacher": "old.keras", "finetune_resolution": ["8", "0"], "finetune_epochs": ["5"]},
+            "--finetune_epochs=5.0 has no effect: it needs --finetune_resolution above 0.",
+        ),
+        ({"policy": "gap", "gap_floor": 20}, None),
+        ({"finetune_epochs": ["5"], "finetune_resolution": ["0", "64"]}, None),
+        ({"first_label": 1, "test_dataset": "tfrecord:*.tfrecord"}, None),
+        ({"temperature": 2.0, "models": ["resnet20"]}, None),  # As from a flagfile with students.
+    ],
+)
+def test_a_value_without_effect_triggers_a_warning(values, line):
+    assert make(**values).unused_settings() == ([line] if line else [])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"models": []}, "--models is empty"),
-        ({"learning_rate": ["fast"]}, "--learning_rate=fast is not understood.* a number"),
-        ({"train_steps": ["1.5"]}, "--train_steps=1.5 is not understood.*whole number"),
+        ({"learning_rate": ["fast"]}, "--learning_rate=fast: expected a number, or a comma list"),
+        ({"train_steps": ["1.5"]}, "--train_steps=1.5: expected a whole number, or"),
         ({"learning_rate": ["nan"]}, "--learning_rate=nan is not a number"),
         ({"learning_rate": ["inf"]}, "--learning_rate=inf is not a number"),
         ({"temperature": float("nan")}, "--temperature=nan is not a number"),
@@ -170,7 +206,7 @@ def test_a_list_longer_than_the_chain_is_told_by_name():
         ({"teacher": "old.h5"}, "--teacher=old.h5 is not the name of a .keras file"),
     ],
 )
-def test_wrong_values_are_refused_in_one_line_that_names_the_flag(values, message):
+def test_wrong_values_are_rejected_in_one_line_that_names_the_flag(values, message):
     with pytest.raises(UserError, match=message) as error:
         make(**values)
     assert "\n" not in str(error.value)
@@ -187,10 +223,10 @@ def test_exactly_one_budget_is_needed():
         Config.from_values({budget: ["10"]})
 
 
-def test_a_ratio_that_rounds_to_no_pseudo_labels_is_refused():
+def test_a_ratio_that_rounds_to_no_pseudo_labels_is_rejected():
     with pytest.raises(UserError, match=r"--ratio=0.4 of --labeled_batch_size=1 .*student 1"):
         make(labeled_batch_size=["1"], ratio=["0.4"])
-    # The second student alone: its ratio meets the last batch size.
+    # Only the second student: its ratio is combined with the last batch size.
     with pytest.raises(UserError, match=r"--ratio=0.01 of --labeled_batch_size=10 .*student 2"):
         make(models=["resnet20"] * 3, labeled_batch_size=["100", "10"], ratio=["1", "0.01"])
     make(labeled_batch_size=["1"], ratio=["0"])
@@ -212,7 +248,7 @@ def test_operations():
     assert made.noise.operations == ("rotate", "shear_x")
 
 
-def test_flips_are_off_where_mirroring_changes_the_class():
+def test_flips_are_off_for_data_sets_whose_classes_change_under_mirroring():
     assert not make(dataset="digits").flips
     assert not make(dataset="tfds:svhn_cropped").flips
     assert make(dataset="tfds:cifar10").flips
@@ -231,27 +267,27 @@ def test_configuration_is_frozen():
 
 
 @pytest.mark.parametrize("text", ["9", "9,9", "9,9,9,9", "9,9,nine", "9,9,-9", "1e3,9,9", "9, 9,9"])
-def test_stated_images_that_are_no_three_numbers_are_refused(text):
+def test_placeholder_counts_that_are_not_three_numbers_are_rejected(text):
     with pytest.raises(UserError, match=r"--plan_images=.* expected three whole numbers"):
         make(plan_images=text, image_size=["32"])
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("values", "message"),
     [
         ({"plan_images": "0,9,9"}, "at least 1 labelled"),
-        ({"plan_images": "9,0,9"}, "1 unlabelled one for students"),
+        ({"plan_images": "9,0,9"}, "1 unlabelled image for students"),
         ({"plan_images": "9,9,1"}, "2 classes"),
         ({"plan_images": "9,9,9", "image_size": ["0"]}, "give --image_size"),
         ({"plan_images": "9,9,9", "teacher": "t.keras"}, "--teacher=t.keras"),
     ],
 )
-def test_stated_images_that_no_plan_could_be_made_of_are_refused(settings, message):
+def test_placeholder_counts_that_allow_no_plan_are_rejected(values, message):
     with pytest.raises(UserError, match=message):
-        make(**{"image_size": ["32"], **settings})
+        make(**{"image_size": ["32"], **values})
 
 
-def test_stated_images():
+def test_placeholder_counts():
     made = make(plan_images="1281167,130000000,1000", image_size=["224"])
-    assert made.run.stated_images == (1_281_167, 130_000_000, 1000)
+    assert made.command.placeholder_counts == (1_281_167, 130_000_000, 1000)
     assert make(plan_images="9,0,9", image_size=["32"], models=["resnet20"]).num_students == 0

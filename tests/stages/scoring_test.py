@@ -1,5 +1,6 @@
 import io
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from nsk.data.shards import ShardSet, ShardWriter
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
 from nsk.pseudo.calibration import calibrated_confidences, fit_temperature
+from nsk.stages import ingestion, scoring, training
+from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import (
     DEV_FILE,
     TEMPERATURE_FILE,
@@ -262,3 +265,24 @@ def test_score_files_have_no_true_labels(unlabeled, dev, tmp_path):
 def test_progress_ends_with_all_images(unlabeled, dev, tmp_path, capsys):
     run(unlabeled, dev, tmp_path / "scores", title="gen1/scores")
     assert capsys.readouterr().err.splitlines()[-1].startswith("gen1/scores: 25 images in ")
+
+
+def test_scores_may_be_the_mean_of_an_image_and_its_mirror_image(make_runner, tmp_path):
+    def score(views):
+        runner = make_runner(tmp_path, models=["convnet5"] * 2, flip="on", score_views=views)
+        images = ingestion.ingest_images(runner)
+        teacher = training.train(runner, 0, images)
+        return images, teacher, scoring.score(runner, 1, teacher, images)
+
+    images, teacher, mirrored = score("mirror")
+    batches = pipeline.clean_batches(shard_set(images, "unlabeled"), 8, 500)
+    pixels = np.concatenate([batch["image"] for batch in batches]).astype(np.float32)
+    model = keras.models.load_model(teacher.path / MODEL_FILE, compile=False)
+    views = [keras.ops.softmax(model(view)) for view in (pixels, pixels[:, :, ::-1])]
+    (path,) = (mirrored.path / UNLABELED_FOLDER).glob("*.parquet")
+    scores = read_predictions(path)
+    expected = np.mean(views, axis=0)
+    assert np.abs(views[0] - views[1]).max() > 0.01
+    np.testing.assert_allclose(np.exp(scores.log_probabilities), expected, rtol=0.01, atol=1e-4)
+    _, same_teacher, clean = score("image")
+    assert same_teacher.path == teacher.path and clean.path != mirrored.path

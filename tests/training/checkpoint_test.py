@@ -137,7 +137,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 def test_one_of_other_variables_is_refused_and_kept(tmp_path):
     saved(tmp_path)
     others = {**variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
-    with pytest.raises(UserError, match=r"holds other variables .*: delete the folder"):
+    with pytest.raises(UserError, match=r"has other variables .*: delete the folder"):
         Checkpoints(tmp_path, others, 1.0).restore()
     assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
 

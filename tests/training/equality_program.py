@@ -17,6 +17,7 @@ import trainer_test
 
 from nsk import noise
 from nsk.distributed import strategy as strategies
+from nsk.distributed.runtime import Runtime
 from nsk.training.trainer import Trainer
 
 
@@ -45,7 +46,7 @@ def main(name, network, precision, steps, rate, path):
         learning_rates=np.linspace(rate, rate / 10, steps, dtype=np.float32),
         gradient_clip_norm=0.25,
     )
-    trainer = Trainer(build, recipe, noise.key(0, "equality"), strategy)
+    trainer = Trainer(build, recipe, noise.key(0, "equality"), Runtime.from_strategy(strategy))
     batches = trainer.iterate(weighted, 0, steps)
     first = trainer.call_steps(batches, 0, 1)
     rest = trainer.call_steps(batches, 1, steps - 1)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from nsk import models, noise
 from nsk.distributed import strategy as strategies
 from nsk.distributed.batch_share import WHOLE
+from nsk.distributed.runtime import Runtime
 from nsk.models import blocks
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
@@ -87,7 +88,7 @@ def without_batch_norm(build):
 def trained(build, strategy="one", make_batches=None, **changes):
     """(losses, norms, trainer) after all steps."""
     recipe = dataclasses.replace(RECIPE, **changes)
-    trainer = Trainer(build, recipe, KEY, strategies.make_strategy(strategy))
+    trainer = Trainer(build, recipe, KEY, Runtime.from_strategy(strategies.make_strategy(strategy)))
     iterator = trainer.iterate(make_batches or batches(), 0, recipe.num_steps)
     losses, norms = trainer.call_steps(iterator, 0, recipe.num_steps)
     return losses, norms, trainer

@@ -18,6 +18,7 @@ from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ResidentStream
 from nsk.distributed import strategy as strategies
 from nsk.distributed.batch_share import WHOLE
+from nsk.distributed.runtime import Runtime
 from nsk.errors import UserError
 from nsk.evaluation import metrics
 from nsk.evaluation.predictor import Predictor
@@ -118,7 +119,9 @@ RECIPE = Recipe(
 
 
 def make_trainer(strategy, recipe, build_model):
-    return Trainer(build_model, recipe, KEY, strategies.make_strategy(strategy))
+    return Trainer(
+        build_model, recipe, KEY, Runtime.from_strategy(strategies.make_strategy(strategy))
+    )
 
 
 def run(trainer, make_batches, calls):
@@ -302,7 +305,7 @@ def test_how_steps_are_divided_into_calls_changes_nothing():
     for ours, theirs in zip(first.model.variables, other.model.variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
 
-    another_key = Trainer(small_noisy, recipe, noise.key(1), first.strategy)
+    another_key = Trainer(small_noisy, recipe, noise.key(1), Runtime.from_strategy(first.strategy))
     assert next(run(another_key, batches, [1]))[0] != losses_[0]
 
 

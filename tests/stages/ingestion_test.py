@@ -1,0 +1,56 @@
+"""Ingestion: what the stage of images depends on, and students without unlabelled images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsk.errors import UserError
+from nsk.stages.ingestion import ingest_images
+from nsk.stages.runner import shard_set
+
+
+def test_images_are_ingested_once(make_runner, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        images = ingest_images(make_runner(tmp_path))
+    assert images.counts["images"]["labeled"] == 50 and images.counts["images"]["dev"] == 100
+    assert len(shard_set(images, "labeled").class_names) == 10
+    assert "50 labeled" in caplog.text
+    # Neither other stages' settings nor those without effect on digits rebuild them.
+    for values in ({"learning_rate": ["0.2"]}, {"test_split": "validation"}, {"first_label": 1}):
+        again = ingest_images(make_runner(tmp_path, **values))
+        assert again.reused and again.path == images.path
+    for values in ({"seed": 1}, {"num_dev": 101}):
+        assert ingest_images(make_runner(tmp_path, **values)).path != images.path
+    # The seed of the splits alone counts.
+    other_seed = make_runner(tmp_path, seed=7, split_seed=1)
+    assert ingest_images(other_seed).path == ingest_images(make_runner(tmp_path, seed=1)).path
+
+
+def test_a_teacher_alone_may_use_every_label(make_runner, tmp_path):
+    everything = {"num_labeled": 0, "labeled_fraction": 1.0}
+    images = ingest_images(make_runner(tmp_path, models=["convnet5"], **everything))
+    assert images.counts["images"]["unlabeled"] == 0
+    assert sum(images.counts["images"].values()) == 1797
+    with pytest.raises(UserError, match=r"No unlabelled images of --dataset=digits remain.* lower"):
+        ingest_images(make_runner(tmp_path, **everything))
+
+
+def test_a_source_of_unlabelled_images_without_any_is_named(make_runner, tmp_path):
+    """Every image of the second source is one of the first, too."""
+    random = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "photos" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    photos = f"folder:{tmp_path / 'photos'}"
+    runner = make_runner(
+        tmp_path / "run",
+        dataset=photos,
+        unlabeled_dataset=photos,
+        num_labeled=0,
+        labeled_fraction=1.0,
+        num_dev=2,
+    )
+    with pytest.raises(UserError, match=r"--unlabeled_dataset=folder:.* has no images for student"):
+        ingest_images(runner)

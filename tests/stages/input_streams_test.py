@@ -1,0 +1,187 @@
+"""Streams over shard sets, their targets, and the noise on their images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nsk import noise
+from nsk.data import augment, crops, mixup, pipeline
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.shard_stream import ShardStream
+from nsk.data.streams import ResidentStream
+from nsk.stages import input_streams
+
+PARTS = ("image", "target", "weight")
+
+
+@pytest.fixture
+def make_streams(shard_sets):
+    """Function of hyperparameters that makes the streams of their stage."""
+
+    def make(settings, labeled_copies=None):
+        pseudo = shard_sets["pseudo"] if settings.is_student else None
+        return input_streams.make_streams(
+            settings, shard_sets["labeled"], pseudo, labeled_copies or {}
+        )
+
+    return make
+
+
+def test_a_teacher_has_one_stream_of_smoothed_labels(make_streams, make_settings, digits):
+    (labeled,) = make_streams(make_settings(generation=0, label_smoothing=0.1))
+    images, labels, _ = digits
+    assert (labeled.name, labeled.batch_size, labeled.epoch_size) == ("labeled", 8, 60)
+    np.testing.assert_array_equal(labeled.images, images[:60])
+    expected = 0.9 * np.eye(10)[labels[:60]] + 0.01
+    np.testing.assert_allclose(labeled.targets, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "smooth"])
+def test_a_student_has_a_second_stream_of_pseudo_labels(
+    make_streams, make_settings, digits, pseudo_scores, kind
+):
+    settings = make_settings(
+        pseudo_label=kind, temperature=2.0, smooth_epsilon=0.18, label_smoothing=0.1
+    )
+    labeled, pseudo = make_streams(settings)
+    log_probabilities, copies = pseudo_scores
+    assert (labeled.batch_size, pseudo.batch_size) == (8, 24)
+    assert (labeled.name, pseudo.name) == ("labeled", "pseudo")
+    np.testing.assert_array_equal(pseudo.images, digits[0][60:150])
+    np.testing.assert_array_equal(pseudo.copies, copies)
+    most_probable = np.eye(10)[log_probabilities.argmax(axis=1)]
+    roots = np.exp(log_probabilities.astype(np.float64) / 2)
+    expected = {
+        "soft": roots / roots.sum(axis=1, keepdims=True),
+        "hard": 0.9 * most_probable + 0.01,
+        "smooth": np.where(most_probable, 0.82, 0.02),
+    }[kind]
+    np.testing.assert_allclose(pseudo.targets, expected, rtol=1e-5)
+
+
+def test_copies_of_labelled_images_are_found_by_id_and_lengthen_the_epoch(
+    make_streams, make_settings
+):
+    labeled, _ = make_streams(make_settings(), labeled_copies={"0": 5, "59": 2})
+    np.testing.assert_array_equal(labeled.copies, [5, *[1] * 58, 2])
+    assert input_streams.describe_stream(labeled, 100) == {
+        "images": 60,
+        "epoch": 65,
+        "epochs": round(100 * 8 / 65, 2),
+    }
+
+
+def test_a_union_is_one_stream_of_the_same_size(make_streams, make_settings, digits, pseudo_scores):
+    settings = make_settings(mixing="union", loss_normalization="all")
+    (union,) = make_streams(settings, labeled_copies={"7": 3})
+    assert (union.name, union.batch_size) == ("union", 32)
+    assert union.epoch_size == 62 + pseudo_scores[1].sum()
+    np.testing.assert_array_equal(union.images, digits[0][:150])
+
+
+def test_a_student_at_ratio_zero_has_only_labelled_images(make_streams, make_settings):
+    (labeled,) = make_streams(make_settings(ratio=[0]))
+    assert (labeled.name, labeled.batch_size) == ("labeled", 8)
+
+
+def test_images_that_do_not_fit_in_memory_are_read_from_their_shards(make_streams, make_settings):
+    def cache(**changes):
+        return make_settings(**changes).train.cache
+
+    assert cache() == cache(cache="memory", image_size=[1000]) == "memory"
+    # 350 images of 100 x 100 x 3 bytes, including dev, are 10.01 MiB.
+    assert cache(image_size=[100], cache_mebibytes=11) == "memory"
+    assert cache(image_size=[100], cache_mebibytes=10) == cache(cache="none") == "none"
+    # For random resized crops, training images stay encoded, which is smaller; dev's are 5.7 MiB.
+    assert cache(image_size=[100], cache_mebibytes=6, min_crop_area=[0.5]) == "memory"
+    assert cache(image_size=[100], cache_mebibytes=5, min_crop_area=[0.5]) == "none"
+    for name, expected in (("memory", ResidentStream), ("none", ShardStream)):
+        streams = make_streams(make_settings(cache=name))
+        assert [type(stream) for stream in streams] == [expected] * 2
+
+
+def test_windows_of_few_shards_trigger_a_warning(make_streams, make_settings, monkeypatch, caplog):
+    """Each of two windows is one shard of pseudo-labelled images; a single window is fine."""
+    for mebibyte, warns in ((2**20, False), (2000, True)):
+        monkeypatch.setattr(pipeline, "MEBIBYTE", mebibyte)
+        caplog.clear()
+        make_streams(make_settings(cache="none", shuffle_mebibytes=1))
+        assert ("pseudo: a shuffle window spans about 1.0 shards" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("mixing", ["ratio", "union"])
+def test_streams_from_shards_equal_streams_in_memory(make_streams, make_settings, mixing):
+    """An epoch of each has the same images with the same targets, equally often."""
+
+    def epoch(cache):
+        settings = make_settings(
+            mixing=mixing, loss_normalization="all", label_smoothing=0.2, cache=cache
+        )
+        epochs = []
+        for stream in make_streams(settings, labeled_copies={"7": 3}):
+            whole_epoch = dataclasses.replace(stream, batch_size=stream.epoch_size)
+            batches = pipeline.training_batches(
+                (whole_epoch,),
+                settings.noise_key,
+                input_streams.make_perturbation(settings),
+                8,
+                0,
+                1,
+            )
+            (batch,) = batches.as_numpy_iterator()
+            rows = [np.reshape(batch[0][part], [stream.epoch_size, -1]) for part in PARTS]
+            epochs.append(sorted(map(tuple, np.concatenate(rows, axis=1))))
+        return epochs
+
+    for from_shards, in_memory in zip(epoch("none"), epoch("memory"), strict=True):
+        np.testing.assert_allclose(from_shards, in_memory, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_the_perturbation_uses_every_setting(make_settings, digits, kind):
+    settings = make_settings(
+        **{f"{kind}_alpha": [0.7]},
+        flip="on",
+        min_crop_area=[0.3],
+        crop_padding=[2],
+        crop_mode="reflect",
+        cutout_side=[3],
+        randaugment_num_ops=[3],
+        randaugment_magnitude=[7],
+        randaugment_max_level=10.0,
+        randaugment_profile="reference",
+        randaugment_operations="rotate,invert,cutout",
+        magnitude_mode="uniform",
+        translate_share=0.2,
+        fill=9,
+    )
+    targets, key = tf.one_hot(tf.range(40) % 10, 10), noise.key(0)
+    encoded = tf.constant(digits[2][:40])
+    augmented = augment.augment(
+        crops.random_resized_crop(encoded, key, 8, 0.3),
+        key,
+        ImageNoise(
+            crop_padding=2,
+            crop_mode="reflect",
+            flip=True,
+            cutout_side=3,
+            rand_augment=RandAugmentOptions(
+                num_ops=3,
+                magnitude=7.0,
+                max_level=10.0,
+                profile="reference",
+                operations=("rotate", "invert", "cutout"),
+                magnitude_mode="uniform",
+                translate_share=0.2,
+                fill=9,
+            ),
+        ),
+    )
+    expected = getattr(mixup, kind)(augmented, targets, key, 0.7)
+    received = input_streams.make_perturbation(settings)(encoded, targets, key)
+    for received_part, expected_part in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(received_part, expected_part)
+    assert np.any(received[0] != augmented)

@@ -1,0 +1,138 @@
+"""Writes docs/configuration.md: every setting with its default, allowed values, effect and use.
+
+    python -m tools.write_configuration            # after a setting was changed
+    python -m tools.write_configuration --check    # exit code 1 if the document is out of date
+
+Everything comes from the declarations in `nsk/config/`; TensorFlow is not imported.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from nsk.config.config import Config, settings
+from nsk.config.fields import ALWAYS, PerGeneration, is_per_generation
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
+HEADER = ("setting", "default", "values", "what it does", "used if")
+TYPES = {str: "text", int: "integer", float: "number"}
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m tools.write_configuration` from nsk/config/: edit the settings there. -->
+
+Every setting is a flag of `python -m nsk.main` (`nsk`): `--name=value`, or `--name` and `--noname`
+for true and false. All commands accept the same flags; those in the last section are for single
+commands.
+
+- **Flagfiles.** `--flagfile=PATH` reads flags from a file, one on each line; `#` starts a comment,
+  and a flagfile may include another one. The last value of a flag counts, so flags after
+  `--flagfile` override those in the file. Complete examples are in `flags/`.
+- **Lists.** A setting marked "list" has one value per generation, separated by commas: the
+  teacher's first, or the first student's if only students have the setting. The last value applies
+  to all later generations: `--survival_probability=1,0.8` disables stochastic depth for the teacher
+  alone. With `--teacher`, which is not trained, the first value is still the teacher's, except for
+  `--models`.
+- **Budgets.** Exactly one of `--train_images`, `--train_steps` and `--train_epochs` is required:
+  the length of each training. 0 cancels the budget of a flagfile.
+- **Used if.** A setting has an effect only if the condition in the last column holds; no condition
+  means always. For lists it is evaluated in each generation. A value that is given and has no
+  effect in any generation triggers a warning, and is not an error.
+- **Rebuilding.** A stage depends only on the settings that have an effect on its result, so
+  changing another one rebuilds nothing.
+"""
+NO_STAGE = "No stage depends on {}, which change only speed, memory, messages or when a chain ends."
+
+
+def main() -> None:
+    """Writes the document, or with `--check` compares it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    written = document()
+    if not parser.parse_args().check:
+        DOCUMENT.write_text(written, encoding="utf-8")
+    elif DOCUMENT.read_text(encoding="utf-8") != written:
+        sys.exit(f"{DOCUMENT} is out of date: run python -m tools.write_configuration.")
+
+
+def document() -> str:
+    """The whole document, Markdown."""
+    names = [f"`--{field.name}`" for field in settings() if not field.metadata["changes_results"]]
+    listed = ", ".join(names[:-1]) + f" and {names[-1]}"
+    last_item = textwrap.indent(textwrap.fill(NO_STAGE.format(listed), 98), "  ")
+    parts = [f"{INTRODUCTION}{last_item}\n"]
+    for section in dataclasses.fields(Config):
+        rows = [HEADER, ["---"] * len(HEADER), *map(_row, dataclasses.fields(section.type))]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+        title = section.type.__doc__.rstrip(".")
+        parts.append(f"## {title}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _row(field: dataclasses.Field) -> list[str]:
+    """Cells of a setting's row."""
+    rules = field.metadata
+    help_text, _, _ = rules["help"].partition(" (list: ")  # The column of values says it.
+    if rules["choices"] is not None:
+        choices = "|".join(map(re.escape, rules["choices"]))
+        help_text = re.sub(rf"(^|\| |: )({choices})(?=:| \(| \||\.|$)", r"\1`\2`", help_text)
+    used_if = "" if rules["used_if"] is ALWAYS else rules["used_if"].text
+    return [
+        f"`--{field.name}`",
+        _value(field.default),
+        _allowed_values(field),
+        _cell(help_text),
+        _cell(used_if),
+    ]
+
+
+def _allowed_values(field: dataclasses.Field) -> str:
+    """Type, choices or range of a setting."""
+    rules = field.metadata
+    if rules["choices"] is not None:
+        allowed = ", ".join(map(_value, rules["choices"]))
+    elif field.type is bool:
+        allowed = "`true`, `false`"
+    else:
+        allowed = TYPES[field.type] + _range(rules["minimum"], rules["maximum"])
+    if not is_per_generation(field):
+        return allowed
+    start = ", from the first student" if rules["first_generation"] else ""
+    return f"{allowed}; list{start}"
+
+
+def _range(minimum, maximum):
+    if minimum is None and maximum is None:
+        return ""
+    if maximum is None:
+        return f", at least {minimum:g}"
+    if minimum is None:
+        return f", at most {maximum:g}"
+    return f", {minimum:g} to {maximum:g}"
+
+
+def _value(value: Any) -> str:
+    """A value as it is written on the command line."""
+    text = ",".join(map(_plain, value)) if isinstance(value, PerGeneration) else _plain(value)
+    return f"`{text}`" if text else "empty"
+
+
+def _plain(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    """Text for a cell: flags as code, characters that Markdown would interpret escaped."""
+    text = re.sub(r"--\w+(=(\w+:\.\.\.|[\w:]*\w))?", r"`\g<0>`", text)
+    return re.sub(r"[|*<]", r"\\\g<0>", text)
+
+
+if __name__ == "__main__":
+    main()
