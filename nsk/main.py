@@ -160,6 +160,9 @@ def console():
     """The entry point of the `nsk` command and of `python -m nsk.main`."""
     define_flags()
     _show_commands()
+    # absl's --help shows the flags of the started script alone, which may be the command `nsk`.
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)
 
 
