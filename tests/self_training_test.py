@@ -1,173 +1,157 @@
-"""The commands that do a part of a run: score, with several workers, and select."""
+"""The order of the stages and the end of the chain, with stages that only record their calls."""
 
-import json
-import logging
-import shutil
+from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.errors import UserError
-from nsk.evaluation.prediction_files import read_table
+from nsk.errors import CannotTeachError, UserError
 
-SETTINGS = {
-    "num_labeled": 100,
-    "num_dev": 200,
-    "images_per_shard": 300,
-    "models": ["convnet5"] * 3,
-    "train_steps": ["40", "2"],
-    "min_confidence": ["0"],
-    "chance_p_value": 1.0,
-}
+CALLS = [
+    "ingest",
+    *("train 0", "finetune 0", "evaluate 0"),
+    *("better than chance 0", "score 1", "select 1", "write 1"),
+    *("train 1", "finetune 1", "evaluate 1"),
+    *("better than chance 1", "score 2", "select 2", "write 2"),
+    *("train 2", "finetune 2", "evaluate 2"),
+]
 
 
-def make_config(workdir, **values):
-    return Config.from_values({**SETTINGS, "workdir": str(workdir), **values})
+class Stages:
+    """Replaces all stages by functions that record their calls.
 
+    Attributes:
+        calls: names of the stages with their generations.
+        trained: arguments of each training: pseudo-labels and teacher.
+        failing: the call that raises, and its error.
+        gains: number of students without gain, from the length of the chain.
+    """
 
-def kinds(workdir):
-    """Names of all stages that are finished, and that are not."""
-    return {
-        path.relative_to(workdir).as_posix().rpartition("-")[0]
-        for path in (*workdir.glob("*-*"), *workdir.glob("*/*-*"))
-        if path.is_dir() and path.parent.name != "tensorboard"
-    }
+    def __init__(self, monkeypatch):
+        self.calls, self.trained, self.failing, self.gains = [], [], {}, lambda length: 0
 
+        def replace(module, **functions):
+            monkeypatch.setattr(self_training, module, SimpleNamespace(**functions))
 
-def files(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "stage.json"
-    }
+        replace("ingestion", ingest_images=lambda runner: self._call("ingest"))
+        replace("adoption", adopt_teacher=lambda runner, images: self._call("adopt 0"))
+        replace("training", train=self._train)
+        replace("finetuning", finetune=lambda runner, n, images, trained: self._call("finetune", n))
+        replace("evaluation", evaluate=lambda runner, model, images: self._evaluate(model))
+        replace("scoring", score=lambda runner, n, teacher, images: self._call("score", n))
+        replace("selection", select=lambda runner, n, scores, images: self._call("select", n))
+        replace("pseudo_shards", write=self._write)
+        replace(
+            "decisions",
+            require_better_than_chance=self._require,
+            warn_of_lower_accuracy=lambda chain: None,
+            students_without_gain=lambda chain: self.gains(len(chain)),
+        )
 
+    def _call(self, *words):
+        name = " ".join(map(str, words))
+        self.calls.append(name)
+        if name in self.failing:
+            error = self.failing[name]
+            if error is None:
+                return None
+            raise error
+        return name
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory):
-    """Workdir with a teacher and its scores, and the scores' stage."""
-    workdir = tmp_path_factory.mktemp("scored")
-    return workdir, self_training.score(make_config(workdir))
+    def _train(self, runner, generation, images, pseudo_labels=None, teacher=None):
+        self.trained.append((pseudo_labels, teacher))
+        return self._call("train", generation)
+
+    def _evaluate(self, model):
+        return self._call("evaluate", model[-1])
+
+    def _write(self, runner, generation, images, scores, selected):
+        assert scores == f"score {generation}"
+        self._call("write", generation)
+        return f"pseudo-labels {generation} of {selected}"
+
+    def _require(self, teacher, p_value):
+        assert p_value == 0.01
+        self._call("better than chance", teacher.model[-1])
 
 
 @pytest.fixture
-def copied(scored, tmp_path):
-    return shutil.copytree(scored[0], tmp_path / "copy")
+def stages(monkeypatch):
+    return Stages(monkeypatch)
 
 
-BEFORE_STUDENTS = {"data/images", "gen0/teacher", "gen0/evaluation", "gen1/scores"}
+def make_runner(**values):
+    settings = {"models": ["convnet5"] * 3, "train_steps": ["5"], "num_labeled": 5, "num_dev": 5}
+    return SimpleNamespace(config=Config.from_values(settings | values))
 
 
-def test_score_goes_up_to_the_scores_of_the_first_generation(scored):
-    workdir, scores = scored
-    assert kinds(workdir) == BEFORE_STUDENTS
-    (manifest,) = workdir.glob("data/images-*/unlabeled/manifest.json")
-    counts = [file["records"] for file in json.loads(manifest.read_text())["files"]]
-    assert scores.counts["scored"] == sum(counts) > 1000 and scores.counts["temperature"] > 0
-    names = sorted(path.name for path in (scores.path / "unlabeled").iterdir())
-    assert names == [f"{number:05d}.parquet" for number in range(4)]
-    assert read_table(scores.path / "dev.parquet").num_rows == 200
-    again = self_training.score(make_config(workdir))
-    assert again.reused and again.path == scores.path
+def test_each_generation_teaches_the_next_one(stages):
+    images, chain = self_training.train_chain(make_runner())
+    assert stages.calls == CALLS and images == "ingest"
+    assert [generation.model for generation in chain] == [f"finetune {n}" for n in range(3)]
+    assert [generation.trained for generation in chain] == [f"train {n}" for n in range(3)]
+    assert stages.trained == [
+        (None, None),
+        ("pseudo-labels 1 of select 1", "finetune 0"),
+        ("pseudo-labels 2 of select 2", "finetune 1"),
+    ]
+    assert chain[0].scores is None and chain[2].scores == "score 2"
 
 
-def test_workers_score_their_shards_and_the_last_one_finishes(scored, copied):
-    _, alone = scored
-    shutil.rmtree(copied / "gen1")
-    for worker, expected in ((2, {2}), (0, {0, 2, 3})):
-        config = make_config(copied, shard_index=worker, num_shard_workers=3)
-        assert self_training.score(config) is None
-        (partial,) = copied.glob("gen1/scores-*.partial/unlabeled")
-        assert {int(path.stem) for path in partial.iterdir()} == expected
-    made = self_training.score(make_config(copied, shard_index=1, num_shard_workers=3))
-    assert made.path.name == alone.path.name and made.counts == alone.counts
-    assert files(made.path) == files(alone.path)
-    # Who comes late finds them finished, and what goes on with them knows nothing of workers.
-    assert self_training.score(make_config(copied, shard_index=2, num_shard_workers=3)).reused
-    assert self_training.score(make_config(copied)).reused
+def test_a_given_teacher_is_adopted_and_not_fine_tuned(stages):
+    _, chain = self_training.train_chain(make_runner(teacher="t.keras", models=["convnet5"]))
+    assert stages.calls[:3] == ["ingest", "adopt 0", "evaluate 0"]
+    assert chain[0].trained == chain[0].model == "adopt 0" and len(chain) == 2
 
 
-def test_a_worker_without_a_shard_says_so(scored, copied, caplog):
-    shutil.rmtree(copied / "gen1")
-    for worker, told in (
-        (3, "has scored its shards"),
-        (4, "of --num_shard_workers=6 only the first 4"),
-    ):
-        caplog.clear()
-        with caplog.at_level(logging.INFO, logger="absl"):
-            config = make_config(copied, shard_index=worker, num_shard_workers=6)
-            assert self_training.score(config) is None
-        assert told in caplog.records[-1].getMessage()
+def test_a_single_selection_is_used_by_all_later_generations(stages):
+    self_training.train_chain(make_runner(select="once"))
+    assert stages.calls == [name for name in CALLS if name != "select 2"]
+    assert stages.trained[-1] == ("pseudo-labels 2 of select 1", "finetune 1")
 
 
-def test_select_prints_what_is_kept_and_trains_nothing(copied, capsys):
-    counts = self_training.select(make_config(copied, images_per_class=30))
-    assert kinds(copied) == BEFORE_STUDENTS | {"gen1/selection"}
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line[:2].strip().isdigit()]
-    assert [row[0] for row in rows] == [str(digit) for digit in range(10)]
-    per_class = counts["per_class"]
-    for label, row in enumerate(rows):
-        assert row[2:5] == [
-            str(per_class[name][label]) for name in ("candidates", "kept", "copies")
-        ]
-        assert per_class["dev_correct"][label] <= per_class["dev_kept"][label]
-    assert "Nothing was trained" in told and str(copied / "gen1" / "selection") in told
-    assert counts["copies"] == sum(per_class["copies"])
-
-    # Another setting selects beside it.
-    self_training.select(make_config(copied, images_per_class=30, min_confidence=["0.1"]))
-    assert len(list(copied.glob("gen1/selection-*"))) == 2
-    assert not (copied / "summary.json").exists() and not (copied / "config.json").exists()
+def test_scores_from_records_do_not_need_a_teacher_better_than_chance(stages):
+    records = {"first_scores": "records", "unlabeled_dataset": "tfrecord:/records/*"}
+    self_training.train_chain(make_runner(**records))
+    assert stages.calls == [name for name in CALLS if name != "better than chance 0"]
 
 
-def test_select_reads_neither_hidden_labels_nor_test(copied, monkeypatch):
-    read, read_table = [], pq.read_table
-
-    def noting(path, **settings):
-        read.append(path.relative_to(copied).as_posix())
-        return read_table(path, **settings)
-
-    monkeypatch.setattr(pq, "read_table", noting)
-    self_training.select(make_config(copied))
-    kinds_read = {(path.partition("-")[0], path.rpartition("/")[2]) for path in read}
-    files = {"dev.parquet", *(f"{number:05d}.parquet" for number in range(4))}
-    assert kinds_read == {("gen1/scores", name) for name in files}
+def test_the_chain_ends_after_students_without_gain(stages, caplog):
+    stages.gains = lambda length: length - 1
+    _, chain = self_training.train_chain(make_runner(patience=1))
+    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index("evaluate 1") + 1]
+    _, chain = self_training.train_chain(make_runner(patience=0))
+    assert len(chain) == 3
 
 
-def test_select_refuses_what_is_not_finished_and_makes_nothing(copied, tmp_path):
-    with pytest.raises(UserError, match="data/images is not finished"):
-        self_training.select(make_config(tmp_path / "new"))
-    assert list((tmp_path / "new").iterdir()) == []
-    with pytest.raises(UserError, match=r"gen0/teacher is not finished .* for these settings"):
-        self_training.select(make_config(copied, learning_rate=["0.5"]))
-    told = r"\(teacher-\w+ has learning_rate=0.1 and not 0.5\): give"  # And no other setting.
-    with pytest.raises(UserError, match=told):
-        self_training.select(make_config(copied, learning_rate=["0.5"]))
-    with pytest.raises(UserError, match="gen1/scores is not finished"):
-        self_training.select(make_config(copied, top_k=3))
-    before = kinds(copied)
-    with pytest.raises(UserError, match=r"gen1/.* is not finished"):
-        self_training.select(make_config(copied, generation=2))
-    assert kinds(copied) == before == BEFORE_STUDENTS
+@pytest.mark.parametrize("call", ["better than chance 1", "select 2", "train 2", "evaluate 2"])
+def test_a_later_generation_that_cannot_be_taught_ends_the_chain(stages, caplog, call):
+    stages.failing = {call: CannotTeachError("no pseudo-label is kept")}
+    _, chain = self_training.train_chain(make_runner())
+    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index(call) + 1]
+    assert "The chain ends before generation 2: no pseudo-label is kept" in caplog.text
 
 
-def test_score_and_select_of_the_second_generation(copied, capsys):
-    scores = self_training.score(make_config(copied, generation=2))
-    assert scores.path.parent.name == "gen2"
-    students = {"gen1/selection", "gen1/pseudo", "gen1/student", "gen1/evaluation", "gen2/scores"}
-    assert kinds(copied) == BEFORE_STUDENTS | students
-    self_training.select(make_config(copied, generation=2))
-    assert kinds(copied) == BEFORE_STUDENTS | students | {"gen2/selection"}
-    assert str(copied / "gen2" / "selection") in capsys.readouterr().out
+@pytest.mark.parametrize("call", ["train 0", "better than chance 0", "select 1"])
+def test_a_first_generation_that_cannot_be_taught_is_an_error(stages, call):
+    stages.failing = {call: CannotTeachError("no pseudo-label is kept")}
+    with pytest.raises(CannotTeachError):
+        self_training.train_chain(make_runner())
 
 
-def test_workers_of_the_second_generation_need_the_scores_of_the_first(copied):
-    """They are not there, and no worker alone can make them: it says so, or makes its share."""
-    shutil.rmtree(copied / "gen1")
-    config = make_config(copied, generation=2, shard_index=0, num_shard_workers=2)
-    try:
-        assert self_training.score(config) is None
-    except UserError as error:
-        assert "gen1/scores" in str(error) or "generation" in str(error)
+def test_other_errors_end_the_run(stages):
+    stages.failing = {"train 2": UserError("a damaged shard")}
+    with pytest.raises(UserError, match="a damaged shard"):
+        self_training.train_chain(make_runner())
+
+
+def test_scores_that_other_processes_have_not_finished_end_the_run(stages):
+    stages.failing = {"score 1": None}
+    with pytest.raises(UserError, match="have not finished the scores for generation 1"):
+        self_training.train_chain(make_runner())
+
+
+def test_a_part_of_the_chain_can_be_trained(stages):
+    _, chain = self_training.train_generations(make_runner(), 2)
+    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index("evaluate 1") + 1]

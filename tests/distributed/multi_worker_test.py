@@ -12,7 +12,7 @@ from nsk.main import STOPPED, WRONG_INPUT
 from nsk.store.folders import load_stage
 from tools import chaos, start_workers
 
-FLAGS = f"{chaos.FLAGS} --train_images=4800 --strategy=multi_worker"
+FLAGS = f"{chaos.FLAGS} --train_images=4800 --finetune_epochs=10 --strategy=multi_worker"
 SECONDS_UNTIL_LOSS_IS_NOTICED = 30
 RESUMED = "gen{} convnet5: (goes on|resumes|resumed) from step"  # In the log.
 
