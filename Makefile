@@ -2,9 +2,9 @@
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 SEED ?= 0
-# Test files that run side by side.
+# Test files that run in parallel.
 JOBS ?= 2
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SHELL = /bin/bash
 
 .PHONY: quickstart test test-slow lint clean
@@ -25,16 +25,16 @@ lint: .venv/installed-dev
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build nsk.egg-info runs
 
-# A stamp tells that an environment matches its requirements, so a second call installs nothing.
+# Stamp files: an environment newer than its requirements is not installed again.
 .venv/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	{ echo "$(PYTHON) is older than Python 3.11: give another one, as in make PYTHON=python3.12."; exit 2; }
+	{ echo "$(PYTHON) is older than Python 3.11: name a newer one, as in make PYTHON=python3.12."; exit 2; }
 	@echo "Installing into .venv ..."
 	@started=$$SECONDS; \
 	{ test -x .venv/bin/python || $(PYTHON) -m venv .venv; } && $(PIP) -r requirements.txt && touch $@ && \
 	echo "Install: $$((SECONDS - started)) s"
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-beam.txt
-	@$(PIP) -r requirements-dev.txt && touch $@
+	@$(PIP) -r requirements.txt -r requirements-beam.txt -r requirements-dev.txt && touch $@

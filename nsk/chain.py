@@ -1,70 +1,106 @@
-"""Decisions over generations, from the dev split alone: test predictions are never read here."""
+"""The chain of generations, and the decisions over it, from the dev split alone.
+
+Test predictions are never read here.
+"""
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.evaluation import metrics
 from nsk.evaluation.prediction_files import read_table
+from nsk.store.folders import StageFolder
 
-CLEARLY = 3  # Standard errors.
+# A student this many standard errors below its teacher on dev triggers a warning.
+SIGNIFICANT_STANDARD_ERRORS = 3
 
 
-def best_generation(chain):
-    """Index of the latest generation that is no worse than the most accurate one.
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The stages of one generation.
 
-    Worse means by more than one standard error, that of the paired difference on the same dev
-    images: two models of one chain agree on most of them, so it is much smaller than that of either
-    accuracy. Each generation is compared with the most accurate one, and not with the one before
-    it, so that many small losses do not add up.
+    Attributes:
+        trained: the trained (or adopted) model.
+        model: the model in use: `trained`, or that fine-tuned at the test resolution.
+        evaluation: its predictions and metrics on dev and test.
+        scores, selection, pseudo_labels: what a student was trained on, made by the generation
+            before it; None for a teacher.
+    """
+
+    trained: StageFolder
+    model: StageFolder
+    evaluation: StageFolder
+    scores: StageFolder | None = None
+    selection: StageFolder | None = None
+    pseudo_labels: StageFolder | None = None
+
+
+def best_generation(chain: Sequence[Generation]) -> int:
+    """Index of the latest generation that is not worse than the most accurate one on dev.
+
+    Worse means by more than one standard error of the paired difference on the same dev images. Two
+    models of a chain agree on most images, so it is much smaller than the standard error of either
+    accuracy. Each generation is compared with the most accurate one, not with the one before it, so
+    that small losses do not add up.
 
     Args:
-        chain: list of `Generation`s, the teacher first.
+        chain: the generations, the teacher first.
     """
     correct = [_correct_on_dev(generation) for generation in chain]
-    top = int(np.argmax([one.mean() for one in correct]))
-    best = top
-    for later in range(top + 1, len(correct)):
-        worse_by = correct[top].mean() - correct[later].mean()
-        if worse_by <= metrics.paired_standard_error(correct[top], correct[later]):
+    most_accurate = int(np.argmax([is_correct.mean() for is_correct in correct]))
+    best = most_accurate
+    for later in range(most_accurate + 1, len(correct)):
+        loss = correct[most_accurate].mean() - correct[later].mean()
+        if loss <= metrics.paired_standard_error(correct[most_accurate], correct[later]):
             best = later
     return best
 
 
-def students_without_gain(chain):
-    """How many students have passed since the most accurate generation on dev."""
+def students_without_gain(chain: Sequence[Generation]) -> int:
+    """Number of students after the most accurate generation on dev; ties go to the earlier one."""
     accuracies = [_correct_on_dev(generation).mean() for generation in chain]
-    first_best = int(np.argmax(accuracies))  # The first of equals: to be equal is no gain.
-    return len(accuracies) - 1 - first_best
+    return len(accuracies) - 1 - int(np.argmax(accuracies))
 
 
-def warn_of_a_loss(chain):
-    """A warning where the last student is clearly worse on dev than its teacher."""
+def warn_of_lower_accuracy(chain: Sequence[Generation]) -> None:
+    """Logs a warning if the last student is significantly worse on dev than its teacher."""
     teacher, student = (_correct_on_dev(generation) for generation in chain[-2:])
     loss = teacher.mean() - student.mean()
-    if loss > CLEARLY * metrics.paired_standard_error(teacher, student):
+    standard_error = metrics.paired_standard_error(teacher, student)
+    if loss > SIGNIFICANT_STANDARD_ERRORS * standard_error:
         logging.warning(
-            "Student %d gets %.1f %% of dev right, its teacher %.1f %%: raise its budget, lower "
-            "--labeled_batch_size or its noise, or, where it does not yet, let it begin with the "
-            "teacher's weights (--init_from=scratch,teacher).",
+            "Student %d has an accuracy of %.1f %% on dev, its teacher %.1f %%: raise its budget, "
+            "lower --labeled_batch_size or its noise, or initialise it from its teacher "
+            "(--init_from=scratch,teacher).",
             len(chain) - 1,
             100 * student.mean(),
             100 * teacher.mean(),
         )
 
 
-def refuse_chance(teacher, p_value):
-    """CannotTeachError where guessing the most common class would do as well as the teacher on dev.
+def require_better_than_chance(teacher: Generation, p_value: float) -> None:
+    """Checks that the teacher is better on dev than a majority-class classifier.
 
-    Pseudo-labels of such a teacher are noise, and every student after it would learn noise.
+    Pseudo-labels of a teacher at chance level are noise.
+
+    Args:
+        teacher: the generation that is to label images.
+        p_value: highest p-value allowed, of a one-sided binomial test.
+
+    Raises:
+        CannotTeachError: the teacher is not significantly better.
     """
-    truth, choice = _dev_predictions(teacher)
-    num_correct = int((truth == choice).sum())
-    chance = metrics.chance_p_value(num_correct, truth, int(max(truth.max(), choice.max())) + 1)
+    truth, labels = _dev_predictions(teacher)
+    num_correct = int((truth == labels).sum())
+    num_classes = int(max(truth.max(), labels.max())) + 1
+    chance = metrics.chance_p_value(num_correct, truth, num_classes)
     if chance > p_value:
-        raise CannotTeachError(
-            f"{teacher.model.name} gets {num_correct} of {len(truth)} dev images right, which "
-            f"guessing one class would do with probability {chance:.2g} (allowed: "
+        raise GenerationFailedError(
+            f"{teacher.model.name} classifies {num_correct} of {len(truth)} dev images correctly, "
+            f"which always predicting one class reaches with probability {chance:.2g} (allowed: "
             f"--chance_p_value={p_value}): it cannot teach. Give it more labels or a longer "
             "budget, or a larger --num_dev if that number is small."
         )
@@ -76,9 +112,6 @@ def _dev_predictions(generation):
 
 
 def _correct_on_dev(generation):
-    truth, choice = _dev_predictions(generation)
-    return truth == choice
-
-
-warn_of_lower_accuracy, require_better_than_chance = warn_of_a_loss, refuse_chance
-from nsk.generation import Generation  # noqa
+    """bool array (n,): whether the generation classifies each dev image correctly."""
+    truth, labels = _dev_predictions(generation)
+    return truth == labels

@@ -1,37 +1,41 @@
-"""Errors that are the user's to mend, told in one line."""
+"""Errors with an exit code of their own."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 
 
 class UserError(Exception):
-    """Flags, data or files are wrong: `main` prints the one line and exits with code 2.
+    """Flags, data or files are wrong: `main` prints the message and exits with code 2.
 
-    The message says what was received, what was expected and what to do.
+    The message is one line: what was received, what was expected and what to do.
     """
 
 
-class CannotTeachError(UserError):
+class GenerationFailedError(UserError):
     """A teacher is no better than chance, a training diverged or no pseudo-label is kept.
 
-    At the first generation this ends the run, as any `UserError`. Later it ends the chain alone:
-    the generations before it stand.
+    In the first generation this ends the run, as any `UserError` does. In a later one it ends the
+    chain only: the results of the generations before it are kept.
     """
 
 
 class LostWorkerError(Exception):
-    """Another worker of the same training is gone: `main` exits with code 75.
+    """Another worker of the same training is lost: `main` exits with code 75.
 
-    The strategy cannot take one in again: all workers are to be started anew.
+    The distribution strategy cannot readmit a worker: all of them have to be restarted.
     """
 
 
-def similar_names(name, spellings):
-    """Names that look like a wrong one, for a message: ` (nearest: NAME, ...)`, or nothing.
+def suggest_names(name: str, spellings: Mapping[str, Sequence[str]]) -> str:
+    """Suggests valid names for an unknown one.
 
     Args:
-        name: what was given.
-        spellings: dict from what a user may write, in lower case, to the names that there are.
+        name: the unknown name.
+        spellings: from what a user may write, in lower case, to the valid names that it may mean.
+
+    Returns:
+        A fragment of an error message, ` (similar: NAME, ...)`; "" if no name is similar.
     """
     matches = difflib.get_close_matches(name.lower(), spellings, n=4)
-    names = dict.fromkeys(name for one in matches for name in spellings[one])
-    return f" (nearest: {', '.join(names)})" if names else ""
+    names = dict.fromkeys(valid for spelling in matches for valid in spellings[spelling])
+    return f" (similar: {', '.join(names)})" if names else ""

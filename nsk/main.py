@@ -103,7 +103,7 @@ def _is_shown(record):
 
 def exit_at_once(code):
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
-    stopping.ignore()  # The work is done.
+    stopping.ignore_signals()  # The work is done.
     for stream in (logging, sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
@@ -117,7 +117,7 @@ def run_main(argv, main=main):
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_shown)
-    stopping.install()
+    stopping.install_handlers()
     try:
         code = main(argv)
         sys.stdout.flush()
@@ -134,14 +134,14 @@ def run_main(argv, main=main):
         )
         return STOPPED
     except stopping.Stopped:
-        stopping.ignore()  # Another signal could interrupt these last lines.
+        stopping.ignore_signals()  # Another signal could interrupt these last lines.
         print_error("stopped, everything is saved: run the same command again to resume.")
         return STOPPED
     except (Exception, KeyboardInterrupt) as error:
         # A library that is interrupted may raise anything, above all during its import.
-        if not isinstance(error, KeyboardInterrupt) and not stopping.signals():
+        if not isinstance(error, KeyboardInterrupt) and not stopping.signal_count():
             raise
-        stopping.ignore()
+        stopping.ignore_signals()
         logging.debug("Stopped here", exc_info=True)
         print_error(
             "stopped. Finished stages and the last checkpoint are kept: run the same command again "
@@ -150,19 +150,22 @@ def run_main(argv, main=main):
         return STOPPED
 
 
-def _show_commands():
-    """Lists the commands at the top of --help."""
+def _describe_help():
+    """Makes --help list all commands and flags, also for the installed command `nsk`.
+
+    absl shows the docstring and the flags of the script that was started, which for `nsk` is not
+    this module.
+    """
     lines = [f"  {name:<10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
     sys.modules["__main__"].__doc__ = "\n".join([__doc__, "Commands:", *lines])
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def console():
-    """The entry point of the `nsk` command and of `python -m nsk.main`."""
+    """Parses flags, runs the command and exits: entry point of `nsk` and `python -m nsk.main`."""
     define_flags()
-    _show_commands()
-    # absl's --help shows the flags of the started script alone, which may be the command `nsk`.
-    for flag in flags.FLAGS.get_flags_for_module(__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    _describe_help()
     app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)
 
 

@@ -3,65 +3,80 @@
 import io
 import sys
 import time
+from typing import TextIO
+
+TERMINAL_INTERVAL_SECONDS = 0.2
+LOG_INTERVAL_SECONDS = 30.0
 
 
 class Progress:
-    """Shows how far a known amount of work has come, its rate and the time left.
+    """Shows how much of a known amount of work is done, its rate and the time left.
 
     Args:
-        title: what is being done.
+        title: what is being done, such as `gen1/student`.
         total: amount of work, in `unit`.
         unit: name of what is counted, in the plural.
-        stream: where it is shown; stderr by default.
-        done: amount of work that was done before.
+        stream: where progress is written; None: stderr.
+        done: amount of work that an earlier process has done, which does not count for the rate.
     """
 
-    def __init__(self, title, total, unit="images", stream=None, done=0):
-        self.title, self.total, self.unit, self._before = title, total, unit, done
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str = "images",
+        stream: TextIO | None = None,
+        done: int = 0,
+    ):
+        self.title, self.total, self.unit, self._initially_done = title, total, unit, done
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
-        self._interval = 0.2 if self._is_terminal else 30.0
-        self._started = self._shown = time.monotonic()
+        self._interval = TERMINAL_INTERVAL_SECONDS if self._is_terminal else LOG_INTERVAL_SECONDS
+        self._started = self._last_shown = time.monotonic()
 
-    def update(self, done, note=""):
-        """Tells that `done` of `total` is done; `note` is shown behind it."""
+    def update(self, done: int, note: str = "") -> None:
+        """Shows that `done` of `total` is done, followed by `note`; skipped if called too soon."""
         now = time.monotonic()
-        if now - self._shown >= self._interval:
-            self._shown = now
+        if now - self._last_shown >= self._interval:
+            self._last_shown = now
             self._show(done, now - self._started, note)
 
-    def close(self, done=None, note=""):
-        """Shows the last line, with the whole time."""
+    def close(self, done: int | None = None, note: str = "") -> None:
+        """Shows the final line with the total time; `done` is `total` by default."""
         seconds = time.monotonic() - self._started
         done = self.total if done is None else done
         start, end = ("\r\x1b[K", "\n") if self._is_terminal else ("", "\n")
-        rate = (done - self._before) / max(seconds, 1e-9)
-        last = f", the last {done - self._before:,}" if self._before else ""
-        text = f"{self.title}: {done:,} {self.unit}{last} in {clock(seconds)} ({rate:,.0f}/s)"
+        new = done - self._initially_done
+        resumed = f", {new:,} since resuming," if self._initially_done else ""
+        rate = new / max(seconds, 1e-9)
+        text = (
+            f"{self.title}: {done:,} {self.unit}{resumed} in {format_duration(seconds)} "
+            f"({rate:,.0f}/s)"
+        )
         self._write(start + text + (f"  {note}" if note else "") + end)
 
     def _show(self, done, seconds, note):
-        rate = (done - self._before) / max(seconds, 1e-9)
-        left = clock(max(0.0, self.total - done) / rate) if rate else "?"
-        share = done / self.total if self.total else 1.0
+        rate = (done - self._initially_done) / max(seconds, 1e-9)
+        left = format_duration(max(0.0, self.total - done) / rate) if rate else "?"
+        fraction = done / self.total if self.total else 1.0
         text = f"{done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} left"
         if self._is_terminal:
-            bar = ("#" * round(20 * share)).ljust(20, ".")
+            bar = ("#" * round(20 * fraction)).ljust(20, ".")
             self._write(f"\r\x1b[K{self.title} [{bar}] {text}  {note}")
         else:
-            self._write(f"{self.title}: {share:4.0%} {text}  {note}\n")
+            self._write(f"{self.title}: {fraction:4.0%} {text}  {note}\n")
 
     def _write(self, text):
         try:
             self._stream.write(text)
             self._stream.flush()
-        except BrokenPipeError:  # Nobody reads it any more, as behind `| head`: work goes on.
+        except BrokenPipeError:  # The reader has exited, as in `| head`: the work continues.
             self._stream = io.StringIO()
 
 
-def clock(seconds):
-    """A duration in seconds as 8.1 s, 3:05 or 2:03:05."""
-    if seconds < 59.95:  # From here on one digit would show 60.0.
+def format_duration(seconds: float) -> str:
+    """Formats a duration in seconds as 8.1 s, 3:05 or 2:03:05."""
+    if seconds < 59.95:  # At or above this, one digit would show 60.0.
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -17,13 +17,12 @@ from absl import logging
 
 from nsk import chain as decisions
 from nsk.chain import Generation
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,
     evaluation,
     finetuning,
     ingestion,
-    pending,
     pseudo_shards,
     scoring,
     selection,
@@ -31,8 +30,6 @@ from nsk.stages import (
 )
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
-
-evaluation = pseudo_shards = scoring = selection = pending
 
 
 def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
@@ -49,7 +46,7 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
     for generation in range(1, config.num_students + 1):
         try:
             chain.append(teach(runner, images, chain))
-        except CannotTeachError as error:
+        except GenerationFailedError as error:
             if generation == 1:
                 raise
             logging.warning("The chain ends before generation %d: %s", generation, error)

@@ -1,83 +1,91 @@
-"""Stopping on request: SIGTERM and Ctrl-C, at once or where nothing is lost.
+"""Stopping on request by SIGTERM or Ctrl-C, immediately or once a loop has saved its state.
 
-Most work may be interrupted anywhere. A loop that holds something of value asks for time within
-`saving`: the first signal then only sets `StopRequest.made`, and the loop saves and raises
-`Stopped`. A second signal interrupts at once.
+Most work can be interrupted anywhere. A loop whose state is worth saving runs within
+`graceful_stop`: the first signal only sets `StopRequest.requested`, and the loop saves and raises
+`Stopped`. A second signal interrupts immediately.
 """
 
 import contextlib
 import signal
+from collections.abc import Iterator
+from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """Work was stopped on request; everything is saved."""
+    """Work was stopped on request and its state is saved."""
 
 
 class StopRequest:
-    """Whether a stop was requested: `made`."""
+    """Whether a stop was requested: `requested`."""
 
     def __init__(self):
-        self.made = False
+        self.requested = False
 
 
-_loop = None  # The `StopRequest` of the loop that saves, if there is one.
-_signals = 0
+_active_request = None  # The `StopRequest` of the loop within `graceful_stop`, if there is one.
+_signal_count = 0
 
 
-def handle(signal_number, frame):
-    """The handler of both signals."""
-    global _signals
-    _signals += 1
-    if _loop is not None and not _loop.made:
-        _loop.made = True
+def handle_signal(signal_number: int, frame: FrameType | None) -> None:
+    """Handler of both signals: sets the request of a `graceful_stop`, else interrupts."""
+    global _signal_count
+    _signal_count += 1
+    if _active_request is not None and not _active_request.requested:
+        _active_request.requested = True
         return
     raise KeyboardInterrupt
 
 
-def install():
-    """Lets this module handle the signals; call it from the main thread."""
-    for one in SIGNALS:
-        signal.signal(one, handle)
+def install_handlers() -> None:
+    """Handles the signals in this module; call it from the main thread."""
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, handle_signal)
 
 
-def ignore():
-    """Lets signals be, from now on."""
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+def ignore_signals() -> None:
+    """Ignores the signals from now on."""
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def default_handlers():
-    """Lets the system's handlers end the process: for a library's call that hears no others.
+def default_handlers() -> Iterator[None]:
+    """Within it signals end the process: for library calls that Python's handlers cannot interrupt.
 
-    Afterwards the handlers are those from before, although TensorFlow may have taken SIGTERM for
-    itself meanwhile.
+    On exit the previous handlers are restored, even if TensorFlow has replaced that of SIGTERM.
     """
-    before = [(one, signal.getsignal(one)) for one in SIGNALS]
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_DFL)
+    previous = {signal_number: signal.getsignal(signal_number) for signal_number in SIGNALS}
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for one, handler in before:
-            signal.signal(one, handler)
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
 
 
-def signals():
-    """How many signals there were: a library may have made another error of a KeyboardInterrupt."""
-    return _signals
+def signal_count() -> int:
+    """Number of signals received so far.
+
+    It reveals a KeyboardInterrupt that a library has replaced by an error of its own.
+    """
+    return _signal_count
 
 
 @contextlib.contextmanager
-def saving():
-    """Yields a `StopRequest` that the loop within looks at."""
-    global _loop
-    outer, _loop = _loop, StopRequest()
+def graceful_stop() -> Iterator[StopRequest]:
+    """Yields a `StopRequest` that the loop within it has to poll.
+
+    Raises:
+        KeyboardInterrupt: a stop was requested after the loop polled for the last time.
+    """
+    global _active_request
+    outer, _active_request = _active_request, StopRequest()
     try:
-        yield _loop
-        if _loop.made:  # Since the loop looked for the last time.
+        yield _active_request
+        if _active_request.requested:
             raise KeyboardInterrupt
     finally:
-        _loop = outer
+        _active_request = outer

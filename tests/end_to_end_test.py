@@ -1,4 +1,4 @@
-"""The whole loop on real digits: it learns, repeats itself and never redoes a finished stage."""
+"""The whole loop on real digits: it learns, is reproducible and reuses finished stages."""
 
 import io
 import itertools
@@ -18,10 +18,11 @@ from tensorflow.core.util import event_pb2
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.data import pipeline
+from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet
 from nsk.stages import training as train_stage
 from nsk.store import folders as stage_module
+from nsk.store.manifest import MANIFEST
 
 BASE = {
     "dataset": "digits",
@@ -48,22 +49,22 @@ def run(workdir, **changes):
 
 
 def stage_folders(workdir):
-    """{gen1/student: [folder, ...]} of all finished stages."""
-    found = {}
+    """Folders of all finished stages by generation and kind, such as `gen1/student`."""
+    folders = {}
     for manifest in sorted(workdir.rglob("stage.json")):
         if not manifest.parent.name.endswith(".partial"):
             kind = manifest.parent.relative_to(workdir).as_posix().rpartition("-")[0]
-            found.setdefault(kind, []).append(manifest.parent)
-    return found
+            folders.setdefault(kind, []).append(manifest.parent)
+    return folders
 
 
-def weights(folder):
+def load_weights(folder):
     return keras.models.load_model(folder / "model.keras", compile=False).get_weights()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Workdir and summary of a teacher and two students; tests copy it and change the copy."""
+    """Workdir and summary of a teacher and two students; tests only change copies of it."""
     workdir = tmp_path_factory.mktemp("base")
     return workdir, run(workdir)
 
@@ -73,7 +74,7 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "copy")
 
 
-def test_the_chain_learns_and_its_summary_tells_how(finished):
+def test_the_chain_learns_and_is_summarised(finished):
     workdir, summary = finished
     assert json.loads((workdir / "summary.json").read_text()) == summary
     counts = summary["num_images"]
@@ -83,24 +84,26 @@ def test_the_chain_learns_and_its_summary_tells_how(finished):
     assert summary["seed"] == 0
 
     teacher, *students = summary["generations"]
-    assert [one["index"] for one in summary["generations"]] == [0, 1, 2]
-    assert [one["role"] for one in summary["generations"]] == ["teacher", "student", "student"]
+    assert [generation["index"] for generation in summary["generations"]] == [0, 1, 2]
+    roles = [generation["role"] for generation in summary["generations"]]
+    assert roles == ["teacher", "student", "student"]
     assert teacher["images_seen"] == 100 * 32
-    for one in summary["generations"]:
-        assert one["model"] == "convnet5"
-        assert one["parameters"] == 104_042
-        assert one["seconds"] > 0
+    for generation in summary["generations"]:
+        assert generation["model"] == "convnet5"
+        assert generation["parameters"] == 104_042
+        assert generation["seconds"] > 0
         for split in ("dev", "test"):
-            assert one[split]["images"] == counts[split]
-            assert set(one[split]) >= {"accuracy", "top5", "nll", "ece", "brier"}
-            assert one[split]["accuracy"] > 0.6
-    for one in students:
-        assert one["images_seen"] == 60 * 64
-        pseudo = one["pseudo"]
+            metrics = generation[split]
+            assert metrics["images"] == counts[split]
+            assert set(metrics) >= {"accuracy", "top5", "nll", "ece", "brier"}
+            assert metrics["accuracy"] > 0.6
+    for student in students:
+        assert student["images_seen"] == 60 * 64
+        pseudo = student["pseudo"]
         assert pseudo["scored"] == counts["unlabeled"]
         assert 0 < pseudo["kept"] <= pseudo["scored"]
         assert pseudo["copies"] == sum(pseudo["per_class_copies"]) >= pseudo["kept"]
-        assert len(set(pseudo["per_class_copies"])) == 1  # The paper's policy balances.
+        assert len(set(pseudo["per_class_copies"])) == 1  # The paper's policy balances classes.
         assert pseudo["precision"] > 0.6
     assert summary["best"]["index"] in (0, 1, 2)
 
@@ -126,8 +129,8 @@ def test_the_best_generation_is_exported(finished):
     workdir, summary = finished
     export = workdir / summary["export"]
     best = workdir / summary["generations"][summary["best"]["index"]]["stage"]
-    for ours, theirs in zip(weights(export), weights(best), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for exported, trained in zip(load_weights(export), load_weights(best), strict=True):
+        np.testing.assert_array_equal(exported, trained)
     buffer = io.BytesIO()
     Image.fromarray(np.minimum(load_digits().images[0] * 16, 255).astype(np.uint8)).save(
         buffer, "PNG"
@@ -137,7 +140,7 @@ def test_the_best_generation_is_exported(finished):
     assert answer["class_names"].numpy() == [b"0"]
 
 
-def test_a_second_run_reuses_every_stage_and_says_so(finished, capsys):
+def test_a_second_run_reuses_every_stage_and_reports_it(finished, capsys):
     workdir, summary = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*/*-*/**/*")}
     assert run(workdir) == summary
@@ -145,8 +148,8 @@ def test_a_second_run_reuses_every_stage_and_says_so(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*/*-*/**/*")} == before
 
 
-def test_another_policy_and_mixing_keep_teacher_and_scores(finished, copied, capsys):
-    """The gap policy and batches drawn from the union rebuild what depends on them, and no more."""
+def test_another_policy_and_mixing_reuse_teacher_and_scores(finished, copied, capsys):
+    """The gap policy and batches from the union of streams rebuild only what depends on them."""
     changes = {"policy": "gap", "min_confidence": [0.5], "gap_floor": 90, "gap_margin": 30}
     summary = run(copied, mixing="union", models=["convnet5"] * 2, **changes)
     assert "nothing was done" not in capsys.readouterr().out
@@ -174,18 +177,18 @@ def test_another_policy_and_mixing_keep_teacher_and_scores(finished, copied, cap
 
 
 def unseal(images):
-    """Takes the truth out of an ingested stage, as if it had never been known."""
+    """Deletes the true labels of unlabelled images from an ingested stage."""
     shutil.rmtree(images / "sealed")
-    manifest = json.loads((images / stage_module.MANIFEST).read_text())
+    manifest = json.loads((images / MANIFEST).read_text())
     del manifest["files"]["sealed/unlabeled_truth.parquet"]
     manifest["seal"] = stage_module._seal(manifest)
-    (images / stage_module.MANIFEST).write_text(json.dumps(manifest))
+    (images / MANIFEST).write_text(json.dumps(manifest))
 
 
-def test_a_killed_run_goes_on_to_the_same_students_without_the_sealed_truth(
+def test_a_killed_run_resumes_to_the_same_students_without_the_sealed_truth(
     finished, copied, monkeypatch
 ):
-    """Nothing in training reads what is known about unlabelled images: the precision alone does."""
+    """Training never reads the true labels of unlabelled images: only the precision does."""
     workdir, summary = finished
     for folder in itertools.chain(copied.glob("gen2/*"), copied.glob("export-*")):
         shutil.rmtree(folder)
@@ -201,20 +204,23 @@ def test_a_killed_run_goes_on_to_the_same_students_without_the_sealed_truth(
         run(copied)
     assert "gen2/pseudo" in stage_folders(copied)
     assert "gen2/student" not in stage_folders(copied)
-    again = run(copied)
+    resumed = run(copied)
 
-    for ours, theirs in zip(again["generations"], summary["generations"], strict=True):
-        unknown = {"pseudo": {**theirs["pseudo"], "precision": None}} if "pseudo" in theirs else {}
-        assert ours == {**theirs, **unknown, "seconds": ours["seconds"]}
-    stage = again["generations"][2]["stage"]
-    for ours, theirs in zip(weights(copied / stage), weights(workdir / stage), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for received, expected in zip(resumed["generations"], summary["generations"], strict=True):
+        expected = {**expected, "seconds": received["seconds"]}
+        if "pseudo" in expected:
+            expected["pseudo"] = {**expected["pseudo"], "precision": None}
+        assert received == expected
+    stage = resumed["generations"][2]["stage"]
+    received, expected = load_weights(copied / stage), load_weights(workdir / stage)
+    for received_array, expected_array in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(received_array, expected_array)
 
 
-def test_a_given_teacher_starts_the_chain_and_one_selection_may_serve_all(finished, tmp_path):
+def test_a_given_teacher_starts_the_chain_and_all_students_share_a_selection(finished, tmp_path):
     workdir, summary = finished
     teacher = workdir / summary["generations"][0]["stage"] / "model.keras"
-    made = run(
+    adopted = run(
         tmp_path,
         teacher=str(teacher),
         models=["convnet5", "convnet6"],
@@ -222,23 +228,23 @@ def test_a_given_teacher_starts_the_chain_and_one_selection_may_serve_all(finish
         pseudo_label="hard",
         train_steps=[15],
     )
-    first, *students = made["generations"]
+    first, *students = adopted["generations"]
     assert first["dev"] == summary["generations"][0]["dev"]
     assert first["seconds"] is None
-    assert [one["model"] for one in students] == ["convnet5", "convnet6"]
+    assert [student["model"] for student in students] == ["convnet5", "convnet6"]
     assert students[0]["pseudo"] == summary["generations"][1]["pseudo"]
     folders = stage_folders(tmp_path)
     assert "gen2/selection" not in folders
-    one, other = (
-        pipeline.load_images(ShardSet.load(folders[f"gen{generation}/pseudo"][0] / "shards"), 8)
+    first_images, second_images = (
+        load_images(ShardSet.load(folders[f"gen{generation}/pseudo"][0] / "shards"), 8)
         for generation in (1, 2)
     )
-    assert one.ids == other.ids
-    np.testing.assert_array_equal(one.copies, other.copies)
-    assert np.any(one.log_probabilities != other.log_probabilities)
+    assert first_images.ids == second_images.ids
+    np.testing.assert_array_equal(first_images.copies, second_images.copies)
+    assert np.any(first_images.log_probabilities != second_images.log_probabilities)
 
 
-def test_students_that_do_not_gain_end_the_chain(copied):
+def test_students_that_do_not_improve_end_the_chain(copied):
     """A student of a single step is worse than its teacher."""
     summary = run(copied, patience=1, train_steps=[100, 1])
     assert len(summary["generations"]) == 2
@@ -248,8 +254,8 @@ def test_students_that_do_not_gain_end_the_chain(copied):
     assert summary["best"]["index"] == 0
 
 
-def test_two_devices_make_the_same_student(finished, copied):
-    """Up to rounding, which ReLUs may turn into more."""
+def test_two_devices_train_the_same_student(finished, copied):
+    """Up to rounding errors, which ReLUs may amplify."""
     for name in ("gen1", "gen2"):
         shutil.rmtree(copied / name)
     teacher, student = run(copied, strategy="mirrored", models=["convnet5"] * 2)["generations"]
@@ -267,9 +273,9 @@ def test_two_devices_make_the_same_student(finished, copied):
 
 
 def write_picture(path, pixels, number):
-    """One digit in one of many formats; every 60th file is broken."""
+    """Writes a digit in one of many formats; every 60th file is broken."""
     gray = Image.fromarray(np.kron(pixels, np.ones((2, 2), np.uint8)))
-    kinds = {
+    formats = {
         ".png": gray,
         ".jpg": gray.convert("RGB"),
         ".jpeg": gray,
@@ -278,9 +284,9 @@ def write_picture(path, pixels, number):
         ".palette.png": gray.convert("RGB").quantize(16),
         ".transparent.png": gray.convert("RGBA"),
         ".deep.png": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257),
-        ".one.bmp": gray.convert("1"),
+        ".bilevel.bmp": gray.convert("1"),
     }
-    suffix, picture = list(kinds.items())[number % len(kinds)]
+    suffix, picture = list(formats.items())[number % len(formats)]
     path = path.with_name(path.name + suffix)
     picture.save(path)
     if number % 60 == 59:
@@ -311,16 +317,16 @@ def test_folders_of_mixed_formats_with_broken_files(tmp_path):
     assert counts["corrupt"]["count"] == 11
     assert counts["class_names"] == [f"digit {label}" for label in range(10)]
     assert counts["reencoded"] > 200
-    for one in summary["generations"]:
-        assert one["test"]["accuracy"] > 0.5
+    for generation in summary["generations"]:
+        assert generation["test"]["accuracy"] > 0.5
     names = (tmp_path / "run" / summary["export"] / "class_names.txt").read_text().splitlines()
     assert names == counts["class_names"]
 
 
-# CIFAR-10, where a prepared copy of it is at hand: elsewhere there is no such test.
+# Only if there is a prepared copy of CIFAR-10.
 if Path(os.environ.get("TFDS_DATA_DIR", "/nowhere"), "cifar10").is_dir():
 
-    def test_a_part_of_cifar10(tmp_path):
+    def test_a_subset_of_cifar10(tmp_path):
         summary = run(
             tmp_path,
             dataset="tfds:cifar10",

@@ -1,4 +1,4 @@
-"""Every flagfile is understood, opens with its command, uses no value in vain and has a plan."""
+"""Every flagfile is valid, starts with its command, has no unused value and can be planned."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLAGFILES = sorted((ROOT / "flags").rglob("*.flags"))
-# What others begin with, and no recipe by itself.
+# Included by other flagfiles, and not recipes of their own.
 BASES = [ROOT / "flags/imagenet.flags"]
 RECIPES = [path for path in FLAGFILES if path not in BASES]
-# A network alone, to look at fine-tuning.
+# Recipes of a teacher only, to test fine-tuning.
 WITHOUT_STUDENTS = ["cifar10_fixres"]
-# Labelled images, unlabelled images and classes, of data sets that tests do not have.
-IMAGES = {
+# Numbers of labelled images, unlabelled images and classes: tests do not have the data sets.
+PLAN_IMAGES = {
     "cifar10": "5000,43000,10",
     "cifar10_fixres": "5000,43000,10",
     "cifar10_small": "5000,43000,10",
     "quickstart": "50,1188,10",
     "svhn": "69257,531131,10",
 }
-IMAGENET = "1271167,300000000,1000"
+IMAGENET_PLAN_IMAGES = "1271167,300000000,1000"
 PROGRAM = """
 import sys
 from absl import flags
@@ -35,7 +35,7 @@ print(config.num_students, config.unused_values())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_flagfile_makes_a_configuration(path):
+def test_a_flagfile_is_a_valid_configuration(path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, cwd=ROOT
     )
@@ -45,14 +45,14 @@ def test_a_flagfile_makes_a_configuration(path):
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
-def test_a_flagfile_opens_with_its_command(path):
+def test_a_flagfile_starts_with_its_command(path):
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     opening = "\n".join(comments[:12])
     assert "make quickstart" in opening or f"--flagfile=flags/{path.name}" in opening
     assert "@@" not in path.read_text()
 
 
-def test_bases_are_included_and_name_no_network():
+def test_base_flagfiles_are_included_and_name_no_network():
     for path in BASES:
         assert "--models=" not in path.read_text()
         including = f"--flagfile=flags/{path.name}\n"
@@ -60,10 +60,10 @@ def test_bases_are_included_and_name_no_network():
 
 
 def plan(path, workdir):
-    """What the command plan prints for a recipe, of images that are not there."""
-    stated = IMAGES.get(path.stem, IMAGENET)
-    flags = [f"--flagfile={path}", f"--workdir={workdir}", f"--plan_images={stated}"]
-    if path.stem in ("cifar10", "cifar10_small"):  # Told by the images, where there are some.
+    """Output of the command `plan` for a recipe, given the numbers of images."""
+    images = PLAN_IMAGES.get(path.stem, IMAGENET_PLAN_IMAGES)
+    flags = [f"--flagfile={path}", f"--workdir={workdir}", f"--plan_images={images}"]
+    if path.stem in ("cifar10", "cifar10_small"):  # Otherwise read from the images.
         flags.append("--image_size=32")
     done = subprocess.run(
         [sys.executable, "-m", "nsk.main", "plan", *flags],
@@ -79,14 +79,14 @@ def plan(path, workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_has_a_plan(path, tmp_path):
+def test_every_recipe_can_be_planned(path, tmp_path):
     plan(path, tmp_path)
 
 
 def test_the_plan_of_the_smallest_recipe_for_imagenet(tmp_path):
     printed = plan(ROOT / "flags/imagenet_b0.flags", tmp_path)
     teacher, student = (line for line in printed.splitlines() if "efficientnet_b0" in line)
-    # 700 epochs of 1,271,167 images in batches of 2,048; the student has as many others.
+    # 700 epochs of 1,271,167 images in batches of 2,048; a student adds as many pseudo-labels.
     assert "5,288,548" in teacher and "434,481" in teacher and "2048 " in teacher
     assert "2048 + 2048" in student and "labelled 700.0, pseudo ~6.8" in student
     assert "130,000" in printed and "300,000,000 unlabeled" in printed

@@ -34,6 +34,7 @@ FAKE_WORK = """
     import runpy, sys
     from types import SimpleNamespace
     from unittest.mock import MagicMock
+    from nsk.commands import plan
 
     def make_runner(config, runtime):
         return MagicMock(config=config, workdir=config.workdir)
@@ -47,7 +48,8 @@ FAKE_WORK = """
         print("generation", count, "shard", runner.config.command.shard_index)
         return MagicMock(), [MagicMock()]
 
-    heavy = ("chain", "data", "distributed.runtime", "models", "report", "stages")
+    heavy = ("chain", "data.ingest", "distributed.runtime", "models", "report",
+             "report.run_report", "report.terminal", "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
     sys.modules["nsk.chain"].best_generation = lambda chain: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(
@@ -56,7 +58,6 @@ FAKE_WORK = """
     sys.modules["nsk.self_training"] = SimpleNamespace(
         train_chain=train_chain, train_generations=train_generations
     )
-    from nsk.commands import plan
     plan.print_plan = lambda *_: print("planned")
     runpy.run_module("nsk.main", run_name="__main__", alter_sys=True)
 """
@@ -385,3 +386,34 @@ def test_only_warnings_of_other_libraries_are_logged(tmp_path, fake_tensorflow):
     )
     assert code == 0
     assert "a warning" in err and "chatter" not in err and "deprecated" not in err
+
+
+def test_xla_keeps_compiled_programs_where_the_flag_says(tmp_path, fake_tensorflow):
+    folder = tmp_path / "cache"
+    work = "import os; print(os.environ['TF_XLA_FLAGS'], os.environ['XLA_FLAGS'], sep='|')"
+    arguments = (*SETTINGS, f"--workdir={tmp_path / 'run'}", f"--compilation_cache={folder}")
+    code, out, err = run(*fake_run(work), *arguments, path=fake_tensorflow)
+    assert (code, err) == (0, "")
+    programs, autotuning = out.strip().split("|")
+    assert programs.endswith(f"--tf_xla_persistent_cache_directory={folder}")
+    assert autotuning.endswith(f"--xla_gpu_per_fusion_autotune_cache_dir={folder}/autotuning")
+    assert (folder / "autotuning").is_dir()
+
+
+@pytest.mark.slow
+def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
+    program = f"""
+        import pathlib
+        from nsk.commands import preparation
+        preparation.keep_compiled_programs(pathlib.Path({str(tmp_path)!r}))
+        import tensorflow as tf
+        double = tf.function(lambda numbers: numbers * 2 + 1, jit_compile=True)
+        print(double(tf.constant([1.0, 2.0])).numpy().tolist())
+    """
+    received = []
+    for _ in range(2):
+        code, out, _ = run("-c", textwrap.dedent(program))
+        (kept,) = tmp_path.glob("*.pb")
+        received.append((code, out, kept.name, kept.stat().st_mtime_ns))
+    assert received[0] == received[1]
+    assert received[0][:2] == (0, "[3.0, 5.0]\n")

@@ -1,10 +1,12 @@
+"""The progress bar on a terminal, the lines elsewhere, and the format of durations."""
+
 import io
 from types import SimpleNamespace
 
 import pytest
 
 from nsk import progress
-from nsk.progress import Progress, clock
+from nsk.progress import Progress, format_duration
 
 
 class Terminal(io.StringIO):
@@ -13,8 +15,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def time_of_test(monkeypatch):
-    """A clock that the test sets: a list whose only entry is the time in seconds."""
+def fake_clock(monkeypatch):
+    """A clock that the test sets: a list with the time in seconds."""
     now = [1000.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
@@ -35,16 +37,16 @@ def time_of_test(monkeypatch):
         (360000, "100:00:00"),
     ],
 )
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+def test_format_duration(seconds, text):
+    assert format_duration(seconds) == text
 
 
-def test_outside_a_terminal_there_is_a_line_every_half_minute(time_of_test):
+def test_a_line_every_half_minute_outside_a_terminal(fake_clock):
     stream = io.StringIO()
-    shown = Progress("scoring", 10_000, stream=stream)
-    for done in range(100, 6100, 100):  # 60 updates, one a second.
-        time_of_test[0] += 1
-        shown.update(done)
+    bar = Progress("scoring", 10_000, stream=stream)
+    for done in range(100, 6100, 100):  # 60 updates, one per second.
+        fake_clock[0] += 1
+        bar.update(done)
     lines = stream.getvalue().splitlines()
     assert [line.rstrip() for line in lines] == [
         "scoring:  30% 3,000/10,000 images, 100/s, 1:10 left",
@@ -53,39 +55,39 @@ def test_outside_a_terminal_there_is_a_line_every_half_minute(time_of_test):
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
-def test_the_last_line_has_the_whole_time_and_the_note(time_of_test):
+def test_the_final_line_has_the_total_time_and_the_note(fake_clock):
     stream = io.StringIO()
-    shown = Progress("training", 500, unit="steps", stream=stream)
-    time_of_test[0] += 10
-    shown.close(note="dev accuracy 90%")
+    bar = Progress("training", 500, unit="steps", stream=stream)
+    fake_clock[0] += 10
+    bar.close(note="dev accuracy 90%")
     assert stream.getvalue() == "training: 500 steps in 10.0 s (50/s)  dev accuracy 90%\n"
 
 
-def test_work_that_went_on_has_the_rate_of_what_is_new(time_of_test):
+def test_resumed_work_shows_the_rate_since_resuming(fake_clock):
     stream = io.StringIO()
-    shown = Progress("training", 500, done=400, stream=stream)
-    time_of_test[0] += 10
-    shown.close()
-    assert stream.getvalue() == "training: 500 images, the last 100 in 10.0 s (10/s)\n"
+    bar = Progress("training", 500, done=400, stream=stream)
+    fake_clock[0] += 10
+    bar.close()
+    assert stream.getvalue() == "training: 500 images, 100 since resuming, in 10.0 s (10/s)\n"
 
 
-def test_work_that_ended_early_says_how_much_was_done(time_of_test):
+def test_work_that_ends_early_shows_how_much_was_done(fake_clock):
     stream = io.StringIO()
-    shown = Progress("training", 500, stream=stream)
-    time_of_test[0] += 10
-    shown.close(done=0)
+    bar = Progress("training", 500, stream=stream)
+    fake_clock[0] += 10
+    bar.close(done=0)
     assert stream.getvalue().startswith("training: 0 images in 10.0 s")
 
 
-def test_on_a_terminal_one_line_is_drawn_over_and_over(time_of_test):
+def test_a_terminal_shows_a_single_line_that_is_redrawn(fake_clock):
     stream = Terminal()
-    shown = Progress("writing", 200, stream=stream)
+    bar = Progress("writing", 200, stream=stream)
     for done in (50, 100):
-        time_of_test[0] += 0.5
-        shown.update(done, "note")
-    shown.update(101)  # At the same moment: not worth drawing.
-    time_of_test[0] += 0.5
-    shown.close()
+        fake_clock[0] += 0.5
+        bar.update(done, "note")
+    bar.update(101)  # At the same time: not drawn.
+    fake_clock[0] += 0.5
+    bar.close()
     drawn = stream.getvalue().split("\r\x1b[K")
     assert drawn == [
         "",
@@ -96,16 +98,16 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over(time_of_test):
 
 
 @pytest.mark.parametrize(("done", "total"), [(0, 0), (0, 5), (7, 0), (7, 5)])
-def test_odd_amounts_are_shown_without_an_error(time_of_test, done, total):
+def test_unusual_amounts_raise_no_error(fake_clock, done, total):
     stream = Terminal()
-    shown = Progress("odd", total, stream=stream)
-    time_of_test[0] += 1
-    shown.update(done)
-    shown.close(done)
+    bar = Progress("scoring", total, stream=stream)
+    fake_clock[0] += 1
+    bar.update(done)
+    bar.close(done)
     assert "-" not in stream.getvalue()
 
 
-def test_progress_goes_to_stderr(capsys):
+def test_progress_is_written_to_stderr(capsys):
     Progress("scoring", 1).close()
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("scoring: 1 images in ")

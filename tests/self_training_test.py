@@ -1,157 +1,138 @@
-"""The order of the stages and the end of the chain, with stages that only record their calls."""
+"""The loop over generations: which stages are called with what, and when a chain ends."""
 
-from types import SimpleNamespace
+import types
 
 import pytest
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 
-CALLS = [
-    "ingest",
-    *("train 0", "finetune 0", "evaluate 0"),
-    *("better than chance 0", "score 1", "select 1", "write 1"),
-    *("train 1", "finetune 1", "evaluate 1"),
-    *("better than chance 1", "score 2", "select 2", "write 2"),
-    *("train 2", "finetune 2", "evaluate 2"),
-]
-
-
-class Stages:
-    """Replaces all stages by functions that record their calls.
-
-    Attributes:
-        calls: names of the stages with their generations.
-        trained: arguments of each training: pseudo-labels and teacher.
-        failing: the call that raises, and its error.
-        gains: number of students without gain, from the length of the chain.
-    """
-
-    def __init__(self, monkeypatch):
-        self.calls, self.trained, self.failing, self.gains = [], [], {}, lambda length: 0
-
-        def replace(module, **functions):
-            monkeypatch.setattr(self_training, module, SimpleNamespace(**functions))
-
-        replace("ingestion", ingest_images=lambda runner: self._call("ingest"))
-        replace("adoption", adopt_teacher=lambda runner, images: self._call("adopt 0"))
-        replace("training", train=self._train)
-        replace("finetuning", finetune=lambda runner, n, images, trained: self._call("finetune", n))
-        replace("evaluation", evaluate=lambda runner, model, images: self._evaluate(model))
-        replace("scoring", score=lambda runner, n, teacher, images: self._call("score", n))
-        replace("selection", select=lambda runner, n, scores, images: self._call("select", n))
-        replace("pseudo_shards", write=self._write)
-        replace(
-            "decisions",
-            require_better_than_chance=self._require,
-            warn_of_lower_accuracy=lambda chain: None,
-            students_without_gain=lambda chain: self.gains(len(chain)),
-        )
-
-    def _call(self, *words):
-        name = " ".join(map(str, words))
-        self.calls.append(name)
-        if name in self.failing:
-            error = self.failing[name]
-            if error is None:
-                return None
-            raise error
-        return name
-
-    def _train(self, runner, generation, images, pseudo_labels=None, teacher=None):
-        self.trained.append((pseudo_labels, teacher))
-        return self._call("train", generation)
-
-    def _evaluate(self, model):
-        return self._call("evaluate", model[-1])
-
-    def _write(self, runner, generation, images, scores, selected):
-        assert scores == f"score {generation}"
-        self._call("write", generation)
-        return f"pseudo-labels {generation} of {selected}"
-
-    def _require(self, teacher, p_value):
-        assert p_value == 0.01
-        self._call("better than chance", teacher.model[-1])
+STAGES = {
+    "ingestion": "ingest_images",
+    "adoption": "adopt_teacher",
+    "training": "train",
+    "finetuning": "finetune",
+    "evaluation": "evaluate",
+    "scoring": "score",
+    "selection": "select",
+    "pseudo_shards": "write",
+}
+DECISIONS = {
+    "require_better_than_chance": lambda teacher, p_value: None,
+    "warn_of_lower_accuracy": lambda chain: None,
+    "students_without_gain": lambda chain: 0,
+}
 
 
 @pytest.fixture
-def stages(monkeypatch):
-    return Stages(monkeypatch)
+def calls(monkeypatch):
+    """Replaces all stages; each returns its own call as text, and calls are collected here."""
+    made = []
+
+    def stage(name):
+        def call(runner, *arguments):
+            made.append(f"{name}({', '.join(map(str, arguments))})")
+            return made[-1]
+
+        return call
+
+    for module, function in STAGES.items():
+        monkeypatch.setattr(getattr(self_training, module), function, stage(function))
+    for name, function in DECISIONS.items():
+        monkeypatch.setattr(self_training.decisions, name, function)
+    # Short results, so that the calls can be read.
+    monkeypatch.setattr(self_training.ingestion, "ingest_images", lambda runner: "images")
+    return made
 
 
 def make_runner(**values):
-    settings = {"models": ["convnet5"] * 3, "train_steps": ["5"], "num_labeled": 5, "num_dev": 5}
-    return SimpleNamespace(config=Config.from_values(settings | values))
+    config = Config.from_values({"models": ["convnet5"] * 3, "train_steps": [2], **values})
+    return types.SimpleNamespace(config=config)
 
 
-def test_each_generation_teaches_the_next_one(stages):
+def names(calls):
+    return [call.partition("(")[0] for call in calls]
+
+
+TEACHER = ["train", "finetune", "evaluate"]
+STUDENT = ["score", "select", "write", "train", "finetune", "evaluate"]
+
+
+def test_stages_in_the_order_of_the_data(calls):
     images, chain = self_training.train_chain(make_runner())
-    assert stages.calls == CALLS and images == "ingest"
-    assert [generation.model for generation in chain] == [f"finetune {n}" for n in range(3)]
-    assert [generation.trained for generation in chain] == [f"train {n}" for n in range(3)]
-    assert stages.trained == [
-        (None, None),
-        ("pseudo-labels 1 of select 1", "finetune 0"),
-        ("pseudo-labels 2 of select 2", "finetune 1"),
-    ]
-    assert chain[0].scores is None and chain[2].scores == "score 2"
+    assert images == "images" and len(chain) == 3
+    assert names(calls) == TEACHER + 2 * STUDENT
+    teacher, student, _ = chain
+    assert teacher.trained == "train(0, images)"
+    assert teacher.model == f"finetune(0, images, {teacher.trained})"
+    assert teacher.evaluation == f"evaluate({teacher.model}, images)"
+    assert student.scores == f"score(1, {teacher.model}, images)"
+    assert student.selection == f"select(1, {student.scores}, images)"
+    assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"
+    assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model})"
+    assert student.model == f"finetune(1, images, {student.trained})"
+    assert student.evaluation == f"evaluate({student.model}, images)"
 
 
-def test_a_given_teacher_is_adopted_and_not_fine_tuned(stages):
-    _, chain = self_training.train_chain(make_runner(teacher="t.keras", models=["convnet5"]))
-    assert stages.calls[:3] == ["ingest", "adopt 0", "evaluate 0"]
-    assert chain[0].trained == chain[0].model == "adopt 0" and len(chain) == 2
+def test_a_given_teacher_is_adopted_and_not_trained(calls):
+    runner = make_runner(teacher="old.keras", models=["convnet5"])
+    _, (teacher, student) = self_training.train_chain(runner)
+    assert names(calls) == ["adopt_teacher", "evaluate", *STUDENT]
+    assert teacher.trained == teacher.model == "adopt_teacher(images)"
+    assert student.scores == "score(1, adopt_teacher(images), images)"
 
 
-def test_a_single_selection_is_used_by_all_later_generations(stages):
-    self_training.train_chain(make_runner(select="once"))
-    assert stages.calls == [name for name in CALLS if name != "select 2"]
-    assert stages.trained[-1] == ("pseudo-labels 2 of select 1", "finetune 1")
+def test_select_once_keeps_the_first_selection(calls):
+    _, (_, first, second) = self_training.train_chain(make_runner(select="once"))
+    assert names(calls).count("select") == 1
+    assert second.selection == first.selection and second.scores != first.scores
 
 
-def test_scores_from_records_do_not_need_a_teacher_better_than_chance(stages):
-    records = {"first_scores": "records", "unlabeled_dataset": "tfrecord:/records/*"}
-    self_training.train_chain(make_runner(**records))
-    assert stages.calls == [name for name in CALLS if name != "better than chance 0"]
+def reject_teacher(monkeypatch, index):
+    """The generation with this index is no better than chance, all others are."""
+
+    def check(teacher, p_value):
+        if teacher.trained.startswith(f"train({index},"):
+            raise GenerationFailedError("no better than chance")
+
+    monkeypatch.setattr(self_training.decisions, "require_better_than_chance", check)
 
 
-def test_the_chain_ends_after_students_without_gain(stages, caplog):
-    stages.gains = lambda length: length - 1
-    _, chain = self_training.train_chain(make_runner(patience=1))
-    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index("evaluate 1") + 1]
-    _, chain = self_training.train_chain(make_runner(patience=0))
+def test_a_student_that_cannot_teach_ends_the_chain(calls, monkeypatch, caplog):
+    reject_teacher(monkeypatch, 1)
+    _, chain = self_training.train_chain(make_runner())
+    assert len(chain) == 2
+    assert "The chain ends before generation 2: no better than chance" in caplog.text
+    reject_teacher(monkeypatch, 0)
+    with pytest.raises(GenerationFailedError, match="no better than chance"):
+        self_training.train_chain(make_runner())
+
+
+def test_the_first_teacher_need_not_be_better_than_chance_with_scores_of_records(
+    calls, monkeypatch
+):
+    reject_teacher(monkeypatch, 0)
+    runner = make_runner(first_scores="records", unlabeled_dataset="tfrecord:*.tfrecord")
+    _, chain = self_training.train_chain(runner)
     assert len(chain) == 3
 
 
-@pytest.mark.parametrize("call", ["better than chance 1", "select 2", "train 2", "evaluate 2"])
-def test_a_later_generation_that_cannot_be_taught_ends_the_chain(stages, caplog, call):
-    stages.failing = {call: CannotTeachError("no pseudo-label is kept")}
-    _, chain = self_training.train_chain(make_runner())
-    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index(call) + 1]
-    assert "The chain ends before generation 2: no pseudo-label is kept" in caplog.text
+def test_patience_ends_the_chain(calls, monkeypatch):
+    monkeypatch.setattr(
+        self_training.decisions, "students_without_gain", lambda chain: len(chain) - 1
+    )
+    for patience, length in ((0, 4), (1, 2), (2, 3)):
+        runner = make_runner(models=["convnet5"] * 4, patience=patience)
+        assert len(self_training.train_chain(runner)[1]) == length
 
 
-@pytest.mark.parametrize("call", ["train 0", "better than chance 0", "select 1"])
-def test_a_first_generation_that_cannot_be_taught_is_an_error(stages, call):
-    stages.failing = {call: CannotTeachError("no pseudo-label is kept")}
-    with pytest.raises(CannotTeachError):
-        self_training.train_chain(make_runner())
-
-
-def test_other_errors_end_the_run(stages):
-    stages.failing = {"train 2": UserError("a damaged shard")}
-    with pytest.raises(UserError, match="a damaged shard"):
-        self_training.train_chain(make_runner())
-
-
-def test_scores_that_other_processes_have_not_finished_end_the_run(stages):
-    stages.failing = {"score 1": None}
+def test_scores_that_other_processes_have_not_finished(calls, monkeypatch):
+    monkeypatch.setattr(self_training.scoring, "score", lambda *arguments: None)
     with pytest.raises(UserError, match="have not finished the scores for generation 1"):
         self_training.train_chain(make_runner())
 
 
-def test_a_part_of_the_chain_can_be_trained(stages):
+def test_only_the_generations_that_are_asked_for(calls):
     _, chain = self_training.train_generations(make_runner(), 2)
-    assert len(chain) == 2 and stages.calls == CALLS[: CALLS.index("evaluate 1") + 1]
+    assert len(chain) == 2 and names(calls) == TEACHER + STUDENT

@@ -1,3 +1,5 @@
+"""Signals stop work immediately, or after a loop has saved its state."""
+
 import os
 import signal
 
@@ -8,11 +10,11 @@ from nsk import stopping
 
 @pytest.fixture(autouse=True)
 def handlers():
-    kept = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    stopping.install()
+    previous = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    stopping.install_handlers()
     yield
-    for one, handler in kept.items():
-        signal.signal(one, handler)
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def send(signal_number):
@@ -20,43 +22,43 @@ def send(signal_number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_interrupts_at_once(number):
+def test_a_signal_interrupts_immediately(number):
     with pytest.raises(KeyboardInterrupt):
         send(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_loop_that_saves_is_asked_first_and_interrupted_by_a_second_signal(number):
-    with pytest.raises(stopping.Stopped), stopping.saving() as stop:
-        assert not stop.made
+def test_a_graceful_stop_is_requested_and_a_second_signal_interrupts(number):
+    with pytest.raises(stopping.Stopped), stopping.graceful_stop() as stop:
+        assert not stop.requested
         send(number)
-        assert stop.made
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             send(number)
         raise stopping.Stopped
 
 
-def test_a_request_that_the_loop_has_not_seen_interrupts_after_it():
-    with pytest.raises(KeyboardInterrupt) as caught, stopping.saving():
+def test_a_request_after_the_last_poll_interrupts_after_the_loop():
+    with pytest.raises(KeyboardInterrupt) as caught, stopping.graceful_stop():
         send(signal.SIGTERM)
     assert caught.type is KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):  # And no loop is asked any more.
+    with pytest.raises(KeyboardInterrupt):  # No loop is asked any more.
         send(signal.SIGTERM)
 
 
 def test_signals_are_counted():
-    before = stopping.signals()
+    before = stopping.signal_count()
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stopping.saving():
+    with pytest.raises(KeyboardInterrupt), stopping.graceful_stop():
         send(signal.SIGINT)
-    assert stopping.signals() == before + 2
+    assert stopping.signal_count() == before + 2
 
 
-def test_afterwards_a_signal_interrupts_again():
-    with pytest.raises(stopping.Stopped), stopping.saving() as stop:
+def test_a_signal_interrupts_again_after_a_graceful_stop():
+    with pytest.raises(stopping.Stopped), stopping.graceful_stop() as stop:
         send(signal.SIGTERM)
-        assert stop.made
+        assert stop.requested
         raise stopping.Stopped
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)

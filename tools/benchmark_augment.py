@@ -1,109 +1,125 @@
-"""How many images per second RandAugment makes: this project's, KerasCV's, Keras's and Pillow's.
+"""Measures the images per second of RandAugment: this project's, KerasCV's, Keras's and Pillow's.
 
     python -m tools.benchmark_augment [--sizes=32,224] [--batch_sizes=512,160] [--rounds=7]
 
 Two operations for each image, magnitude 9 of 30:
 
-- ours: `nsk.data.augment.rand_augment`, mapped over batches as training does it.
-- keras_cv: `keras_cv.layers.RandAugment`, mapped over single images, which it is faster at than at
-  batches. It has 10 of our 16 operations.
+- ours: `nsk.data.rand_augment`, mapped over batches as in training, with the operations of its
+  table that Pillow has, too.
+- keras_cv: `keras_cv.layers.RandAugment`, mapped over single images, which is faster than over
+  batches. It has 10 of these operations.
 - keras: `keras.layers.RandAugment`, mapped over batches; all images of a batch draw the same two.
-- pillow_2proc: our 16 operations in Pillow, in two processes that hold their images already. What
-  they make is not handed back, which a training would have to pay for.
+- pillow_2proc: the same operations in Pillow, in two processes that have the images in memory. The
+  results are not sent back, which would take more time in training.
 
-The images are parts of scikit-learn's two sample photographs, the same for all. The contenders take
-turns of about --seconds each; medians over the rounds. The last line is one JSON object.
+The images are crops of scikit-learn's two sample photographs, the same for all. The contenders run
+in turns of about --seconds each; the result is the median over the rounds. The last line is a JSON
+object.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import random
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from nsk.report.text_table import columns
+from nsk.data.randaugment_table import OPERATIONS, Strength
+from nsk.report.text_table import align_columns
 
-# Only functions import TensorFlow: Pillow's processes import this module, and do without.
+# Only functions import TensorFlow: Pillow's processes import this module, and do not need it.
 
-NUM_OPS, MAGNITUDE, MAX_LEVEL, FILL = 2, 9.0, 30.0, 128
+NUM_OPS, MAGNITUDE, MAX_LEVEL, FILL, TRANSLATE_SHARE = 2, 9.0, 30.0, 128, 0.45
 PROCESSES = 2
 BATCHES_HELD = 4
 
 
-def photographs(count, size):
-    """Random parts of the sample photographs, uint8 (count, size, size, 3)."""
+def photographs(count: int, size: int) -> np.ndarray:
+    """Random crops of the sample photographs, uint8 (count, size, size, 3)."""
     from sklearn.datasets import load_sample_images
 
-    generator, whole = np.random.default_rng(0), load_sample_images().images
-    parts = []
+    generator, originals = np.random.default_rng(0), load_sample_images().images
+    crops = []
     for number in range(count):
-        image = whole[number % len(whole)]
+        image = originals[number % len(originals)]
         top, left = (generator.integers(0, side - size + 1) for side in image.shape[:2])
-        parts.append(image[top : top + size, left : left + size])
-    return np.stack(parts)
+        crops.append(image[top : top + size, left : left + size])
+    return np.stack(crops)
 
 
-# The contenders: `seconds(num_images)` tells how long that many images take.
+# The contenders: `seconds(num_images)` measures the time of that many images.
+
+
+class Contender(Protocol):
+    def seconds(self, num_images: int) -> float:
+        """The time of augmenting this many images."""
+
+    def close(self) -> None:
+        """Stops the processes, if any."""
 
 
 class Dataset:
-    """What tf.data maps over the images, with the parallelism of training.
+    """A function mapped over the images by tf.data, with the parallelism of training.
 
     Args:
-        images: uint8 (batches, batch_size, size, size, 3), or (images, size, size, 3) where
-            `function` takes single images.
+        images: uint8 (batches, batch_size, size, size, 3), or (images, size, size, 3) if `function`
+            takes single images.
         function: of (number of the element, element).
-        images_of_element: int.
+        images_per_element: int.
     """
 
-    def __init__(self, images, function, images_of_element):
+    def __init__(self, images: np.ndarray, function: Callable, images_per_element: int):
         import tensorflow as tf
 
         self.elements = tf.data.Dataset.from_tensor_slices(images).repeat().enumerate()
-        self.function, self.images_of_element = function, images_of_element
+        self.function, self.images_per_element = function, images_per_element
 
-    def seconds(self, num_images):
-        from nsk.data import pipeline
+    def seconds(self, num_images: int) -> float:
+        from nsk.data.parallel_map import map_in_parallel
 
-        elements = self.elements.take(-(-num_images // self.images_of_element))
-        # Nothing is computed before the first element is asked for, but functions are traced.
-        iterator = iter(pipeline.made_ahead(elements, self.function))
+        elements = self.elements.take(-(-num_images // self.images_per_element))
+        # This traces the function, but computes nothing before the first element is requested.
+        iterator = iter(map_in_parallel(elements, self.function))
         started = time.perf_counter()
         for _ in iterator:
             pass
         return time.perf_counter() - started
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def ours(images):
+def ours(images: np.ndarray) -> Dataset:
     from nsk import noise
-    from nsk.data import augment
+    from nsk.data.image_operations import RandAugmentOptions
+    from nsk.data.rand_augment import rand_augment
 
     key = noise.key(0, "benchmark")
+    options = RandAugmentOptions(
+        num_ops=NUM_OPS,
+        magnitude=MAGNITUDE,
+        max_level=MAX_LEVEL,
+        operations=tuple(name for name in OPERATIONS if name in PILLOW_OPERATIONS),
+        translate_share=TRANSLATE_SHARE,
+        fill=FILL,
+    )
 
     def function(number, batch):
-        return augment.rand_augment(
-            batch,
-            noise.fold_in(key, number),
-            num_ops=NUM_OPS,
-            magnitude=MAGNITUDE,
-            max_level=MAX_LEVEL,
-            fill=FILL,
-        )
+        return rand_augment(batch, noise.fold_in(key, number), options)
 
     return Dataset(images, function, images.shape[1])
 
 
-def keras_cv(images):
+def keras_cv(images: np.ndarray) -> Dataset:
     import keras_cv
 
-    # The magnitude is given as a share and is not varied, and no operation is left out by chance.
+    # A constant magnitude, given as a share; no operation is skipped at random.
     layer = keras_cv.layers.RandAugment(
         value_range=(0, 255),
         augmentations_per_image=NUM_OPS,
@@ -114,7 +130,7 @@ def keras_cv(images):
     return Dataset(images.reshape(-1, *images.shape[2:]), lambda _, image: layer(image), 1)
 
 
-def keras(images):
+def keras(images: np.ndarray) -> Dataset:
     import keras
 
     layer = keras.layers.RandAugment(
@@ -124,20 +140,20 @@ def keras(images):
 
 
 class Pillow:
-    """Processes that hold all images and share them out among themselves."""
+    """Pillow in processes that each have all images in memory and augment an equal number."""
 
-    def __init__(self, images):
+    def __init__(self, images: np.ndarray):
         images = images.reshape(-1, *images.shape[2:])
-        # Not forked: TensorFlow's threads would not come along, but its locks would.
-        self.pool = multiprocessing.get_context("spawn").Pool(PROCESSES, _hold, [images])
+        # Not forked: TensorFlow's locks would be copied, but not its threads.
+        self.pool = multiprocessing.get_context("spawn").Pool(PROCESSES, _keep_images, [images])
 
-    def seconds(self, num_images):
+    def seconds(self, num_images: int) -> float:
         share = -(-num_images // PROCESSES)
         started = time.perf_counter()
-        self.pool.map(_augment_held, [share] * PROCESSES, chunksize=1)
+        self.pool.map(_augment_kept, [share] * PROCESSES, chunksize=1)
         return time.perf_counter() - started
 
-    def close(self):
+    def close(self) -> None:
         self.pool.terminate()
         self.pool.join()
 
@@ -145,73 +161,89 @@ class Pillow:
 CONTENDERS = {"ours": ours, "keras_cv": keras_cv, "keras": keras, "pillow_2proc": Pillow}
 
 
-# What Pillow's processes do.
+# The work of Pillow's processes.
 
 
-def pillow_operations(level, size):
-    """Our 16 operations on Pillow images, under the profile "increasing".
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    nearest, gray = Image.Resampling.NEAREST, (FILL,) * 3
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, nearest, fillcolor=gray)
+
+
+def _solarize_add(image: Image.Image, added: float) -> Image.Image:
+    return image.point([value + int(added) if value < 128 else value for value in range(256)] * 3)
+
+
+def _cutout(image: Image.Image, side: float, center: tuple[float, float]) -> Image.Image:
+    side = int(side)
+    left, top = (
+        int(share * length) - side // 2 for share, length in zip(center, image.size, strict=True)
+    )
+    image = image.copy()
+    image.paste((FILL,) * 3, (left, top, left + side, top + side))
+    return image
+
+
+# From an operation's name to a function of (image, amount, center), with the centre of cutout as
+# column and row in shares of the sides. Rows of the table without an entry are not compared.
+PILLOW_OPERATIONS = {
+    "auto_contrast": lambda image, *_: ImageOps.autocontrast(image),
+    "equalize": lambda image, *_: ImageOps.equalize(image),
+    "invert": lambda image, *_: ImageOps.invert(image),
+    "rotate": lambda image, degrees, _: image.rotate(
+        degrees, Image.Resampling.NEAREST, fillcolor=(FILL,) * 3
+    ),
+    "posterize": lambda image, bits, _: ImageOps.posterize(image, int(bits)),
+    "solarize": lambda image, threshold, _: ImageOps.solarize(image, threshold),
+    "color": lambda image, factor, _: ImageEnhance.Color(image).enhance(factor),
+    "contrast": lambda image, factor, _: ImageEnhance.Contrast(image).enhance(factor),
+    "brightness": lambda image, factor, _: ImageEnhance.Brightness(image).enhance(factor),
+    "sharpness": lambda image, factor, _: ImageEnhance.Sharpness(image).enhance(factor),
+    "shear_x": lambda image, shear, _: _affine(image, 1, shear, 0, 0, 1, 0),
+    "shear_y": lambda image, shear, _: _affine(image, 1, 0, 0, shear, 1, 0),
+    "translate_x": lambda image, pixels, _: _affine(image, 1, 0, pixels, 0, 1, 0),
+    "translate_y": lambda image, pixels, _: _affine(image, 1, 0, 0, 0, 1, pixels),
+    "solarize_add": lambda image, added, _: _solarize_add(image, added),
+    "cutout": _cutout,
+}
+
+
+def pillow_operations(level: float, size: int) -> dict[str, Callable]:
+    """The operations of the table on Pillow images, under the profile "increasing".
 
     Args:
-        level: float in [0, 1], the strength.
-        size: int, side of the images in pixels.
+        level: in [0, 1], the strength.
+        size: side of the images, pixels.
 
     Returns:
-        dict from an operation's name to a function of (image, sign, center), the centre being
-        cutout's column and row as shares of the sides.
+        dict from an operation's name to a function of (image, sign, center), see
+        `PILLOW_OPERATIONS`.
     """
-    gray, nearest = (FILL,) * 3, Image.Resampling.NEAREST
-    move, hole = 0.45 * level * size, round(0.36 * level * size)
-    brighter = [value + int(110 * level) if value < 128 else value for value in range(256)]
 
-    def affine(x, y, move_x, move_y):
-        """x and y: of the shears."""
+    def amount(name, sign):
+        if OPERATIONS[name].amount is None:
+            return 0.0
+        strength = Strength(level, sign, size, size, TRANSLATE_SHARE)
+        return float(OPERATIONS[name].amount.function("increasing")(np, strength))
 
-        def apply(image, sign, _):
-            matrix = (1, x * sign, move_x * sign, y * sign, 1, move_y * sign)
-            return image.transform(
-                image.size, Image.Transform.AFFINE, matrix, nearest, fillcolor=gray
-            )
-
-        return apply
-
-    def enhance(enhancer):
-        return lambda image, sign, _: enhancer(image).enhance(1 + 0.9 * level * sign)
-
-    def cutout(image, _, center):
-        left, top = (int(share * size) - hole // 2 for share in center)
-        image = image.copy()
-        image.paste(gray, (left, top, left + hole, top + hole))
-        return image
+    def apply(name, amounts, image, sign, center):
+        return PILLOW_OPERATIONS[name](image, amounts[int(sign)], center)
 
     return {
-        "auto_contrast": lambda image, *_: ImageOps.autocontrast(image),
-        "equalize": lambda image, *_: ImageOps.equalize(image),
-        "invert": lambda image, *_: ImageOps.invert(image),
-        "rotate": lambda image, sign, _: image.rotate(30 * level * sign, nearest, fillcolor=gray),
-        "posterize": lambda image, *_: ImageOps.posterize(image, 8 - round(4 * level)),
-        "solarize": lambda image, *_: ImageOps.solarize(image, 256 * (1 - level)),
-        "color": enhance(ImageEnhance.Color),
-        "contrast": enhance(ImageEnhance.Contrast),
-        "brightness": enhance(ImageEnhance.Brightness),
-        "sharpness": enhance(ImageEnhance.Sharpness),
-        "shear_x": affine(0.3 * level, 0, 0, 0),
-        "shear_y": affine(0, 0.3 * level, 0, 0),
-        "translate_x": affine(0, 0, move, 0),
-        "translate_y": affine(0, 0, 0, move),
-        "solarize_add": lambda image, *_: image.point(brighter * 3),
-        "cutout": cutout,
+        name: functools.partial(apply, name, {sign: amount(name, sign) for sign in (-1, 1)})
+        for name in OPERATIONS
+        if name in PILLOW_OPERATIONS
     }
 
 
-def _hold(images):
-    global held, operations
-    held = [Image.fromarray(image) for image in images]
+def _keep_images(images: np.ndarray) -> None:
+    global kept, operations
+    kept = [Image.fromarray(image) for image in images]
     operations = list(pillow_operations(MAGNITUDE / MAX_LEVEL, images.shape[1]).values())
 
 
-def _augment_held(count):
+def _augment_kept(count: int) -> None:
     for number in range(count):
-        image = held[number % len(held)]
+        image = kept[number % len(kept)]
         for operation in random.choices(operations, k=NUM_OPS):
             center = random.random(), random.random()
             image = operation(image, random.choice((-1, 1)), center)
@@ -220,14 +252,16 @@ def _augment_held(count):
 # The measurement.
 
 
-def compare(contenders, batch_size, seconds, rounds):
-    """Images per second of each contender, in turns.
+def compare(
+    contenders: dict[str, Contender], batch_size: int, seconds: float, rounds: int
+) -> dict[str, float]:
+    """Measures the images per second of each contender, in turns.
 
     Args:
-        contenders: dict from a name to an object with `seconds(num_images)`.
-        batch_size: int, images that a turn has at least.
-        seconds: float, how long a turn takes, about.
-        rounds: int.
+        contenders: dict from a name to its contender.
+        batch_size: the smallest number of images in a turn.
+        seconds: approximate duration of a turn.
+        rounds: number of turns of each contender.
 
     Returns:
         dict from a name to the median over the rounds.
@@ -244,9 +278,9 @@ def compare(contenders, batch_size, seconds, rounds):
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     def integers(text):
-        return [int(one) for one in text.split(",")]
+        return [int(number) for number in text.split(",")]
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -255,15 +289,15 @@ def main(arguments=None):
     parser.add_argument(
         "--batch_sizes", type=integers, default=[512, 160], help="images in a batch, for each size"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each that are timed")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn, about")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="those that take part")
+    parser.add_argument("--rounds", type=int, default=7, help="timed turns of each contender")
+    parser.add_argument("--seconds", type=float, default=2.0, help="approximate duration of a turn")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="contenders to compare")
     options = parser.parse_args(arguments)
     names = options.contenders.split(",")
     if set(names) - set(CONTENDERS):
         parser.error(f"--contenders={options.contenders}: expected some of {', '.join(CONTENDERS)}")
     if len(options.sizes) != len(options.batch_sizes):
-        parser.error("--sizes and --batch_sizes: expected one batch size for each size")
+        parser.error("--sizes and --batch_sizes: expected a batch size for each size")
 
     results = {}
     for size, batch_size in zip(options.sizes, options.batch_sizes, strict=True):
@@ -277,16 +311,16 @@ def main(arguments=None):
     print(json.dumps({"images_per_second": results}))
 
 
-def table(results, names):
-    """Lines of a table: images per second at each size, and how many times as many ours are."""
+def table(results: dict[int, dict[str, float]], names: Sequence[str]) -> list[str]:
+    """Lines of a table: images per second at each size, and the factor of ours."""
     rows = [("images per second", *(cell for size in results for cell in (f"{size} px", "ours x")))]
     for name in names:
         row = [name]
         for speeds in results.values():
-            times = f"{speeds['ours'] / speeds[name]:.1f}" if "ours" in speeds else ""
-            row += [f"{speeds[name]:,.0f}", times]
+            factor = f"{speeds['ours'] / speeds[name]:.1f}" if "ours" in speeds else ""
+            row += [f"{speeds[name]:,.0f}", factor]
         rows.append(tuple(row))
-    return columns(rows, left=1)
+    return align_columns(rows, left=1)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Memory of streaming an epoch from shards, over 1, 4 and 16 copies of the same data.
+"""Peak memory of streaming an epoch from shards, for 1, 4 and 16 copies of the same data.
 
     python -m tools.benchmark_memory [--copies=1,4,16] [--images=16384]
 
-Each size is streamed in a process of its own, which reads every image once, with crop, flip and
-RandAugment, and tells the most memory that it held (`ru_maxrss`). The last line is one JSON object.
+Each size is streamed in a separate process, which reads every image once, with crop, flip and
+RandAugment, and reports its peak memory (`ru_maxrss`). The last line is a JSON object.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data import perturb, pipeline, records, shards
-from nsk.data.streams import ShardStream
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.shard_stream import ShardStream
 
 SIDE = 32
 IMAGES_PER_SHARD = 1024
@@ -29,8 +32,8 @@ BATCH_SIZE = 256
 WINDOW_MEBIBYTES = 16
 
 
-def write_shards(folder, count):
-    """Noise images as PNG, about 3 KB each: a `ShardSet`."""
+def write_shards(folder: Path, count: int) -> shards.ShardSet:
+    """Writes random images as PNGs of about 3 KB each."""
     random = np.random.default_rng(0)
     with shards.ShardWriter(folder, "images", ["only"], IMAGES_PER_SHARD) as writer:
         for number in range(count):
@@ -40,8 +43,8 @@ def write_shards(folder, count):
     return shards.ShardSet.load(folder)
 
 
-def link_copies(shard_set, folder, copies):
-    """A shard set with every shard so many times, without repeating a byte on disk."""
+def link_copies(shard_set: shards.ShardSet, folder: Path, copies: int) -> None:
+    """Makes a shard set that repeats every shard `copies` times, by hard links."""
     folder.mkdir()
     files = []
     for copy in range(copies):
@@ -52,13 +55,13 @@ def link_copies(shard_set, folder, copies):
     shards.write_manifest(folder, "images", shard_set.class_names, files)
 
 
-def stream(folder):
-    """Streams one epoch; dict of `images` and `peak_mebibytes`."""
+def stream(folder: Path) -> dict[str, int]:
+    """Streams an epoch; dict of `images` and `peak_mebibytes`."""
+    options = RandAugmentOptions(num_ops=2, magnitude=9.0)
+    image_noise = ImageNoise(crop_padding=4, flip=True, rand_augment=options)
+    perturb_images = functools.partial(perturb.perturb, image_size=SIDE, image_noise=image_noise)
 
-    options = {"crop_padding": 4, "flip": True, "num_ops": 2, "magnitude": 9.0}
-    noisy = functools.partial(perturb.perturb, image_size=SIDE, **options)
-
-    one = ShardStream(
+    labeled = ShardStream(
         "labeled",
         (shards.ShardSet.load(folder),),
         lambda parsed: tf.one_hot(parsed["label"], 1),
@@ -66,19 +69,19 @@ def stream(folder):
         BATCH_SIZE,
         WINDOW_MEBIBYTES * pipeline.MEBIBYTE,
     )
-    steps = one.epoch_size // BATCH_SIZE
-    for _ in pipeline.training_batches((one,), noise.key(0), noisy, SIDE, 0, steps):
+    steps = labeled.epoch_size // BATCH_SIZE
+    for _ in pipeline.training_batches((labeled,), noise.key(0), perturb_images, SIDE, 0, steps):
         pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB.
-    return {"images": steps * BATCH_SIZE, "peak_mebibytes": round(peak)}
+    peak_mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # In KiB on Linux.
+    return {"images": steps * BATCH_SIZE, "peak_mebibytes": round(peak_mebibytes)}
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--copies", default="1,4,16", help="how often the data is repeated")
-    parser.add_argument("--images", type=int, default=16384, help="images in the data")
+    parser.add_argument("--copies", default="1,4,16", help="numbers of copies, comma-separated")
+    parser.add_argument("--images", type=int, default=16384, help="images in each copy")
     parser.add_argument("--stream", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.stream:
@@ -96,10 +99,11 @@ def main(arguments=None):
                 "tools.benchmark_memory",
                 f"--stream={folder}/{copies}",
             ]
-            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            results[copies] = one = json.loads(told.splitlines()[-1])
-            print(f"{copies:3d} x: {one['images']:,} images, at most {one['peak_mebibytes']:,} MiB")
-    print(json.dumps({"peak_mebibytes": {n: one["peak_mebibytes"] for n, one in results.items()}}))
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            result = json.loads(output.splitlines()[-1])
+            results[copies] = result["peak_mebibytes"]
+            print(f"{copies:3d} x: {result['images']:,} images, peak {results[copies]:,} MiB")
+    print(json.dumps({"peak_mebibytes": results}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,13 @@
 A step is forward, backward and an update of SGD with momentum, on one batch that stays in memory.
 The two alternate, and each ratio is of neighbours; medians over the rounds. The last line is one
 JSON object; `ratio` above 1 means that ours is faster.
+
+    python -m tools.benchmark_models --device=gpu [--parts=resnet20,efficientnet_b0]
+        [--ways=compiled_bf16,pytorch_bf16] [--torch_python=python3]
+
+times ResNet-20, ResNet-38 (dropout and stochastic depth), WRN-28-2 (batch 512, 32 pixels) and
+EfficientNet-B0 (batch 256, 224 pixels) on the GPU, plain and compiled by XLA, in float32 (TF32
+where the card has it) and bf16, beside PyTorch: eager, bf16 autocast and bf16 `torch.compile`.
 """
 
 import argparse
@@ -25,8 +32,9 @@ import numpy as np
 import tensorflow as tf
 
 from nsk import models, noise
-from nsk.distributed import strategy as strategies
-from nsk.stages import training as train_stage
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
+from nsk.stages.training import trainable_parameters
 from nsk.store.files import num_cores
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
@@ -44,7 +52,7 @@ def make_batch(batch_size, image_size, num_classes):
     return images, random.integers(0, num_classes, batch_size)
 
 
-def our_steps(build, images, labels, num_classes, steps):
+def our_steps(build, images, labels, num_classes, steps, jit_compile="auto"):
     """Function of nothing that returns images per second of a network in our compiled steps.
 
     Args:
@@ -52,6 +60,7 @@ def our_steps(build, images, labels, num_classes, steps):
         images, labels: as of `make_batch`.
         num_classes: int.
         steps: int, training steps in a turn.
+        jit_compile: of `Trainer`.
     """
     batch_size = len(images)
     recipe = Recipe(
@@ -59,7 +68,8 @@ def our_steps(build, images, labels, num_classes, steps):
         batch_sizes={"labeled": batch_size},
         momentum=MOMENTUM,
     )
-    trainer = Trainer(build, recipe, noise.key(0, "benchmark"), strategies.make_strategy("one"))
+    runtime = Runtime.from_strategy(make_strategy("one"))
+    trainer = Trainer(build, recipe, noise.key(0, "benchmark"), runtime, jit_compile)
     stream = {
         "image": tf.constant(images),
         "target": tf.one_hot(labels, num_classes),
@@ -119,7 +129,7 @@ def benchmark_pytorch(name, batch_size, rounds, steps):
     run = torch_networks.TrainingSteps(
         name, images, labels, LEARNING_RATE, MOMENTUM, threads=num_cores()
     )
-    ours = train_stage.trainable_parameters(build())
+    ours = trainable_parameters(build())
     if run.num_parameters != ours:
         raise SystemExit(f"{name} has {run.num_parameters:,} parameters there, {ours:,} here.")
 
@@ -133,24 +143,62 @@ def benchmark_pytorch(name, batch_size, rounds, steps):
     return summarize(f"{name}, 32 pixels", pairs, "ours", "PyTorch")
 
 
+def _on_gpu(parser, options):
+    """The benchmark of `--device=gpu`."""
+    from tools import benchmark_gpu  # It imports this module.
+
+    known = {"parts": benchmark_gpu.PARTS, "ways": benchmark_gpu.OURS | benchmark_gpu.PYTORCH}
+    chosen = {}
+    for option, names in known.items():
+        given = getattr(options, option)
+        chosen[option] = given.split(",") if given else list(names)
+        if not set(chosen[option]) <= set(names):
+            parser.error(f"--{option}={given}: expected some of {','.join(names)}.")
+    benchmark_gpu.run(
+        **chosen,
+        rounds=options.rounds,
+        steps=options.steps or 50,
+        torch_python=options.torch_python,
+        sizes=json.loads(options.gpu_sizes),
+    )
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=("auto", "cpu", "gpu"),
+        help="auto: a GPU if there is one",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="alternations that are timed")
-    parser.add_argument("--steps", type=int, default=5, help="training steps in a turn")
-    parser.add_argument("--parts", default=",".join(PARTS), help="what ours are compared with")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="training steps in a turn; 0: 5, on a GPU 50"
+    )
+    parser.add_argument(
+        "--parts", default="", help="what ours are compared with; on a GPU: networks; empty: all"
+    )
+    parser.add_argument("--ways", default="", help="on a GPU: ways to train; empty: all")
+    parser.add_argument("--torch_python", default="python3", help="on a GPU: has PyTorch")
+    parser.add_argument(
+        "--gpu_sizes", default="{}", help='on a GPU: JSON of other sizes, as {"batch_size": 64}'
+    )
     parser.add_argument("--image_size", type=int, default=224, help="of EfficientNet-B0, pixels")
     parser.add_argument("--large_batch", type=int, default=16, help="images for EfficientNet-B0")
     parser.add_argument("--batch", type=int, default=128, help="images for the others")
     parser.add_argument("--models", default="resnet20,wrn28_2", help="networks against PyTorch")
     options = parser.parse_args(arguments)
-    parts = options.parts.split(",")
+    has_gpu = options.device == "auto" and tf.config.list_physical_devices("GPU")
+    if options.device == "gpu" or has_gpu:
+        return _on_gpu(parser, options)
+    parts = options.parts.split(",") if options.parts else PARTS
     if not set(parts) <= set(PARTS):
         parser.error(f"--parts={options.parts}: expected some of {','.join(PARTS)}.")
     if "pytorch" in parts and importlib.util.find_spec("torch") is None:
         parser.error("PyTorch is not installed: pip install torch, or give --parts=keras.")
-    results, turns = {}, (options.rounds, options.steps)
+    results, turns = {}, (options.rounds, options.steps or 5)
     if "keras" in parts:
         results["efficientnet_b0"] = benchmark_keras(
             options.image_size, options.large_batch, *turns

@@ -1,18 +1,19 @@
-"""What it costs that nothing is lost: checkpoints, checks, and the time to go on after a kill.
+"""Cost of fault tolerance: of checkpoints and checks, and the time to resume after a kill.
 
     python -m tools.benchmark_safety [--model=resnet9] [--rounds=5] [--steps=300]
 
-- Images per second of `Trainer.train` with everything on (checkpoints, checks that all is finite,
-  curves, an evaluation, looks for signals) against the bare compiled steps on the same batches. The
-  two alternate; each ratio is of neighbours. A checkpoint is due every --checkpoint_seconds, far
-  more often than by default.
-- How long a checkpoint stops training, and which share of the time that is at the default interval.
+- Images per second of `Trainer.train` with everything on (checkpoints, checks for finite values,
+  curves, an evaluation, polling for signals) and of only the compiled steps on the same batches.
+  The two alternate, and ratios are of adjacent measurements. A checkpoint is written every
+  --checkpoint_seconds, far more often than by default.
+- How long a checkpoint pauses training, and the fraction of the time at the default interval.
 - Seconds from the start of `python -m nsk.main` to the end of the first new step after a kill.
 
-The last line is one JSON object.
+The last line is a JSON object.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -20,22 +21,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nsk.config.config import Config
-from nsk.distributed import strategy as strategies
-from nsk.stages import training as train_stage
+from nsk.data.shards import ShardSet
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
+from nsk.stages import training
+from nsk.stages.input_streams import make_batches
 from nsk.training.checkpoint import Checkpoints
+from nsk.training.trainer import Trainer
 from tools import chaos
 from tools.benchmark_training import (
-    SECONDS_TO_FILL,
+    BUFFER_SECONDS,
     alternate,
     make_job,
     summarize,
     write_shards,
 )
 
-# Runs nsk.main until the first call of training steps has returned.
+# Runs nsk.main until the first training steps have ended.
 UNTIL_FIRST_STEP = """
 import os, sys, time
 from nsk.training import trainer
@@ -48,31 +54,40 @@ def timed(self, batches, first_step, count):
     os._exit(0)
 
 trainer.Trainer.call_steps = timed
-from absl import app
 from nsk import main
-main.define_flags()
-app.run(main.run_main, flags_parser=main.parse_flags)
+main.console()
 """
 
 
-def make_trainer(model, steps, sets, folder):
-    """(trainer, its make_batches), of a student's job with all the noise, in memory."""
-    job = make_job(model, "memory", sets, folder)
-    job.settings["train"]["train_steps"] = steps
-    streams = train_stage.make_streams(job)
-    trainer = train_stage.make_trainer(job, streams, strategies.make_strategy("one"))
-    make_batches = train_stage.make_batches(job.settings, streams)
-    return trainer, make_batches, train_stage.make_evaluation(job, trainer.published_model)
+def make_trainer(
+    model: str, steps: int, shard_sets: dict[str, ShardSet], folder: Path
+) -> tuple[Trainer, Callable, Callable]:
+    """(trainer, its make_batches, its evaluate) of a student with all noise, cached in memory."""
+    job = make_job(model, "memory", shard_sets, folder)
+    train = job.settings.train.with_values(train_steps=steps)
+    settings = dataclasses.replace(job.settings, train=train)
+    job = dataclasses.replace(job, settings=settings)
+    streams = job.streams
+    trainer = training.make_trainer(job, streams, Runtime.from_strategy(make_strategy("one")))
+    evaluate = training.make_evaluation(job, trainer.published_model)
+    return trainer, make_batches(settings, streams), evaluate
 
 
-def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoint_seconds):
-    """Images per second with everything on and of bare steps."""
+def benchmark_training(
+    trainer: Trainer,
+    make_batches: Callable,
+    evaluate: Callable,
+    folder: Path,
+    rounds: int,
+    checkpoint_seconds: float,
+) -> dict[str, float]:
+    """Images per second with everything on and of only the steps; see `summarize`."""
     num_steps, batch = trainer.recipe.num_steps, trainer.recipe.global_batch_size
-    written = []
+    num_checkpoints = []
 
-    def on():
+    def with_everything():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            time.sleep(SECONDS_TO_FILL)
+            time.sleep(BUFFER_SECONDS)
             result = trainer.train(
                 make_batches,
                 evaluate=evaluate,
@@ -82,12 +97,12 @@ def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoi
                 checkpoint_folder=Path(work) / "checkpoints",
                 checkpoint_seconds=checkpoint_seconds,
             )
-            # The last ones' folders are numbered by their steps and stay.
-            written.append(len(list((Path(work) / "checkpoints").glob("step-*"))))
+            # Folders of the last checkpoints, numbered by step, are kept.
+            num_checkpoints.append(len(list((Path(work) / "checkpoints").glob("step-*"))))
         return num_steps * batch / result["seconds"]
 
-    def off():
-        time.sleep(SECONDS_TO_FILL)
+    def only_steps():
+        time.sleep(BUFFER_SECONDS)
         batches = trainer.iterate(make_batches, 0, num_steps)
         started = time.perf_counter()
         count = max(1, num_steps // 10)
@@ -95,14 +110,14 @@ def benchmark_training(trainer, make_batches, evaluate, folder, rounds, checkpoi
             trainer.call_steps(batches, step, min(count, num_steps - step))
         return num_steps * batch / (time.perf_counter() - started)
 
-    pairs = alternate(rounds, on, off)
-    if not min(written):
-        raise SystemExit("A turn has written no checkpoint: raise --steps.")
-    return summarize("training", pairs, "everything on", "bare steps")
+    pairs = alternate(rounds, with_everything, only_steps)
+    if not min(num_checkpoints):
+        raise SystemExit("A round has written no checkpoint: raise --steps.")
+    return summarize("training", pairs, "everything on", "only steps")
 
 
-def benchmark_checkpoints(trainer, folder, rounds):
-    """Seconds that a checkpoint stops training, its bytes, and the share at the interval."""
+def benchmark_checkpoints(trainer: Trainer, folder: Path, rounds: int) -> dict[str, float]:
+    """Pause for a checkpoint in seconds, its bytes, and the paused fraction of the time."""
     seconds = []
     for step in range(1, rounds + 1):
         checkpoints = Checkpoints(folder / "checkpoints", trainer.variables(), 0.0)
@@ -110,24 +125,24 @@ def benchmark_checkpoints(trainer, folder, rounds):
         seconds.append(checkpoints.seconds_spent)
         checkpoints.finish()
     last = max((folder / "checkpoints").glob("step-*"))
-    size = sum(one.stat().st_size for one in last.iterdir())
+    size = sum(file.stat().st_size for file in last.iterdir())
     interval = 60 * Config.from_values({"train_steps": [1]}).run.checkpoint_minutes
-    stop = statistics.median(seconds)
+    pause = statistics.median(seconds)
     print(
-        f"A checkpoint of {size / 2**20:.1f} MiB stops training for {1000 * stop:.0f} ms, "
-        f"{stop / interval:.4%} of the time at one every {interval:.0f} s"
+        f"A checkpoint of {size / 2**20:.1f} MiB pauses training for {1000 * pause:.0f} ms, "
+        f"{pause / interval:.4%} of the time at one per {interval:.0f} s"
     )
-    return {"bytes": size, "stop_seconds": stop, "share_at_default": stop / interval}
+    return {"bytes": size, "pause_seconds": pause, "paused_fraction": pause / interval}
 
 
-def benchmark_restart(folder, rounds):
-    """Seconds until the first new step of a small run on digits that was killed."""
+def benchmark_restart(folder: Path, rounds: int) -> dict[str, float]:
+    """Seconds until the first new step of a small killed run on digits."""
     workdir, flags = folder / "run", f"{chaos.FLAGS} --train_images=1000000"
     with open(folder / "log", "w") as log:
         process = chaos.start(flags, workdir, log)
         while not list(workdir.glob("gen0/teacher-*.checkpoints/step-?????????")):
             if process.poll() is not None:
-                raise SystemExit(f"The run has ended by itself: see {log.name}.")
+                raise SystemExit(f"The run ended before it could be killed: see {log.name}.")
             time.sleep(0.05)
         process.kill()
         process.wait()
@@ -135,24 +150,24 @@ def benchmark_restart(folder, rounds):
     seconds = []
     for _ in range(rounds):
         environment = {**os.environ, "STARTED": str(time.time())}
-        outcome = subprocess.run(command, env=environment, capture_output=True, text=True)
-        step, needed = outcome.stdout.split()[-2:]
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True)
+        step, elapsed = completed.stdout.split()[-2:]
         if int(step) == 0:
-            raise SystemExit("The run did not go on from its checkpoint.")
-        seconds.append(float(needed))
-    needed = statistics.median(seconds)
-    print(f"From the start of the process to the end of the first new step: {needed:.1f} s")
-    return {"restart_seconds": needed}
+            raise SystemExit("The run did not resume from its checkpoint.")
+        seconds.append(float(elapsed))
+    restart = statistics.median(seconds)
+    print(f"From the start of the process to the end of the first new step: {restart:.1f} s")
+    return {"restart_seconds": restart}
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="resnet9")
-    parser.add_argument("--rounds", type=int, default=5, help="alternations that are timed")
-    parser.add_argument("--steps", type=int, default=300, help="training steps in a turn")
-    parser.add_argument("--checkpoint_seconds", type=float, default=10.0)
+    parser.add_argument("--model", default="resnet9", help="network that is trained")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
+    parser.add_argument("--steps", type=int, default=300, help="training steps per round")
+    parser.add_argument("--checkpoint_seconds", type=float, default=10.0, help="interval")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

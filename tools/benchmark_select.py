@@ -2,11 +2,12 @@
 
     python -m tools.benchmark_select [--rows=100000000] [--classes=1000] [--rows_per_file=1000000]
 
-Simulated score files of a saturated teacher: half of the images have the confidence 1.0, and the
-classes differ in size by three orders of magnitude. Each size (a hundredth, a tenth and all of
-`--rows`) is selected by the paper policy in a process of its own, which tells its time and the most
-memory that it held (`ru_maxrss`, imports included). DuckDB answers the same question in SQL: how
-many images each class keeps, and which, as a sum of their keys. The last line is one JSON object.
+The score files simulate a saturated teacher: half of the images have the confidence 1.0, and the
+sizes of the classes differ by three orders of magnitude. Each size (a hundredth, a tenth and all of
+`--rows`) is selected by the paper policy in a separate process, which reports its time and its peak
+memory (`ru_maxrss`, imports included). DuckDB computes the same selection in SQL, which is compared
+by the number and the sum of the keys of each class's selected images. The last line is a JSON
+object.
 """
 
 import argparse
@@ -27,16 +28,16 @@ MIN_CONFIDENCE = 0.3
 SEED = 0
 
 
-def write_scores(folder, rows, classes, rows_per_file):
-    """Score files with the columns that selection reads: `key`, `label`, `confidence`."""
+def write_score_files(folder, rows, classes, rows_per_file):
+    """Writes score files with the columns that selection reads: `key`, `label`, `confidence`."""
     folder.mkdir()
     for number, first in enumerate(range(0, rows, rows_per_file)):
         random = np.random.default_rng(number)
         count = min(rows_per_file, rows - first)
-        # Label c has a share of about 1 / sqrt(c).
+        # The share of label c is proportional to about 1 / sqrt(c).
         labels = (random.random(count) ** 2 * classes).astype(np.int32)
-        unsure = 1 / (1 + np.exp(-random.normal(1.0, 3.0, count)))
-        confidences = np.where(random.random(count) < 0.5, 1.0, unsure).astype(np.float32)
+        unsaturated = 1 / (1 + np.exp(-random.normal(1.0, 3.0, count)))
+        confidences = np.where(random.random(count) < 0.5, 1.0, unsaturated).astype(np.float32)
         columns = {
             "key": random.integers(0, 2**64, count, np.uint64),
             "label": labels,
@@ -47,24 +48,24 @@ def write_scores(folder, rows, classes, rows_per_file):
 
 
 def select_files(folder, output, classes):
-    """Selects as the stage does; dict of what came out and what it took."""
-    # Imported here, so that only this process's memory counts it.
-    from nsk.pseudo import policies as select
-    from nsk.pseudo import score_rows as rows_module
+    """Selects as the stage does; returns a dict of the result, the time and the memory."""
+    # Imported here so that only the memory of the measured process includes them.
+    from nsk.pseudo import score_rows
     from nsk.pseudo.engine import LOCAL
+    from nsk.pseudo.policies import apply_policy
 
     paths = sorted(folder.iterdir())
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     output.mkdir()
     started = time.perf_counter()
-    selection = select.select(
-        functools.partial(rows_module.scan, LOCAL, paths, "confidence"),
+    selection = apply_policy(
+        functools.partial(score_rows.scan, LOCAL, paths, "confidence"),
         "paper",
         thresholds=np.full(classes, MIN_CONFIDENCE, np.float32),
         seed=SEED,
         images_per_class=max(1, rows // classes // 2),
     )
-    rows_module.write_copies(LOCAL, selection, paths, "confidence", output)
+    score_rows.write_copies(LOCAL, selection, paths, "confidence", output)
     seconds = time.perf_counter() - started
     return {
         "rows": rows,
@@ -77,7 +78,7 @@ def select_files(folder, output, classes):
 
 
 def checksum(folder, output, classes):
-    """For each class the sum of the kept images' keys modulo 2^32, from the selection's files."""
+    """For each class the sum of the selected images' keys modulo 2^32, from the files of copies."""
     sums = np.zeros(classes, np.uint64)
     for path in sorted(folder.iterdir()):
         copies = pq.read_table(output / path.name)["copies"].to_numpy()
@@ -88,12 +89,12 @@ def checksum(folder, output, classes):
     return sums.tolist()
 
 
-def ask_duckdb(folder, classes, rows):
-    """(seconds, kept images of each class, checksum of each class) of the same question in SQL."""
+def select_with_duckdb(folder, classes, rows):
+    """Selects in SQL: (seconds, selected images of each class, checksum of each class)."""
     import duckdb
 
-    # The hash among equal confidences is the splitmix64 finaliser: products modulo 2^64.
-    from nsk.pseudo.radix_selection import stable_key
+    # The hash that orders equal confidences is the splitmix64 finaliser: products modulo 2^64.
+    from nsk.hashing import stable_key
 
     size = 2**64
 
@@ -128,11 +129,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=100_000_000, help="images that are scored")
+    parser.add_argument("--rows", type=int, default=100_000_000, help="number of scored images")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--rows_per_file", type=int, default=1_000_000)
     parser.add_argument(
-        "--duckdb_rows", type=int, default=10_000_000, help="largest size that DuckDB is asked"
+        "--duckdb_rows", type=int, default=10_000_000, help="largest size selected with DuckDB"
     )
     parser.add_argument("--select", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -143,21 +144,25 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         for rows in sorted({max(1, options.rows // part) for part in (100, 10, 1)}):
             scores, output = Path(folder) / f"scores-{rows}", Path(folder) / f"copies-{rows}"
-            write_scores(scores, rows, options.classes, options.rows_per_file)
+            write_score_files(scores, rows, options.classes, options.rows_per_file)
             command = [sys.executable, "-m", "tools.benchmark_select", "--select", scores, output]
             command.append(f"--classes={options.classes}")
-            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            results[rows] = one = json.loads(told.splitlines()[-1])
-            kept = one.pop("kept")
+            output_text = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
+            results[rows] = result = json.loads(output_text.splitlines()[-1])
+            kept = result.pop("kept")
             print(
-                f"{rows:,} rows: {one['seconds']:.1f} s, {one['rows_per_second']:,.0f} rows/s, at "
-                f"most {one['peak_rss_bytes'] / 2**20:,.0f} MiB; {sum(kept):,} kept"
+                f"{rows:,} rows: {result['seconds']:.1f} s, {result['rows_per_second']:,.0f} "
+                f"rows/s, peak memory {result['peak_rss_bytes'] / 2**20:,.0f} MiB; "
+                f"{sum(kept):,} kept"
             )
             if rows <= options.duckdb_rows:
-                seconds, *answer = ask_duckdb(scores, options.classes, rows)
-                one["duckdb_seconds"] = seconds
-                one["duckdb_agrees"] = answer == [kept, checksum(scores, output, options.classes)]
-                agrees = "agrees" if one["duckdb_agrees"] else "DOES NOT AGREE"
+                seconds, *selected = select_with_duckdb(scores, options.classes, rows)
+                expected = [kept, checksum(scores, output, options.classes)]
+                result["duckdb_seconds"] = seconds
+                result["duckdb_agrees"] = selected == expected
+                agrees = "agrees" if result["duckdb_agrees"] else "DOES NOT AGREE"
                 print(f"{rows:,} rows: DuckDB {seconds:.1f} s, {agrees}")
     largest = results[max(results)]
     print(

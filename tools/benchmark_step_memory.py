@@ -1,11 +1,11 @@
-"""What the ways to train with less memory save, and what they cost in time.
+"""Memory that each way of saving memory in training saves, and the time that it costs.
 
     python -m tools.benchmark_step_memory [--model=efficientnet_b0] [--image_size=224] [--batch=64]
 
-A process for each way: plain, `--accumulation_steps=4`, `--rematerialize` and `--precision=bf16`.
-Memory is the peak of the process beyond what it has before its first step, so that tracing counts;
-time is that of a step after the first one. Networks and batches must be large enough for
-activations to outweigh the graphs' own memory. The last line is one JSON object.
+Each of plain training, `--accumulation_steps=4`, `--rematerialize` and `--precision=bf16` runs in a
+separate process. Memory is the growth of the process' peak memory from before its first step on,
+which includes tracing; time is that of a step after the first. Networks and batches have to be
+large enough for activations to outweigh the memory of the graphs. The last line is a JSON object.
 """
 
 import argparse
@@ -14,14 +14,16 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from nsk.commands.preparation import hide_native_messages
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.text_table import columns
+from nsk.main import WRONG_INPUT, print_error
+from nsk.report.text_table import align_columns
 
-WAYS = {
+METHODS = {
     "plain": {},
     "accumulation_steps=4": {"accumulation_steps": 4},
     "rematerialize": {"rematerialize": True},
@@ -30,14 +32,17 @@ WAYS = {
 NUM_CLASSES, STEPS = 1000, 3
 
 
-def measure(model, image_size, batch_size, precision="float32", **recipe):
-    """{"mebibytes": memory beyond what there was before, "seconds": of a step} in this process."""
-    with native_messages_hidden():
+def measure(
+    model: str, image_size: int, batch_size: int, precision: str = "float32", **recipe
+) -> dict[str, float]:
+    """Trains in this process; dict of `mebibytes` of memory growth and `seconds` of a step."""
+    with hide_native_messages():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
     from nsk import models, noise
-    from nsk.distributed import strategy as strategies
+    from nsk.distributed.runtime import Runtime
+    from nsk.distributed.strategy import make_strategy
     from nsk.training.recipe import Recipe
     from nsk.training.trainer import Trainer
 
@@ -52,12 +57,12 @@ def measure(model, image_size, batch_size, precision="float32", **recipe):
             synchronized=synchronized,
         )
 
-    rates = np.full(STEPS, 0.01, np.float32)
+    learning_rates = np.full(STEPS, 0.01, np.float32)
     trainer = Trainer(
         build,
-        Recipe(rates, {"labeled": batch_size}, **recipe),
+        Recipe(learning_rates, {"labeled": batch_size}, **recipe),
         noise.key(0),
-        strategies.make_strategy("one"),
+        Runtime.from_strategy(make_strategy("one")),
     )
     batch = {
         "image": tf.zeros([batch_size, image_size, image_size, 3], tf.uint8),
@@ -65,12 +70,12 @@ def measure(model, image_size, batch_size, precision="float32", **recipe):
         "weight": tf.ones([batch_size]),
     }
     batches = iter(tf.data.Dataset.from_tensors((batch,)).repeat())
-    before = peak_mebibytes()
+    initial = peak_mebibytes()
     trainer.call_steps(batches, 0, 1)
     started = time.perf_counter()
     trainer.call_steps(batches, 1, STEPS - 1)
     seconds = (time.perf_counter() - started) / (STEPS - 1)
-    return {"mebibytes": round(peak_mebibytes() - before), "seconds": round(seconds, 2)}
+    return {"mebibytes": round(peak_mebibytes() - initial), "seconds": round(seconds, 2)}
 
 
 def _positive(text):
@@ -80,40 +85,44 @@ def _positive(text):
     return number
 
 
-def peak_mebibytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mebibytes() -> float:
+    """Peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # In KiB on Linux.
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="efficientnet_b0")
     parser.add_argument("--image_size", type=_positive, default=224, help="pixels")
-    parser.add_argument("--batch", type=_positive, default=64, help="images in a step, 4, 8, ...")
-    parser.add_argument("--way", choices=WAYS, help="measured in this process alone")
+    parser.add_argument("--batch", type=_positive, default=64, help="images per step")
+    parser.add_argument("--method", choices=METHODS, help="measure only this, in this process")
     options = parser.parse_args(arguments)
     settings = (options.model, options.image_size, options.batch)
     if options.batch % 4:
-        parser.error(f"--batch={options.batch} does not divide into 4 parts: give 4, 8, ...")
-    if options.way:
+        parser.error(f"--batch={options.batch} is not a multiple of 4: give 4, 8, ...")
+    if options.method:
         try:
-            print(json.dumps(measure(*settings, **WAYS[options.way])))
+            print(json.dumps(measure(*settings, **METHODS[options.method])))
         except UserError as error:
-            tell(str(error))
+            print_error(str(error))
             sys.exit(WRONG_INPUT)
         return
     results = {}
-    for way in WAYS:
-        command = [sys.executable, "-m", "tools.benchmark_step_memory", f"--way={way}"]
+    for method in METHODS:
+        command = [sys.executable, "-m", "tools.benchmark_step_memory", f"--method={method}"]
         flags = ("--model", "--image_size", "--batch")
         command += [f"{flag}={value}" for flag, value in zip(flags, settings, strict=True)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(done.returncode)  # It has told why.
-        results[way] = json.loads(done.stdout.splitlines()[-1])
-    rows = [(way, f"{one['mebibytes']:,}", f"{one['seconds']:.2f}") for way, one in results.items()]
-    print(*columns([("way", "MiB", "s a step"), *rows], left=1), sep="\n")
+        completed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if completed.returncode:
+            sys.exit(completed.returncode)  # It has printed the error.
+        results[method] = json.loads(completed.stdout.splitlines()[-1])
+    rows = [
+        (method, f"{result['mebibytes']:,}", f"{result['seconds']:.2f}")
+        for method, result in results.items()
+    ]
+    print(*align_columns([("method", "MiB", "s/step"), *rows], left=1), sep="\n")
     print(json.dumps(results))
 
 

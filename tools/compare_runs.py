@@ -1,8 +1,8 @@
-"""Prints a table over finished runs: what the teacher reached and what the chosen model reached.
+"""Compares the test accuracies of teachers and chosen students over finished runs.
 
     python -m tools.compare_runs runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
 
-Each argument is a workdir with a `summary.json`. The last line is one JSON object.
+Each argument is a workdir with a `summary.json`. The last line is a JSON object.
 """
 
 import argparse
@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, tell
-from nsk.report.text_table import columns
+from nsk.main import WRONG_INPUT, print_error
+from nsk.report.text_table import align_columns
 
 
 def read_summary(workdir):
-    """The summary of a finished run; UserError where there is none."""
+    """Reads the summary of a finished run; UserError if there is none."""
     path = Path(workdir) / "summary.json"
     try:
         return json.loads(path.read_text())
@@ -27,18 +27,18 @@ def read_summary(workdir):
 
 
 def compare(workdirs):
-    """Rows of (workdir, seed, teacher's test accuracy, chosen generation and its test accuracy)."""
+    """Rows of (workdir, seed, teacher's test accuracy, chosen generation, its test accuracy)."""
     rows = []
     for workdir in workdirs:
         summary = read_summary(workdir)
         try:
             best = summary["best"]["index"]
-            accuracies = [one["test"]["accuracy"] for one in summary["generations"]]
+            accuracies = [generation["test"]["accuracy"] for generation in summary["generations"]]
             rows.append((str(workdir), summary["seed"], accuracies[0], best, accuracies[best]))
         except (KeyError, IndexError, TypeError):
             raise UserError(
-                f"{Path(workdir) / 'summary.json'} is not that of a run: give the workdirs of "
-                "finished runs."
+                f"{Path(workdir) / 'summary.json'} is not the summary of a run: give the workdirs "
+                "of finished runs."
             ) from None
     return rows
 
@@ -67,14 +67,14 @@ def main(arguments=None):
     teacher = sum(row[2] for row in rows) / len(rows)
     chosen = sum(row[4] for row in rows) / len(rows)
     table.append(("mean", "", f"{teacher:.2%}", "", f"{chosen:.2%}", f"{chosen - teacher:+.2%}"))
-    print(*columns(table, left=1), sep="\n")
-    every = all(row[4] > row[2] for row in rows)
-    print(json.dumps({"teacher": teacher, "chosen": chosen, "every_run_gains": every}))
+    print(*align_columns(table, left=1), sep="\n")
+    every_run_gains = all(row[4] > row[2] for row in rows)
+    print(json.dumps({"teacher": teacher, "chosen": chosen, "every_run_gains": every_run_gains}))
 
 
 if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        tell(str(error))
+        print_error(str(error))
         sys.exit(WRONG_INPUT)

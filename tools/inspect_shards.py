@@ -1,42 +1,54 @@
-"""What is in shard sets: counts, classes, checksums, and a PNG sheet of images with their labels.
+"""Inspects shard sets: counts, classes, checksums, and a PNG sheet of images with their labels.
 
     python -m tools.inspect_shards FOLDER [--classes] [--verify] [--sheet=shards.png]
         [--num_images=40]
 
 FOLDER is a shard set, or a folder of several, such as a run's workdir. `--classes` reads every
 record and counts each class's rows in an epoch, in all shard sets with labels. `--verify` reads
-every record and, where a shard set belongs to a finished stage, compares every file with its
-SHA-256: what is damaged is named, and the exit code is 2. The sheet shows images of the first
-shard set, evenly taken from it: what each is called, and for a pseudo-label its confidence and
-copies.
+every record and, if a shard set belongs to a finished stage, compares every file with its SHA-256:
+damaged files are listed, and the exit code is 2. The sheet shows images at equal distances in the
+first shard set, with their class names, and the confidence and copies of pseudo-labels.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from nsk.commands.preparation import hide_native_messages
 from nsk.errors import UserError
-from nsk.main import WRONG_INPUT, native_messages_hidden, tell
-from nsk.report.text_table import columns
+from nsk.main import WRONG_INPUT, print_error
+from nsk.report.text_table import align_columns
 from nsk.store import folders as stage
+from nsk.store.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nsk.data.shards import ShardSet
 
 ROW_LENGTH = 8
 CELL_SIDE = 96
 
 
-def find_sets(folder):
-    """The shard sets in a folder and below it: list of `ShardSet`s.
+def find_sets(folder: Path) -> list[ShardSet]:
+    """Finds the shard sets in a folder and below it.
 
     Raises:
-        UserError: there is none, or one is incomplete.
+        UserError: there is none, or a shard set is incomplete.
     """
     from nsk.data.shards import MANIFEST, ShardSet
 
     manifests = sorted(folder.rglob(MANIFEST))
     if not manifests and next(folder.rglob("*.parquet"), None):
         raise UserError(
-            f"{folder} holds Parquet files, as scores, selections and evaluations do, and no shard "
-            "set: read them with pandas or DuckDB, as README shows."
+            f"{folder} holds no shard set, but Parquet files, such as scores, selections or "
+            "evaluations: read them with pandas or DuckDB, see README."
         )
     if not manifests:
         raise UserError(
@@ -46,7 +58,7 @@ def find_sets(folder):
     return [ShardSet.load(path.parent) for path in manifests]
 
 
-def describe(shard_set):
+def describe(shard_set: ShardSet) -> tuple[str, ...]:
     """(name, kind, shards, records, images, rows in an epoch, MiB) of a shard set, as strings."""
     size = sum(path.stat().st_size for path in shard_set.paths)
     return (
@@ -60,9 +72,8 @@ def describe(shard_set):
     )
 
 
-def class_counts(shard_set):
-    """Rows of each class in an epoch: int64 array of shape (num_classes,)."""
-    import numpy as np
+def class_counts(shard_set: ShardSet) -> np.ndarray:
+    """Counts the rows of each class in an epoch: int64 array (num_classes,)."""
     import tensorflow as tf
 
     from nsk.data import records
@@ -77,35 +88,36 @@ def class_counts(shard_set):
     counts = np.zeros(shard_set.num_classes, np.int64)
     with shard_set.naming_broken_shards():
         for labels, copies in shard_set.read().batch(256).map(parse).as_numpy_iterator():
-            known = labels >= 0
-            np.add.at(counts, labels[known], copies[known])
+            is_labeled = labels >= 0
+            np.add.at(counts, labels[is_labeled], copies[is_labeled])
     return counts
 
 
-def class_tables(sets, folder):
-    """Lines of tables of `class_counts`: one for all sets of the same classes, a column for each.
+def class_tables(sets: Sequence[ShardSet], folder: Path) -> Iterator[str]:
+    """Yields the lines of tables of `class_counts`.
 
-    Sets without labels are left out.
+    Shard sets with the same classes are columns of the same table; those without labels are left
+    out.
     """
     counts = {shard_set: class_counts(shard_set) for shard_set in sets}
     tables = {}
-    for shard_set, of_set in counts.items():
-        if of_set.any():
-            tables.setdefault(shard_set.class_names, []).append((shard_set.folder, of_set))
-    for class_names, columns_of in tables.items():
-        rows = [("class", *(_below(one, folder) for one, _ in columns_of))]
+    for shard_set, set_counts in counts.items():
+        if set_counts.any():
+            tables.setdefault(shard_set.class_names, []).append((shard_set.folder, set_counts))
+    for class_names, set_columns in tables.items():
+        rows = [("class", *(_relative_name(path, folder) for path, _ in set_columns))]
         for index, name in enumerate(class_names):
-            rows.append((name, *(f"{of_set[index]:,}" for _, of_set in columns_of)))
+            rows.append((name, *(f"{set_counts[index]:,}" for _, set_counts in set_columns)))
         yield ""
-        yield from columns(rows, left=1)
+        yield from align_columns(rows, left=1)
 
 
-def _below(path, folder):
+def _relative_name(path: Path, folder: Path) -> str:
     return path.name if path == folder else path.relative_to(folder).as_posix()
 
 
-def damages(shard_set):
-    """A line for every file of a shard set that is damaged: records, counts, copies, checksum."""
+def find_damage(shard_set: ShardSet) -> list[str]:
+    """A line for every damaged file of a shard set: its records, counts, copies or checksum."""
     from nsk.data import records
 
     found = {}
@@ -121,21 +133,21 @@ def damages(shard_set):
         except UserError as error:
             found[path.resolve()] = str(error)
     folder = shard_set.folder.resolve()
-    finished = [one for one in (folder, *folder.parents) if (one / stage.MANIFEST).is_file()]
+    finished = [path for path in (folder, *folder.parents) if (path / MANIFEST).is_file()]
     if finished:
         for path, reason in stage.damages(finished[0]):
             if path.is_relative_to(folder):
-                told = found.get(path)
-                found[path] = f"{told} ({reason})" if told else f"{path}: {reason}"
+                known = found.get(path)
+                found[path] = f"{known} ({reason})" if known else f"{path}: {reason}"
     return list(found.values())
 
 
-def examples(shard_set, num_images):
-    """(encoded image, name, what else is known) of images evenly taken from a shard set."""
+def examples(shard_set: ShardSet, num_images: int) -> Iterator[tuple[bytes, str, str]]:
+    """Yields (encoded image, class name, confidence and copies) at equal distances in the set."""
     from nsk.data import records
 
-    every = max(1, shard_set.num_records // num_images)
-    dataset = shard_set.read().shard(every, 0).take(num_images).batch(num_images)
+    distance = max(1, shard_set.num_records // num_images)
+    dataset = shard_set.read().shard(distance, 0).take(num_images).batch(num_images)
     with shard_set.naming_broken_shards():
         (serialized,) = dataset
     if shard_set.kind == "pseudo":
@@ -145,20 +157,20 @@ def examples(shard_set, num_images):
     parsed = {name: value.numpy() for name, value in parsed.items()}
     for row, encoded in enumerate(parsed["encoded"]):
         label = parsed["label"][row]
-        name, more = "?" if label < 0 else shard_set.class_names[label], ""
+        name, details = "?" if label < 0 else shard_set.class_names[label], ""
         if shard_set.kind == "pseudo":
-            more = f" {parsed['confidence'][row]:.3f} x{parsed['copies'][row]}"
-        yield encoded, name, more
+            details = f" {parsed['confidence'][row]:.3f} x{parsed['copies'][row]}"
+        yield encoded, name, details
 
 
-def make_sheet(shard_set, num_images):
-    """A Pillow image of the shard set's images, each above what it is called."""
-    from nsk.data import records
-    from tools.show_augment import draw_sheet, fitted
+def make_sheet(shard_set: ShardSet, num_images: int) -> Image.Image:
+    """Draws images of the shard set, each above its class name."""
+    from nsk.data.decoding import decode_image
+    from tools.show_augment import draw_sheet, shortened
 
     cells = [
-        (fitted(name, CELL_SIDE, more), records.decode_image(encoded, CELL_SIDE).numpy()[None])
-        for encoded, name, more in examples(shard_set, num_images)
+        (shortened(name, CELL_SIDE, details), decode_image(encoded, CELL_SIDE).numpy()[None])
+        for encoded, name, details in examples(shard_set, num_images)
     ]
     rows = [
         (
@@ -170,7 +182,7 @@ def make_sheet(shard_set, num_images):
     return draw_sheet(f"{shard_set.folder}, {shard_set.kind}", [""] * ROW_LENGTH, rows)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -186,13 +198,13 @@ def main(arguments=None):
         from tools.show_augment import check_png
 
         check_png("--sheet", options.sheet)
-    with native_messages_hidden():
+    with hide_native_messages():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
     sets = find_sets(options.folder)
     header = ("shard set", "kind", "shards", "records", "images", "rows an epoch", "MiB")
-    print(*columns([header, *map(describe, sets)], left=2), sep="\n")
+    print(*align_columns([header, *map(describe, sets)], left=2), sep="\n")
     if options.classes:
         print(*class_tables(sets, options.folder), sep="\n")
     if options.sheet:
@@ -200,23 +212,23 @@ def main(arguments=None):
         sheet.save(options.sheet)
         print(f"{options.sheet}: {sheet.width} x {sheet.height} pixels")
     if options.verify:
-        found = [line for shard_set in sets for line in damages(shard_set)]
+        found = [line for shard_set in sets for line in find_damage(shard_set)]
         for line in found:
             print(line)
-        of_sets = _count(len(sets), "shard set")
+        num_sets = _count(len(sets), "shard set")
         if found:
-            files, what = _count(len(found), "damaged file"), "it" if len(found) == 1 else "them"
-            raise UserError(f"{files} in {of_sets}: make {what} again.")
-        print(f"{of_sets}: every record and checksum is right.")
+            files, them = _count(len(found), "damaged file"), "it" if len(found) == 1 else "them"
+            raise UserError(f"{files} in {num_sets}: make {them} again.")
+        print(f"{num_sets}: all records and checksums are ok.")
 
 
-def _count(number, what):
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        tell(str(error))
+        print_error(str(error))
         sys.exit(WRONG_INPUT)

@@ -47,7 +47,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
 
     config, folder = runner.config, None
     if config.command.plan_images:
-        counts = ingest.state_images(*config.command.placeholder_counts).counts
+        counts = ingest.placeholder_counts(*config.command.placeholder_counts).counts
         validation.check_chain(runner, counts)
     else:
         images = ingestion.ingest_images(runner)
@@ -75,13 +75,13 @@ def print_plan(runner, counts, folder) -> dict[str, Any]:
 
 
 def _print(runner, counts, folder, rows, disk):
-    from nsk.report.text_table import columns
+    from nsk.report.text_table import align_columns
 
     lines = [
         *_images(counts, folder),
-        *columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
+        *align_columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
         "",
-        *columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
+        *align_columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
         *COST_LEGEND,
         *_not_counted(rows),
         f"Devices: {runner.runtime.strategy.num_replicas_in_sync}. Disk in {runner.workdir}, at "
@@ -121,7 +121,7 @@ def _rows(runner, counts, generation):
 
 def _row(runner, counts, role, settings):
     """One stage of training."""
-    from nsk.data import pipeline
+    from nsk.data import batch_blocks
 
     train, sizes, steps = settings.train, settings.batch_sizes, settings.num_steps
     parameters, cost = _network(
@@ -145,7 +145,7 @@ def _row(runner, counts, role, settings):
         "image_size": settings.image_size,
         "multiply_adds": cost.training,
         "activation_bytes": cost.activation_bytes * sum(sizes) // parts,
-        "batch_bytes": pipeline.bytes_of_batches(
+        "batch_bytes": batch_blocks.bytes_of_batches(
             sizes, settings.image_size, runner.workers.share, settings.mixes_images
         ),
         "unknown_layers": cost.unknown,
@@ -158,7 +158,7 @@ def _network(name, frozen_blocks, rematerialize, **settings):
     """(parameters, `Cost`) of a network, which may take seconds to build."""
     from nsk import models
     from nsk.models import blocks
-    from nsk.models.cost import cost_of
+    from nsk.models.cost import estimate_cost
     from nsk.stages.training import trainable_parameters
     from nsk.training import rematerialization
 
@@ -168,7 +168,7 @@ def _network(name, frozen_blocks, rematerialize, **settings):
         layer.trainable = False
     recomputed = rematerialize and blocks.block_names(model)
     segments = rematerialization.segments(model) if recomputed else ()
-    return parameters, cost_of(model, segments)
+    return parameters, estimate_cost(model, segments)
 
 
 def _epochs(selection, counts, role, steps, sizes):

@@ -61,6 +61,8 @@ def prepare_config(config: Config) -> None:
     _check_files(config)
     _check_engine(config)
     make_folder(config.workdir)
+    if config.run.compilation_cache:
+        keep_compiled_programs(Path(config.run.compilation_cache).expanduser())
     load_tensorflow()
     from nsk import models
     from nsk.models import weights
@@ -68,7 +70,7 @@ def prepare_config(config: Config) -> None:
     for name in config.chain.models:  # Now, not when a network is about to be trained.
         models.check_name(name)
     for path in config.init_paths:
-        weights.files_of(path)
+        weights.weight_files(path)
 
 
 def require_workdir(workdir: str) -> Path:
@@ -120,7 +122,22 @@ def _check_engine(config):
         )
     from nsk.pseudo import beam_engine
 
-    beam_engine.check_options(config.run.beam_options)
+    beam_engine.parse_beam_options(config.run.beam_options)
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Has XLA keep compiled programs and autotuning results in a folder for later processes.
+
+    XLA reads these variables once, when TensorFlow is imported. It compares a stored program with
+    the requested one, but not the machine that it was compiled on.
+    """
+    autotuning = folder / "autotuning"
+    make_folder(autotuning)
+    for variable, option in (
+        ("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={folder.absolute()}"),
+        ("XLA_FLAGS", f"--xla_gpu_per_fusion_autotune_cache_dir={autotuning.absolute()}"),
+    ):
+        os.environ[variable] = f"{os.environ.get(variable, '')} {option}".strip()
 
 
 def load_tensorflow() -> None:

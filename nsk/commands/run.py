@@ -22,8 +22,8 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     runner = prepare(values)
     from nsk import chain as decisions
     from nsk import self_training
-    from nsk.report import run_summary
-    from nsk.stages import pending as export
+    from nsk.report.run_report import report_run
+    from nsk.stages import export
 
     save_config(runner)
     images, chain = self_training.train_chain(runner)
@@ -31,7 +31,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     exported = export.export(runner, chain[best].model, images)
     if not runner.workers.is_chief:
         return None
-    return run_summary.report(runner.config, images, chain, best, exported, runner.all_reused)
+    return report_run(runner.config, images, chain, best, exported, runner.all_reused)
 
 
 def save_config(runner) -> None:

@@ -22,7 +22,7 @@ def execute(values: Mapping[str, Any]):
     reject_other_commands_settings("score", values)
     runner = prepare(values, _check)
     from nsk import self_training
-    from nsk.stages import pending as scoring
+    from nsk.stages import scoring
     from nsk.stages.runner import shard_set
 
     images, chain = self_training.train_generations(runner, runner.config.command.generation)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nsk.commands.preparation import prepare, reject_other_commands_settings, require_workdir
+from nsk.config.config import Config
 from nsk.errors import UserError
 
 
@@ -20,19 +21,19 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         UserError: the scores are not finished.
     """
     reject_other_commands_settings("select", values)
-    runner = prepare(values, _check)
-    from nsk.report import selection_table
-    from nsk.stages import pending as selection
+    runner = prepare(values, check)
+    from nsk.report.terminal import print_selection
+    from nsk.stages import selection
 
     images, scores = find_scores(runner)
     selected = selection.select(runner, runner.config.command.generation, scores, images)
-    return selection_table.report(images, scores, selected) if runner.workers.is_chief else None
+    return print_selection(images, scores, selected) if runner.workers.is_chief else None
 
 
 def find_scores(runner):
     """(images, scores for `--generation`), both finished `StageFolder`s; UserError if missing."""
     from nsk import self_training
-    from nsk.stages import pending as scoring
+    from nsk.stages import scoring
     from nsk.stages.runner import ReadOnlyRunner
 
     read_only = ReadOnlyRunner(runner.config, runner.runtime)
@@ -41,7 +42,8 @@ def find_scores(runner):
     return images, scoring.score(read_only, generation, chain[-1].model, images)
 
 
-def _check(config):
+def check(config: Config) -> None:
+    """UserError if there cannot be finished scores."""
     config.check_generation()
     if not require_workdir(config.run.workdir).is_dir():
         raise UserError(

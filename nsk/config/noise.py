@@ -3,26 +3,10 @@
 import dataclasses
 
 from nsk.config.fields import Section, equals, is_on, per_generation, setting
+from nsk.data.randaugment_table import OPERATIONS
 from nsk.errors import UserError
 
-RANDAUGMENT_OPERATIONS = (
-    "auto_contrast",
-    "equalize",
-    "invert",
-    "rotate",
-    "posterize",
-    "solarize",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "solarize_add",
-    "cutout",
-)
+RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
 # Data sets whose classes change under mirroring.
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
 

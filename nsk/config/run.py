@@ -24,6 +24,20 @@ class RunConfig(Section):
         "Name or gRPC address of the TPU; local: that of this machine.",
         used_if=equals("strategy", "tpu"),
     )
+    jit_compile: str = setting(
+        "auto",
+        "Compile training steps and predictions with XLA: auto: on GPUs and TPUs | on: also on the "
+        "CPU, where it is slower | off. What XLA cannot compile runs without it, and the log says "
+        "why.",
+        choices=("auto", "on", "off"),
+        changes_results=False,
+    )
+    compilation_cache: str = setting(
+        "",
+        "Folder for XLA's compiled programs and autotuning results, for later processes on the "
+        "same kind of machine and card; empty: none.",
+        changes_results=False,
+    )
     logical_devices: int = setting(
         0,
         "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "

@@ -1,8 +1,7 @@
-"""Random resized crops of encoded images, as ImageNet's training has them.
+"""Random resized crops of encoded images, as used for training on ImageNet.
 
-A JPEG is decoded only where it is cropped. The boxes are drawn for a whole batch from a key of
-`nsk.noise`, so that an image's box depends on the key, its position in the batch and its size
-alone.
+Of a JPEG only the cropped part is decoded. The boxes are drawn for a whole batch from a key of
+`nsk.noise`, so that an image's box only depends on the key, its position in the batch and its size.
 
 Reference: Szegedy et al., 2015 (arXiv 1409.4842); the boxes are those of torchvision's
 RandomResizedCrop.
@@ -19,7 +18,14 @@ RATIO = (3 / 4, 4 / 3)  # Width over height.
 
 
 @tf.autograph.experimental.do_not_convert
-def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, ratio=RATIO):
+def random_resized_crop(
+    encoded: tf.Tensor,
+    key: tf.Tensor,
+    image_size: int,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    ratio: tuple[float, float] = RATIO,
+) -> tf.Tensor:
     """Decodes a random part of each image and resizes it to a square.
 
     Args:
@@ -44,7 +50,7 @@ def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, r
 
     def crop(image):
         part = decode_and_crop(*image)
-        # Antialiasing changes nothing where no side shrinks, and takes four times as long.
+        # Antialiasing changes nothing if no side shrinks, and takes four times as long.
         shrinks = tf.reduce_any(tf.shape(part)[:2] > image_size)
         return tf.cond(shrinks, lambda: resize(part, True), lambda: resize(part, False))
 
@@ -52,25 +58,32 @@ def random_resized_crop(encoded, key, image_size, min_area=0.08, max_area=1.0, r
     return tf.map_fn(crop, (encoded, boxes), fn_output_signature=pixels)
 
 
-def crop_boxes(draws, heights, widths, min_area=0.08, max_area=1.0, ratio=RATIO):
+def crop_boxes(
+    draws: tf.Tensor,
+    heights: tf.Tensor,
+    widths: tf.Tensor,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    ratio: tuple[float, float] = RATIO,
+) -> tf.Tensor:
     """The first of several random boxes that fits into its image, for each image of a batch.
 
     Args:
-        draws: float32 (batch, attempts + 1, 2) in [0, 1): area and ratio of each attempt, and last
-            the place of the box.
+        draws: float32 (batch, attempts + 1, 2) in [0, 1): area and ratio of each attempt, and
+            finally the position of the box.
         heights, widths: int32 (batch,), pixels of the images.
-        min_area, max_area: floats in (0, 1], shares of the image's area between which a box's is
-            drawn uniformly.
-        ratio: two floats, width over height, between which a box's is drawn log-uniformly.
+        min_area, max_area: in (0, 1], the range of a box's area, as a share of the image's; drawn
+            uniformly.
+        ratio: the range of a box's width over height; drawn log-uniformly.
 
     Returns:
-        int32 (batch, 4): top, left, height and width of each box. Where no attempt fits, it is the
-        largest one in the middle whose width over height is within `ratio`.
+        int32 (batch, 4): top, left, height and width of each box. If no attempt fits, it is the
+        largest central box with a width over height within `ratio`.
     """
     if not 0 < min_area <= max_area <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise ValueError(
             f"min_area={min_area}, max_area={max_area}, ratio={ratio}: expected "
-            "0 < min_area <= max_area <= 1 and two rising ratios above 0."
+            "0 < min_area <= max_area <= 1 and two ratios above 0 in ascending order."
         )
     sizes = tf.stack([heights, widths], axis=1)
     full = tf.cast(sizes, tf.float32)
@@ -79,23 +92,23 @@ def crop_boxes(draws, heights, widths, min_area=0.08, max_area=1.0, ratio=RATIO)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     stretch = tf.exp((low + (high - low) * draws[:, :-1, 1]) / 2.0)
     largest = tf.minimum(full, full[:, ::-1] * [1.0 / ratio[0], ratio[1]])[:, None]
-    # The largest box within the ratios comes last and always fits.
+    # The largest box within the ratios is the last one and always fits.
     drawn = tf.round(tf.stack([sides / stretch, sides * stretch], axis=2))
     boxes = tf.concat([drawn, tf.maximum(tf.round(largest), 1.0)], axis=1)
     fits = tf.reduce_all((boxes >= 1.0) & (boxes <= full[:, None]), axis=2)
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1, output_type=tf.int32)
     chosen = tf.cast(tf.gather(boxes, first, batch_dims=1), tf.int32)
     room = sizes - chosen
-    anywhere = tf.cast(draws[:, -1] * tf.cast(room + 1, tf.float32), tf.int32)
+    drawn_corner = tf.cast(draws[:, -1] * tf.cast(room + 1, tf.float32), tf.int32)
     is_drawn = first < tf.shape(drawn)[1]
-    return tf.concat([tf.where(is_drawn[:, None], anywhere, room // 2), chosen], axis=1)
+    return tf.concat([tf.where(is_drawn[:, None], drawn_corner, room // 2), chosen], axis=1)
 
 
-def decode_and_crop(encoded, box):
+def decode_and_crop(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     """The part of a JPEG or PNG inside a box: uint8 (height, width, 3).
 
-    A JPEG's part is that of the whole image but for its outermost columns, whose colours are
-    interpolated from the part alone.
+    A JPEG's part equals that of the whole image except for its outermost columns, as their colours
+    are interpolated from the part only.
     """
 
     def from_jpeg():
@@ -109,18 +122,18 @@ def decode_and_crop(encoded, box):
     return tf.ensure_shape(tf.cond(_is_jpeg(encoded), from_jpeg, from_png), [None, None, 3])
 
 
-def _size(encoded):
-    """int32 (height, width), as the header of a JPEG or PNG tells it."""
+def _size(encoded: tf.Tensor) -> tf.Tensor:
+    """int32 (height, width) from the header of a JPEG or PNG."""
 
-    def of_jpeg():
+    def from_jpeg():
         return tf.image.extract_jpeg_shape(encoded)[:2]
 
-    def of_png():
+    def from_png():
         header = tf.strings.substr(encoded, 16, 8)
         return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
 
-    return tf.ensure_shape(tf.cond(_is_jpeg(encoded), of_jpeg, of_png), [2])
+    return tf.ensure_shape(tf.cond(_is_jpeg(encoded), from_jpeg, from_png), [2])
 
 
-def _is_jpeg(encoded):
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"

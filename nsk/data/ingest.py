@@ -1,46 +1,40 @@
 """Ingest: reads the sources, divides the images into splits and writes the shard sets.
 
-Every image is normalised once and spooled to disk, so that memory holds only ids, labels and pixel
-digests. Then the splits are decided (`nsk.data.splits`) and written.
+Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the splits are decided
+(`nsk.data.splits`) and written.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import io
-import itertools
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from absl import logging
-from PIL import Image
 
-from nsk.data import records, shards, sources
-from nsk.data.splits import FIXED_SEED, Images, choose_splits, hash_keys
-from nsk.errors import UserError
+from nsk.config.data import DataConfig
+from nsk.data import records, shards
+from nsk.data.image_index import ImageIndex
+from nsk.data.pools import Pool, open_pools
+from nsk.data.sources.folder import IMAGE_SUFFIXES
+from nsk.data.splits import FIXED_SEED, choose_splits, hash_keys
+from nsk.data.spool import read_external_teacher, read_image, spool_images
 from nsk.progress import Progress
-from nsk.store.files import num_cores
 
-# Encoded images in memory: so many, or as few as have together so many bytes.
-IMAGES_AT_ONCE, BYTES_AT_ONCE = 256, 2**28
-SECONDS_BETWEEN_LINES = 30.0
-NAMED = 10  # Most unreadable images that are named in a line.
-CORRUPT_NAMED = 100
-# Labelled images stand in many shards, though they be few, so that a stream over them and many
-# others can spread them over an epoch.
-LABELED_SHARDS, LABELED_IN_SHARD = 16, 16
+# Labelled images are written into many shards, even if they are few, so that a stream over them and
+# many others can spread them over an epoch.
+NUM_LABELED_SHARDS, MIN_LABELED_PER_SHARD = 16, 16
 
 
 @dataclasses.dataclass(frozen=True)
-class StatedImages:
-    """Numbers in the place of ingested images, for a plan of what is not there.
+class PlaceholderCounts:
+    """Placeholder counts for planning without data, in place of the ingest stage.
 
     Attributes:
-        counts: what `ingest` returns, as far as a plan needs it.
+        counts: as `ingest` returns them, as far as a plan needs them.
         path: None, since there is no folder.
     """
 
@@ -48,65 +42,54 @@ class StatedImages:
     path: None = None
 
 
-def state_images(labeled, unlabeled, num_classes):
-    """`StatedImages` of so many images and classes; those of dev and test are not stated."""
+def placeholder_counts(labeled: int, unlabeled: int, num_classes: int) -> PlaceholderCounts:
+    """`PlaceholderCounts` of these numbers of images and classes, without dev and test images."""
     images = {"labeled": labeled, "unlabeled": unlabeled, "dev": 0, "test": 0}
-    return StatedImages({"num_classes": num_classes, "images": images, "taught": unlabeled})
+    return PlaceholderCounts(
+        {"num_classes": num_classes, "images": images, "external_teacher": unlabeled}
+    )
 
 
-def ingest(config, seed, folder):
+def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
     """Writes the shard sets labeled, unlabeled, dev and test below `folder`.
 
-    The labels of unlabelled images, where the source knew them, go to
-    `sealed/unlabeled_truth.parquet` (id string, label int32, source_id string) and nowhere else:
-    where a source's ids may tell the labels, such an image's `id` is a digest of its `source_id`.
+    The labels of unlabelled images, if the source has them, are written to
+    `sealed/unlabeled_truth.parquet` (id string, label int32, source_id string) and nowhere else: if
+    a source's ids may reveal the labels, the `id` of such an image is a digest of its `source_id`.
 
     Args:
-        config: a `DataConfig`; its `split_seed` is not looked at.
-        seed: int, of the choice of labelled and dev images and of the order in the shards.
-        folder: path, made if needed.
+        config: the settings of the data; its `split_seed` is not used.
+        seed: of the choice of labelled and dev images and of the order in the shards.
+        folder: created if needed.
 
     Returns:
-        dict of `num_classes`, `class_names`, `image_side` (the shorter side in pixels where all
-        images have the same, else None), `image_sizes` (`smallest` and `largest` shorter side),
+        dict of `num_classes`, `class_names`, `image_side` (the shorter side in pixels if it is the
+        same for all images, else None), `image_sizes` (`smallest` and `largest` shorter side),
         `images` (split -> number), `per_class` (split -> list of numbers, without unlabeled),
-        `taught` (unlabelled images of which a teacher elsewhere has said something),
+        `external_teacher` (unlabelled images with scores of an external teacher),
         `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
-        `unused` (split of the source -> readable images that serve as nothing), `other_files`
-        (files in folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id
-        and reason of the first 100).
+        `unused` (split of the source -> readable images in no split), `other_files` (files in
+        folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id and reason
+        of the first 100).
 
     Raises:
-        UserError: a source is not as it should be, or has too few images for the requested splits.
+        UserError: a source is not valid, or has too few images for the requested splits.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    origins, class_names = open_sources(config)
+    pools, class_names = open_pools(config)
     with _temporary_file(folder / "spool.unfinished") as spool:
-        images, counts = read_images(origins, spool, config, len(class_names))
-        splits, removed, unused = choose_splits(images, class_names, config, seed)
-        ids = _opaque_ids(images, splits["unlabeled"], origins)
-        progress = Progress("data/images", sum(map(len, splits.values())))
-        done = 0
+        index, counts = spool_images(pools, spool, config, len(class_names))
+        splits, removed, unused = choose_splits(index, class_names, config, seed)
         for split, rows in splits.items():
             order_seed = FIXED_SEED if split == "test" else seed
-            rows = rows[np.argsort(hash_keys(order_seed, f"order/{split}", images.ids, rows))]
-            splits[split] = rows
-            limits = _shard_limits(config, split, len(rows))
-            with shards.ShardWriter(folder / split, "images", class_names, *limits) as writer:
-                for row in rows.tolist():
-                    label = None if split == "unlabeled" else images.labels[row]
-                    encoded = _read_span(spool, images.spans[row])
-                    id = ids.get(row, images.ids[row])
-                    taught = b""
-                    if split == "unlabeled" and row in images.taught:
-                        taught = _read_span(spool, (sum(images.spans[row]), images.taught[row]))
-                    writer.write(records.image_example(id, encoded, label, taught))
-                    done += 1
-                    progress.update(done)
-        progress.close()
-    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", images, splits["unlabeled"], ids)
-    smallest, largest = int(images.sides.min()), int(images.sides.max())
+            splits[split] = rows[
+                np.argsort(hash_keys(order_seed, f"order/{split}", index.ids, rows))
+            ]
+        ids = _opaque_ids(index, splits["unlabeled"], pools)
+        _write_shard_sets(folder, config, class_names, index, splits, ids, spool)
+    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", index, splits["unlabeled"], ids)
+    smallest, largest = int(index.sides.min()), int(index.sides.max())
     return counts | {
         "num_classes": len(class_names),
         "class_names": class_names,
@@ -114,28 +97,57 @@ def ingest(config, seed, folder):
         "image_sizes": {"smallest": smallest, "largest": largest},
         "images": {split: len(rows) for split, rows in splits.items()},
         "per_class": {
-            split: np.bincount(images.labels[rows], minlength=len(class_names)).tolist()
+            split: np.bincount(index.labels[rows], minlength=len(class_names)).tolist()
             for split, rows in splits.items()
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
-        "taught": sum(row in images.taught for row in splits["unlabeled"].tolist()),
+        "external_teacher": sum(
+            row in index.external_teacher for row in splits["unlabeled"].tolist()
+        ),
         "unused": unused,
-        "other_files": sum(source.other_files() for source in _distinct_sources(origins)),
+        "other_files": sum(source.other_files() for source in _distinct_sources(pools)),
     }
 
 
-def _shard_limits(config, split, count):
-    """(most images, bytes) of a shard of a split with so many images."""
+def _write_shard_sets(
+    folder: Path,
+    config: DataConfig,
+    class_names: list[str],
+    index: ImageIndex,
+    splits: dict[str, np.ndarray],
+    opaque_ids: dict[int, str],
+    spool: BinaryIO,
+) -> None:
+    """Writes one shard set for each split, with the images in the order of its rows."""
+    progress = Progress("data/images", sum(map(len, splits.values())))
+    written = 0
+    for split, rows in splits.items():
+        is_unlabeled = split == "unlabeled"
+        limits = _shard_limits(config, split, len(rows))
+        with shards.ShardWriter(folder / split, "images", class_names, *limits) as writer:
+            for row in rows.tolist():
+                label = None if is_unlabeled else index.labels[row]
+                encoded = read_image(spool, index, row)
+                scores = read_external_teacher(spool, index, row) if is_unlabeled else b""
+                id = opaque_ids.get(row, index.ids[row])
+                writer.write(records.image_example(id, encoded, label, scores))
+                written += 1
+                progress.update(written)
+    progress.close()
+
+
+def _shard_limits(config: DataConfig, split: str, count: int) -> tuple[int, int]:
+    """(images, bytes) at which a shard of a split with `count` images is full."""
     images_per_shard = config.images_per_shard
     if split == "labeled":
-        share = -(-count // LABELED_SHARDS)
-        images_per_shard = min(images_per_shard, max(share, LABELED_IN_SHARD))
+        share = -(-count // NUM_LABELED_SHARDS)
+        images_per_shard = min(images_per_shard, max(share, MIN_LABELED_PER_SHARD))
     return images_per_shard, config.shard_mebibytes * 2**20
 
 
-def describe(counts):
-    """What `ingest` returned as lines for a person: what went where, and all that was left out."""
+def describe(counts: dict) -> list[str]:
+    """What `ingest` returned as lines of text: the splits, and everything that was left out."""
     sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
     side = counts["image_side"]
     if side is None:
@@ -147,22 +159,23 @@ def describe(counts):
         f"Images: {sizes}; {counts['num_classes']} classes; {pixels}; "
         f"{counts['reencoded']:,} were re-encoded."
     ]
-    duplicates = {split: number for split, number in counts["duplicates_removed"].items() if number}
-    for split, number in duplicates.items():
-        lines.append(
-            f"Left out of {split}: {number:,} with the pixels of an earlier split's image."
-        )
+    for split, number in counts["duplicates_removed"].items():
+        if number:
+            lines.append(
+                f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
+                "split."
+            )
     for pool, number in counts.get("unused", {}).items():
         if number:
-            lines.append(f"Not used: {number:,} readable {pool} images, which no split takes.")
+            lines.append(f"Not used: {number:,} readable {pool} images that are in no split.")
     if counts.get("other_files"):
         lines.append(
-            f"Not read: {counts['other_files']:,} files that are no "
-            f"{', '.join(sources.IMAGE_SUFFIXES)} or in no class folder."
+            f"Not read: {counts['other_files']:,} files that are not "
+            f"{', '.join(IMAGE_SUFFIXES)} or in no class folder."
         )
     corrupt = counts["corrupt"]
     if corrupt["count"]:
-        named = "; ".join(f"{one['id']} ({one['reason']})" for one in corrupt["images"][:3])
+        named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt["images"][:3])
         lines.append(
             f"Left out: {corrupt['count']:,} that cannot be read, listed in stage.json: {named}"
             + ("; ..." if corrupt["count"] > 3 else ".")
@@ -170,59 +183,8 @@ def describe(counts):
     return lines
 
 
-def open_sources(config):
-    """Opens the sources and says which of their splits serve as what.
-
-    Returns:
-        dict from train, labeled, dev, test or unlabeled to (source, its split, whether its labels
-        are of the same classes), and the list of class names.
-    """
-    opened = sources.open_sources(config)
-    source = opened["dataset"]
-    if source.class_names is None:
-        raise UserError(
-            f"--dataset={config.dataset} has no labels: give images in class folders, with none "
-            "beside them, or labelled records."
-        )
-    if len(source.class_names) < 2:
-        raise UserError(
-            f"--dataset={config.dataset} has one class alone, {source.class_names[0]!r}: give two."
-        )
-    origins = {split: (source, split, True) for split in source.splits}
-    if config.test_dataset:
-        other = opened["test_dataset"]
-        if other.class_names != source.class_names:
-            raise UserError(
-                f"--test_dataset={config.test_dataset} has the classes "
-                f"{_short(other.class_names)} but --dataset={config.dataset} has "
-                f"{_short(source.class_names)}: they must be equal."
-            )
-        origins["test"] = (other, _first_split(other, "test", "train", "labeled", "dev"), True)
-    if config.unlabeled_dataset:
-        other = opened["unlabeled_dataset"]
-        # Images of other classes are welcome here, but their labels then mean nothing.
-        same = other.class_names == source.class_names
-        origins["unlabeled"] = (other, _first_split(other, "unlabeled", "train", "labeled"), same)
-    if "train" not in origins and "labeled" not in origins:
-        raise UserError(
-            f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
-            "folders, or a labeled folder with class folders, or a --train_split."
-        )
-    return origins, source.class_names
-
-
-def _first_split(source, *wanted):
-    return next((split for split in wanted if split in source.splits), source.splits[0])
-
-
-def _short(names):
-    if names is None:
-        return "(none)"
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
-
-
 @contextlib.contextmanager
-def _temporary_file(path):
+def _temporary_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "w+b") as file:
             yield file
@@ -230,138 +192,33 @@ def _temporary_file(path):
         path.unlink(missing_ok=True)
 
 
-def _read_span(spool, span):
-    offset, length = span
-    spool.seek(int(offset))
-    return spool.read(int(length))
+def _distinct_sources(pools: dict[str, Pool]):
+    return {id(pool.source): pool.source for pool in pools.values()}.values()
 
 
-def read_images(origins, spool, config, num_classes):
-    """Normalises every image into the spool.
-
-    Args:
-        origins: as `open_sources` returns them.
-        spool: a binary file, open for writing and reading.
-        config: a `DataConfig`, for what images may be read and how many may not.
-        num_classes: int.
-
-    Returns:
-        `Images`, and a dict of `reencoded` and `corrupt`.
-    """
-    ids, labels, digests, spans, sides, corrupt = [], [], [], [], [], []
-    pools, taught, reencoded = {}, {}, 0
-    shown = time.monotonic()
-    for split, (source, source_split, same_classes) in origins.items():
-        start = len(ids)
-        for image, result, side in _normalized(source.images(source_split), config):
-            if isinstance(result, ValueError):
-                corrupt.append({"id": image.id, "reason": str(result)})
-            else:
-                spans.append((spool.tell(), len(result.encoded)))
-                spool.write(result.encoded)
-                try:
-                    of_teacher = image.taught_log_probabilities(num_classes)
-                except ValueError as error:
-                    raise UserError(
-                        f"{image.id}: {error}: give records of these classes."
-                    ) from None
-                if of_teacher:
-                    taught[len(ids)] = spool.write(of_teacher)
-                ids.append(image.id)
-                labels.append(image.label if same_classes and image.label is not None else -1)
-                digests.append(result.digest)
-                sides.append(side)
-                reencoded += result.reencoded
-            # How many there will be is not known yet, so that there is no `Progress`.
-            if time.monotonic() - shown >= SECONDS_BETWEEN_LINES:
-                shown = time.monotonic()
-                logging.info("data/images: %d images read", len(ids) + len(corrupt))
-        pools[split] = np.arange(start, len(ids))
-        _check_unique(ids[start:], split)
-    total = len(ids) + len(corrupt)
-    if len(corrupt) > config.max_corrupt_fraction * total:
-        named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt[:NAMED])
-        if len(corrupt) > NAMED:
-            named += f"; and {len(corrupt) - NAMED} more"
-        raise UserError(
-            f"{len(corrupt)} of {total} images cannot be decoded, more than --max_corrupt_fraction="
-            f"{config.max_corrupt_fraction}: {named}. Mend or remove them, or raise the flag."
-        )
-    spans = np.array(spans, np.int64).reshape(-1, 2)
-    labels, sides = np.array(labels, np.int32), np.array(sides, np.int32)
-    images = Images(ids, labels, digests, spans, sides, pools, taught)
-    named = {"count": len(corrupt), "images": corrupt[:CORRUPT_NAMED]}
-    return images, {"reencoded": reencoded, "corrupt": named}
-
-
-def _normalized(source_images, config):
-    """Yields each image, its `NormalizedImage` and shorter side, or a ValueError and 0."""
-
-    def normalize(image):
-        if image.unreadable:
-            return ValueError(image.unreadable), 0
-        try:
-            normalized = records.normalize_image(
-                image.encoded, config.max_image_bytes, config.max_image_pixels
-            )
-        except ValueError as error:
-            return error, 0
-        with Image.open(io.BytesIO(normalized.encoded)) as opened:  # Reads the header alone.
-            return normalized, min(opened.size)
-
-    # Decoding lets go of Python's lock, so threads help with images of photograph size.
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
-        for chunk in _chunks(source_images):
-            for image, (result, side) in zip(chunk, executor.map(normalize, chunk), strict=True):
-                yield image, result, side
-
-
-def _chunks(source_images):
-    """Yields lists of images."""
-    chunk, size = [], 0
-    for image in source_images:
-        chunk.append(image)
-        size += len(image.encoded)
-        if len(chunk) == IMAGES_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield chunk
-            chunk, size = [], 0
-    yield chunk
-
-
-def _check_unique(ids, split):
-    if len(set(ids)) < len(ids):
-        ordered = sorted(ids)
-        twice = next(one for one, other in itertools.pairwise(ordered) if one == other)
-        raise UserError(
-            f"The id {twice!r} stands twice in {split}: ids must be unique, rename one."
-        )
-
-
-def _distinct_sources(origins):
-    return {id(source): source for source, _, _ in origins.values()}.values()
-
-
-def _opaque_ids(images, rows, origins):
-    """dict from row to another id, for those rows whose own id may tell the label."""
-    telling = np.zeros(len(images.ids), bool)
-    for split, (source, _, _) in origins.items():
-        telling[images.pools[split]] = source.ids_tell_labels
-    rows = rows[telling[rows] & (images.labels[rows] >= 0)]
+def _opaque_ids(index: ImageIndex, rows: np.ndarray, pools: dict[str, Pool]) -> dict[int, str]:
+    """dict from row to another id, for the rows whose own id may reveal the label."""
+    reveals = np.zeros(len(index.ids), bool)
+    for name, pool in pools.items():
+        reveals[index.pools[name]] = pool.source.ids_reveal_labels
+    rows = rows[reveals[rows] & (index.labels[rows] >= 0)]
     return {
-        row: "image-" + hashlib.blake2b(images.ids[row].encode(), digest_size=16).hexdigest()
+        row: "image-" + hashlib.blake2b(index.ids[row].encode(), digest_size=16).hexdigest()
         for row in rows.tolist()
     }
 
 
-def _seal_truth(path, images, rows, opaque_ids):
-    rows = rows[images.labels[rows] >= 0]
+def _seal_truth(
+    path: Path, index: ImageIndex, rows: np.ndarray, opaque_ids: dict[int, str]
+) -> None:
+    rows = rows[index.labels[rows] >= 0]
     if not len(rows):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    source_ids = {row: images.ids[row] for row in rows.tolist()}
+    source_ids = {row: index.ids[row] for row in rows.tolist()}
     table = {
         "id": pa.array([opaque_ids.get(row, id) for row, id in source_ids.items()], pa.string()),
-        "label": pa.array(images.labels[rows], pa.int32()),
+        "label": pa.array(index.labels[rows], pa.int32()),
         "source_id": pa.array(source_ids.values(), pa.string()),
     }
     pq.write_table(pa.table(table), path)

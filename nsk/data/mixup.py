@@ -1,27 +1,33 @@
-"""Mixup and CutMix: training images made of two, with the targets that go with them.
+"""Mixup and CutMix: combine pairs of training images and their targets.
 
-Both take pixels and targets in the same proportion, so that any targets will do, soft ones too.
-Partners stand in the same batch, labelled and pseudo-labelled images together; every pair draws a
-proportion of its own. The result is a pure function of the arguments and a key of `nsk.noise`.
+Pixels and targets are mixed in the same proportion, so that targets may be soft. Partners are in
+the same batch, labelled and pseudo-labelled images together; every pair draws its own proportion.
+The result is a pure function of the arguments and a key of `nsk.noise`.
 """
 
 import tensorflow as tf
 
 from nsk import noise
-from nsk.data.image_operations import checked, flat, like, sizes
+from nsk.data.image_tensors import checked, flat, like, sizes
 
 
 @tf.autograph.experimental.do_not_convert
-def mixup(images, targets, key, alpha, batch_size=None):
+def mixup(
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    key: tf.Tensor,
+    alpha: float,
+    batch_size: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """lambda x + (1 - lambda) y, with a lambda for each image drawn from Beta(alpha, alpha).
 
     Args:
         images: uint8 (batch, height, width, 3).
         targets: float32 (batch, classes).
         key: int64 (2,), a key of `nsk.noise`.
-        alpha: float > 0; 1 draws uniformly, less stays closer to either image.
-        batch_size: int, where these are several batches of as many images, one after the other:
-            partners stand in the same one; None: one batch.
+        alpha: float > 0; 1 draws uniformly, smaller values stay closer to one of the images.
+        batch_size: int, if these are several batches of this size, one after the other: partners
+            are in the same batch; None: one batch.
 
     Returns:
         (images, targets) of the same shapes and types; pixels are rounded to the nearest level.
@@ -33,26 +39,32 @@ def mixup(images, targets, key, alpha, batch_size=None):
     key = noise.named(key, "mixup")
     partners = draw_partners(key, tf.shape(images)[0], batch_size)
     share = draw_beta(key, tf.shape(images)[0], alpha)[:, None]
-    values, others = flat(images), tf.gather(flat(images), partners)
-    mixed = share * tf.cast(values, tf.float32) + (1.0 - share) * tf.cast(others, tf.float32)
+    values, partner_values = flat(images), tf.gather(flat(images), partners)
+    mixed = share * tf.cast(values, tf.float32)
+    mixed += (1.0 - share) * tf.cast(partner_values, tf.float32)
     mixed_targets = share * targets + (1.0 - share) * tf.gather(targets, partners)
-    return like(tf.cast(mixed + 0.5, tf.uint8), images), mixed_targets  # The cast cuts off.
+    return like(tf.cast(mixed + 0.5, tf.uint8), images), mixed_targets  # The cast truncates.
 
 
 @tf.autograph.experimental.do_not_convert
-def cutmix(images, targets, key, alpha, batch_size=None):
-    """Pastes a box of a partner into each image; targets go by the share of pixels that is left.
+def cutmix(
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    key: tf.Tensor,
+    alpha: float,
+    batch_size: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pastes a box of a partner into each image; targets are mixed by the share of its pixels.
 
-    The box has the image's aspect ratio and about the share 1 - lambda of its area, lambda being
-    drawn from Beta(alpha, alpha) for each image. Its centre is drawn uniformly, and the border cuts
-    it.
+    The box has the image's aspect ratio and about 1 - lambda of its area, with lambda drawn from
+    Beta(alpha, alpha) for each image. Its centre is drawn uniformly, so the border may cut it.
 
     Args:
         images: uint8 (batch, height, width, 3).
         targets: float32 (batch, classes).
         key: int64 (2,), a key of `nsk.noise`.
         alpha: float > 0.
-        batch_size: as of `mixup`.
+        batch_size: see `mixup`.
 
     Returns:
         (images, targets) of the same shapes and types.
@@ -74,8 +86,10 @@ def cutmix(images, targets, key, alpha, batch_size=None):
     return like(pasted, images), share * targets + (1.0 - share) * tf.gather(targets, partners)
 
 
-def _inside(positions, center, side, length):
-    """Which positions along an axis of `length` lie in each image's box; bool (batch, n)."""
+def _inside(
+    positions: tf.Tensor, center: tf.Tensor, side: tf.Tensor, length: int | tf.Tensor
+) -> tf.Tensor:
+    """Whether positions along an axis of `length` are in each image's box; bool (batch, n)."""
     length = tf.cast(length, tf.float32)
     middle, size = tf.floor(center * length)[:, None], tf.round(side * length)[:, None]
     first = middle - tf.floor(size / 2.0)
@@ -83,15 +97,17 @@ def _inside(positions, center, side, length):
     return tf.logical_and(positions >= first, positions < first + size)
 
 
-def draw_partners(key, count, batch_size=None):
-    """Another image of the same batch for each of `count` images.
+def draw_partners(
+    key: tf.Tensor, count: int | tf.Tensor, batch_size: int | None = None
+) -> tf.Tensor:
+    """Draws another image of the same batch for each of `count` images.
 
-    One cycle through the images of each batch in a random order; a batch of one is its own partner.
+    The images of each batch form a cycle in random order; a single image is its own partner.
 
     Args:
         key: int64 (2,), a key of `nsk.noise`.
         count: int or scalar tensor, images of all batches.
-        batch_size: int that divides `count`, images of each batch; None: there is one.
+        batch_size: int that divides `count`, images of each batch; None: one batch.
 
     Returns:
         int32 (count,), a permutation.
@@ -101,15 +117,15 @@ def draw_partners(key, count, batch_size=None):
     firsts = tf.range(0, count, size)[:, None]
     order = firsts + tf.argsort(draws, axis=1, stable=True)
     previous = tf.roll(order, 1, axis=1)
-    places = tf.math.invert_permutation(tf.reshape(order, [-1]))
-    return tf.gather(tf.reshape(previous, [-1]), places)
+    positions = tf.math.invert_permutation(tf.reshape(order, [-1]))
+    return tf.gather(tf.reshape(previous, [-1]), positions)
 
 
-def draw_beta(key, batch, alpha):
-    """Beta(alpha, alpha) for each image of a batch: float32 (batch,) in [0, 1].
+def draw_beta(key: tf.Tensor, batch: int | tf.Tensor, alpha: float) -> tf.Tensor:
+    """Draws from Beta(alpha, alpha) for each image of a batch: float32 (batch,) in [0, 1].
 
     g1 / (g1 + g2) of two Gamma(alpha) draws, each Gamma(alpha + 1) u^(1 / alpha) with u uniform; in
-    logarithms, since small alphas leave the range of floats.
+    logarithms, since small alphas exceed the range of floats.
     """
     key = noise.named(key, "beta")
     alpha = tf.constant(alpha, tf.float64)

@@ -1,132 +1,137 @@
-"""Which image goes into which split: pure decisions over ids, labels and pixel digests.
+"""Assigns images to splits: pure decisions over ids, labels and pixel digests.
 
-Splits are decided in the order test, dev, labeled, unlabeled. Each step first drops the images
-whose pixels already stand in an earlier split: no image is in two splits, and the requested numbers
-stay exact. All choices go by hashes of the ids, so the order in which a source yields its images
-does not matter.
+Splits are decided in the order test, dev, labeled, unlabeled. Each step first drops the images with
+the same pixels as an image of an earlier split: no image is in two splits, and the requested
+numbers are exact. All choices depend on hashes of the ids, so the order in which a source yields
+its images does not matter.
 """
 
-import dataclasses
 import hashlib
 
 import numpy as np
 
+from nsk.config.data import DataConfig
+from nsk.data.image_index import ImageIndex
 from nsk.errors import UserError
 
 FIXED_SEED = "fixed"  # The test split is the same for every seed.
 
 
-@dataclasses.dataclass
-class Images:
-    """What is remembered of every readable image.
-
-    Attributes:
-        ids: list of strings.
-        labels: int32 array, -1 where the label is not known.
-        digests: list of bytes, equal where the pixels are.
-        spans: int64 array of shape (images, 2), offset and length in the spool.
-        sides: int32 array, the shorter side in pixels.
-        pools: dict from the split of a source to the rows that it gave.
-        taught: dict from a row to its bytes in the spool, behind the image: what a teacher
-            elsewhere says of it.
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    digests: list[bytes]
-    spans: np.ndarray
-    sides: np.ndarray
-    pools: dict[str, np.ndarray]
-    taught: dict[int, int] = dataclasses.field(default_factory=dict)
-
-
-def choose_splits(images, class_names, config, split_seed):
-    """Decides which image goes where.
+def choose_splits(
+    images: ImageIndex, class_names: list[str], config: DataConfig, split_seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]:
+    """Assigns every image to at most one split.
 
     Args:
-        images: `Images`.
+        images: the index of all images.
         class_names: list of strings.
-        config: a `DataConfig`.
-        split_seed: int.
+        config: the requested numbers and fractions.
+        split_seed: of the choice of labelled and dev images.
 
     Returns:
-        dict from test, dev, labeled and unlabeled to their rows, a dict of how many duplicates each
-        of them left out, and a dict from the pools to how many of their images serve as nothing.
+        dict from test, dev, labeled and unlabeled to their rows; dict from each split to the number
+        of duplicates that it left out; dict from each pool to the number of its unused images.
 
     Raises:
         UserError: there are not enough images for a split.
     """
     division = _Division(images, class_names)
     base = "train" if "train" in images.pools else "labeled"
+    _take_test(division, base, config)
+    pool, num_training = _take_dev(division, base, config, split_seed)
+    _take_labeled(division, base, config, split_seed, pool, num_training)
+    rows = division.remaining("unlabeled", "unlabeled" if "unlabeled" in images.pools else base)
+    division.take("unlabeled", rows)
+    return division.splits, division.removed, division.unused()
 
-    if "test" in images.pools:
+
+def _take_test(division: "_Division", base: str, config: DataConfig) -> None:
+    if "test" in division.images.pools:
         division.take("test", division.labelled("test", "test"))
-    else:
-        rows = division.labelled("test", base)
-        number = round(config.test_fraction * len(rows))
-        division.take("test", division.choose(rows, number, "test", FIXED_SEED, "--test_fraction"))
+        return
+    rows = division.labelled("test", base)
+    number = round(config.test_fraction * len(rows))
+    division.take("test", division.choose(rows, number, "test", FIXED_SEED, "--test_fraction"))
 
-    pool = "dev" if "dev" in images.pools else base
+
+def _take_dev(
+    division: "_Division", base: str, config: DataConfig, split_seed: int
+) -> tuple[str, int]:
+    """Returns the pool that dev was taken from, and the number of images in it before."""
+    pool = "dev" if "dev" in division.images.pools else base
     rows = division.labelled("dev", pool)
-    training_images = len(rows)
+    num_training = len(rows)
     number = config.num_dev or round(config.dev_fraction * len(rows))
     if config.num_dev or config.dev_fraction:
         flag = "--num_dev" if config.num_dev else "--dev_fraction"
         rows = division.choose(rows, number, "dev", split_seed, flag)
     elif pool != "dev":
         raise UserError(
-            f"No dev split: --dataset={config.dataset} has none of its own, so give --num_dev or "
+            f"No dev split: --dataset={config.dataset} has none, so give --num_dev or "
             "--dev_fraction, the labelled images held out to decide on."
         )
     division.take("dev", rows)
+    return pool, num_training
 
-    dev_pool, pool = pool, "labeled" if "labeled" in images.pools else base
+
+def _take_labeled(
+    division: "_Division",
+    base: str,
+    config: DataConfig,
+    split_seed: int,
+    dev_pool: str,
+    num_training: int,
+) -> None:
+    pool = "labeled" if "labeled" in division.images.pools else base
     rows = division.labelled("labeled", pool)
     # Both fractions are of the same images: those without test, but with dev.
-    share = config.labeled_fraction * (training_images if pool == dev_pool else len(rows))
+    share = config.labeled_fraction * (num_training if pool == dev_pool else len(rows))
     number = config.num_labeled or round(share)
-    if config.labeled_fraction == 1.0:  # All that there are: those that dev leaves.
+    if config.labeled_fraction == 1.0:  # All that dev leaves.
         number = len(rows)
     if config.num_labeled or config.labeled_fraction:
         flag = "--num_labeled" if config.num_labeled else "--labeled_fraction"
-        balanced = bool(config.num_labeled)
-        rows = division.choose(rows, number, "labeled", split_seed, flag, balanced)
+        is_balanced = bool(config.num_labeled)
+        rows = division.choose(rows, number, "labeled", split_seed, flag, is_balanced)
     elif pool != "labeled":
         raise UserError(
-            f"No labelled split: --dataset={config.dataset} has none of its own, so give "
-            "--num_labeled or --labeled_fraction, the labelled training images."
+            f"No labelled split: --dataset={config.dataset} has none, so give --num_labeled or "
+            "--labeled_fraction, the labelled training images."
         )
     division.take("labeled", rows)
 
-    rows = division.fresh("unlabeled", "unlabeled" if "unlabeled" in images.pools else base)
-    division.take("unlabeled", rows)
-    return division.splits, division.removed, division.unused()
-
 
 class _Division:
-    """The splits decided so far, and what of the images is still free."""
+    """The splits decided so far, and the images that are still available.
 
-    def __init__(self, images, class_names):
+    Attributes:
+        splits: dict from a decided split to its rows.
+        removed: dict from a split to the number of duplicates that it left out.
+    """
+
+    def __init__(self, images: ImageIndex, class_names: list[str]):
         self.images = images
         self.class_names = class_names
         self.splits = {}
         self.removed = {}
-        self._gone = np.zeros(len(images.ids), bool)
+        self._is_used = np.zeros(len(images.ids), bool)
         self._taken_digests = set()
 
-    def fresh(self, split, pool):
-        """The free rows of a pool; drops and counts those with the pixels of an earlier split."""
+    def remaining(self, split: str, pool: str) -> np.ndarray:
+        """The available rows of a pool; drops and counts duplicates of earlier splits' images."""
         digests = self.images.digests
         rows = self.images.pools[pool]
-        rows = rows[~self._gone[rows]]
-        duplicate = np.array([digests[row] in self._taken_digests for row in rows.tolist()], bool)
-        self._gone[rows[duplicate]] = True
-        self.removed[split] = int(duplicate.sum())
-        return rows[~duplicate]
+        rows = rows[~self._is_used[rows]]
+        is_duplicate = np.array(
+            [digests[row] in self._taken_digests for row in rows.tolist()], bool
+        )
+        self._is_used[rows[is_duplicate]] = True
+        self.removed[split] = int(is_duplicate.sum())
+        return rows[~is_duplicate]
 
-    def labelled(self, split, pool):
-        """The free rows of a pool whose label is known."""
-        rows = self.fresh(split, pool)
+    def labelled(self, split: str, pool: str) -> np.ndarray:
+        """The available rows of a pool with a known label."""
+        rows = self.remaining(split, pool)
         labelled = rows[self.images.labels[rows] >= 0]
         if not len(labelled):
             raise UserError(
@@ -135,18 +140,26 @@ class _Division:
             )
         return labelled
 
-    def take(self, split, rows):
+    def take(self, split: str, rows: np.ndarray) -> None:
         self.splits[split] = rows
-        self._gone[rows] = True
+        self._is_used[rows] = True
         self._taken_digests.update(self.images.digests[row] for row in rows.tolist())
 
-    def unused(self):
-        """dict from each pool to the number of its images that are in no split, nor duplicates."""
-        gone = self._gone
-        return {pool: int((~gone[rows]).sum()) for pool, rows in self.images.pools.items()}
+    def unused(self) -> dict[str, int]:
+        """dict from each pool to the number of its images in no split, without duplicates."""
+        is_used = self._is_used
+        return {pool: int((~is_used[rows]).sum()) for pool, rows in self.images.pools.items()}
 
-    def choose(self, rows, number, split, seed, flag, balanced=False):
-        """`number` of the rows, class by class in the order of their hashes."""
+    def choose(
+        self,
+        rows: np.ndarray,
+        number: int,
+        split: str,
+        seed: int | str,
+        flag: str,
+        is_balanced: bool = False,
+    ) -> np.ndarray:
+        """Chooses `number` of the rows, class by class in the order of their hashes."""
         labels = self.images.labels[rows]
         available = np.bincount(labels, minlength=len(self.class_names))
         if number > len(rows):
@@ -156,7 +169,7 @@ class _Division:
             )
         if number == 0:
             raise UserError(f"{flag} leaves no {split} image of {len(rows)}: raise it.")
-        quotas = (balanced_quotas if balanced else proportional_quotas)(number, available)
+        quotas = (balanced_quotas if is_balanced else proportional_quotas)(number, available)
         short = np.flatnonzero(quotas > available)
         if len(short):
             worst = short[np.argmin(available[short])]
@@ -179,12 +192,12 @@ class _Division:
         )
 
 
-def balanced_quotas(number, available):
-    """Divides `number` as equally as possible; what is left over goes to the first classes.
+def balanced_quotas(number: int, available: np.ndarray) -> np.ndarray:
+    """Divides `number` as equally as possible; the remainder goes to the first classes.
 
     Args:
         number: int.
-        available: int array of shape (num_classes,); classes without images take no part.
+        available: int array of shape (num_classes,); classes without images get nothing.
 
     Returns:
         int array of shape (num_classes,), which may exceed `available`.
@@ -196,7 +209,7 @@ def balanced_quotas(number, available):
     return quotas
 
 
-def proportional_quotas(number, available):
+def proportional_quotas(number: int, available: np.ndarray) -> np.ndarray:
     """Divides `number` in proportion to `available`, by the largest remainder.
 
     Args:
@@ -204,7 +217,7 @@ def proportional_quotas(number, available):
         available: int array of shape (num_classes,).
 
     Returns:
-        int array of shape (num_classes,), nowhere above `available`.
+        int array of shape (num_classes,), never above `available`.
     """
     quotas, remainders = np.divmod(available.astype(np.int64) * number, available.sum())
     largest = np.argsort(-remainders, kind="stable")[: number - quotas.sum()]
@@ -212,14 +225,14 @@ def proportional_quotas(number, available):
     return quotas
 
 
-def hash_keys(seed, purpose, ids, rows):
-    """Numbers to sort images by: random-looking, and a function of seed, purpose and id alone.
+def hash_keys(seed: int | str, purpose: str, ids: list[str], rows: np.ndarray) -> np.ndarray:
+    """Pseudo-random numbers to sort images by; a function of seed, purpose and id only.
 
     Args:
         seed: int or string.
-        purpose: string that tells this use from every other.
+        purpose: string that distinguishes this use from others.
         ids: list of strings.
-        rows: int array, the ids that are wanted.
+        rows: int array, indices into `ids`.
 
     Returns:
         uint64 array of the shape of `rows`.

@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from nsk.distributed.batch_share import Share
-from nsk.errors import CannotTeachError, LostWorkerError
+from nsk.errors import GenerationFailedError, LostWorkerError
 
 LOST = "Collective ops is aborted by"  # In TensorFlow's message if another worker is lost.
 NOT_LOST = "mismatch"  # Workers that run different operations: a bug.
@@ -85,11 +85,11 @@ class Workers:
         error = None
         try:
             yield
-        except CannotTeachError as caught:
+        except GenerationFailedError as caught:
             error = caught
         (failures,) = self.sum(error is not None)
         if failures:
-            raise error or CannotTeachError("Another worker reports why it cannot teach.")
+            raise error or GenerationFailedError("Another worker reports why it cannot teach.")
 
     def sum(self, *values: int) -> list[int]:
         """The sums over all workers of the ints that each of them passes."""

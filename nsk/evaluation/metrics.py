@@ -2,22 +2,23 @@
 
 `log_probabilities` is a float array of shape (n, num_classes), natural logarithms, rows that sum to
 1 as probabilities up to float16 rounding; `labels` is an int array of shape (n,). Everything is
-computed in float64. Every function raises ValueError for no images, wrong shapes, labels out of
-range, NaN or rows that are no log-probabilities (logits, say).
+computed in float64. Every function raises ValueError for empty arrays, wrong shapes, labels out of
+range, NaN, or rows that are not log-probabilities (logits, say).
 """
 
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
-NUM_CALIBRATION_BINS = 15  # Guo et al., 2017: the number published calibration errors use.
+NUM_CALIBRATION_BINS = 15  # Guo et al., 2017; usual for published calibration errors.
 
 
-def accuracy(log_probabilities, labels):
+def accuracy(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Share of images whose most probable class is the label, in [0, 1]."""
     return top_k_accuracy(log_probabilities, labels, 1)
 
 
-def top_k_accuracy(log_probabilities, labels, k):
+def top_k_accuracy(log_probabilities: ArrayLike, labels: ArrayLike, k: int) -> float:
     """Share of images whose label is among the k most probable classes, in [0, 1].
 
     Among equally probable classes the first counts as more probable, as in `np.argmax`.
@@ -25,19 +26,20 @@ def top_k_accuracy(log_probabilities, labels, k):
     log_probabilities, labels = _check(log_probabilities, labels)
     if k < 1:
         raise ValueError(f"k={k}: expected 1 or more.")
-    of_label = log_probabilities[np.arange(len(labels)), labels][:, np.newaxis]
-    class_before = np.arange(log_probabilities.shape[1]) < labels[:, np.newaxis]
-    ahead = (log_probabilities > of_label) | ((log_probabilities == of_label) & class_before)
-    return float(np.mean(ahead.sum(axis=1) < k))
+    label_log_probabilities = log_probabilities[np.arange(len(labels)), labels][:, np.newaxis]
+    is_earlier_class = np.arange(log_probabilities.shape[1]) < labels[:, np.newaxis]
+    is_tied = log_probabilities == label_log_probabilities
+    is_ahead = (log_probabilities > label_log_probabilities) | (is_tied & is_earlier_class)
+    return float(np.mean(is_ahead.sum(axis=1) < k))
 
 
-def negative_log_likelihood(log_probabilities, labels):
-    """Mean of -log p(label), in nats; infinite where a label was given the probability 0."""
+def negative_log_likelihood(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Mean of -log p(label), in nats; infinite if a label has the probability 0."""
     log_probabilities, labels = _check(log_probabilities, labels)
     return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
 
 
-def brier(log_probabilities, labels):
+def brier(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean over images of sum_k (p_k - [k is the label])^2, in [0, 2]."""
     log_probabilities, labels = _check(log_probabilities, labels)
     errors = np.exp(log_probabilities)
@@ -45,7 +47,9 @@ def brier(log_probabilities, labels):
     return float(np.mean(np.sum(errors**2, axis=1)))
 
 
-def expected_calibration_error(log_probabilities, labels, num_bins=NUM_CALIBRATION_BINS):
+def expected_calibration_error(
+    log_probabilities: ArrayLike, labels: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
+) -> float:
     """sum_b n_b / n |accuracy_b - confidence_b| over bins of the top-1 confidence, in [0, 1].
 
     Bins have equal width; bin b of B holds confidences in (b / B, (b + 1) / B].
@@ -58,13 +62,14 @@ def expected_calibration_error(log_probabilities, labels, num_bins=NUM_CALIBRATI
     confidences = np.exp(log_probabilities.max(axis=1))
     inner_edges = np.arange(1, num_bins) / num_bins
     bins = np.searchsorted(inner_edges, confidences, side="left")
-    # n_b |accuracy_b - confidence_b| is |sum of (correct - confidence)|: empty bins divide nothing.
+    # n_b |accuracy_b - confidence_b| = |sum of (correct - confidence)|: no division by the number
+    # of images of an empty bin.
     gaps = np.bincount(bins, weights=correct - confidences, minlength=num_bins)
     return float(np.sum(np.abs(gaps)) / len(labels))
 
 
-def summarize(log_probabilities, labels):
-    """All metrics of one evaluation.
+def summarize(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float | int | None]:
+    """Computes all metrics of this module that need no other model.
 
     Returns:
         dict with the floats `accuracy`, `top5` (None with five classes or fewer), `nll`, `ece` and
@@ -82,14 +87,15 @@ def summarize(log_probabilities, labels):
     }
 
 
-def paired_standard_error(correct_a, correct_b):
+def paired_standard_error(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     """Standard error of the difference of two models' accuracies on the same images.
 
-    Pairing takes out what both find easy or hard: only images on which the two differ count.
+    Only images on which the two models differ count: pairing removes the variance of images that
+    are easy or hard for both.
 
     Args:
-        correct_a, correct_b: bool arrays of shape (n,), whether each model is right about each
-            image.
+        correct_a, correct_b: bool arrays of shape (n,), whether each model classifies each image
+            correctly.
 
     Returns:
         float, the standard deviation of correct_a - correct_b over images, divided by sqrt(n).
@@ -104,11 +110,11 @@ def paired_standard_error(correct_a, correct_b):
     return float(np.std(differences) / np.sqrt(len(differences)))
 
 
-def chance_p_value(num_correct, labels, num_classes):
-    """How probable so many correct answers are for one who always guesses the most common class.
+def chance_p_value(num_correct: int, labels: ArrayLike, num_classes: int) -> float:
+    """Probability of at least `num_correct` correct predictions for a majority-class classifier.
 
     Args:
-        num_correct: int, images that the model is right about.
+        num_correct: int, images that the model classifies correctly.
         labels: int array of shape (n,).
         num_classes: int.
 
@@ -124,7 +130,7 @@ def chance_p_value(num_correct, labels, num_classes):
 
 
 def _check(log_probabilities, labels):
-    """The two as float64 (n, num_classes) and int64 (n,) arrays, or ValueError."""
+    """Returns both as float64 (n, num_classes) and int64 (n,) arrays, or raises ValueError."""
     log_probabilities = np.asarray(log_probabilities, np.float64)
     if log_probabilities.ndim != 2 or log_probabilities.shape[1] < 2:
         raise ValueError(
@@ -133,7 +139,7 @@ def _check(log_probabilities, labels):
     labels = _check_labels(labels, log_probabilities.shape[1])
     if len(labels) != len(log_probabilities):
         raise ValueError(
-            f"{len(log_probabilities)} rows and {len(labels)} labels: expected as many."
+            f"{len(log_probabilities)} rows and {len(labels)} labels: expected the same number."
         )
     # In float16 a logarithm near -7 is rounded by up to 0.002, near -10 by 0.004.
     sums = np.exp(np.minimum(log_probabilities, 1)).sum(axis=1)

@@ -1,48 +1,59 @@
-"""Predictions of every image exactly once: clean, without noise, in order."""
+"""Predictions of every image exactly once, in order, without noise."""
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Mapping
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from nsk.errors import CannotTeachError
+from nsk.distributed import compilation
+from nsk.errors import GenerationFailedError
 
 VIEWS = ("image", "mirror")
-# Short batches are filled up to a multiple of this, so that there are few sizes and graphs.
-BATCH_STEP = 32
+# Short batches are padded to a multiple of this, so that few batch sizes, and graphs, occur.
+BATCH_SIZE_MULTIPLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of n images.
+    """A model's predictions of n images.
 
     Attributes:
         ids: list of strings (n,).
-        labels: int32 array (n,), the true ones; -1 where there is none.
-        log_probabilities: float32 array (n, classes), natural logarithms.
+        labels: int32 array (n,), the true ones; -1: unknown.
+        log_probabilities: float32 array (n, num_classes), natural logarithms.
     """
 
-    ids: list
+    ids: list[str]
     labels: np.ndarray
     log_probabilities: np.ndarray
 
 
 class Predictor:
-    """A model's predictions, on every replica of a strategy.
+    """Predicts with a model, on all replicas of a strategy.
 
     Args:
         model: a `keras.Model` that takes float32 pixels in [0, 255] and returns logits.
-        batch_size: most images in a batch; rounded up to a multiple of the replicas.
+        batch_size: maximum number of images in a batch; rounded up to a multiple of the replicas.
         strategy: a `tf.distribute.Strategy`; None: the default device.
         views: "image", or "mirror": the mean of the probabilities of an image and its mirror image.
+        jit_compile: auto | on | off, whether XLA compiles the model, see `compilation`.
 
     Reference:
-        Labels from several views of one image:
+        Labels from several views of an image:
         [Radosavovic et al., 2018](https://arxiv.org/abs/1712.04440)
     """
 
-    def __init__(self, model, batch_size, strategy=None, views="image"):
+    def __init__(
+        self,
+        model: keras.Model,
+        batch_size: int,
+        strategy: tf.distribute.Strategy | None = None,
+        views: str = "image",
+        jit_compile: str = "auto",
+    ):
         if views not in VIEWS:
             raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}.")
         self.model = model
@@ -50,8 +61,12 @@ class Predictor:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._batch_size = -(-batch_size // self._replicas) * self._replicas
+        is_compiled = compilation.is_compiled(jit_compile, self._strategy)
+        title = f"Predictions of {getattr(model, 'name', model)}"
+        self._forward = compilation.Compilable(self._predict_view, is_compiled, title)
+        self._global_batch = tf.function(self._predict_global_batch)
 
-    def __call__(self, batches):
+    def __call__(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Predictions]:
         """Predicts batch by batch.
 
         Args:
@@ -62,57 +77,78 @@ class Predictor:
             `Predictions` of each batch.
 
         Raises:
-            CannotTeachError: the model's weights are broken.
+            CannotTeachError: the outputs are not finite.
         """
         for batch in batches:
             yield Predictions(
-                [one.decode() for one in np.asarray(batch["id"])],
+                [image_id.decode() for image_id in np.asarray(batch["id"])],
                 np.asarray(batch["label"]).astype(np.int32),
                 self.log_probabilities(batch["image"]),
             )
 
-    def log_probabilities(self, images):
-        """float32 array (n, classes) of uint8 images (n, height, width, 3), n at most a batch."""
+    def log_probabilities(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Predicts a batch.
+
+        Args:
+            images: uint8 (n, height, width, 3), with n at most the batch size.
+
+        Returns:
+            float32 array (n, num_classes), natural logarithms.
+        """
         count = len(images)
         if count > self._batch_size:
             raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        # A short batch is filled up with black images, whose rows are cut off.
-        step = math.lcm(BATCH_STEP, self._replicas)
-        missing = min(-(-count // step) * step, self._batch_size) - count
-        full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        log_probabilities = self._global_batch(full)[:count].numpy()
+        log_probabilities = self._predict_padded(self._pad(images))[:count].numpy()
         if not np.isfinite(log_probabilities).all():
-            raise CannotTeachError(
+            raise GenerationFailedError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
                 "diverged. Lower --learning_rate or set --gradient_clip_norm."
             )
         return log_probabilities
 
-    @tf.function
-    def _global_batch(self, batch):
-        results = self._strategy.run(self._replica_share, args=(batch,))
+    def _pad(self, images):
+        """Pads a short batch with black images, whose rows are dropped."""
+        multiple = math.lcm(BATCH_SIZE_MULTIPLE, self._replicas)
+        if self._forward.is_compiled:  # Every size would be compiled, which takes many seconds.
+            multiple = self._batch_size
+        size = min(-(-len(images) // multiple) * multiple, self._batch_size)
+        return tf.pad(images, [[0, size - len(images)], [0, 0], [0, 0], [0, 0]])
+
+    def _predict_padded(self, images):
+        """`_predict_global_batch`, without XLA if it cannot compile the model."""
+        try:
+            log_probabilities = self._global_batch(images)
+        except compilation.ERRORS as error:
+            if not self._forward.fall_back(error):
+                raise
+            self._global_batch = tf.function(self._predict_global_batch)
+            log_probabilities = self._global_batch(images)
+        self._forward.succeeded()
+        return log_probabilities
+
+    def _predict_global_batch(self, batch):
+        results = self._strategy.run(self._predict_replica_share, args=(batch,))
         return tf.concat(self._strategy.experimental_local_results(results), axis=0)
 
-    def _replica_share(self, batch):
+    def _predict_replica_share(self, batch):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        share = batch.shape[0] // self._replicas
-        mine = batch[replica * share :][:share]
-        mine = tf.cast(mine, tf.float32)
+        size = batch.shape[0] // self._replicas
+        images = tf.cast(batch[replica * size :][:size], tf.float32)
         if self._views == "image":
-            return self._of_view(mine)
-        views = [self._of_view(mine), self._of_view(tf.reverse(mine, axis=[2]))]
+            return self._forward(images)
+        views = [self._forward(images), self._forward(tf.reverse(images, axis=[2]))]
         return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
 
-    def _of_view(self, images):
+    def _predict_view(self, images):
         logits = self.model(images, training=False)
         return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
 
-def collect(predictions):
-    """An iterator over `Predictions` as one."""
+def collect(predictions: Iterable[Predictions]) -> Predictions:
+    """Concatenates the predictions of all batches."""
     parts = list(predictions)
     return Predictions(
-        [one for part in parts for one in part.ids],
+        [image_id for part in parts for image_id in part.ids],
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.log_probabilities for part in parts]),
     )

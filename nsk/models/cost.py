@@ -4,19 +4,20 @@ import collections
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import keras
 
 from nsk.models.layers import Dropout, PaddedShortcut, StochasticDepth
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
-# Layers that multiply by a kernel, once for each place of their output.
-WITH_KERNEL = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-# What a gradient needs: the inputs, the outputs or a tensor inside that is as large as the outputs.
-# Where it needs none of them, it needs shapes alone.
-NOTHING, INPUTS, OUTPUTS, INSIDE = map(frozenset, ((), ("inputs",), ("outputs",), ("inside",)))
+# Layers that multiply by a kernel, once for each position of their output.
+KERNEL_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+# What a layer's gradient needs: the inputs, the outputs or an internal tensor of the outputs' size.
+# A gradient that needs none of them needs only shapes.
+NOTHING, INPUTS, OUTPUTS, INTERNAL = map(frozenset, ((), ("inputs",), ("outputs",), ("internal",)))
 NEEDS = {
-    keras.layers.Activation: NOTHING,  # But what its function needs.
+    keras.layers.Activation: NOTHING,  # Except for what its function needs.
     keras.layers.Add: NOTHING,
     keras.layers.BatchNormalization: INPUTS,
     keras.layers.Concatenate: NOTHING,
@@ -33,7 +34,7 @@ NEEDS = {
     keras.layers.Rescaling: NOTHING,
     keras.layers.Reshape: NOTHING,
     keras.layers.ZeroPadding2D: NOTHING,
-    Dropout: INSIDE,  # The mask.
+    Dropout: INTERNAL,  # The mask.
     PaddedShortcut: NOTHING,
     StochasticDepth: NOTHING,
 }
@@ -52,114 +53,122 @@ class Cost:
     """What one image costs.
 
     Attributes:
-        forward: int, multiply-adds of a forward pass.
-        training: int, multiply-adds of a forward and a backward pass.
-        activation_bytes: int, what a training step keeps of the forward pass for the backward one.
-        unknown: dict from kinds of layers of which nothing is known, and nothing counted, to how
-            many the network has.
+        forward: multiply-adds of a forward pass.
+        training: multiply-adds of a forward and a backward pass.
+        activation_bytes: bytes that a training step keeps from the forward pass for the backward
+            pass.
+        unknown: number of layers of each unknown kind, whose cost is not included.
     """
 
     forward: int
     training: int
     activation_bytes: int
-    unknown: dict
+    unknown: dict[str, int]
 
 
-def cost_of(model, segments=()):
-    """Counts what an image costs, layer by layer.
+def estimate_cost(model: keras.Model, segments: Sequence[keras.Model] = ()) -> Cost:
+    """Estimates what an image costs, layer by layer.
 
-    Multiply-adds are counted as the EfficientNet paper counts what it calls FLOPs: those of
-    convolutions and dense layers, padding included, and no others. A layer's backward pass costs
-    two forward passes, for the gradients of its inputs and of its kernel.
+    Multiply-adds are counted as the EfficientNet paper counts its FLOPs: only those of
+    convolutions and dense layers, padding included. A layer's backward pass costs two forward
+    passes, for the gradients of its inputs and of its kernel.
 
-    Activations are the tensors that gradients need, each once, however many layers need it:
+    Activations are the tensors that gradients need. A tensor that several layers need counts once:
 
-    - inputs of convolutions, dense layers, products, swish, max pooling and BatchNorm, in the dtype
-      that the layer computes in; for BatchNorm this is float32 under mixed precision, too;
+    - inputs of convolutions, dense layers, products, swish, max pooling and BatchNorm, in the
+      layer's compute dtype; for BatchNorm this is float32 under mixed precision, too;
     - outputs of max pooling and of all other activations, and the mask of dropout;
-    - nothing of sums, means, padding, rescaling and stochastic depth.
+    - nothing for sums, means, padding, rescaling and stochastic depth.
 
-    Frozen layers (`trainable` is False), which stand before all others, have no backward pass.
-    Where `segments` are computed again, one more forward pass is counted, and of activations what
-    comes into each segment and what the layers of the largest one need.
+    Frozen layers (`trainable` is False), which come before all others, have no backward pass.
+    Recomputed segments (gradient checkpointing) cost one more forward pass; their activations are
+    the inputs of all segments and what the layers of the largest segment need.
 
-    Gradients of activations and the work space of kernels come on top. What the peak memory of
-    training steps on a CPU grows by for each image of the batch is between 0.75 and 1.33 of this
-    for EfficientNet-B0 and ResNet-20 (`pytest -m slow tests/models/cost_test.py`); with segments,
-    within which gradients weigh more, it is more.
+    Gradients of activations and the workspace of kernels are not included. The peak memory of
+    training steps on a CPU grows per image of the batch by 0.75 to 1.33 of this estimate for
+    EfficientNet-B0 and ResNet-20 (`pytest -m slow tests/models/cost_test.py`); with segments,
+    within which gradients weigh more, it grows by more.
 
     Args:
-        model: a built functional `keras.Model` for images of one size.
-        segments: the model as a list of models, one after another, each of which the backward pass
-            computes again from its input (`rematerialization.segments`); empty: nothing is.
-
-    Returns:
-        A `Cost`.
+        model: a built functional model for images of a fixed size.
+        segments: the model as a sequence of models, each of which the backward pass recomputes
+            from its input (`rematerialization.segments`); empty: nothing is recomputed.
 
     Raises:
         ValueError: the model takes images of any size.
+
+    Reference:
+        [Tan and Le, 2019](https://arxiv.org/abs/1905.11946);
+        [Chen et al., 2016](https://arxiv.org/abs/1604.06174) for recomputed segments.
     """
     if None in model.input.shape[1:]:
-        raise ValueError(f"The model takes {model.input.shape}: expected images of one size.")
-    unknown = collections.Counter(_kind(one) for one in model.layers if _needs(one) is None)
+        raise ValueError(f"The model takes {model.input.shape}: expected images of a fixed size.")
+    unknown = collections.Counter(_kind(layer) for layer in model.layers if _needs(layer) is None)
     forward = sum(map(_multiply_adds, model.layers))
-    backward = sum(map(_multiply_adds, _trained(model)))
-    kept = _kept_between(segments) if segments else sum(_kept(_trained(model)).values())
+    backward = sum(map(_multiply_adds, _trained_layers(model)))
+    if segments:
+        kept_bytes = _kept_bytes_of_segments(segments)
+    else:
+        kept_bytes = sum(_kept_bytes(_trained_layers(model)).values())
     passes = 3 if segments else 2
-    return Cost(forward, forward + passes * backward, kept, dict(unknown))
+    return Cost(forward, forward + passes * backward, kept_bytes, dict(unknown))
 
 
-def _trained(model):
+def _trained_layers(model):
     """The layers that have a backward pass and are known."""
     known = [layer for layer in model.layers if _needs(layer) is not None]
-    return [one for one in known if one.trainable and not isinstance(one, keras.layers.InputLayer)]
+    return [
+        layer
+        for layer in known
+        if layer.trainable and not isinstance(layer, keras.layers.InputLayer)
+    ]
 
 
 def _multiply_adds(layer):
-    if type(layer) not in WITH_KERNEL:
+    if type(layer) not in KERNEL_LAYERS:
         return 0
     return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
 
 
 def _kind(layer):
-    """Name of a layer's kind, with that of its activation."""
+    """Class name of a layer, with its activation."""
     activation = getattr(layer, "activation", None)
     return type(layer).__name__ + (f"({activation.__name__})" if activation else "")
 
 
 def _needs(layer):
     """What a layer's gradient needs, as in `NEEDS`; None: not known."""
-    needs, activation = NEEDS.get(type(layer)), getattr(layer, "activation", None)
-    if needs is None or activation is None:
-        return needs
-    of_activation = ACTIVATION_NEEDS.get(activation.__name__)
-    if of_activation is None:
+    layer_needs, activation = NEEDS.get(type(layer)), getattr(layer, "activation", None)
+    if layer_needs is None or activation is None:
+        return layer_needs
+    activation_needs = ACTIVATION_NEEDS.get(activation.__name__)
+    if activation_needs is None:
         return None
-    if type(layer) in WITH_KERNEL and of_activation == INPUTS:
-        of_activation = INSIDE  # What goes into the function is not what goes into the layer.
-    return needs | of_activation
+    if type(layer) in KERNEL_LAYERS and activation_needs == INPUTS:
+        activation_needs = INTERNAL  # The activation's input is not the layer's input.
+    return layer_needs | activation_needs
 
 
-def _kept(layers):
+def _kept_bytes(layers):
     """What the gradients of layers need: dict from a key of each tensor to its bytes."""
-    return dict(pair for layer in layers for pair in _tensors(layer))
+    return dict(item for layer in layers for item in _kept_tensors(layer))
 
 
-def _kept_between(segments):
-    """Bytes of what comes into the segments, and of what the largest one needs beside that."""
-    entering, largest = {}, 0
+def _kept_bytes_of_segments(segments):
+    """Bytes of the segments' inputs, and of what else the largest segment needs."""
+    segment_inputs, largest = {}, 0
     for segment in segments:
-        layers = _trained(segment)
-        made = {id(layer.output) for layer in layers}
+        layers = _trained_layers(segment)
+        internal = {id(layer.output) for layer in layers}
         for tensor in itertools.chain(*map(_inputs, layers)):
-            if id(tensor) not in made:
-                entering[id(tensor), tensor.dtype] = _bytes(tensor, tensor.dtype)
-        inside = sum(size for key, size in _kept(layers).items() if key not in entering)
+            if id(tensor) not in internal:
+                segment_inputs[id(tensor), tensor.dtype] = _bytes(tensor, tensor.dtype)
+        inside = sum(size for key, size in _kept_bytes(layers).items() if key not in segment_inputs)
         largest = max(largest, inside)
-    return sum(entering.values()) + largest
+    return sum(segment_inputs.values()) + largest
 
 
-def _tensors(layer):
+def _kept_tensors(layer):
     """Yields (key, bytes) of each tensor that a layer's gradient needs."""
     needs = _needs(layer)
     if needs >= INPUTS:
@@ -179,4 +188,5 @@ def _inputs(layer):
 
 
 def _bytes(tensor, dtype):
+    """Bytes of a tensor's values for one image, in a dtype."""
     return math.prod(tensor.shape[1:]) * BYTES[dtype]

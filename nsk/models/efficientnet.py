@@ -1,4 +1,4 @@
-"""EfficientNet B0 to B8 and L0 to L2: the networks of the paper, and a variant for small images."""
+"""EfficientNet B0 to B8 and L0 to L2, as published, and variants for small images."""
 
 import dataclasses
 import math
@@ -6,11 +6,11 @@ import math
 import keras
 
 from nsk import noise
-from nsk.models.layers import StochasticDepth, survival_probabilities
+from nsk.models.layers import Builder, StochasticDepth, survival_probabilities
 
 BATCH_NORM_EPSILON = 1e-3
 CHANNEL_DIVISOR = 8
-SQUEEZE_SHARE = 0.25  # Of the filters that come into the block.
+SQUEEZE_RATIO = 0.25  # Of the block's input filters.
 STEM_FILTERS, HEAD_FILTERS = 32, 1280
 # ImageNet's mean and standard deviation of red, green and blue, for pixels in [0, 1].
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -18,7 +18,15 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class BlockStage:
-    """Blocks of one kind, one after another; the first one has the strides."""
+    """Consecutive blocks of one kind, as a row of the paper's table 1.
+
+    Attributes:
+        kernel_size: side of the depthwise convolution's kernel in pixels.
+        repeats: number of blocks before scaling.
+        filters: output filters before scaling.
+        expansion: factor of the filters within a block.
+        strides: strides of the first block; the others have 1.
+    """
 
     kernel_size: int
     repeats: int
@@ -40,12 +48,14 @@ BASE = (
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How a network is scaled, and how the paper trains it.
+    """Scale of a network, and settings of its training in the paper.
 
     Attributes:
-        width, depth: factors of filters and of repeats.
-        train_size, test_size: sides of the images, pixels.
-        dropout_rate: dropout before the classifier.
+        width: factor of the filters.
+        depth: factor of the repeats.
+        train_size: side of the training images in pixels.
+        test_size: side of the test images in pixels.
+        dropout_rate: rate in [0, 1) of the dropout before the classifier.
     """
 
     width: float
@@ -72,30 +82,30 @@ VARIANTS = {
 
 
 def build_efficientnet(
-    builder,
-    variant,
+    builder: Builder,
+    variant: str,
     *,
-    num_classes,
-    image_size,
-    small_images=False,
-    dropout_rate=0.0,
-    survival_probability=1.0,
-):
-    """An EfficientNet: inverted residual blocks with squeeze-and-excitation, and swish.
+    num_classes: int,
+    image_size: int,
+    small_images: bool = False,
+    dropout_rate: float = 0.0,
+    survival_probability: float = 1.0,
+) -> keras.Model:
+    """Builds an EfficientNet: inverted residual blocks with squeeze-and-excitation, and swish.
 
-    Layers are called as in `keras.applications`, whose weights fit by name. Stochastic depth is in
-    the blocks whose skip is an identity.
+    Layers have the names that they have in `keras.applications`, so that its weights match by name.
+    Blocks with an identity skip have stochastic depth.
 
     Args:
-        builder: `nsk.models.layers.Builder`.
+        builder: adds the layers; its BatchNorm epsilon is replaced by 0.001.
         variant: a key of `VARIANTS`. At 1,000 classes B0 has 5,288,548 trainable parameters, B7
             66,347,960, L2 480,309,308.
-        num_classes: int.
-        image_size: int, side of the square images in pixels.
-        small_images: bool, for about 32 pixels: the second and third stage keep the size, as in the
-            paper's networks for SVHN.
-        dropout_rate: float in [0, 1).
-        survival_probability: float in (0, 1], see `survival_probabilities`; the paper has 0.8.
+        num_classes: number of classes.
+        image_size: side of the square images in pixels.
+        small_images: whether images have about 32 pixels: the second and third stage then have
+            strides of 1, as in the Noisy Student paper's networks for SVHN.
+        dropout_rate: rate in [0, 1) of the dropout before the classifier.
+        survival_probability: in (0, 1], see `survival_probabilities`; 0.8 in the paper.
 
     Returns:
         keras.Model from float32 pixels in [0, 255], shape (batch, image_size, image_size, 3), to
@@ -111,8 +121,8 @@ def build_efficientnet(
     survival = iter(survival_probabilities(survival_probability, num_blocks(variant)))
     pixels, features = builder.image_input(
         image_size,
-        scale=[1 / (255 * one) for one in DEVIATION],
-        offset=[-mean / one for mean, one in zip(MEAN, DEVIATION, strict=True)],
+        scale=[1 / (255 * deviation) for deviation in DEVIATION],
+        offset=[-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)],
     )
     stem_filters = round_filters(STEM_FILTERS, scale.width)
     features = _conv(builder, features, stem_filters, "stem_conv", kernel_size=3, strides=2)
@@ -129,7 +139,7 @@ def build_efficientnet(
                 kernel_size=stage.kernel_size,
                 strides=1 if keeps_size else stage.strides,
                 expansion=stage.expansion,
-                survives=next(survival),
+                block_survival=next(survival),
             )
     features = _conv(builder, features, round_filters(HEAD_FILTERS, scale.width), "top_conv")
     features = _norm_swish(builder, features, "top")
@@ -145,31 +155,31 @@ def build_efficientnet(
     return keras.Model(pixels, logits, name=f"efficientnet_{variant}{suffix}")
 
 
-def build_small_efficientnet(builder, variant, **arguments):
-    """An EfficientNet for small images; see `build_efficientnet`."""
+def build_small_efficientnet(builder: Builder, variant: str, **arguments) -> keras.Model:
+    """Builds an EfficientNet for small images; see `build_efficientnet`."""
     return build_efficientnet(builder, variant, small_images=True, **arguments)
 
 
-def round_filters(filters, width):
-    """Filters times `width`, to the nearest multiple of 8 that is not a tenth less."""
+def round_filters(filters: int, width: float) -> int:
+    """Scales filters by `width` to the nearest multiple of 8 of at least 90% of the product."""
     scaled = filters * width
     rounded = int(scaled + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR * CHANNEL_DIVISOR
     rounded = max(CHANNEL_DIVISOR, rounded)
     return rounded if rounded >= 0.9 * scaled else rounded + CHANNEL_DIVISOR
 
 
-def round_repeats(repeats, depth):
-    """Blocks of a stage, rounded up."""
+def round_repeats(repeats: int, depth: float) -> int:
+    """Scales the number of blocks of a stage by `depth`, rounded up."""
     return math.ceil(depth * repeats)
 
 
-def num_blocks(variant):
-    """Blocks of a network: B7 has 55, L2 88."""
+def num_blocks(variant: str) -> int:
+    """Number of blocks of a network: 55 for B7, 88 for L2."""
     return sum(round_repeats(stage.repeats, VARIANTS[variant].depth) for stage in BASE)
 
 
-def _block(builder, inputs, filters, name, *, kernel_size, strides, expansion, survives):
-    """Expansion, depthwise convolution, squeeze-and-excitation, projection; and the skip."""
+def _block(builder, inputs, filters, name, *, kernel_size, strides, expansion, block_survival):
+    """Expansion, depthwise convolution, squeeze-and-excitation, projection and skip."""
     expanded = inputs.shape[-1] * expansion
     features = inputs
     if expansion > 1:
@@ -184,17 +194,17 @@ def _block(builder, inputs, filters, name, *, kernel_size, strides, expansion, s
         name=f"{name}_dwconv",
     )(features)
     features = _norm_swish(builder, features, name)
-    features = _squeeze_excite(builder, features, int(inputs.shape[-1] * SQUEEZE_SHARE), name)
+    features = _squeeze_excite(builder, features, int(inputs.shape[-1] * SQUEEZE_RATIO), name)
     features = _conv(builder, features, filters, f"{name}_project_conv")
     features = builder.batch_norm(features, f"{name}_project_bn")
     if strides > 1 or inputs.shape[-1] != filters:
         return features
-    features = StochasticDepth(survives, name=f"{name}_drop")(features)
+    features = StochasticDepth(block_survival, name=f"{name}_drop")(features)
     return keras.layers.Add(name=f"{name}_add")([features, inputs])
 
 
 def _squeeze_excite(builder, inputs, filters, name):
-    """Each channel times a number in (0, 1) that is learned from the means of all channels."""
+    """Scales each channel by a gate in (0, 1), computed from the means of all channels."""
     means = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(inputs)
     hidden = _conv(
         builder, means, max(1, filters), f"{name}_se_reduce", use_bias=True, activation="silu"
@@ -211,7 +221,7 @@ def _squeeze_excite(builder, inputs, filters, name):
 
 
 def _conv(builder, inputs, filters, name, *, kernel_size=1, strides=1, **arguments):
-    """Convolution with TensorFlow's "same" padding, which the published weights know."""
+    """Convolution with TensorFlow's "same" padding, with which published weights were trained."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -224,7 +234,7 @@ def _conv(builder, inputs, filters, name, *, kernel_size=1, strides=1, **argumen
 
 
 def _conv_initializer(builder, name):
-    """N(0, sqrt(2 / fan_out)), fan_out being kernel area times output channels."""
+    """Normal with standard deviation sqrt(2 / fan_out), fan_out = kernel area x output channels."""
     seed = noise.python_seed(builder.seed, name)
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed)
 

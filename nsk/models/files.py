@@ -1,44 +1,33 @@
-"""Models in files: loaded safely, and made ready to predict."""
+"""Loads trained models from `.keras` files without executing anything in them."""
 
 import os
+from pathlib import Path
 
 import keras
-import tensorflow as tf
 
-from nsk.data import pipeline
 from nsk.errors import UserError
-from nsk.evaluation.predictor import Predictor
-from nsk.models import weights
-from nsk.store import folders as stage
+from nsk.models import keras_formats
+from nsk.store import folders
+from nsk.store.manifest import MANIFEST
 
 
-def class_names_of(path):
-    """Class names of a model that nsk trained or exported, from beside it; None where unknown."""
-    listed = path.with_name("class_names.txt")
-    if listed.is_file():
-        try:
-            return listed.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{listed} cannot be read ({error}): give UTF-8 text.") from None
-    if path.with_name(stage.MANIFEST).is_file():
-        return stage.load(path.parent).counts.get("class_names")
-    return None
+def load_model(path: Path) -> keras.Model:
+    """Loads an image classifier from a `.keras` file.
 
-
-def load_model(path):
-    """A `.keras` model, safely: nothing in the file is executed.
+    Returns:
+        keras.Model from (batch, height, width, 3) to (batch, num_classes), not compiled.
 
     Raises:
-        UserError: it is missing, damaged, no `.keras` file or no classifier of images.
+        UserError: the file is missing, damaged, not a `.keras` file or not an image classifier.
     """
     if path.suffix != ".keras" or not os.path.isfile(path):
         raise UserError(
             f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
         )
     try:
-        weights.check_archive(path)
+        keras_formats.check_archive(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly anything on what it was not made for.
+    except Exception as error:  # Keras raises nearly anything on unexpected content.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The model {path} cannot be loaded ({reason}): give another one."
@@ -52,22 +41,24 @@ def load_model(path):
     return model
 
 
-def load_predictor(path, batch_size, strategy, views):
-    """Loads a model.
+def read_class_names(path: Path) -> list[str] | None:
+    """Class names of a model that nsk trained or exported, from the files beside it.
+
+    Args:
+        path: path of the model.
 
     Returns:
-        Function of a `ShardSet` and some of its shards' indices (None: all of them) that yields
-        the model's `Predictions` of their images, batch by batch.
+        Class names in the order of the logits; None: they are not known.
+
+    Raises:
+        UserError: `class_names.txt` cannot be read or the stage's manifest is damaged.
     """
-    strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
-        loaded = load_model(path)
-    predict = Predictor(loaded, batch_size, strategy, views)
-
-    def predictions(shard_set, shards=None):
-        image_size = loaded.input_shape[1]
-        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
-        with shard_set.naming_broken_shards():
-            yield from predict(batches)
-
-    return predictions
+    text_file = path.with_name("class_names.txt")
+    if text_file.is_file():
+        try:
+            return text_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{text_file} cannot be read ({error}): give UTF-8 text.") from None
+    if path.with_name(MANIFEST).is_file():
+        return folders.load_stage(path.parent).counts.get("class_names")
+    return None

@@ -1,14 +1,15 @@
-"""KerasCV's backbones for images: what makes each of them.
+"""Architectures of KerasCV's backbones for images.
 
-KerasCV 0.9 fetches even the architecture of a named backbone from the network. Here it is written
-down, so that a network with fresh weights needs none. The numbers of parameters that KerasCV
-publishes with its presets check it.
+KerasCV 0.9 downloads even the architecture of a named backbone. This table makes that unnecessary
+for a network without pretrained weights. The tests compare the numbers of parameters with those
+that KerasCV publishes with its presets.
 """
 
 import dataclasses
+from typing import Any
 
-# Factors of width and depth of EfficientNet B0 to B7.
-SCALES = {
+# Width and depth factors of EfficientNet B0 to B7.
+EFFICIENTNET_SCALES = {
     "b0": (1.0, 1.0),
     "b1": (1.0, 1.1),
     "b2": (1.1, 1.2),
@@ -18,13 +19,14 @@ SCALES = {
     "b6": (1.8, 2.6),
     "b7": (2.0, 3.1),
 }
-# Repeats of each stage, and the filters before the first and after each.
-EFFICIENTNETS_V2 = {
+# Repeats of each stage; input filters of the first stage and output filters of each stage.
+EFFICIENTNET_V2 = {
     "s": ([2, 4, 4, 6, 9, 15], [24, 24, 48, 64, 128, 160, 256]),
     "m": ([3, 5, 5, 7, 14, 18, 5], [24, 24, 48, 80, 160, 176, 304, 512]),
     "l": ([4, 7, 7, 10, 19, 25, 7], [32, 32, 64, 96, 192, 224, 384, 640]),
     **dict.fromkeys(("b0", "b1", "b2", "b3"), ([1, 2, 2, 3, 5, 8], [32, 16, 32, 48, 96, 112, 192])),
 }
+# Blocks of each stage and their type, by depth.
 RESNETS = {
     18: ([2, 2, 2, 2], "basic_block"),
     34: ([3, 4, 6, 3], "basic_block"),
@@ -32,7 +34,7 @@ RESNETS = {
     101: ([3, 4, 23, 3], "block"),
     152: ([3, 8, 36, 3], "block"),
 }
-# Channels and depth of each stage.
+# Channels and depths of the stages.
 CSP_DARKNETS = {
     "tiny": ([48, 96, 192, 384], [1, 3, 3, 1]),
     "s": ([64, 128, 256, 512], [1, 3, 3, 1]),
@@ -47,8 +49,9 @@ YOLOS_V8 = {
     "l": ([128, 256, 512, 512], [3, 6, 6, 3]),
     "xl": ([160, 320, 640, 640], [3, 6, 6, 3]),
 }
+# Repeats of the stages, by depth.
 DENSENETS = {121: [6, 12, 24, 16], 169: [6, 12, 32, 32], 201: [6, 12, 48, 32]}
-# Depth of each stage and its width.
+# Depths and widths of the stages.
 MIX_TRANSFORMERS = {
     "b0": ([2, 2, 2, 2], [32, 64, 160, 256]),
     "b1": ([2, 2, 2, 2], [64, 128, 320, 512]),
@@ -57,7 +60,7 @@ MIX_TRANSFORMERS = {
     "b4": ([3, 8, 27, 3], [64, 128, 320, 512]),
     "b5": ([3, 6, 40, 3], [64, 128, 320, 512]),
 }
-# Of each block: expansion, filters, kernel size, strides, squeeze ratio, activation.
+# One row per block: expansion, filters, kernel size, strides, squeeze ratio, activation.
 MOBILENETS_V3 = {
     "small": [
         (1, 16, 3, 2, 0.25, "relu"),
@@ -94,25 +97,25 @@ MOBILENETS_V3 = {
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """How a backbone is made.
+    """How to build a backbone, and its limits.
 
     Attributes:
-        class_name: its class in `keras_cv.models`.
-        arguments: dict, of the constructor, beside those of the input.
-        presets: dict, KerasCV's presets with weights by the data that these were trained on.
-        divisor: int, what the side of an image must be a multiple of.
-        least_size: int, pixels: the least side of an image, where it is more than all need.
+        class_name: name of its class in `keras_cv.models`.
+        arguments: arguments of its constructor, except for those of the input.
+        presets: names of KerasCV's presets with weights, by the data set of their training.
+        divisor: the side of an image must be a multiple of it.
+        min_size: smallest side of an image in pixels, if larger than that of all backbones (32).
     """
 
     class_name: str
-    arguments: dict
-    presets: dict = dataclasses.field(default_factory=dict)
+    arguments: dict[str, Any]
+    presets: dict[str, str] = dataclasses.field(default_factory=dict)
     divisor: int = 1
-    least_size: int = 0
+    min_size: int = 0
 
 
 def _efficientnet_v1(scale):
-    width, depth = SCALES[scale]
+    width, depth = EFFICIENTNET_SCALES[scale]
     return {
         "width_coefficient": width,
         "depth_coefficient": depth,
@@ -126,8 +129,8 @@ def _efficientnet_v1(scale):
 
 
 def _efficientnet_v2(variant):
-    width, depth = SCALES.get(variant, (1.0, 1.0))
-    repeats, filters = EFFICIENTNETS_V2[variant]
+    width, depth = EFFICIENTNET_SCALES.get(variant, (1.0, 1.0))
+    repeats, filters = EFFICIENTNET_V2[variant]
     stages = len(repeats)
     return {
         "width_coefficient": width,
@@ -154,14 +157,14 @@ def _stages(channels, depth):
 
 
 def _backbones():
-    """Pairs of (name, `Backbone`)."""
-    for scale in SCALES:
+    """Yields (name, `Backbone`)."""
+    for scale in EFFICIENTNET_SCALES:
         arguments = _efficientnet_v1(scale)
-        squeezed = {**arguments, "stackwise_squeeze_and_excite_ratios": [0.25] * 7}
-        yield f"efficientnetv1_{scale}", Backbone("EfficientNetV1Backbone", squeezed)
+        with_squeeze = {**arguments, "stackwise_squeeze_and_excite_ratios": [0.25] * 7}
+        yield f"efficientnetv1_{scale}", Backbone("EfficientNetV1Backbone", with_squeeze)
         if scale <= "b4":
             yield f"efficientnetlite_{scale}", Backbone("EfficientNetLiteBackbone", arguments)
-    for variant in EFFICIENTNETS_V2:
+    for variant in EFFICIENTNET_V2:
         name = f"efficientnetv2_{variant}"
         presets = {"imagenet": f"{name}_imagenet"} if variant in ("s", "b0", "b1", "b2") else {}
         yield name, Backbone("EfficientNetV2Backbone", _efficientnet_v2(variant), presets)
@@ -194,7 +197,7 @@ def _backbones():
         name = f"mit_{variant}"
         presets = {"imagenet": f"{name}_imagenet"} if variant == "b0" else {}
         arguments = {"depths": depths, "embedding_dims": widths}
-        yield name, Backbone("MiTBackbone", arguments, presets, divisor=32, least_size=64)
+        yield name, Backbone("MiTBackbone", arguments, presets, divisor=32, min_size=64)
     yield "vgg16", Backbone("VGG16Backbone", {"include_top": False})
 
 

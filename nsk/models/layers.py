@@ -1,4 +1,4 @@
-"""The layers that the networks share: noise, the padded shortcut and the usual blocks."""
+"""Layers that the networks share: noise, the padded shortcut and common sequences of layers."""
 
 import dataclasses
 
@@ -57,6 +57,15 @@ class StochasticDepth(keras.layers.Layer):
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
 
+def stochastic_depth_names(model):
+    """Names of a network's layers that drop samples when it trains: a list."""
+    return [
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, StochasticDepth) and layer.trainable and layer.survival_probability < 1
+    ]
+
+
 @keras.saving.register_keras_serializable(package="nsk")
 class Dropout(keras.layers.Layer):
     """Sets single elements to 0 during training and divides the others by `1 - rate`.
@@ -113,11 +122,11 @@ def _keep_scale(draws, keep_probability, dtype):
 
 @keras.saving.register_keras_serializable(package="nsk")
 class PaddedShortcut(keras.layers.Layer):
-    """A shortcut without weights: every `strides`-th pixel, zero channels on both sides.
+    """A shortcut without weights: takes every `strides`-th pixel and pads channels with zeros.
 
     Args:
-        filters: int, channels of the output; half of the new ones stand before the old ones.
-        strides: int, distance of the pixels taken.
+        filters: int, channels of the output; half of the zero channels come before the input's.
+        strides: int, distance in pixels between those taken.
 
     Call arguments:
         inputs: the block's input.
@@ -146,21 +155,24 @@ class PaddedShortcut(keras.layers.Layer):
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
 
 
-def survival_probabilities(last, num_blocks):
-    """Survival probability of each residual block, falling linearly from 1 at the first.
+def survival_probabilities(last: float, num_blocks: int) -> list[float]:
+    """Survival probability of each residual block, which falls linearly from 1 at the first block.
 
-    Block i = 0..L-1 survives with 1 - (1 - last) * i / L, as in the official code. `last` is what a
-    block number L would have: with 0.8, EfficientNet-B7's last of 55 blocks survives with 0.8036.
+    Block i = 0..L-1 survives with probability 1 - (1 - last) * i / L, as in the official code.
+    Block L-1 is thus above `last`: with 0.8, 0.8036 for the last of EfficientNet-B7's 55 blocks.
 
     Args:
-        last: float in (0, 1], where the line ends.
-        num_blocks: int, L.
+        last: in (0, 1], the value at i = L.
+        num_blocks: L.
 
     Returns:
-        list of L floats.
+        List of L probabilities.
 
     Raises:
         ValueError: `last` is outside of (0, 1].
+
+    Reference:
+        The linear decay of [Huang et al., 2016](https://arxiv.org/abs/1603.09382).
     """
     if not 0 < last <= 1:
         raise ValueError(f"last={last}: expected a survival probability above 0 and at most 1.")
@@ -169,17 +181,17 @@ def survival_probabilities(last, num_blocks):
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Adds the layers that all networks here are made of.
+    """Adds the layers that the networks have in common.
 
-    Names are explicit, since weights, noise and checkpoints go by them, and initial weights are a
-    pure function of (seed, layer name).
+    Layer names are explicit, since weights, noise and checkpoints refer to them. Initial weights
+    are a pure function of (seed, layer name).
 
     Attributes:
-        seed: int, of the initial weights.
-        batch_norm_momentum: float in [0, 1), of BatchNorm's moving statistics.
-        batch_norm_epsilon: float, what is added to a variance.
-        synchronized: bool, whether BatchNorm takes its statistics over all replicas. On one device
-            it changes nothing but the speed: 20% slower.
+        seed: seed of the initial weights.
+        batch_norm_momentum: in [0, 1), momentum of BatchNorm's moving statistics.
+        synchronized: whether BatchNorm computes its statistics over all replicas. On one device
+            this only costs time: steps are 20% slower.
+        batch_norm_epsilon: added to variances.
     """
 
     seed: int = 0
@@ -187,23 +199,41 @@ class Builder:
     synchronized: bool = False
     batch_norm_epsilon: float = 1e-5
 
-    def image_input(self, image_size, scale=1 / 127.5, offset=-1.0):
-        """Returns (input tensor of pixels in [0, 255], scale x pixels + offset).
+    def image_input(
+        self,
+        image_size: int,
+        scale: float | list[float] = 1 / 127.5,
+        offset: float | list[float] = -1.0,
+    ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """The input of a network and its normalised pixels.
 
-        Scale and offset are floats, to [-1, 1] by default, or lists of one for each of the three
-        channels.
+        Args:
+            image_size: side of the square images in pixels.
+            scale: factor of the pixels, one float or one for each of the three channels.
+            offset: added to the scaled pixels, in the same form; by default both map to [-1, 1].
+
+        Returns:
+            (pixels in [0, 255], normalised pixels): float32, (batch, image_size, image_size, 3).
         """
         pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
-        # In float32 under mixed precision too: bfloat16 would round augmented pixels to integers.
+        # float32 also under mixed precision: bfloat16 would round augmented pixels to integers.
         rescale = keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="rescale")
         return pixels, rescale(pixels)
 
-    def conv(self, inputs, filters, name, *, kernel_size=3, strides=1):
-        """Convolution without bias (a BatchNorm follows it) that keeps or divides the size.
+    def conv(
+        self,
+        inputs: keras.KerasTensor,
+        filters: int,
+        name: str,
+        *,
+        kernel_size: int = 3,
+        strides: int = 1,
+    ) -> keras.KerasTensor:
+        """Convolution without bias (a BatchNorm follows) that divides the size by `strides`.
 
-        TensorFlow's "same" padding puts the window of a strided convolution one pixel off the pixel
-        that a strided shortcut takes, and that for even sizes alone. Padding by hand centres both
-        on the same.
+        TensorFlow's "same" padding centres the window of a strided convolution one pixel off the
+        pixel that a strided shortcut takes, but only for even sizes. Explicit padding centres both
+        on the same pixel.
         """
         if strides > 1 and kernel_size > 1:
             pad = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")
@@ -220,7 +250,8 @@ class Builder:
             name=name,
         )(inputs)
 
-    def batch_norm(self, inputs, name):
+    def batch_norm(self, inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """BatchNorm with this builder's momentum and epsilon."""
         return keras.layers.BatchNormalization(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
@@ -228,28 +259,51 @@ class Builder:
             name=name,
         )(inputs)
 
-    def conv_bn(self, inputs, filters, name, **conv_arguments):
+    def conv_bn(
+        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments
+    ) -> keras.KerasTensor:
+        """Convolution and BatchNorm; `conv_arguments` are those of `conv`."""
         outputs = self.conv(inputs, filters, f"{name}_conv", **conv_arguments)
         return self.batch_norm(outputs, f"{name}_bn")
 
-    def conv_bn_relu(self, inputs, filters, name, **conv_arguments):
+    def conv_bn_relu(
+        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments
+    ) -> keras.KerasTensor:
+        """Convolution, BatchNorm and ReLU; `conv_arguments` are those of `conv`."""
         outputs = self.conv_bn(inputs, filters, name, **conv_arguments)
         return keras.layers.ReLU(name=f"{name}_relu")(outputs)
 
-    def bn_relu(self, inputs, name):
+    def bn_relu(self, inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """BatchNorm and ReLU."""
         outputs = self.batch_norm(inputs, f"{name}_bn")
         return keras.layers.ReLU(name=f"{name}_relu")(outputs)
 
-    def add_relu(self, branch, shortcut, name):
+    def add_relu(
+        self, branch: keras.KerasTensor, shortcut: keras.KerasTensor, name: str
+    ) -> keras.KerasTensor:
+        """Sum of a residual branch and its shortcut, and ReLU."""
         outputs = keras.layers.Add(name=f"{name}_add")([branch, shortcut])
         return keras.layers.ReLU(name=f"{name}_relu")(outputs)
 
-    def classifier(self, features, num_classes, dropout_rate, initializer=None):
-        """Global average pooling, dropout and the dense layer; returns float32 logits.
+    def classifier(
+        self,
+        features: keras.KerasTensor,
+        num_classes: int,
+        dropout_rate: float,
+        initializer: keras.initializers.Initializer | None = None,
+    ) -> keras.KerasTensor:
+        """Global average pooling, dropout and the dense layer.
 
-        The dense layer begins as Glorot's uniform one, or by the `initializer` that is given.
+        Args:
+            features: (batch, height, width, channels).
+            num_classes: number of classes.
+            dropout_rate: in [0, 1).
+            initializer: of the dense layer's kernel; None: Glorot uniform.
+
+        Returns:
+            float32 logits, (batch, num_classes).
         """
-        # Means and logits are float32 under mixed precision, too, as the weights are.
+        # Pooled features and logits are float32, as the weights, also under mixed precision.
         dtype = keras.config.dtype_policy().variable_dtype
         features = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pool")(features)
         features = Dropout(dropout_rate, dtype=dtype, name="dropout")(features)

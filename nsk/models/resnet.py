@@ -1,9 +1,12 @@
-"""Residual networks of basic blocks: for small images the 6n+2 family, ResNet9 and ResNet6; and
-ResNet-18, 26 and 34 for those of ImageNet's size."""
+"""Residual networks of basic blocks.
+
+The 6n+2 family, ResNet9 and ResNet6 are for small images, ResNet-18, 26 and 34 for images of about
+224 pixels.
+"""
 
 import keras
 
-from nsk.models.layers import PaddedShortcut, StochasticDepth, survival_probabilities
+from nsk.models.layers import Builder, PaddedShortcut, StochasticDepth, survival_probabilities
 
 # (filters, strides) of the three stages.
 STAGES_6N2 = ((16, 1), (32, 2), (64, 2))
@@ -14,22 +17,28 @@ BLOCKS_IMAGENET = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
 
 
 def build_resnet6n2(
-    builder, depth, *, num_classes, image_size, dropout_rate=0.0, survival_probability=1.0
-):
-    """ResNet-20, 26, 32, 38, ...: three stages of n = (depth - 2) / 6 basic blocks.
+    builder: Builder,
+    depth: int,
+    *,
+    num_classes: int,
+    image_size: int,
+    dropout_rate: float = 0.0,
+    survival_probability: float = 1.0,
+) -> keras.Model:
+    """Builds ResNet-20, 26, 32, 38, ...: three stages of n = (depth - 2) / 6 basic blocks.
 
-    A bare 3x3 convolution is the stem, and a BatchNorm and ReLU stand before pooling instead of
-    after the stem. The shortcut into a new stage takes every second pixel and pads channels with
-    zeros, so every skip is an identity and every block has stochastic depth.
+    The stem is a bare 3x3 convolution; its BatchNorm and ReLU come before the pooling instead. The
+    shortcut into a new stage takes every second pixel and pads the channels with zeros, so every
+    skip is an identity and every block has stochastic depth.
 
     Args:
-        builder: `nsk.models.layers.Builder`.
-        depth: int, 6n + 2. At ten classes 20, 26, 32 and 38 have 269,818, 367,034, 464,250 and
+        builder: adds the layers.
+        depth: 6n + 2. At ten classes 20, 26, 32 and 38 have 269,818, 367,034, 464,250 and
             561,466 trainable parameters.
-        num_classes: int.
-        image_size: int, side of the square images in pixels.
-        dropout_rate: float in [0, 1).
-        survival_probability: float in (0, 1], see `survival_probabilities`.
+        num_classes: number of classes.
+        image_size: side of the square images in pixels.
+        dropout_rate: rate in [0, 1) of the dropout before the classifier.
+        survival_probability: in (0, 1], see `survival_probabilities`.
 
     Returns:
         keras.Model from float32 pixels in [0, 255], shape (batch, image_size, image_size, 3), to
@@ -42,12 +51,12 @@ def build_resnet6n2(
         [He et al., 2015](https://arxiv.org/abs/1512.03385), section 4.2.
     """
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth={depth}: expected 6n + 2 with n of 1 or more.")
+        raise ValueError(f"depth={depth}: expected 6n + 2 with n >= 1.")
     blocks_per_stage = depth // 6
     survival = survival_probabilities(survival_probability, 3 * blocks_per_stage)
     pixels, features = builder.image_input(image_size)
     features = builder.conv(features, 16, "stem_conv")
-    for index, survives in enumerate(survival):
+    for index, block_survival in enumerate(survival):
         stage, position = divmod(index, blocks_per_stage)
         name = f"stage{stage + 1}_block{position + 1}"
         filters, strides = STAGES_6N2[stage]
@@ -57,7 +66,7 @@ def build_resnet6n2(
         elif strides > 1:
             shortcut = PaddedShortcut(filters, strides, name=f"{name}_shortcut")(features)
         branch = _basic_branch(builder, features, filters, strides, name)
-        branch = StochasticDepth(survives, name=f"{name}_depth")(branch)
+        branch = StochasticDepth(block_survival, name=f"{name}_depth")(branch)
         features = builder.add_relu(branch, shortcut, name)
     features = builder.bn_relu(features, "final")
     logits = builder.classifier(features, num_classes, dropout_rate)
@@ -65,22 +74,28 @@ def build_resnet6n2(
 
 
 def build_imagenet_resnet(
-    builder, depth, *, num_classes, image_size, dropout_rate=0.0, survival_probability=1.0
-):
-    """ResNet-18, 26 or 34 for images of about 224 pixels: four stages of basic blocks.
+    builder: Builder,
+    depth: int,
+    *,
+    num_classes: int,
+    image_size: int,
+    dropout_rate: float = 0.0,
+    survival_probability: float = 1.0,
+) -> keras.Model:
+    """Builds ResNet-18, 26 or 34 for images of about 224 pixels: four stages of basic blocks.
 
-    The stem is a 7x7 convolution and a pooling that each halve the size. The first block of every
-    stage but the first has a projection (1x1 convolution and BatchNorm) for a shortcut and no
+    The stem is a 7x7 convolution and a max pooling that each halve the size. The first block of the
+    second, third and fourth stage has a projection shortcut (1x1 convolution and BatchNorm) and no
     stochastic depth.
 
     Args:
-        builder: `nsk.models.layers.Builder`.
-        depth: int, 18, 26 or 34: at 1,000 classes 11,689,512, 17,960,232 or 21,797,672 trainable
+        builder: adds the layers.
+        depth: 18, 26 or 34: at 1,000 classes 11,689,512, 17,960,232 or 21,797,672 trainable
             parameters.
-        num_classes: int.
-        image_size: int, side of the square images in pixels.
-        dropout_rate: float in [0, 1).
-        survival_probability: float in (0, 1], see `survival_probabilities`.
+        num_classes: number of classes.
+        image_size: side of the square images in pixels.
+        dropout_rate: rate in [0, 1) of the dropout before the classifier.
+        survival_probability: in (0, 1], see `survival_probabilities`.
 
     Returns:
         keras.Model from float32 pixels in [0, 255], shape (batch, image_size, image_size, 3), to
@@ -93,32 +108,34 @@ def build_imagenet_resnet(
     survival = iter(survival_probabilities(survival_probability, sum(blocks)))
     pixels, features = builder.image_input(image_size)
     features = builder.conv_bn_relu(features, 64, "stem", kernel_size=7, strides=2)
-    # Zeros around what a ReLU returns are as good as nothing.
+    # Outputs of a ReLU are not negative, so padding with zeros does not change a maximum.
     features = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(features)
     features = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(features)
     for stage, (filters, first_strides) in enumerate(STAGES_IMAGENET, start=1):
         for block in range(blocks[stage - 1]):
-            name, survives = f"stage{stage}_block{block + 1}", next(survival)
+            name, block_survival = f"stage{stage}_block{block + 1}", next(survival)
             strides, shortcut = 1 if block else first_strides, features
             if strides > 1:
-                survives = 1.0
+                block_survival = 1.0
                 shortcut = builder.conv_bn(
                     features, filters, f"{name}_shortcut", kernel_size=1, strides=strides
                 )
             branch = _basic_branch(builder, features, filters, strides, name)
-            branch = StochasticDepth(survives, name=f"{name}_depth")(branch)
+            branch = StochasticDepth(block_survival, name=f"{name}_depth")(branch)
             features = builder.add_relu(branch, shortcut, name)
     logits = builder.classifier(features, num_classes, dropout_rate)
     return keras.Model(pixels, logits, name=f"imagenet_resnet{depth}")
 
 
-def build_resnet9(builder, *, num_classes, image_size, dropout_rate=0.0):
-    """ResNet9: two convolutions and three basic blocks.
+def build_resnet9(
+    builder: Builder, *, num_classes: int, image_size: int, dropout_rate: float = 0.0
+) -> keras.Model:
+    """Builds ResNet9: two convolutions and three basic blocks.
 
     It has 317,930 trainable parameters at ten classes. The second and third block have a projection
-    (1x1 convolution and BatchNorm) for a shortcut. Only the first has an identity, and a first
-    block always survives: so there is no stochastic depth. Arguments and result are those of
-    `build_resnet6n2`.
+    shortcut (1x1 convolution and BatchNorm). Only the first block has an identity shortcut, and the
+    first block's survival probability is always 1: so there is no stochastic depth. Arguments and
+    result are those of `build_resnet6n2`.
     """
     pixels, features = _small_stem(builder, image_size)
     for index, (filters, strides) in enumerate(STAGES_SMALL):
@@ -134,8 +151,10 @@ def build_resnet9(builder, *, num_classes, image_size, dropout_rate=0.0):
     return keras.Model(pixels, logits, name="resnet9")
 
 
-def build_resnet6(builder, *, num_classes, image_size, dropout_rate=0.0):
-    """ResNet6: two convolutions and three sums of two parallel convolutions.
+def build_resnet6(
+    builder: Builder, *, num_classes: int, image_size: int, dropout_rate: float = 0.0
+) -> keras.Model:
+    """Builds ResNet6: two convolutions and three sums of two parallel convolutions.
 
     It has 215,146 trainable parameters at ten classes. Each sum is
     ReLU(BN(conv3x3(x)) + BN(conv3x3(x))): no path is an identity, so there is no stochastic depth.

@@ -1,4 +1,4 @@
-"""Weights of the official EfficientNet and Noisy Student checkpoints of TensorFlow 1.
+"""Reads the official EfficientNet and Noisy Student checkpoints of TensorFlow 1.
 
 Reference: https://github.com/google-research/noisystudent and
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet
@@ -7,14 +7,16 @@ https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet
 import glob
 import math
 import re
+from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from nsk.models import efficientnet
 
 AVERAGE = "/ExponentialMovingAverage"
 IN_BLOCK = re.compile("blocks_(0|[1-9][0-9]{0,3})/(.+)")
-# Names of layers there and here.
+# Names of layers in the checkpoints and in this project.
 STEM_AND_HEAD = {
     "stem/conv2d": "stem_conv",
     "stem/batch_normalization": "stem_bn",
@@ -23,7 +25,7 @@ STEM_AND_HEAD = {
     "head/dense": "logits",
 }
 SQUEEZE_EXCITE = {"se/conv2d": "se_reduce", "se/conv2d_1": "se_expand"}
-# Layers are numbered by their kind, so that a block's first convolution is not always the same one.
+# Layers are numbered per kind, so the number of a layer depends on whether its block expands.
 BLOCK = {
     "depthwise_conv2d": "dwconv",
     "batch_normalization": "bn",
@@ -42,34 +44,35 @@ EXPANDING_BLOCK = {
 }
 
 
-def data_files(prefix):
-    """Paths, as text, of the data files of the checkpoint with a prefix."""
+def data_files(prefix: Path) -> list[str]:
+    """Paths of the data files of the checkpoint with a prefix."""
     return sorted(glob.glob(f"{glob.escape(str(prefix))}.data-*-of-*"))
 
 
-def read(prefix, most_bytes):
+def read(prefix: Path, max_bytes: int) -> tuple[dict[str, dict[str, np.ndarray]], int, int]:
     """Reads the weights of an EfficientNet.
 
-    The average of a tensor is taken where there is one, of BatchNorm's moving statistics too.
+    If a tensor has a moving average, BatchNorm's moving statistics included, this is read instead.
 
     Args:
         prefix: path of the `.index` file without this suffix.
-        most_bytes: int; tensors that claim more than this are not read.
+        max_bytes: limit for the size that the tensors claim, in bytes.
 
     Returns:
-        (layers, averaged, ignored): a dict as in `nsk.models.weights.Weights`; how many tensors are
-        averages; how many tensors are none of the network's, as an optimizer's.
+        (layers, averaged, ignored): arrays by the name of the layer, as in this project's networks,
+        and of the variable; the number of moving averages; the number of tensors that do not belong
+        to the network, such as an optimizer's.
 
     Raises:
-        ValueError: it is no checkpoint of an EfficientNet.
+        ValueError: it is not a checkpoint of an EfficientNet, or claims too many bytes.
         tf.errors.OpError: it is damaged.
     """
-    # Other readers ask a folder's file `checkpoint` for the name of a file, which may be any file.
+    # Other readers follow a path in a folder's file `checkpoint`, which may lead to any file.
     reader = tf.compat.v1.train.NewCheckpointReader(str(prefix))
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     averages = {name.removesuffix(AVERAGE) for name in shapes if name.endswith(AVERAGE)}
     variables = averages | set(shapes)
-    # An optimizer's slots are called VARIABLE/SLOT.
+    # An optimizer's slots have names VARIABLE/SLOT.
     variables = {name for name in variables if name.rpartition("/")[0] not in variables}
     scope = _scope(variables)
     sources = {
@@ -79,24 +82,24 @@ def read(prefix, most_bytes):
     }
     if not scope:
         sources.pop("global_step", None)
-    claimed = sum(math.prod(shapes[name]) * dtypes[name].size for name in sources.values())
-    if claimed > most_bytes:
-        raise ValueError(f"it claims {claimed:,} bytes, expected {most_bytes:,} at most")
+    size = sum(math.prod(shapes[name]) * dtypes[name].size for name in sources.values())
+    if size > max_bytes:
+        raise ValueError(f"it claims {size:,} bytes, expected {max_bytes:,} at most")
     blocks = _blocks(sources)
     layers = {}
     for name, source in sources.items():
         layer, _, variable = name.rpartition("/")
         arrays = layers.setdefault(_layer_name(layer, blocks), {})
         if variable in arrays:
-            raise ValueError(f"{name} is there under two names")
+            raise ValueError(f"{name} is duplicated under another name")
         arrays[variable] = reader.get_tensor(source)
     averaged = sum(source.endswith(AVERAGE) for source in sources.values())
-    plain = sum(name in shapes for name in averages)  # Beside their averages.
-    return layers, averaged, len(shapes) - len(sources) - plain
+    replaced = sum(name in shapes for name in averages)  # Plain variables with an average.
+    return layers, averaged, len(shapes) - len(sources) - replaced
 
 
 def _scope(variables):
-    """What the names of the network's tensors begin with, as `efficientnet-b0/`."""
+    """Prefix of the names of the network's tensors, such as `efficientnet-b0/`."""
     matches = [re.fullmatch("(.*/)?stem/conv2d/kernel", name) for name in sorted(variables)]
     scopes = [match[1] or "" for match in matches if match]
     if len(scopes) != 1:
@@ -108,7 +111,7 @@ def _scope(variables):
 
 
 def _blocks(names):
-    """(name here, whether it expands) of each block, from how many blocks there are."""
+    """(name in this project, whether it expands) of each block, from the number of blocks."""
     matches = [IN_BLOCK.fullmatch(name) for name in names]
     count = max((int(match[1]) + 1 for match in matches if match), default=0)
     for variant in efficientnet.VARIANTS.values():
@@ -124,7 +127,7 @@ def _blocks(names):
 
 
 def _layer_name(layer, blocks):
-    """Our name of a layer, as `stem_conv` of `stem/conv2d`; its own one where there is none."""
+    """This project's name of a layer, such as `stem_conv` of `stem/conv2d`; its own if unknown."""
     layer = layer.replace("tpu_batch_normalization", "batch_normalization")
     match = IN_BLOCK.fullmatch(layer)
     if not match:

@@ -1,11 +1,11 @@
-"""Score, select and write as Apache Beam pipelines, on any runner, by Beam's own options.
+"""Scoring, selection and writing of pseudo-labels as Apache Beam pipelines, on any runner.
 
-The same functions run as on one machine, so that the files are the same to the byte. They and the
-workdir must be reachable by every worker under the same path, as on a shared file system. Files
-appear whole or not at all, so that a task which is done twice does no harm, and what is finished is
-kept when a pipeline fails.
+The functions are those that run on one machine, so the files are equal to the byte. The code and
+the workdir must be reachable by every worker under the same path, as on a shared file system. Files
+appear completely or not at all: a task that runs twice does no harm, and finished files are kept if
+a pipeline fails.
 
-Apache Beam comes with `requirements-beam.txt`.
+Apache Beam is installed by `requirements-beam.txt`.
 """
 
 import contextlib
@@ -30,132 +30,138 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-from apache_beam.runners import create_runner
+from apache_beam.runners import PipelineRunner, create_runner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from nsk import stopping
 from nsk.errors import UserError
+from nsk.pseudo import radix_selection
 
-# Items of one task: neighbours, since an output shard needs what the one before it has read.
-TASK_ITEMS = 32
-# Lines of Beam and of TensorFlow's C++ libraries in worker processes of this machine.
-NOISE = re.compile(rb"(DEBUG|INFO|WARNING):|[IW]\d{4} \d\d:\d\d:\d\d")
+# Items of a task: neighbouring shards, since an output shard needs images that the one before it
+# has read.
+ITEMS_PER_TASK = 32
+# Log lines of Beam and of TensorFlow's C++ libraries in worker processes of this machine.
+LIBRARY_LOG_LINE = re.compile(rb"(DEBUG|INFO|WARNING):|[IW]\d{4} \d\d:\d\d:\d\d")
 
 
-def check_options(options):
-    """Reads `--beam_options` and makes the runner that they name: (PipelineOptions, runner).
+def parse_beam_options(options: str) -> tuple[PipelineOptions, PipelineRunner]:
+    """Parses `--beam_options` and creates the runner that they name.
 
-    Nothing is run, and what only the runner's machines can tell is not checked.
+    Nothing is run: options that only the runner's machines can check are not checked.
 
     Raises:
-        UserError: they cannot be read, name an unknown option or runner, or lack an option.
+        UserError: the options cannot be parsed, an option or the runner is unknown, or a required
+            option is missing.
     """
     try:
-        given = shlex.split(options)
+        arguments = shlex.split(options)
     except ValueError as error:
-        raise _wrong(options, f"{error}: close every quotation mark") from None
+        raise _options_error(options, f"{error}: close every quotation mark") from None
     parsers = []
     PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
-    told = io.StringIO()
+    parser_output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
-            _, unknown = parsers[0].parse_known_args(given)
-            made = PipelineOptions(given)
-    except SystemExit:  # argparse has told the usage of everything, and then what is wrong.
-        raise _wrong(options, told.getvalue().strip().rpartition("error: ")[2]) from None
-    name = made.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER
+        with contextlib.redirect_stderr(parser_output):
+            _, unknown = parsers[0].parse_known_args(arguments)
+            parsed = PipelineOptions(arguments)
+    except SystemExit:  # argparse prints its usage and then, last, what is wrong.
+        reason = parser_output.getvalue().strip().rpartition("error: ")[2]
+        raise _options_error(options, reason) from None
+    name = parsed.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER
     try:
         runner = create_runner(name)
-    except Exception as error:  # A name may lead to any module.
-        raise _wrong(options, f"the runner {name!r} cannot be made ({error})") from None
-    # A job server may know options that are unknown here.
+    except Exception as error:  # The name may import any module.
+        reason = f"the runner {name!r} cannot be created ({error})"
+        raise _options_error(options, reason) from None
+    # A job server may accept options that are unknown here.
     is_portable = isinstance(runner, PortableRunner)
-    unknown = [one for one in unknown if not (is_portable and one.startswith("--"))]
+    unknown = [option for option in unknown if not (is_portable and option.startswith("--"))]
     if unknown:
-        raise _wrong(
-            options, f"{' '.join(unknown)} is unknown: give options of Beam's, as --name=value"
-        )
+        reason = f"{' '.join(unknown)} is unknown: give Beam's options, as --name=value"
+        raise _options_error(options, reason)
     try:
-        missing = PipelineOptionsValidator(made, runner).validate()
-        if is_portable and not made.view_as(PortableOptions).job_endpoint:
-            runner.default_job_server(PipelineOptions(given))
+        missing = PipelineOptionsValidator(parsed, runner).validate()
+        if is_portable and not parsed.view_as(PortableOptions).job_endpoint:
+            runner.default_job_server(PipelineOptions(arguments))
     except Exception as error:
         missing = [str(error)]
     if missing:
-        raise _wrong(options, " ".join(missing))
-    return made, runner
+        raise _options_error(options, " ".join(missing))
+    return parsed, runner
 
 
-def _wrong(options, reason):
+def _options_error(options, reason):
     reason = " ".join(reason.split()).rstrip(".")
     return UserError(f"--beam_options={options!r}: {reason}.")
 
 
-class Engine:
-    """An engine as `nsk.pseudo.engine` describes it.
+class BeamEngine:
+    """Runs the work as Beam pipelines; an `Engine` as in `nsk.pseudo.engine`.
 
     Args:
         options: Beam's options as on its command line, such as "--runner=FlinkRunner
-            --flink_master=localhost:8081"; see `check_options`.
-        folder: an existing folder that all workers reach, for what goes back to this process.
-        task_items: int, most items of one task.
+            --flink_master=localhost:8081"; see `parse_beam_options`.
+        folder: an existing folder that all workers reach, for results that return to this process.
+        items_per_task: int, maximum number of items of a task.
     """
 
-    def __init__(self, options, folder, task_items=TASK_ITEMS):
-        check_options(options)
-        self.options, self.folder, self.task_items = options, Path(folder), task_items
+    def __init__(self, options: str, folder: str | Path, items_per_task: int = ITEMS_PER_TASK):
+        parse_beam_options(options)
+        self.options, self.folder, self.items_per_task = options, Path(folder), items_per_task
 
-    def each(self, items, make):
-        """Does the work of every item; see `engine.Local.each`."""
+    def run(self, items, make_function):
+        """Processes every item; see `engine.Engine.run`."""
         if items:
-            self._run(items, lambda tasks: tasks | "work" >> beam.ParDo(_Work(make)))
+            do_fn = _ProcessTasks(make_function)
+            self._run_pipeline(items, lambda tasks: tasks | "work" >> beam.ParDo(do_fn))
 
-    def sum(self, items, function):
-        """The sum of a function of lists of items; see `engine.Local.sum`."""
+    def map_reduce(self, items, function):
+        """Adds up the results of all tasks; see `engine.Engine.map_reduce`."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = Path(folder) / "sum.npz"
 
             def add_up(tasks):
-                of_tasks = tasks | "map" >> beam.Map(function)
-                total = of_tasks | "add" >> beam.CombineGlobally(_add).without_defaults()
-                total | "keep" >> beam.Map(functools.partial(_save, path))
+                results = tasks | "map" >> beam.Map(function)
+                total = results | "add" >> beam.CombineGlobally(_add).without_defaults()
+                total | "save" >> beam.Map(functools.partial(_save, path))
 
-            self._run(items, add_up)
+            self._run_pipeline(items, add_up)
             return _load(path)
 
-    def _run(self, items, build):
-        """Runs a pipeline over tasks of neighbouring items."""
-        size = self.task_items
+    def _run_pipeline(self, items, build):
+        """Runs the pipeline that `build` makes of tasks, lists of neighbouring items."""
+        size = self.items_per_task
         tasks = [items[first : first + size] for first in range(0, len(items), size)]
-        options, runner = check_options(self.options)
+        options, runner = parse_beam_options(self.options)
         has_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-        signals, result = stopping.signals(), None
+        signals_before, result = stopping.signal_count(), None
         try:
-            with _noise_hidden() if has_processes else contextlib.nullcontext():
+            with _hide_library_logs() if has_processes else contextlib.nullcontext():
                 pipeline = beam.Pipeline(runner, options)
                 build(pipeline | "tasks" >> beam.Create(tasks) | beam.Reshuffle())
                 result = pipeline.run()
                 result.wait_until_finish()
         except Exception as error:
-            if stopping.signals() > signals:
+            if stopping.signal_count() > signals_before:
                 raise KeyboardInterrupt from error
-            # Runners wrap what a worker has raised, each in its own way, as text.
-            told = [line for line in str(error).splitlines() if "UserError: " in line]
-            if not told and result is None and isinstance(runner, PortableRunner):
+            # Runners wrap the errors of workers as text, each in its own format.
+            messages = [line for line in str(error).splitlines() if "UserError: " in line]
+            if not messages and result is None and isinstance(runner, PortableRunner):
                 reason = f"{type(error).__name__}: {error}".rstrip(": ")
-                raise _wrong(self.options, f"the runner does not start ({reason})") from error
-            if not told:
+                reason = f"the runner does not start ({reason})"
+                raise _options_error(self.options, reason) from error
+            if not messages:
                 raise
-            reason = told[-1].rpartition("UserError: ")[2].partition(" [while running")[0]
+            reason = messages[-1].rpartition("UserError: ")[2].partition(" [while running")[0]
             raise UserError(
-                f"A Beam worker says: {reason} What is finished is kept: run the same command "
-                "again to go on."
+                f"A Beam worker failed: {reason} Finished files are kept: run the same command "
+                "again to resume."
             ) from error
 
 
 @contextlib.contextmanager
-def _noise_hidden():
-    """Hides what Beam and TensorFlow say in worker processes, which write to this one's stderr.
+def _hide_library_logs():
+    """Hides log lines of Beam and TensorFlow in worker processes, which share this one's stderr.
 
     TF_CPP_MIN_LOG_LEVEL=0 shows everything.
     """
@@ -163,37 +169,37 @@ def _noise_hidden():
         yield
         return
     sys.stderr.flush()
-    saved = os.dup(2)
-    read, write = os.pipe()
-    os.dup2(write, 2)
-    os.close(write)
+    original_stderr = os.dup(2)
+    read_end, write_end = os.pipe()
+    os.dup2(write_end, 2)
+    os.close(write_end)
 
-    def pass_on():
-        with open(read, "rb") as lines:
+    def forward_lines():
+        with open(read_end, "rb") as lines:
             for line in lines:
-                if not NOISE.match(line):
-                    os.write(saved, line)
+                if not LIBRARY_LOG_LINE.match(line):
+                    os.write(original_stderr, line)
 
-    passing = threading.Thread(target=pass_on, daemon=True)
-    passing.start()
+    thread = threading.Thread(target=forward_lines, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(saved, 2)
-        passing.join(1)  # A lost worker may hold the other end for ever.
-        if not passing.is_alive():
-            os.close(saved)
+        os.dup2(original_stderr, 2)
+        thread.join(1)  # A lost worker may keep the other end open forever.
+        if not thread.is_alive():
+            os.close(original_stderr)
 
 
-class _Work(beam.DoFn):
-    """Does the work of tasks; what it needs is loaded once in every worker."""
+class _ProcessTasks(beam.DoFn):
+    """Processes tasks; `make_function` is called once in every worker."""
 
-    def __init__(self, make):
-        self._make = make
+    def __init__(self, make_function):
+        self._make_function = make_function
 
     def setup(self):
-        self._function = self._make()
+        self._function = self._make_function()
 
     def process(self, items):
         self._function(items)
@@ -204,17 +210,18 @@ def _add(values):
 
 
 def _save(path, value):
-    """Keeps a dataclass of arrays, with the name of its class, in a file without pickles."""
+    """Saves a dataclass of arrays, with the name of its class, in a file without pickles."""
     kind = type(value)
     arrays = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     np.savez(path, allow_pickle=False, kind=f"{kind.__module__}:{kind.__qualname__}", **arrays)
 
 
 def _load(path):
-    from nsk.pseudo import radix_selection as ranking
-
     with np.load(path, allow_pickle=False) as arrays:
         module, _, name = str(arrays["kind"]).partition(":")
-        if module != ranking.__name__:
-            raise ValueError(f"{path} holds a {module}.{name}: expected one of {ranking.__name__}.")
-        return getattr(ranking, name)(**{key: arrays[key] for key in arrays if key != "kind"})
+        if module != radix_selection.__name__:
+            raise ValueError(
+                f"{path} holds a {module}.{name}: expected a class of {radix_selection.__name__}."
+            )
+        fields = {key: arrays[key] for key in arrays if key != "kind"}
+        return getattr(radix_selection, name)(**fields)

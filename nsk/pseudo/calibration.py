@@ -1,7 +1,8 @@
-"""How far a teacher's confidences can be trusted, measured on dev; pure NumPy and SciPy.
+"""Calibration of a teacher's confidences on dev; pure NumPy and SciPy.
 
 Temperature scaling makes confidences comparable between classes and teachers before they are
-filtered; thresholds by precision replace one number for all classes by what dev says of each.
+filtered. Thresholds by precision replace one minimum confidence for all classes by one for each
+class, estimated on dev.
 """
 
 import dataclasses
@@ -10,40 +11,40 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-# Fewer dev images that are given a label say too little of it.
+# With fewer dev images a precision is too uncertain to set a threshold.
 MIN_DEV_IMAGES = 20
 TEMPERATURES = (0.05, 20.0)
 
 
-def fit_temperature(log_probabilities, labels):
-    """The temperature T at which softmax(log p / T) has the least negative log-likelihood.
+def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Finds the temperature T that minimises the negative log-likelihood of softmax(log p / T).
 
     Args:
         log_probabilities: float array of shape (n, num_classes).
         labels: int array of shape (n,), the true ones.
 
     Returns:
-        float within `TEMPERATURES`; above 1 where the confidences are too high.
+        float within `TEMPERATURES`; above 1 if the confidences are too high.
 
     Reference:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
     """
     log_probabilities = np.asarray(log_probabilities, np.float64)
-    of_label = log_probabilities[np.arange(len(labels)), labels]
+    label_log_probabilities = log_probabilities[np.arange(len(labels)), labels]
 
     def loss(log_temperature):
         factor = np.exp(-log_temperature)
         normalizers = scipy.special.logsumexp(log_probabilities * factor, axis=1)
-        return float(np.mean(normalizers - of_label * factor))
+        return float(np.mean(normalizers - label_log_probabilities * factor))
 
-    found = scipy.optimize.minimize_scalar(
+    minimum = scipy.optimize.minimize_scalar(
         loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
-def calibrated_confidences(log_probabilities, temperature):
-    """Probability of each first choice at a temperature: float32 array of shape (n,)."""
+def calibrated_confidences(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probability of each top-1 class at a temperature: float32 array of shape (n,)."""
     scaled = np.asarray(log_probabilities, np.float64) / temperature
     normalizers = scipy.special.logsumexp(scaled, axis=1)
     return np.exp(scaled.max(axis=1) - normalizers).clip(0.0, 1.0).astype(np.float32)
@@ -51,93 +52,106 @@ def calibrated_confidences(log_probabilities, temperature):
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """What each class's images need, by the precision that dev shows.
+    """Minimum confidence of each class, from the precision on dev.
 
     Attributes:
         values: float32 array of shape (num_classes,).
-        few: class indices with too few dev images: they have the threshold of all classes together.
-        missed: class indices that reach the target at no threshold that keeps `MIN_DEV_IMAGES` dev
-            images: they have, of the threshold at which they come closest and that of all classes
-            together, the higher one.
-        reached_by_all: whether all classes together reach the target at their threshold.
+        with_few_images: indices of the classes with too few dev images: their threshold is the one
+            of all classes together.
+        below_target: indices of the classes that do not reach the target at any threshold that
+            keeps `MIN_DEV_IMAGES` dev images: their threshold is the one of the highest precision,
+            or that of all classes together if it is higher.
+        reached_overall: whether all classes together reach the target at their threshold.
     """
 
     values: np.ndarray
-    few: tuple
-    missed: tuple
-    reached_by_all: bool
+    with_few_images: tuple[int, ...]
+    below_target: tuple[int, ...]
+    reached_overall: bool
 
 
-def precision_thresholds(labels, confidences, truth, num_classes, target, min_confidence=0.0):
-    """The least confidence of each class from which on enough of its dev images are right.
+def precision_thresholds(
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    truth: np.ndarray,
+    num_classes: int,
+    target: float,
+    min_confidence: float = 0.0,
+) -> Thresholds:
+    """Finds the lowest threshold of each class at which its precision on dev reaches a target.
 
-    Thresholds never fall as the target rises: a class that misses it has no lower one than it would
-    have with any target that it reaches.
+    Thresholds never fall as the target rises: a class that misses the target has no lower threshold
+    than with any target that it reaches.
 
     Args:
-        labels: int array of shape (n,), the teacher's first choices on dev.
+        labels: int array of shape (n,), the teacher's top-1 classes on dev.
         confidences: float32 array of shape (n,), their probabilities.
         truth: int array of shape (n,), the true labels.
         num_classes: int.
-        target: float in (0, 1], the share of images given a label, at its threshold or above, that
-            are to be right.
-        min_confidence: float, no threshold is below it.
+        target: float in (0, 1], the precision: the share of correct labels among the images with a
+            confidence at the threshold or above.
+        min_confidence: float, lower bound of all thresholds.
 
     Returns:
-        `Thresholds`. A class has too few dev images where it is given to fewer than
-        `MIN_DEV_IMAGES` of them with `min_confidence`.
+        `Thresholds`. A class has too few dev images if fewer than `MIN_DEV_IMAGES` of them get its
+        label with `min_confidence` or more.
     """
-    correct, least = labels == truth, np.float32(min_confidence)
-    for_all, reached_by_all = _threshold(confidences, correct, target, least)
-    values = np.full(num_classes, for_all, np.float32)
-    few, missed = [], []
+    is_correct, minimum = labels == truth, np.float32(min_confidence)
+    overall, reached_overall = _threshold(confidences, is_correct, target, minimum)
+    values = np.full(num_classes, overall, np.float32)
+    with_few_images, below_target = [], []
     for label in range(num_classes):
-        given = labels == label
-        if np.count_nonzero(given & (confidences >= least)) < MIN_DEV_IMAGES:
-            few.append(label)
+        in_class = labels == label
+        if np.count_nonzero(in_class & (confidences >= minimum)) < MIN_DEV_IMAGES:
+            with_few_images.append(label)
             continue
-        values[label], reached = _threshold(confidences[given], correct[given], target, least)
-        if not reached:
-            missed.append(label)
-            values[label] = max(values[label], for_all)
-    return Thresholds(values, tuple(few), tuple(missed), reached_by_all)
+        values[label], is_reached = _threshold(
+            confidences[in_class], is_correct[in_class], target, minimum
+        )
+        if not is_reached:
+            below_target.append(label)
+            values[label] = max(values[label], overall)
+    return Thresholds(values, tuple(with_few_images), tuple(below_target), reached_overall)
 
 
-def _threshold(confidences, correct, target, least):
-    """(threshold, whether it reaches the target) of some dev images; `least` is the lowest allowed.
+def _threshold(confidences, is_correct, target, minimum):
+    """(threshold, whether it reaches the target) for some dev images.
 
-    The least confidence from which on the share of the target is right; where none is, the least
-    one from which on the highest share is. Only those that keep `MIN_DEV_IMAGES` count; where
-    `least` leaves fewer, the highest of them.
+    The lowest confidence at which the precision reaches the target; if none does, the lowest at
+    which the precision is highest. Only thresholds of at least `minimum` that keep `MIN_DEV_IMAGES`
+    images count; if there is none, the highest one that keeps as many images.
     """
     if not len(confidences):
         return np.float32(1), False
     order = np.argsort(-confidences, kind="stable")
-    confidences, correct = confidences[order], correct[order]
-    kept = np.arange(1, len(correct) + 1)
-    up_to = np.cumsum(correct) / kept
-    # Equal confidences are kept or left out together.
-    last_of_equals = np.append(confidences[1:] != confidences[:-1], True)
-    places = np.flatnonzero(last_of_equals & (kept >= min(MIN_DEV_IMAGES, len(kept))))
-    allowed = places[confidences[places] >= least]
-    enough = len(allowed) > 0 and len(kept) >= MIN_DEV_IMAGES
+    confidences, is_correct = confidences[order], is_correct[order]
+    num_kept = np.arange(1, len(is_correct) + 1)
+    precisions = np.cumsum(is_correct) / num_kept
+    # Equal confidences are kept or dropped together.
+    is_last_of_equals = np.append(confidences[1:] != confidences[:-1], True)
+    keeps_enough = num_kept >= min(MIN_DEV_IMAGES, len(num_kept))
+    positions = np.flatnonzero(is_last_of_equals & keeps_enough)
+    allowed = positions[confidences[positions] >= minimum]
+    has_enough_images = len(allowed) > 0 and len(num_kept) >= MIN_DEV_IMAGES
     if not len(allowed):
-        allowed = places[:1]
-    highest = up_to[allowed].max()
-    place = allowed[up_to[allowed] >= min(target, highest)][-1]
-    return max(confidences[place], least), bool(enough and highest >= target)
+        allowed = positions[:1]
+    highest = precisions[allowed].max()
+    position = allowed[precisions[allowed] >= min(target, highest)][-1]
+    is_reached = bool(has_enough_images and highest >= target)
+    return max(confidences[position], minimum), is_reached
 
 
-def precision_by_class(labels, confidences, truth, thresholds):
-    """What dev says of the pseudo-labels that thresholds keep.
+def count_correct(
+    labels: np.ndarray, confidences: np.ndarray, truth: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the dev images that thresholds keep, and the correct ones among them.
 
     Args:
         labels, confidences, truth: as for `precision_thresholds`.
         thresholds: float32 array of shape (num_classes,).
 
     Returns:
-        (images kept of each label, how many of them are right): int64 arrays of shape
-        (num_classes,).
+        (images kept of each label, correct ones among them): int64 arrays of shape (num_classes,).
     """
     kept = confidences >= thresholds[labels]
     num_classes = len(thresholds)

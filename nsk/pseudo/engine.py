@@ -1,44 +1,58 @@
-"""Where the work on many files is done: on this machine, or by `nsk.pseudo.beam_engine` on many.
+"""Where work on many files is done: in this process, or on any runner of Apache Beam.
 
-An engine has two methods. Both are given functions of a *list* of items, so that it decides how
-many are worked on together; the items are file paths or numbers.
+An engine calls functions of a *list* of items, file paths or numbers: it decides how many are
+processed together.
 """
 
 import concurrent.futures
 import functools
 import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from nsk.store.files import num_cores
 
-LISTS_FOR_A_THREAD = 8
+LISTS_PER_THREAD = 8
 
 
-class Local:
-    """This process and its threads."""
+class Engine(Protocol):
+    """Processes lists of items."""
 
-    def each(self, items, make):
-        """Does the work of every item.
+    def run(
+        self, items: Sequence[Any], make_function: Callable[[], Callable[[list], None]]
+    ) -> None:
+        """Processes every item.
 
         Args:
-            items: list.
-            make: function without arguments that returns a function of a list of items. It is
-                called once by every worker process: what it loads, it loads once.
+            items: file paths or numbers.
+            make_function: function without arguments that returns a function of a list of items. It
+                is called once in every worker process, which so loads a model once.
         """
+
+    def map_reduce(self, items: Sequence[Any], function: Callable[[list], Any]) -> Any:
+        """Returns the sum (+) of a function of lists of items, over all items.
+
+        Args:
+            items: file paths or numbers, at least one.
+            function: function of a list of items; its results may be added in any order.
+        """
+
+
+class LocalEngine:
+    """Uses the threads of this process; methods as in `Engine`."""
+
+    def run(self, items, make_function):
+        """Processes all items as one list; see `Engine.run`."""
         if items:
-            make()(items)
+            make_function()(items)
 
-    def sum(self, items, function):
-        """The sum (+) of a function of lists of items, over all items.
-
-        Args:
-            items: list, not empty.
-            function: function of a list of items; its results can be added in any order.
-        """
-        # Several lists for each thread, so that a stop waits for little of the work.
-        lists = min(len(items), LISTS_FOR_A_THREAD * num_cores())
+    def map_reduce(self, items, function):
+        """Adds up the results of several threads; see `Engine.map_reduce`."""
+        # Several lists for each thread, so that a stop request waits for little work.
+        num_lists = min(len(items), LISTS_PER_THREAD * num_cores())
         with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-            parts = pool.map(function, (items[number::lists] for number in range(lists)))
+            parts = pool.map(function, (items[index::num_lists] for index in range(num_lists)))
             return functools.reduce(operator.add, parts)
 
 
-LOCAL = Local()
+LOCAL = LocalEngine()

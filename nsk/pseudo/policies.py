@@ -1,78 +1,79 @@
 """Which pseudo-labelled images a student sees, and how often: filter and balance.
 
 Pure functions of (key, label, confidence), without files or TensorFlow. The result is a function of
-the *set* of images: neither their order nor the parts that they come in, shards say, matter, and
-memory does not grow with their number.
+the *set* of images: it depends neither on their order nor on the parts (shards) in which they are
+read, and memory does not grow with their number.
 
-A policy decides from the number of candidates of each class alone how many rows of an epoch the
-class gets. They are dealt out to its images one by one, round and round, in their order (confidence
-descending, then by a hash; `nsk/pseudo/ranking.py`): so each image gets the same number of copies,
-and those before a cut one more.
+From the number of candidates of each class, a policy decides the number of rows that the class has
+in an epoch. These rows are assigned to the images of the class round-robin, in the order of
+`nsk/pseudo/ranking.py` (most confident first): every image gets the same number of copies, and the
+first ones, up to a cut, get one more.
 """
 
 import dataclasses
 
 import numpy as np
 
-from nsk.pseudo import radix_selection as ranking
-from nsk.pseudo.radix_selection import Ranking
+from nsk.hashing import hash_keys
+from nsk.pseudo.radix_selection import Cuts, Scan, count_candidates, radix_select
+from nsk.pseudo.ranking import Ranking, ScoredImages
 
 POLICIES = ("paper", "gap", "none")
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What a selection did to each class; every tuple has an entry for each class.
+    """The effect of a selection on each class; every tuple but `starved` has an entry for each.
 
     Attributes:
-        thresholds: floats, the confidence that an image needs.
-        candidates: ints, images labelled with the class that have it.
-        kept: ints, different images among them that the student will see.
-        copies: ints, how often it sees them, repetitions included.
-        lowest_confidence: floats, the least confidence that was kept; None where nothing was.
-        labeled_copies: ints, how often it sees the class's labelled images; None where the policy
-            leaves them alone.
-        starved: class indices without a candidate.
+        thresholds: floats, the minimum confidence of an image.
+        candidates: ints, images labelled with the class that reach it.
+        kept: ints, different images among them that are selected.
+        copies: ints, their copies in an epoch.
+        lowest_confidence: floats, the lowest confidence selected; None if nothing is.
+        labeled_copies: ints, copies of the class's labelled images in an epoch; None if the policy
+            does not change them.
+        starved: indices of the classes without candidates.
     """
 
-    thresholds: tuple
-    candidates: tuple
-    kept: tuple
-    copies: tuple
-    lowest_confidence: tuple
-    labeled_copies: tuple | None
-    starved: tuple
+    thresholds: tuple[float, ...]
+    candidates: tuple[int, ...]
+    kept: tuple[int, ...]
+    copies: tuple[int, ...]
+    lowest_confidence: tuple[float | None, ...]
+    labeled_copies: tuple[int, ...] | None
+    starved: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """How often a student sees each image.
+    """How often a student sees each image in an epoch.
 
     Attributes:
         ranking: the `Ranking`.
-        base: int64 array of shape (num_classes,), copies of each candidate of the class.
-        cuts: the `Cuts`; a candidate before it has one more.
+        base_copies: int64 array of shape (num_classes,), copies of each candidate of the class.
+        cuts: the `Cuts`; a candidate before the cut of its class has one more copy.
         statistics: `Statistics`.
-        labeled_sizes: int64 array of shape (num_classes,), rows that the class's labelled images
-            have in an epoch; None where the policy leaves them alone.
+        labeled_rows: int64 array of shape (num_classes,), rows of the class's labelled images in an
+            epoch; None if the policy does not change them.
     """
 
     ranking: Ranking
-    base: np.ndarray
-    cuts: ranking.Cuts
+    base_copies: np.ndarray
+    cuts: Cuts
     statistics: Statistics
-    labeled_sizes: np.ndarray | None
+    labeled_rows: np.ndarray | None
 
-    def copies(self, rows):
-        """int32 array of shape (n,) for some `Rows`; 0 where an image is left out."""
-        copies = np.zeros(len(rows), np.int32)
-        for places, labels, _, hashes, codes in self.ranking.candidates(rows):
-            one_more = self.cuts.before(rows, places, labels, hashes, codes)
-            copies[places] = self.base[labels] + one_more
+    def copies(self, images: ScoredImages) -> np.ndarray:
+        """Returns the copies of some images: int32 array of shape (n,); 0: not selected."""
+        copies = np.zeros(len(images), np.int32)
+        for candidates in self.ranking.candidates(images):
+            has_one_more = self.cuts.select(images, candidates)
+            copies[candidates.rows] = self.base_copies[candidates.labels] + has_one_more
         return copies
 
-    def labeled_copies(self, keys, labels):
-        """How often the labelled images are shown, dealt out in the order of their hashes.
+    def labeled_copies(self, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Assigns `labeled_rows` to the labelled images round-robin, in the order of their hashes.
 
         Args:
             keys: uint64 array of shape (m,), keys of all labelled images.
@@ -81,140 +82,133 @@ class Selection:
         Returns:
             int32 array of shape (m,).
         """
-        order = np.lexsort((ranking.hash_keys(keys, self.ranking.seed), labels))
-        of_class = labels[order]
+        order = np.lexsort((hash_keys(keys, self.ranking.seed), labels))
+        ordered_labels = labels[order]
         counts = np.bincount(labels, minlength=self.ranking.num_classes)
-        rank = np.arange(len(keys)) - (np.cumsum(counts) - counts)[of_class]
-        size, count = self.labeled_sizes[of_class], counts[of_class]
+        rank = np.arange(len(keys)) - (np.cumsum(counts) - counts)[ordered_labels]
+        rows, count = self.labeled_rows[ordered_labels], counts[ordered_labels]
         copies = np.empty(len(keys), np.int32)
-        copies[order] = size // count + (rank < size % count)
+        copies[order] = rows // count + (rank < rows % count)
         return copies
 
 
-def select(scan, policy, *, thresholds, seed, labeled_counts=None, **settings):
-    """Selects among images that are read in parts, a few times over.
+def apply_policy(
+    scan: Scan,
+    policy: str,
+    *,
+    thresholds: np.ndarray,
+    seed: int,
+    labeled_counts: np.ndarray | None = None,
+    **settings: int,
+) -> Selection:
+    """Selects among scored images that are read in parts, in a few passes.
 
     Args:
-        scan: function of a function f of `Rows` that returns the sum (+) of f over all parts of the
-            scored images; f is a pure function that may run anywhere and in any order.
-        policy: "paper", "gap" or "none": the rows of an epoch that each class gets are those of
-            `paper_sizes`, `gap_sizes` or one for each candidate.
-        thresholds: float32 array of shape (num_classes,), the confidence that an image of a class
-            needs, in [0, 1]; above 1: none will do.
+        scan: see `radix_selection.Scan`.
+        policy: "paper", "gap" or "none": a class has `paper_rows`, `gap_rows` or one row for each
+            candidate in an epoch.
+        thresholds: float32 array of shape (num_classes,), the minimum confidence of a candidate, in
+            [0, 1]; above 1: the class has no candidates.
         seed: int, of the order among equal confidences.
-        labeled_counts: int array of shape (num_classes,), labelled images of each class.
-        **settings: the policy's own.
-
-    Returns:
-        `Selection`.
+        labeled_counts: int array of shape (num_classes,), labelled images of each class; needed by
+            "gap".
+        **settings: keyword arguments of `paper_rows` or `gap_rows`.
 
     Raises:
-        ValueError: an unknown policy, or rows or settings that are out of range.
+        ValueError: the policy is unknown, or images or settings are out of range.
     """
-    # Compared in float32: as float64, 0.7 is above float32(0.7) and would refuse a confidence equal
-    # to it.
-    ordered = Ranking(np.asarray(thresholds, np.float32), seed)
-    intervals = ranking.Intervals.whole(ordered.num_classes)
-    counted = scan(lambda rows: ranking.histogram(rows, ordered, intervals))
-    candidates = counted.num_candidates
+    # Compared in float32: as float64, 0.7 is above float32(0.7) and would exclude a confidence
+    # equal to it.
+    ranking = Ranking(np.asarray(thresholds, np.float32), seed)
+    histogram = count_candidates(scan, ranking)
+    candidates = histogram.num_candidates
     if policy == "paper":
-        base, ranks = _deal(paper_sizes(candidates, **settings), candidates)
-        labeled_sizes = None
+        base_copies, ranks = _assign_round_robin(paper_rows(candidates, **settings), candidates)
+        labeled_rows = None
     elif policy == "gap":
-        # Labelled images stand in front of the candidates, and are dealt to together with them.
-        sizes = gap_sizes(candidates, labeled_counts, **settings)
-        base, ranks = _deal(sizes, candidates + labeled_counts)
-        labeled_sizes = base * labeled_counts + np.minimum(ranks, labeled_counts)
+        # Labelled images come before the candidates, and share the rows with them.
+        rows = gap_rows(candidates, labeled_counts, **settings)
+        base_copies, ranks = _assign_round_robin(rows, candidates + labeled_counts)
+        labeled_rows = base_copies * labeled_counts + np.minimum(ranks, labeled_counts)
         ranks = np.maximum(ranks - labeled_counts, 0)
     elif policy == "none":
-        base, ranks, labeled_sizes = np.ones_like(candidates), np.zeros_like(candidates), None
+        base_copies, ranks = np.ones_like(candidates), np.zeros_like(candidates)
+        labeled_rows = None
     else:
         raise ValueError(f"policy={policy!r}: expected one of {', '.join(POLICIES)}.")
-    cuts = _find_cuts(scan, ordered, intervals, counted, ranks)
-    kept = np.where(base > 0, candidates, ranks)
-    lowest = np.where(base > 0, counted.lowest, cuts.confidences)
+    cuts = radix_select(scan, ranking, histogram, ranks)
+    kept = np.where(base_copies > 0, candidates, ranks)
+    lowest = np.where(base_copies > 0, histogram.lowest, cuts.confidences)
     statistics = Statistics(
-        thresholds=tuple(ordered.thresholds.tolist()),
+        thresholds=tuple(ranking.thresholds.tolist()),
         candidates=tuple(candidates.tolist()),
         kept=tuple(kept.tolist()),
-        copies=tuple((base * candidates + ranks).tolist()),
+        copies=tuple((base_copies * candidates + ranks).tolist()),
         lowest_confidence=tuple(
             float(value) if count else None for value, count in zip(lowest, kept, strict=True)
         ),
-        labeled_copies=None if labeled_sizes is None else tuple(labeled_sizes.tolist()),
+        labeled_copies=None if labeled_rows is None else tuple(labeled_rows.tolist()),
         starved=tuple(np.flatnonzero(candidates == 0).tolist()),
     )
-    return Selection(ordered, base, cuts, statistics, labeled_sizes)
+    return Selection(ranking, base_copies, cuts, statistics, labeled_rows)
 
 
-def paper_sizes(candidates, *, images_per_class):
-    """As many rows of an epoch for every class that has candidates.
+def paper_rows(candidates: np.ndarray, *, images_per_class: int) -> np.ndarray:
+    """The same number of rows for every class that has candidates.
 
     Args:
-        candidates: int64 array of shape (num_classes,).
+        candidates: int64 array of shape (num_classes,), candidates of each class.
         images_per_class: int, K; 0: the mean number of candidates over all classes, rounded up.
 
     Returns:
-        int64 array of shape (num_classes,).
+        int64 array of shape (num_classes,), rows of each class in an epoch.
 
     Raises:
         ValueError: K is negative.
 
     Reference:
-        [Xie et al., 2020](https://arxiv.org/abs/1911.04252), section 3.1, where K is 130,000. Its
-        code thins full classes at random and rounds fractional copies at random.
+        [Xie et al., 2020](https://arxiv.org/abs/1911.04252), section 3.1, with K = 130,000. The
+        official code thins large classes at random and rounds fractional copies at random.
     """
     _check_not_negative(images_per_class=images_per_class)
-    size = images_per_class or -(-int(candidates.sum()) // len(candidates))
-    return np.where(candidates > 0, size, 0)
+    rows = images_per_class or -(-int(candidates.sum()) // len(candidates))
+    return np.where(candidates > 0, rows, 0)
 
 
-def gap_sizes(candidates, labeled_counts, *, floor, margin):
-    """A floor under every class and a largest gap between classes, labelled images included.
+def gap_rows(
+    candidates: np.ndarray, labeled_counts: np.ndarray, *, floor: int, margin: int
+) -> np.ndarray:
+    """A minimum for every class and a maximum gap between classes, labelled images included.
 
-    A class below `floor` is repeated up to it. Then every class is cut to the smallest class +
-    `margin`: the least confident first, labelled images last. A class without any image stays empty
-    and does not count as the smallest.
+    Classes below `floor` are repeated up to it. Then every class is cut to the size of the smallest
+    class + `margin`: the least confident images first, labelled ones last. Classes without any
+    image stay empty and do not count as the smallest.
 
     Args:
-        candidates, labeled_counts: int64 arrays of shape (num_classes,).
-        floor: int, least rows of a class.
-        margin: int, most rows by which a class may exceed the smallest.
+        candidates: int64 array of shape (num_classes,), candidates of each class.
+        labeled_counts: int64 array of shape (num_classes,), labelled images of each class.
+        floor: int, minimum rows of a class.
+        margin: int, maximum rows by which a class may exceed the smallest.
 
     Returns:
-        int64 array of shape (num_classes,), rows of candidates and labelled images together.
+        int64 array of shape (num_classes,), rows of each class in an epoch, candidates and labelled
+        images together.
 
     Raises:
         ValueError: a number is negative.
     """
     _check_not_negative(floor=floor, margin=margin)
     counts = candidates + labeled_counts
-    present = counts > 0
-    sizes = np.where(present, np.maximum(counts, floor), 0)
-    smallest = sizes[present].min() if present.any() else 0
-    return np.minimum(sizes, smallest + margin)
+    has_images = counts > 0
+    rows = np.where(has_images, np.maximum(counts, floor), 0)
+    smallest = rows[has_images].min() if has_images.any() else 0
+    return np.minimum(rows, smallest + margin)
 
 
-def _deal(sizes, counts):
-    """(copies of every image, how many images get one more) of each class: int64 arrays."""
-    some = np.maximum(counts, 1)
-    return sizes // some, sizes % some
-
-
-def _find_cuts(scan, ordered, intervals, counted, ranks):
-    """`ranking.Cuts` behind candidate number `ranks` of each class."""
-    intervals = ranking.narrow(intervals, counted, ranks)
-    while intervals.members.sum() > ranking.MAX_MEMBERS and intervals.bits:
-        counted = scan(lambda rows: ranking.histogram(rows, ordered, intervals))  # noqa: B023
-        intervals = ranking.narrow(intervals, counted, ranks)
-    members = ranking.Members.none()
-    if intervals.is_open.any():
-        members = scan(lambda rows: ranking.members(rows, ordered, intervals))
-    cuts, ties = ranking.find_cuts(members, intervals, ranks)
-    if not ties:
-        return cuts
-    found = scan(lambda rows: ranking.TiedIds.of(rows, ordered, cuts, tuple(ties)))
-    return dataclasses.replace(cuts, tied_ids=found.first(ties))
+def _assign_round_robin(rows, counts):
+    """(copies of every image, number of images with one more) of each class: int64 arrays."""
+    divisor = np.maximum(counts, 1)
+    return rows // divisor, rows % divisor
 
 
 def _check_not_negative(**numbers):

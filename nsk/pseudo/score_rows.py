@@ -1,81 +1,104 @@
-"""Score files as rows to select from, and files of copies: what `select` works on, in Parquet.
+"""Prediction files as rows to select from, and files of copies: the Parquet files of `select`.
 
-A file of copies has the column `copies`, row for row with a score file of the same name.
+A file of copies has the column `copies`, row for row with the prediction file of the same name.
 """
 
 import concurrent.futures
 import functools
 import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsk.evaluation.prediction_files import count_rows, read_table
-from nsk.pseudo.radix_selection import Rows
-from nsk.store.files import num_cores, written_whole
+from nsk.pseudo.engine import Engine
+from nsk.pseudo.policies import Selection
+from nsk.pseudo.ranking import ScoredImages
+from nsk.store.files import atomic_write, num_cores
 
-# Small score files are read together up to so many rows.
+# Small prediction files are read together until they have this many rows.
 BLOCK_ROWS = 2**20
 
 
-def scan(engine, paths, confidence, function):
-    """The sum (+) of a function of `Rows` over the rows of score files.
+def scan(
+    engine: Engine,
+    paths: Sequence[Path],
+    confidence: str,
+    function: Callable[[ScoredImages], Any],
+) -> Any:
+    """Returns the sum (+) of a function of `ScoredImages` over the rows of prediction files.
 
     Args:
         engine: see `nsk.pseudo.engine`.
-        paths: list of the score files.
-        confidence: which of their columns is compared.
-        function: function of `Rows`, as `select.select` gives it.
+        paths: the prediction files.
+        confidence: name of the column with the confidences.
+        function: see `radix_selection.Scan`.
     """
-    return engine.sum(paths, functools.partial(_sum, function, confidence))
+    return engine.map_reduce(paths, functools.partial(_sum_blocks, function, confidence))
 
 
-def _sum(function, confidence, paths):
+def _sum_blocks(function, confidence, paths):
     return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
 
 
 def _blocks(paths, confidence):
-    """`Rows` of one file after the other, small ones together."""
-    together, count = [], 0
+    """Yields the `ScoredImages` of one file after another, of small ones together."""
+    block, num_rows = [], 0
     for path in paths:
-        together.append(path)
-        count += count_rows(path)
-        if count >= BLOCK_ROWS:
-            yield read_rows(together, confidence)
-            together, count = [], 0
-    if together:
-        yield read_rows(together, confidence)
+        block.append(path)
+        num_rows += count_rows(path)
+        if num_rows >= BLOCK_ROWS:
+            yield read_scored_images(block, confidence)
+            block, num_rows = [], 0
+    if block:
+        yield read_scored_images(block, confidence)
 
 
-def read_rows(paths, confidence="confidence"):
-    """`Rows` of score files, one after the other; the column `confidence` is compared."""
+def read_scored_images(paths: Sequence[Path], confidence: str = "confidence") -> ScoredImages:
+    """Reads prediction files, one after another; `confidence` names the column to compare."""
     columns = ["key", "label", confidence]
     table = pa.concat_tables([read_table(path, columns) for path in paths])
     keys, labels, confidences = (table[name].to_numpy() for name in columns)
 
     @functools.cache
-    def ids():
-        return [one for path in paths for one in read_table(path, ["id"])["id"].to_pylist()]
+    def read_ids():
+        return [
+            image_id for path in paths for image_id in read_table(path, ["id"])["id"].to_pylist()
+        ]
 
-    return Rows(keys, labels, confidences, ids)
+    return ScoredImages(keys, labels, confidences, read_ids)
 
 
-def write_copies(engine, selection, paths, confidence, folder):
-    """A file of `copies` for each score file."""
-    engine.each(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
+def write_copies(
+    engine: Engine, selection: Selection, paths: Sequence[Path], confidence: str, folder: Path
+) -> None:
+    """Writes a file of copies for each prediction file.
+
+    Args:
+        engine: see `nsk.pseudo.engine`.
+        selection: the `Selection`.
+        paths: the prediction files.
+        confidence: name of the column with the confidences.
+        folder: where the files go, under the names of the prediction files.
+    """
+    engine.run(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
 
 
 def _write_copies(selection, confidence, folder, paths):
     def write(path):
-        copies = selection.copies(read_rows([path], confidence))
-        with written_whole(folder / path.name) as unfinished:
+        copies = selection.copies(read_scored_images([path], confidence))
+        with atomic_write(folder / path.name) as unfinished:
             pq.write_table(pa.table({"copies": copies}), unfinished, compression="zstd")
 
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(write, paths):  # The loop raises what a file has raised.
+        for _ in pool.map(write, paths):  # Consuming the results raises the errors of the threads.
             pass
 
 
-def read_copies(path):
-    """`copies` of one file of a selection: int32 array (n,)."""
+def read_copies(path: Path) -> np.ndarray:
+    """Reads a file of copies: int32 array of shape (n,)."""
     return read_table(path, ["copies"])["copies"].to_numpy()

@@ -1,15 +1,14 @@
-"""Tables for a terminal."""
+"""Plain-text tables."""
+
+from collections.abc import Sequence
 
 
-def columns(rows, left):
-    """Lines of text in aligned columns.
+def align_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Formats rows as lines of text with aligned columns.
 
     Args:
-        rows: list of tuples of strings, the header first.
-        left: how many columns are aligned to the left; the others are to the right.
-
-    Returns:
-        list of strings.
+        rows: cells of each row, the header first.
+        left: number of columns that are aligned to the left; the others are to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -4,8 +4,8 @@ import shutil
 
 from nsk.hashing import sha256_of_file
 from nsk.models.files import load_model
-from nsk.stages.runner import StageRunner
-from nsk.stages.training import MODEL, trainable_parameters
+from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.stages.training import trainable_parameters
 from nsk.store.folders import StageFolder
 
 
@@ -15,7 +15,7 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     model = load_model(path)
 
     def build(folder):
-        shutil.copyfile(path, folder / MODEL)
+        shutil.copyfile(path, folder / MODEL_FILE)
         return {
             "model": model.name,
             "parameters": trainable_parameters(model),

@@ -1,34 +1,50 @@
-"""Export: the best model as `.keras` and as a SavedModel that needs neither keras nor nsk.
+"""Export: a model as `.keras`, and as a SavedModel that needs neither keras nor nsk.
 
     model.keras
-    class_names.txt        one a line, in the order of the probabilities
+    class_names.txt        one name per line, in the order of the probabilities
     saved_model/
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
 
-Images are decoded as in training, but not rotated by EXIF, and transparency is dropped: rotate and
-flatten photographs before, as ingest does.
+Images are decoded as in training, except that EXIF rotation is ignored and transparency is dropped:
+rotate and flatten photographs before, as ingest does.
 
-Both signatures return `class_names`: string (n,), the first choices; `probabilities`: float32
+Both signatures return `class_names`: string (n,), the top-1 classes; `probabilities`: float32
 (n, classes); and `labels`: string (n, classes), the name of each column of `probabilities`.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from nsk.data.records import decode_image
+from nsk.data.decoding import decode_image
+from nsk.models.files import load_model
+from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.store.folders import StageFolder
 
 
-def export(model, class_names, folder):
-    """Writes a model for use.
+def export(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
+    """The stage that exports the model to keep."""
+    class_names = images.counts["class_names"]
+    return runner.build_or_reuse(
+        "export",
+        lambda folder: export_model(load_model(model.path / MODEL_FILE), class_names, folder),
+        model=model,
+    )
+
+
+def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -> dict[str, int]:
+    """Writes a model for use outside of nsk.
 
     Args:
-        model: `keras.Model` from float32 pixels in [0, 255] to logits.
-        class_names: list of strings.
-        folder: where it goes.
+        model: from float32 pixels in [0, 255], shape (n, size, size, 3), to logits.
+        class_names: names of the classes, in the order of the logits.
+        folder: where the files are written.
 
     Returns:
-        dict: `model` and `image_size`.
+        dict of `image_size`.
     """
     image_size = model.input_shape[1]
     model.save(folder / "model.keras")
@@ -38,12 +54,12 @@ def export(model, class_names, folder):
     names = tf.constant(class_names)
 
     def classify_pixels(images):
-        # One black image in place of none, cut off below: on an empty batch, TensorFlow 2.21's
-        # convolution on CPU gives a result of the wrong shape.
+        # An empty batch is padded with a black image, dropped below: on an empty batch, TensorFlow
+        # 2.21's convolution on CPU returns a wrong shape.
         count = tf.shape(images)[0]
-        missing = tf.cast(tf.equal(count, 0), tf.int32)
-        filled = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        logits = tf.cast(model(filled, training=False), tf.float32)
+        padding = tf.cast(tf.equal(count, 0), tf.int32)
+        padded = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
+        logits = tf.cast(model(padded, training=False), tf.float32)
         probabilities = tf.nn.softmax(logits)[:count]
         return {
             "class_names": tf.gather(names, tf.argmax(probabilities, axis=-1)),
@@ -53,7 +69,7 @@ def export(model, class_names, folder):
 
     def classify_encoded(encoded):
         images = tf.map_fn(
-            lambda one: decode_image(one, image_size), encoded, fn_output_signature=tf.uint8
+            lambda image: decode_image(image, image_size), encoded, fn_output_signature=tf.uint8
         )
         images = tf.ensure_shape(images, [None, image_size, image_size, 3])
         return classify_pixels(tf.cast(images, tf.float32))

@@ -5,8 +5,8 @@ Reference:
 """
 
 from nsk.stages.hyperparameters import finetuning_hyperparameters
-from nsk.stages.runner import StageRunner
-from nsk.stages.training import MODEL, run_training
+from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.stages.training import run_training
 from nsk.store.folders import StageFolder
 
 
@@ -18,4 +18,4 @@ def finetune(
     if settings is None:
         return trained
     inputs = {"images": images, "trained": trained}
-    return run_training(runner, settings, inputs, trained.path / MODEL)
+    return run_training(runner, settings, inputs, trained.path / MODEL_FILE)

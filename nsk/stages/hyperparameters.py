@@ -11,6 +11,7 @@ from nsk.config.noise import NoiseConfig
 from nsk.config.pseudo import TargetConfig
 from nsk.config.train import TrainConfig
 from nsk.data import pipeline
+from nsk.data.resident_images import bytes_in_memory
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 
@@ -123,9 +124,9 @@ class Hyperparameters:
         train = self.train
         if train.cache != "auto":
             return self
-        needed = pipeline.bytes_in_memory(dev, self.image_size)
+        needed = bytes_in_memory(dev, self.image_size)
         for shards in filter(None, (labeled, pseudo)):
-            needed += pipeline.bytes_in_memory(shards, self.stored_size)
+            needed += bytes_in_memory(shards, self.stored_size)
         fits = needed <= train.cache_mebibytes * pipeline.MEBIBYTE
         cache = "memory" if fits else "none"
         return dataclasses.replace(self, train=train.with_values(cache=cache))

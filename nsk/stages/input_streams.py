@@ -11,8 +11,12 @@ import tensorflow as tf
 from absl import logging
 
 from nsk.data import perturb, pipeline
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.resident_images import resident_stream
+from nsk.data.shard_stream import ShardStream
 from nsk.data.shards import ShardSet
-from nsk.data.streams import ResidentStream, ShardStream
+from nsk.data.streams import ResidentStream
 from nsk.stages.hyperparameters import Hyperparameters
 from nsk.training import losses
 
@@ -48,7 +52,7 @@ def make_streams(
     for (name, shard_sets), batch_size in zip(parts.items(), settings.batch_sizes, strict=True):
         common = (name, shard_sets, make_targets, labeled_copies, batch_size)
         if train.cache == "memory":
-            streams.append(pipeline.resident_stream(*common, settings.stored_size))
+            streams.append(resident_stream(*common, settings.stored_size))
         else:
             window_bytes = train.shuffle_mebibytes * pipeline.MEBIBYTE
             streams.append(ShardStream(*common, window_bytes))
@@ -101,24 +105,27 @@ def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Call
 def make_perturbation(settings: Hyperparameters) -> Callable:
     """Function of (images, targets, key, batch_size), all noise on a stage's images; `perturb`."""
     noises = settings.noise
-    return functools.partial(
-        perturb.perturb,
-        image_size=settings.image_size,
+    image_noise = ImageNoise(
         min_crop_area=noises.min_crop_area,
-        mixup_alpha=noises.mixup_alpha,
-        cutmix_alpha=noises.cutmix_alpha,
         crop_padding=noises.crop_padding,
         crop_mode=noises.crop_mode,
         flip=noises.flip == "on",
+        rand_augment=RandAugmentOptions(
+            num_ops=noises.randaugment_num_ops,
+            magnitude=noises.randaugment_magnitude,
+            max_level=noises.randaugment_max_level,
+            profile=noises.randaugment_profile,
+            operations=noises.operations,
+            magnitude_mode=noises.magnitude_mode,
+            translate_share=noises.translate_share,
+            fill=noises.fill,
+        ),
         cutout_side=noises.cutout_side,
-        num_ops=noises.randaugment_num_ops,
-        magnitude=noises.randaugment_magnitude,
-        max_level=noises.randaugment_max_level,
-        profile=noises.randaugment_profile,
-        operations=noises.operations,
-        magnitude_mode=noises.magnitude_mode,
-        translate_share=noises.translate_share,
-        fill=noises.fill,
+        mixup_alpha=noises.mixup_alpha,
+        cutmix_alpha=noises.cutmix_alpha,
+    )
+    return functools.partial(
+        perturb.perturb, image_size=settings.image_size, image_noise=image_noise
     )
 
 

@@ -1,223 +1,298 @@
-"""Write: the selected images with their pseudo-labels, as TFRecord shards.
+"""Pseudo-label shards: the selected images with their pseudo-labels, as TFRecord files.
 
-Output shard j is made of a few input shards in a row, its group, so that it is about as large as
-they are however few images are kept. An image's bytes stand once in a shard: one of many copies is
-spread over the shards behind its own, in a ring, so that training does not see all of them in one
-window (`nsk/data/streams.py`). What a shard holds is a function of its group and of the groups
-before it, so that shards that are there already are kept and the others are made, in any order.
+Output shard j is made from a group of consecutive input shards, so that it has about their size
+even if few images are selected. An image's bytes are stored once in a shard: the copies of an image
+are spread over its own shard and the following ones, in a ring, so that training does not see all
+of them in one window (`nsk/data/streams.py`). The content of a shard is a function of its group and
+of the groups before it: existing shards are kept, and missing ones are written in any order.
 """
 
 import collections
 import dataclasses
 import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nsk.data import records, shards
-from nsk.evaluation.prediction_files import read_scores, read_top_k
+from nsk.data.shards import ShardSet
+from nsk.evaluation.prediction_files import read_predictions, read_top_k
 from nsk.progress import Progress
-from nsk.pseudo.engine import LOCAL
+from nsk.pseudo.engine import LOCAL, Engine
 from nsk.pseudo.score_rows import read_copies
-from nsk.stages.scoring import score_file, score_paths
-from nsk.stages.selection import LABELED
-from nsk.store.files import written_whole
+from nsk.stages.runner import StageRunner, shard_set
+from nsk.stages.scoring import score_file_name, score_paths
+from nsk.stages.selection import LABELED_FILE
+from nsk.store.files import atomic_write
+from nsk.store.folders import StageFolder
 
-SHARDS = "shards"
+SHARDS_FOLDER = "shards"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which images stand in which output shard, known from the numbers of copies alone.
+class ShardPlan:
+    """Which images go into which output shard; depends on the numbers of copies only.
 
     Attributes:
-        groups: list of lists of input shards' indices, one for each output shard.
-        images: list of {copies: number of images} of each group.
+        groups: the indices of the input shards of each output shard.
+        images: for each group {copies: number of images with that many}.
     """
 
-    groups: list
-    images: list
+    groups: list[list[int]]
+    images: list[dict[int, int]]
 
-    def spread(self, copies):
-        """Over how many shards so many copies of an image are spread."""
+    def num_shards_for(self, copies: int) -> int:
+        """Number of shards over which the copies of an image are spread."""
         return min(copies, len(self.groups))
 
-    def share(self, copies, distance):
-        """How many of them stand in the shard at a distance from the image's own; ints."""
-        each, more = divmod(copies, self.spread(copies))
-        return each + (distance < more) if distance < self.spread(copies) else 0
+    def copies_at(self, copies: int, distance: int) -> int:
+        """How many copies of an image are in the shard `distance` after the image's own."""
+        num_shards = self.num_shards_for(copies)
+        copies_per_shard, remainder = divmod(copies, num_shards)
+        return copies_per_shard + (distance < remainder) if distance < num_shards else 0
 
-    def groups_of(self, shard):
-        """(distance, group) of all groups whose images may stand in an output shard."""
-        farthest = max((self.spread(max(one)) for one in self.images if one), default=1)
-        for distance in range(farthest):
+    def groups_in(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Yields (distance, group) of the groups with images in an output shard."""
+        spreads = (self.num_shards_for(max(images)) for images in self.images if images)
+        for distance in range(max(spreads, default=1)):
             group = (shard - distance) % len(self.groups)
-            if any(self.spread(copies) > distance for copies in self.images[group]):
+            if any(self.num_shards_for(copies) > distance for copies in self.images[group]):
                 yield distance, group
 
-    def describe(self, shard):
-        """What the manifest says of an output shard."""
-        found = {"name": f"{shard:05d}.tfrecord", "records": 0, "copies": 0, "images": 0}
-        for distance, group in self.groups_of(shard):
-            for copies, images in self.images[group].items():
-                share = self.share(copies, distance)
-                found["records"] += images if share else 0
-                found["copies"] += images * share
-                found["images"] += images if distance == 0 else 0
-        return found
+    def describe(self, shard: int) -> dict[str, str | int]:
+        """The manifest's entry of an output shard."""
+        entry = {"name": f"{shard:05d}.tfrecord", "records": 0, "copies": 0, "images": 0}
+        for distance, group in self.groups_in(shard):
+            for copies, num_images in self.images[group].items():
+                copies_here = self.copies_at(copies, distance)
+                entry["records"] += num_images if copies_here else 0
+                entry["copies"] += num_images * copies_here
+                entry["images"] += num_images if distance == 0 else 0
+        return entry
 
 
-def make_plan(unlabeled, selection_folder, shard_bytes):
-    """`Plan` of a selection; a group's images take about `shard_bytes` or a little less."""
-    groups, images, group, size = [], [], [], 0
-    kept = collections.Counter()
+def plan_shards(unlabeled: ShardSet, selection_folder: Path, shard_bytes: int) -> ShardPlan:
+    """Groups the input shards so that each group's selected images take about `shard_bytes`."""
+    groups, group_images, group, size = [], [], [], 0
+    images = collections.Counter()
     for shard, (name, path) in enumerate(zip(unlabeled.names, unlabeled.paths, strict=True)):
-        copies = read_copies(selection_folder / score_file(name))
+        copies = read_copies(selection_folder / score_file_name(name))
         if len(copies) != unlabeled.counts[shard]:
             raise ValueError(
                 f"{name} has {unlabeled.counts[shard]} images and a selection of {len(copies)}"
             )
         numbers, counts = np.unique(copies[copies > 0], return_counts=True)
-        share = counts.sum() / max(1, len(copies)) * path.stat().st_size
-        if group and size + share > shard_bytes:
+        selected_bytes = counts.sum() / max(1, len(copies)) * path.stat().st_size
+        if group and size + selected_bytes > shard_bytes:
             groups.append(group)
-            images.append(dict(kept))
-            group, size, kept = [], 0, collections.Counter()
+            group_images.append(dict(images))
+            group, size, images = [], 0, collections.Counter()
         group.append(shard)
-        size += share
-        kept.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-    return Plan([*groups, group], [*images, dict(kept)])
+        size += selected_bytes
+        images.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    return ShardPlan([*groups, group], [*group_images, dict(images)])
 
 
 def write(
-    unlabeled,
-    scores_folder,
-    selection_folder,
-    folder,
-    *,
-    shard_bytes=shards.SHARD_BYTES,
-    title="writing",
-    engine=LOCAL,
-):
-    """Joins the unlabelled shards with their score and selection files, row for row.
+    runner: StageRunner,
+    generation: int,
+    images: StageFolder,
+    scores: StageFolder,
+    selected: StageFolder,
+) -> StageFolder:
+    """The stage that writes the selected images with their pseudo-labels as shards.
 
     Args:
-        unlabeled: the unlabelled `ShardSet`.
-        scores_folder: the teacher's score files.
-        selection_folder: files of `select_stage`, from these scores or an earlier teacher's.
-        folder: where the shard set goes, into `shards/`; under the gap policy the labelled images'
-            copies stand beside it.
-        shard_bytes: int, size of a shard, about, before copies.
-        title: name of the work on the progress line.
+        runner: the runner of stages.
+        generation: number of the student that learns from them.
+        images: the ingested images.
+        scores: the teacher's scores.
+        selected: which images are kept, from these or an earlier teacher's scores.
+    """
+    name, shard_mebibytes = f"gen{generation}/pseudo", runner.config.data.shard_mebibytes
+    return runner.build_or_reuse(
+        name,
+        lambda folder: write_pseudo_shards(
+            shard_set(images, "unlabeled"),
+            scores.path,
+            selected.path,
+            folder,
+            shard_bytes=shard_mebibytes * 2**20,
+            title=name,
+            engine=runner.make_engine(folder),
+        ),
+        {"shard_mebibytes": shard_mebibytes},
+        resumes=True,
+        images=images,
+        scores=scores,
+        selection=selected,
+    )
+
+
+def write_pseudo_shards(
+    unlabeled: ShardSet,
+    scores_folder: Path,
+    selection_folder: Path,
+    folder: Path,
+    *,
+    shard_bytes: int = shards.SHARD_BYTES,
+    title: str = "writing",
+    engine: Engine = LOCAL,
+) -> dict[str, int]:
+    """Joins the unlabelled shards with their prediction and selection files, row for row.
+
+    Args:
+        unlabeled: the unlabelled images.
+        scores_folder: the teacher's prediction files, see `scoring.score_shards`.
+        selection_folder: files of `selection.select_images`, from these or an earlier teacher's
+            predictions.
+        folder: where the shard set is written, into `shards/`; under the gap policy the copies of
+            the labelled images are written beside it.
+        shard_bytes: approximate size of a shard, before copies.
+        title: name of the work in the progress line.
         engine: where the shards are written; see `nsk.pseudo.engine`.
 
     Returns:
-        dict: `images` and `copies`.
+        dict of `images` and `copies`, their numbers.
     """
-    (folder / SHARDS).mkdir(exist_ok=True)
-    plan = make_plan(unlabeled, selection_folder, shard_bytes)
+    (folder / SHARDS_FOLDER).mkdir(exist_ok=True)
+    plan = plan_shards(unlabeled, selection_folder, shard_bytes)
     files = [plan.describe(shard) for shard in range(len(plan.groups))]
-    writer = Writer(plan, unlabeled, scores_folder, selection_folder, folder, title)
     missing = [
-        shard for shard, file in enumerate(files) if not (folder / SHARDS / file["name"]).exists()
+        shard
+        for shard, file in enumerate(files)
+        if not (folder / SHARDS_FOLDER / file["name"]).exists()
     ]
-    engine.each(missing, lambda: writer.write)
+    inputs = SelectedImages(plan, unlabeled, scores_folder, selection_folder)
+    writer = PseudoShardWriter(inputs, folder, title)
+    engine.run(missing, lambda: writer.write)
     top_k = read_top_k(score_paths(unlabeled, scores_folder)[0])
-    shards.write_manifest(folder / SHARDS, "pseudo", unlabeled.class_names, files, top_k)
-    if (selection_folder / LABELED).exists():
-        shutil.copyfile(selection_folder / LABELED, folder / LABELED)
+    shards.write_manifest(folder / SHARDS_FOLDER, "pseudo", unlabeled.class_names, files, top_k)
+    if (selection_folder / LABELED_FILE).exists():
+        shutil.copyfile(selection_folder / LABELED_FILE, folder / LABELED_FILE)
     return {
         "images": sum(file["images"] for file in files),
         "copies": sum(file["copies"] for file in files),
     }
 
 
-class Writer:
-    """Writes output shards; what the next one holds, too, is kept for it.
+@dataclasses.dataclass(frozen=True)
+class SelectedImages:
+    """The selected images of all groups, read from files.
 
-    Args:
-        plan: a `Plan`.
-        unlabeled, scores_folder, selection_folder, folder, title: as for `write`.
+    Attributes:
+        plan: see `ShardPlan`.
+        unlabeled, scores_folder, selection_folder: as for `write_pseudo_shards`.
     """
 
-    def __init__(self, plan, unlabeled, scores_folder, selection_folder, folder, title):
-        self.plan, self.unlabeled = plan, unlabeled
-        self.scores_folder, self.selection_folder = scores_folder, selection_folder
+    plan: ShardPlan
+    unlabeled: ShardSet
+    scores_folder: Path
+    selection_folder: Path
+
+    def read(self, group: int, distance: int) -> list[tuple[dict[str, Any], int]]:
+        """Reads the images of a group that have copies in the shard `distance` after it.
+
+        Returns:
+            list of (keyword arguments of `records.pseudo_example`, copies in all shards).
+
+        Raises:
+            ValueError: prediction, selection and image files do not match.
+        """
+        images = []
+        for shard in self.plan.groups[group]:
+            name = score_file_name(self.unlabeled.names[shard])
+            copies = read_copies(self.selection_folder / name)
+            is_wanted = [
+                number > 0 and self.plan.copies_at(number, distance) > 0
+                for number in copies.tolist()
+            ]
+            if not any(is_wanted):
+                continue
+            predictions = read_predictions(score_paths(self.unlabeled, self.scores_folder)[shard])
+            if len(predictions) != len(copies):
+                raise ValueError(
+                    f"{name} has predictions of {len(predictions)} images and copies of "
+                    f"{len(copies)}: expected files of the same images."
+                )
+            rows = zip(read_images(self.unlabeled, shard), predictions.ids, strict=True)
+            for row, ((image_id, encoded), predicted_id) in enumerate(rows):
+                if image_id != predicted_id:
+                    raise ValueError(
+                        f"{name} row {row} is {image_id}, its prediction is of {predicted_id}: "
+                        "expected files of the same images."
+                    )
+                if is_wanted[row]:
+                    example = _example_arguments(predictions, row, encoded)
+                    images.append((example, int(copies[row])))
+        return images
+
+
+class PseudoShardWriter:
+    """Writes output shards; images that are also in the next shard are kept in memory for it.
+
+    Args:
+        inputs: the selected images.
+        folder, title: as for `write_pseudo_shards`.
+    """
+
+    def __init__(self, inputs: SelectedImages, folder: Path, title: str):
+        self.inputs, self.plan = inputs, inputs.plan
         self.folder, self.title = folder, title
-        self._held = {}  # Group: its images that stand in the next shard, too.
+        self._kept_images = {}  # {group: its images with copies in the next shard}
         self._next_shard = None
 
-    def write(self, numbers):
-        """Writes a list of output shards; neighbours one after the other read least."""
-        files = [self.plan.describe(number) for number in numbers]
-        progress, done = Progress(self.title, sum(file["records"] for file in files)), 0
-        for number, file in zip(numbers, files, strict=True):
-            path = self.folder / SHARDS / file["name"]
+    def write(self, shard_indices: Sequence[int]) -> None:
+        """Writes some output shards; consecutive ones in ascending order read least."""
+        files = [self.plan.describe(shard) for shard in shard_indices]
+        progress = Progress(self.title, sum(file["records"] for file in files))
+        num_written = 0
+        for shard, file in zip(shard_indices, files, strict=True):
+            path = self.folder / SHARDS_FOLDER / file["name"]
             with (
-                written_whole(path) as unfinished,
+                atomic_write(path) as unfinished,
                 shards.RecordWriter(unfinished) as writer,
             ):
-                for image, copies in self.images(number):
+                for image, copies in self.images(shard):
                     writer.write(records.pseudo_example(**image, copies=copies))
-            done += file["records"]
-            progress.update(done)
+            num_written += file["records"]
+            progress.update(num_written)
         progress.close()
 
-    def images(self, shard):
-        """Yields (keywords of `records.pseudo_example`, copies) of one output shard, in order."""
-        held = {}
+    def images(self, shard: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yields (keyword arguments of `records.pseudo_example`, copies) of a shard, in order."""
+        kept_images = {}
         if shard != self._next_shard:
-            self._held = {}
-        for distance, group in self.plan.groups_of(shard):
-            images = self._held.pop(group, None) or self._read(group, distance)
+            self._kept_images = {}
+        for distance, group in self.plan.groups_in(shard):
+            images = self._kept_images.pop(group, None) or self.inputs.read(group, distance)
             for image, copies in images:
-                yield image, self.plan.share(copies, distance)
-            # Those of which copies are left for the next shard.
-            held[group] = [
-                (image, copies) for image, copies in images if self.plan.share(copies, distance + 1)
+                yield image, self.plan.copies_at(copies, distance)
+            kept_images[group] = [
+                (image, copies)
+                for image, copies in images
+                if self.plan.copies_at(copies, distance + 1)
             ]
-        self._held, self._next_shard = held, shard + 1
-
-    def _read(self, group, distance):
-        """The images of a group that stand at a distance from it: list of (keywords, copies)."""
-        found = []
-        for shard in self.plan.groups[group]:
-            name = score_file(self.unlabeled.names[shard])
-            copies = read_copies(self.selection_folder / name)
-            wanted = [copy > 0 and self.plan.share(copy, distance) > 0 for copy in copies.tolist()]
-            if not any(wanted):
-                continue
-            scores = read_scores(score_paths(self.unlabeled, self.scores_folder)[shard])
-            if len(scores) != len(copies):
-                raise ValueError(
-                    f"{name} has scores of {len(scores)} images and copies of {len(copies)}: "
-                    "expected files of the same images."
-                )
-            rows = zip(read_images(self.unlabeled, shard), scores.ids, strict=True)
-            for row, ((image_id, encoded), scored_id) in enumerate(rows):
-                if image_id != scored_id:
-                    raise ValueError(
-                        f"{name} row {row} is {image_id}, its score is of {scored_id}: expected "
-                        "files of the same images."
-                    )
-                if wanted[row]:
-                    found.append((_keywords(scores, row, encoded), int(copies[row])))
-        return found
+        self._kept_images, self._next_shard = kept_images, shard + 1
 
 
-def _keywords(scores, row, encoded):
+def _example_arguments(predictions, row, encoded):
+    """Keyword arguments of `records.pseudo_example` of an image, but for its copies."""
     return {
-        "id": scores.ids[row],
+        "id": predictions.ids[row],
         "encoded": encoded,
-        "label": scores.labels[row],
-        "confidence": scores.confidences[row],
-        "log_probabilities": scores.log_probabilities[row],
-        "classes": None if scores.classes is None else scores.classes[row],
-        "remaining": None if scores.remaining is None else scores.remaining[row],
+        "label": predictions.labels[row],
+        "confidence": predictions.confidences[row],
+        "log_probabilities": predictions.log_probabilities[row],
+        "classes": None if predictions.classes is None else predictions.classes[row],
+        "remaining": None if predictions.remaining is None else predictions.remaining[row],
     }
 
 
-def read_images(shard_set, shard):
-    """Yields (id, encoded bytes) of one shard's records."""
+def read_images(shard_set: ShardSet, shard: int) -> Iterator[tuple[str, bytes]]:
+    """Yields (id, encoded bytes) of the records of a shard."""
     with shard_set.naming_broken_shards():
         for batch in shard_set.read(shard).batch(256).map(records.parse_images).as_numpy_iterator():
             for image_id, encoded in zip(batch["id"], batch["encoded"], strict=True):

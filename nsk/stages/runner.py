@@ -10,6 +10,7 @@ from nsk.config.config import Config
 from nsk.data.shards import ShardSet
 from nsk.distributed.runtime import Runtime
 from nsk.errors import UserError
+from nsk.pseudo.engine import LOCAL, Engine
 from nsk.store.disk_errors import naming_disk_errors
 from nsk.store.folders import (
     Build,
@@ -22,6 +23,7 @@ from nsk.store.folders import (
 )
 from nsk.store.verification import stages_of_other_formats
 
+MODEL_FILE = "model.keras"
 POLL_SECONDS = 0.2
 VISIBILITY_TIMEOUT_SECONDS = 90.0  # By default NFS caches the entries of a folder for a minute.
 
@@ -61,6 +63,14 @@ class StageRunner:
                 self.workdir,
                 folders[0].relative_to(self.workdir),
             )
+
+    def make_engine(self, folder: Path) -> Engine:
+        """The engine of work on pseudo-labels; Beam keeps what its workers need in `folder`."""
+        if self.config.run.engine == "local":
+            return LOCAL
+        from nsk.pseudo import beam_engine  # Heavy, and optional.
+
+        return beam_engine.BeamEngine(self.config.run.beam_options, folder)
 
     def build_or_reuse(
         self,

@@ -1,157 +1,247 @@
-"""Score: a teacher labels the unlabelled images, clean and without noise."""
+"""Scoring: a teacher labels the unlabelled images, clean and without noise."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from nsk.data import records
+from nsk.data.shards import ShardSet
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
 from nsk.pseudo import calibration
-from nsk.pseudo.engine import LOCAL
-from nsk.store.files import first_written
+from nsk.pseudo.engine import LOCAL, Engine
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.store.files import write_once
+from nsk.store.folders import StageFolder
 
-UNLABELED = "unlabeled"
-DEV = "dev.parquet"
-TEMPERATURE = "temperature.json"
+UNLABELED_FOLDER = "unlabeled"
+DEV_FILE = "dev.parquet"
+TEMPERATURE_FILE = "temperature.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringOptions:
+    """How the unlabelled images are scored.
+
+    Attributes:
+        top_k: number of classes whose log-probabilities are stored, the most probable ones; 0: all.
+        title: name of the work in the progress line.
+        worker, num_workers: this process scores the shards `worker`, `worker + num_workers`, ...
+    """
+
+    top_k: int = 0
+    title: str = "scoring"
+    worker: int = 0
+    num_workers: int = 1
 
 
 def score(
-    unlabeled,
-    dev,
-    make_predict,
-    folder,
-    *,
-    top_k=0,
-    worker=0,
-    num_workers=1,
-    title="scoring",
-    engine=LOCAL,
-):
-    """Writes one score file for each shard of unlabelled images, row for row, and one for dev.
-
-    Files that are there already are whole, and are kept: so a scoring that was stopped goes on, and
-    several workers share one folder, each with every `num_workers`-th shard.
+    runner: StageRunner, generation: int, teacher: StageFolder, images: StageFolder
+) -> StageFolder | None:
+    """The stage that scores the unlabelled images, and dev, with a teacher.
 
     Args:
-        unlabeled, dev: `ShardSet`s.
-        make_predict: function without arguments that loads a model and returns a function of (a
-            shard set, a list of its shards' indices) that yields `predict.Predictions` of these
-            shards' images, in order and none of two shards.
+        runner: the runner of stages.
+        generation: number of the student that learns from the scores, 1 or more.
+        teacher: the teacher's model.
+        images: the ingested images.
+
+    Returns:
+        The stage; None if this process is one of several that share the shards, and others have
+        not finished theirs.
+    """
+    config, name = runner.config, f"gen{generation}/scores"
+    unlabeled, dev = (shard_set(images, split) for split in ("unlabeled", "dev"))
+    top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
+    if config.scoring.first_scores == "records" and generation == 1:
+        return runner.build_or_reuse(
+            name,
+            lambda folder: import_external_scores(unlabeled, folder, top_k=top_k),
+            {"top_k": top_k, "from": "records"},
+            images=images,
+        )
+    # A strategy belongs to this process; Beam distributes the work by itself.
+    strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
+    views, command, workers = config.scoring.score_views, config.command, runner.workers
+    load_predict = functools.partial(
+        load_predictor,
+        teacher.path / MODEL_FILE,
+        config.run.eval_batch_size,
+        strategy,
+        views,
+        config.run.jit_compile,
+    )
+
+    def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
+        options = ScoringOptions(top_k, name, worker, num_workers)
+        return score_shards(
+            unlabeled, dev, load_predict, folder, options, runner.make_engine(folder)
+        )
+
+    def build_share(folder):
+        """Every worker scores a share; then the chief scores what is missing."""
+        with workers.propagate_errors():
+            build(folder, workers.index, workers.count)
+        return build(folder) if workers.is_chief else None
+
+    is_shared = config.run.engine == "local" and workers.count > 1
+    return runner.build_or_reuse(
+        name,
+        build_share if is_shared else build,
+        {"views": views, "top_k": top_k},
+        join=build_share if is_shared else None,
+        resumes=True,
+        worker=command.shard_index,
+        num_workers=command.num_shard_workers,
+        teacher=teacher,
+        images=images,
+    )
+
+
+def score_shards(
+    unlabeled: ShardSet,
+    dev: ShardSet,
+    load_predict: Callable[[], PredictShards],
+    folder: Path,
+    options: ScoringOptions = ScoringOptions(),
+    engine: Engine = LOCAL,
+) -> dict[str, int | float] | None:
+    """Writes a prediction file for each shard of unlabelled images, row for row, and one for dev.
+
+    Existing files are complete and are kept: a scoring that was stopped resumes, and several
+    workers may share a folder.
+
+    Args:
+        unlabeled: the unlabelled images.
+        dev: the dev images.
+        load_predict: function without arguments that loads a model; see `PredictShards`.
         folder: where `unlabeled/NUMBER.parquet`, named as the shards, and `dev.parquet` go.
-        top_k: int, hold the log-probabilities of the most probable so many classes; 0: all.
-        worker, num_workers: ints, which share of the shards is scored.
-        title: name of the work on the progress line.
+        options: see `ScoringOptions`.
         engine: where the shards are scored; see `nsk.pseudo.engine`.
 
     Returns:
-        dict: `scored`, the number of images, and `temperature`, the one that fits dev best; None
-            where other workers' shards are not there yet.
+        dict of `scored`, the number of images, and `temperature`, fitted on dev; None if shards of
+        other workers are missing.
     """
-    (folder / UNLABELED).mkdir(exist_ok=True)
-    predict = make_predict()
-    temperature = _score_dev(dev, predict, folder, top_k)
+    (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
+    predict = load_predict()
+    temperature = _score_dev(dev, predict, folder, options.top_k)
     paths = score_paths(unlabeled, folder)
-    missing = [
-        shard for shard in range(worker, len(paths), num_workers) if not paths[shard].exists()
-    ]
-    if engine is LOCAL:  # In this process it is loaded already.
-        make_predict = lambda: predict  # noqa: E731
-    scorer = Scorer(make_predict, unlabeled, folder, top_k, temperature, title)
-    engine.each(missing, scorer.load)
+    shards = range(options.worker, len(paths), options.num_workers)
+    missing = [shard for shard in shards if not paths[shard].exists()]
+    if engine is LOCAL:  # The model is already loaded in this process.
+        load_predict = lambda: predict  # noqa: E731
+    scorer = _ShardScorer(load_predict, unlabeled, folder, options, temperature)
+    engine.run(missing, scorer.load)
     if not all(path.exists() for path in paths):
         return None
     return {"scored": unlabeled.num_records, "temperature": temperature}
 
 
-def adopt(unlabeled, folder, *, top_k=0):
-    """Writes the score files of what a teacher elsewhere has said, which the images' records hold.
+def import_external_scores(
+    unlabeled: ShardSet, folder: Path, *, top_k: int = 0
+) -> dict[str, int | None]:
+    """Writes prediction files of an external teacher's probabilities, stored in the records.
 
-    Arguments and result are those of `score`; of dev nothing is known: `temperature` is None, and
-    dev's file has no rows.
+    The external teacher's predictions of dev are not known: dev's file has no rows.
+
+    Args:
+        unlabeled: the unlabelled images.
+        folder, top_k: as for `score_shards`.
+
+    Returns:
+        dict of `scored`, the number of images, and `temperature`, which is None.
 
     Raises:
-        UserError: a record says nothing.
+        UserError: a record has no probabilities.
     """
-    (folder / UNLABELED).mkdir(exist_ok=True)
+    (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
     for shard, path in enumerate(score_paths(unlabeled, folder)):
         try:
-            parsed = records.parse_log_probabilities(
+            ids, log_probabilities = records.parse_external_log_probabilities(
                 unlabeled.records(shard), unlabeled.num_classes
             )
         except ValueError as error:
             raise UserError(
-                f"--first_scores=records: {error}: expected those of {unlabeled.num_classes} "
-                "classes with every unlabelled image."
+                f"--first_scores=records: {error}: expected the probabilities of "
+                f"{unlabeled.num_classes} classes with every unlabelled image."
             ) from None
-        ids, log_probabilities = parsed
         confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
-        write_scores(path, from_predictions(ids, log_probabilities, top_k, confidences))
-    nothing = np.empty((0, unlabeled.num_classes), np.float32)
-    dev = from_predictions([], nothing, 0, np.empty(0, np.float32))
-    write_scores(folder / DEV, dev, np.empty(0, np.int32))
+        predictions = make_stored_predictions(ids, log_probabilities, top_k, confidences)
+        write_predictions(path, predictions)
+    no_images = np.empty((0, unlabeled.num_classes), np.float32)
+    dev = make_stored_predictions([], no_images, 0, np.empty(0, np.float32))
+    write_predictions(folder / DEV_FILE, dev, np.empty(0, np.int32))
     return {"scored": unlabeled.num_records, "temperature": None}
 
 
 @dataclasses.dataclass(frozen=True)
-class Scorer:
-    """Scores shards; the attributes are those of `score`, and the temperature of dev."""
+class _ShardScorer:
+    """Scores shards of unlabelled images; may be sent to another process.
 
-    make_predict: object
-    unlabeled: object
+    Attributes:
+        load_predict, unlabeled, folder, options: as for `score_shards`.
+        temperature: of the calibrated confidences.
+    """
+
+    load_predict: Callable[[], PredictShards]
+    unlabeled: ShardSet
     folder: Path
-    top_k: int
+    options: ScoringOptions
     temperature: float
-    title: str
 
     def load(self):
-        """A function that scores a list of shards."""
-        return functools.partial(self._score, self.make_predict())
+        """Loads the model and returns a function that scores a list of shards."""
+        return functools.partial(self._score, self.load_predict())
 
     def _score(self, predict, shards):
         counts = [self.unlabeled.counts[shard] for shard in shards]
         paths = score_paths(self.unlabeled, self.folder)
-        progress = Progress(self.title, sum(counts))
-        predictions, done = predict(self.unlabeled, shards), 0
+        progress = Progress(self.options.title, sum(counts))
+        batches, num_scored = predict(self.unlabeled, shards), 0
         for shard, count in zip(shards, counts, strict=True):
-            ids, log_probabilities = _next_shard(predictions, count, self.unlabeled.names[shard])
+            ids, log_probabilities = _next_shard(batches, count, self.unlabeled.names[shard])
             calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
-            scores = from_predictions(ids, log_probabilities, self.top_k, calibrated)
-            write_scores(paths[shard], scores)
-            done += count
-            progress.update(done)
-        if next(predictions, None) is not None:
-            raise ValueError(f"more predictions than {done} images")
+            predictions = make_stored_predictions(
+                ids, log_probabilities, self.options.top_k, calibrated
+            )
+            write_predictions(paths[shard], predictions)
+            num_scored += count
+            progress.update(num_scored)
+        if next(batches, None) is not None:
+            raise ValueError(f"more predictions than {num_scored} images")
         progress.close()
 
 
 def _score_dev(dev, predict, folder, top_k):
-    """Scores dev as the unlabelled images are scored; returns the temperature that fits it best.
+    """Scores dev as the unlabelled images are scored; returns the temperature fitted on it.
 
-    The first process decides on it for all, those that go on later included: another machine may
-    round differently.
+    The first process sets the temperature for all, also for those that resume later: another
+    machine may round differently.
     """
-    parts = list(predict(dev, range(len(dev.names))))
-    log_probabilities = np.concatenate([part.log_probabilities for part in parts])
-    truth = np.concatenate([part.labels for part in parts])
+    batches = list(predict(dev, range(len(dev.names))))
+    log_probabilities = np.concatenate([batch.log_probabilities for batch in batches])
+    truth = np.concatenate([batch.labels for batch in batches])
     fitted = calibration.fit_temperature(log_probabilities, truth)
-    temperature = json.loads(first_written(folder / TEMPERATURE, json.dumps(fitted).encode()))
+    temperature = json.loads(write_once(folder / TEMPERATURE_FILE, json.dumps(fitted).encode()))
     calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
-    ids = [one for part in parts for one in part.ids]
-    scores = from_predictions(ids, log_probabilities, top_k, calibrated)
-    write_scores(folder / DEV, scores, truth)
+    ids = [image_id for batch in batches for image_id in batch.ids]
+    predictions = make_stored_predictions(ids, log_probabilities, top_k, calibrated)
+    write_predictions(folder / DEV_FILE, predictions, truth)
     return temperature
 
 
-def _next_shard(predictions, count, name):
-    """(ids, log-probabilities float32 (count, classes)) of the next `count` images."""
+def _next_shard(batches, count, name):
+    """(ids, log-probabilities float32 (count, num_classes)) of the next `count` images."""
     ids, rows = [], []
     while len(ids) < count:
-        batch = next(predictions, None)
+        batch = next(batches, None)
         if batch is None or len(ids) + len(batch.ids) > count:
             received = len(ids) + (0 if batch is None else len(batch.ids))
             raise ValueError(f"{received} predictions of {count} images in {name}")
@@ -160,11 +250,11 @@ def _next_shard(predictions, count, name):
     return ids, np.concatenate(rows)
 
 
-def score_paths(unlabeled, folder):
-    """Paths of the score files of a shard set, in its order."""
-    return [folder / UNLABELED / score_file(name) for name in unlabeled.names]
+def score_paths(unlabeled: ShardSet, folder: Path) -> list[Path]:
+    """Paths of the prediction files of a shard set, in the order of its shards."""
+    return [folder / UNLABELED_FOLDER / score_file_name(name) for name in unlabeled.names]
 
 
-def score_file(shard_name):
-    """Name of the score file of an image shard."""
+def score_file_name(shard_name: str) -> str:
+    """Name of the prediction file of an image shard."""
     return shard_name.removesuffix(".tfrecord") + ".parquet"

@@ -1,74 +1,130 @@
-"""The selection of one generation as files: the functions of `select` on a folder of score files.
+"""Selection: which unlabelled images a student sees, and how often.
 
-Writes, for each score file, a Parquet file of the same name with the column `copies`, row for row;
-and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
+Writes, for each prediction file, a Parquet file of the same name with the column `copies`, row for
+row; and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import logging
 
+from nsk.config.fields import used_values
+from nsk.config.pseudo import SelectionConfig
 from nsk.data import records
-from nsk.errors import CannotTeachError
+from nsk.data.shards import ShardSet
+from nsk.errors import GenerationFailedError
 from nsk.evaluation.prediction_files import read_table
+from nsk.hashing import stable_keys
 from nsk.pseudo import calibration
-from nsk.pseudo import policies as select
-from nsk.pseudo.engine import LOCAL
-from nsk.pseudo.radix_selection import stable_keys
-from nsk.pseudo.score_rows import read_rows, scan, write_copies
+from nsk.pseudo.engine import LOCAL, Engine
+from nsk.pseudo.policies import Statistics, apply_policy
+from nsk.pseudo.score_rows import read_scored_images, scan, write_copies
+from nsk.stages.runner import StageRunner, shard_set
+from nsk.stages.scoring import DEV_FILE, score_paths
+from nsk.store.folders import StageFolder
 
-LABELED = "labeled.parquet"
+LABELED_FILE = "labeled.parquet"
 
 
-def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
-    """Filters and balances.
+def select(
+    runner: StageRunner, generation: int, scores: StageFolder, images: StageFolder
+) -> StageFolder:
+    """The stage that selects the unlabelled images that a student sees.
 
     Args:
-        settings: dict of `min_confidence`, `calibrate`, `target_precision`, `policy`, `seed` and
-            the policy's own settings; see `select.select`.
-        paths: the score files.
-        dev_path: the scores of dev.
-        labeled: the labelled `ShardSet`.
-        folder: where the selection goes.
+        runner: the runner of stages.
+        generation: number of the student, 1 or more.
+        scores: the teacher's scores.
+        images: the ingested images.
+    """
+    section, seed = runner.config.selection.at(generation), runner.config.run.seed
+    unlabeled, labeled = (shard_set(images, split) for split in ("unlabeled", "labeled"))
+    return runner.build_or_reuse(
+        f"gen{generation}/selection",
+        lambda folder: select_images(
+            section,
+            seed,
+            score_paths(unlabeled, scores.path),
+            scores.path / DEV_FILE,
+            labeled,
+            folder,
+            runner.make_engine(folder),
+        ),
+        {"seed": seed, **used_values([section])},
+        scores=scores,
+        images=images,
+    )
+
+
+def select_images(
+    settings: SelectionConfig,
+    seed: int,
+    paths: Sequence[Path],
+    dev_path: Path,
+    labeled: ShardSet,
+    folder: Path,
+    engine: Engine = LOCAL,
+) -> dict[str, Any]:
+    """Filters and balances the pseudo-labelled images.
+
+    Args:
+        settings: the section with the values of one generation.
+        seed: of the order among equal confidences.
+        paths: the prediction files of the unlabelled images.
+        dev_path: the prediction file of dev.
+        labeled: the labelled images.
+        folder: where the selection is written.
         engine: where the files are read and written; see `nsk.pseudo.engine`.
 
     Returns:
-        dict: `images` that are kept and their `copies` in all; `per_class`, the
-            `select.Statistics` and, of dev images that the thresholds keep, `dev_kept` and
-            `dev_correct`; `dev_before_cut` and `dev_before_cut_correct`, of those that are as
-            confident as the least confident image that the policy keeps.
+        dict of `images`, the number selected, their `copies`, and `per_class`: the
+        `policies.Statistics`; `dev_kept` and `dev_correct`, dev images at the thresholds or above;
+        `dev_before_cut` and `dev_before_cut_correct`, those at least as confident as the least
+        confident image selected.
 
     Raises:
-        CannotTeachError: the threshold or the policy keeps nothing.
+        CannotTeachError: nothing is selected.
     """
-    settings = dict(settings)
-    confidence = "calibrated_confidence" if settings.pop("calibrate") else "confidence"
-    least, target = settings.pop("min_confidence"), settings.pop("target_precision")
-    dev = read_table(dev_path, ["label", confidence, "truth"])
-    dev = [dev[name].to_numpy() for name in ("label", confidence, "truth")]
-    thresholds = make_thresholds(*dev, labeled.class_names, least, target)
+    confidence = "calibrated_confidence" if settings.calibrate else "confidence"
+    dev_table = read_table(dev_path, ["label", confidence, "truth"])
+    dev = [dev_table[name].to_numpy() for name in ("label", confidence, "truth")]
+    thresholds = make_thresholds(
+        *dev, labeled.class_names, settings.min_confidence, settings.target_precision
+    )
 
     labeled_ids, labeled_labels = read_labels(labeled)
-    selection = select.select(
+    selection = apply_policy(
         functools.partial(scan, engine, paths, confidence),
+        settings.policy,
         thresholds=thresholds,
+        seed=seed,
         labeled_counts=np.bincount(labeled_labels, minlength=labeled.num_classes),
-        **settings,
+        **_policy_settings(settings),
     )
     statistics = selection.statistics
-    _check_kept(statistics, settings, paths, confidence, labeled.class_names)
+    if not any(statistics.candidates):
+        raise _no_candidates_error(statistics, paths, confidence)
+    if not any(statistics.kept):
+        raise GenerationFailedError(
+            f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
+            f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
+        )
+    _warn_of_starved_classes(statistics, labeled.class_names)
     write_copies(engine, selection, paths, confidence, folder)
-    if selection.labeled_sizes is not None:
+    if selection.labeled_rows is not None:
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
-        pq.write_table(pa.table(columns), folder / LABELED, compression="zstd")
-    dev_kept, dev_correct = calibration.precision_by_class(*dev, thresholds)
+        pq.write_table(pa.table(columns), folder / LABELED_FILE, compression="zstd")
+    dev_kept, dev_correct = calibration.count_correct(*dev, thresholds)
     cuts = cut_thresholds(statistics)
-    dev_before_cut, dev_before_cut_correct = calibration.precision_by_class(*dev, cuts)
+    dev_before_cut, dev_before_cut_correct = calibration.count_correct(*dev, cuts)
     return {
         "images": sum(statistics.kept),
         "copies": sum(statistics.copies),
@@ -82,10 +138,19 @@ def select_images(settings, paths, dev_path, labeled, folder, engine=LOCAL):
     }
 
 
-def cut_thresholds(statistics):
-    """The confidence that an image needs to be kept by filter and policy: float32 (num_classes,).
+def _policy_settings(settings):
+    """Keyword arguments of the policy, see `policies.paper_rows` and `policies.gap_rows`."""
+    return {
+        "paper": {"images_per_class": settings.images_per_class},
+        "gap": {"floor": settings.gap_floor, "margin": settings.gap_margin},
+        "none": {},
+    }[settings.policy]
 
-    It is the class's threshold where all of its candidates are kept.
+
+def cut_thresholds(statistics: Statistics) -> np.ndarray:
+    """Minimum confidence to be selected by filter and policy: float32 array (num_classes,).
+
+    The class's threshold if all of its candidates are selected; infinite if none is.
     """
     classes = zip(
         statistics.thresholds,
@@ -102,91 +167,103 @@ def cut_thresholds(statistics):
     )
 
 
-def make_thresholds(labels, confidences, truth, class_names, min_confidence, target_precision):
-    """The confidence that each class's images need: float32 array of shape (num_classes,).
+def make_thresholds(
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    truth: np.ndarray,
+    class_names: Sequence[str],
+    min_confidence: float,
+    target_precision: float,
+) -> np.ndarray:
+    """Minimum confidence of each class: float32 array of shape (num_classes,).
 
     Args:
-        labels, confidences, truth: arrays of shape (n,): what the teacher says of dev, and the true
-            labels.
-        class_names: sequence of strings.
-        min_confidence: float, for all classes.
-        target_precision: float; above 0, dev decides for each class; see
+        labels: int array of shape (n,), the teacher's top-1 classes on dev.
+        confidences: float32 array of shape (n,), their probabilities.
+        truth: int array of shape (n,), the true labels.
+        class_names: names of all classes.
+        min_confidence: lower bound for all classes.
+        target_precision: above 0, dev decides for each class; see
             `calibration.precision_thresholds`.
     """
     if not target_precision:
         return np.full(len(class_names), min_confidence, np.float32)
-    found = calibration.precision_thresholds(
+    thresholds = calibration.precision_thresholds(
         labels, confidences, truth, len(class_names), target_precision, min_confidence
     )
-    needed = calibration.MIN_DEV_IMAGES
+    _warn_of_missed_precision(thresholds, class_names, target_precision)
+    return thresholds.values
+
+
+def _warn_of_missed_precision(thresholds, class_names, target_precision):
+    """Warns of the classes whose precision on dev is unknown or below the target."""
+    min_images = calibration.MIN_DEV_IMAGES
     for classes, reason in (
         (
-            found.few,
-            f"fewer than {needed} dev images are given their label with --min_confidence, so they "
-            "take the threshold of all classes together",
+            thresholds.with_few_images,
+            f"fewer than {min_images} dev images get their label with --min_confidence: the "
+            "threshold of all classes together is used",
         ),
         (
-            found.missed,
-            f"no threshold that keeps {needed} dev images reaches it, so they take the one that "
-            "comes closest, or that of all classes together where it is higher",
+            thresholds.below_target,
+            f"no threshold that keeps {min_images} dev images reaches it: the threshold of the "
+            "highest precision is used, or that of all classes together if it is higher",
         ),
     ):
         if classes:
             logging.warning(
-                "--target_precision=%s: of the classes %s, %s.",
+                "--target_precision=%s: for the classes %s, %s.",
                 target_precision,
-                ", ".join(f"{class_names[one]} ({found.values[one]:.4g})" for one in classes),
+                _name_classes(classes, class_names, thresholds.values),
                 reason,
             )
-    if (found.few or found.missed) and not found.reached_by_all:
+    if (thresholds.with_few_images or thresholds.below_target) and not thresholds.reached_overall:
         logging.warning(
             "--target_precision=%s: all classes together do not reach it on %d dev images or more, "
             "either.",
             target_precision,
-            needed,
+            min_images,
         )
-    return found.values
 
 
-def _check_kept(statistics, settings, paths, confidence, class_names):
-    """CannotTeachError where nothing is kept; a warning that names the starved classes."""
-    if not any(statistics.candidates):
-        highest = max(read_rows([path], confidence).confidences.max(initial=0) for path in paths)
-        raise CannotTeachError(
-            f"No image has the confidence that its class needs, at least "
-            f"{min(statistics.thresholds):.6g}; the most confident has {highest:.6g}. Lower "
-            "--min_confidence or --target_precision, or train a better teacher."
-        )
-    if not any(statistics.kept):
-        raise CannotTeachError(
-            f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
-            f"pseudo-labels: raise --gap_margin={settings['margin']}."
-        )
+def _no_candidates_error(statistics, paths, confidence):
+    confidences = (read_scored_images([path], confidence).confidences for path in paths)
+    highest = max(array.max(initial=0) for array in confidences)
+    return GenerationFailedError(
+        f"No image reaches the minimum confidence of its class, at least "
+        f"{min(statistics.thresholds):.6g}; the highest confidence is {highest:.6g}. Lower "
+        "--min_confidence or --target_precision, or train a better teacher."
+    )
+
+
+def _warn_of_starved_classes(statistics, class_names):
     if statistics.starved:
         logging.warning(
-            "No image is labelled %s with the confidence that it needs: students see %s only with "
-            "true labels.",
-            ", ".join(
-                f"{class_names[index]} ({statistics.thresholds[index]:.4g})"
-                for index in statistics.starved
-            ),
+            "No image is labelled %s with the minimum confidence: students see %s only with true "
+            "labels.",
+            _name_classes(statistics.starved, class_names, statistics.thresholds),
             "it" if len(statistics.starved) == 1 else "them",
         )
 
 
-def read_labels(labeled):
-    """Ids (list of strings) and labels (int32 array) of a labelled `ShardSet`."""
+def _name_classes(classes, class_names, thresholds):
+    """Names of classes with their thresholds, as `cat (0.9), dog (0.85)`."""
+    return ", ".join(f"{class_names[label]} ({thresholds[label]:.4g})" for label in classes)
+
+
+def read_labels(labeled: ShardSet) -> tuple[list[str], np.ndarray]:
+    """Reads the ids (n strings) and labels (int32 array (n,)) of labelled images."""
     ids, labels = [], []
     with labeled.naming_broken_shards():
         for batch in labeled.read().batch(1024).map(records.parse_images).as_numpy_iterator():
-            ids += [one.decode() for one in batch["id"]]
+            ids += [image_id.decode() for image_id in batch["id"]]
             labels.append(batch["label"].astype(np.int32))
     return ids, np.concatenate(labels)
 
 
-def read_labeled_copies(folder):
-    """{id: copies in an epoch} of the labelled images, from a selection; {}: one each."""
-    if not (folder / LABELED).exists():
+def read_labeled_copies(folder: Path) -> Mapping[str, int]:
+    """{id: copies in an epoch} of the labelled images of a selection; empty: each once."""
+    if not (folder / LABELED_FILE).exists():
         return {}
-    table = read_table(folder / LABELED)
+    table = read_table(folder / LABELED_FILE)
     return dict(zip(table["id"].to_pylist(), table["copies"].to_pylist(), strict=True))

@@ -22,6 +22,7 @@ from nsk.distributed.strategy import check_divisible
 from nsk.evaluation import metrics
 from nsk.evaluation.predictor import Predictor, collect
 from nsk.models import weights
+from nsk.models.weight_assignment import assign
 from nsk.stages.hyperparameters import Hyperparameters, training_hyperparameters
 from nsk.stages.input_streams import (
     Stream,
@@ -30,8 +31,8 @@ from nsk.stages.input_streams import (
     make_batches,
     make_streams,
 )
-from nsk.stages.pseudo_shards import SHARDS
-from nsk.stages.runner import StageRunner, shard_set, summary_folder
+from nsk.stages.pseudo_shards import SHARDS_FOLDER
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set, summary_folder
 from nsk.stages.selection import read_labeled_copies
 from nsk.store.files import UNFINISHED
 from nsk.store.folders import StageFolder
@@ -39,7 +40,6 @@ from nsk.training import schedules
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
-MODEL = "model.keras"
 CHECKPOINTS = ".checkpoints"
 
 
@@ -64,12 +64,12 @@ def train(
     if generation:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
     if settings.learns_pseudo_labels:
-        pseudo = shard_set(pseudo_labels, SHARDS)
+        pseudo = shard_set(pseudo_labels, SHARDS_FOLDER)
     if settings.learns_pseudo_labels or labeled_copies:
         inputs["pseudo_labels"] = pseudo_labels
     init_from, initial_weights = runner.config.init_from(generation), None
     if init_from == "teacher":
-        initial_weights = teacher.path / MODEL
+        initial_weights = teacher.path / MODEL_FILE
         inputs["teacher"] = teacher
     elif init_from != "scratch":
         initial_weights = init_from
@@ -110,8 +110,9 @@ def run_training(
             checkpoint_folder=folder.with_suffix(CHECKPOINTS),
             checkpoint_seconds=60 * run.checkpoint_minutes,
             eval_batch_size=run.eval_batch_size,
+            jit_compile=run.jit_compile,
         )
-        return train_model(job, runner.runtime, folder / MODEL)
+        return train_model(job, runner.runtime, folder / MODEL_FILE)
 
     stage = runner.build_or_reuse(
         settings.name, build, settings.for_fingerprint(), join=build, resumes=True, **inputs
@@ -136,6 +137,7 @@ class Job:
         checkpoint_folder: where checkpoints are kept during the training.
         checkpoint_seconds: time between checkpoints.
         eval_batch_size: images per batch of evaluation.
+        jit_compile: auto | on | off, whether XLA compiles steps and predictions.
     """
 
     settings: Hyperparameters
@@ -148,6 +150,7 @@ class Job:
     checkpoint_folder: Path
     checkpoint_seconds: float
     eval_batch_size: int
+    jit_compile: str = "auto"
 
     @property
     def num_classes(self) -> int:
@@ -227,7 +230,8 @@ def make_trainer(job: Job, streams: tuple[Stream, ...], runtime: Runtime) -> Tra
     build = functools.partial(
         build_network, settings, job.num_classes, initial_weights=job.initial_weights
     )
-    return Trainer(build, make_recipe(settings, streams), settings.noise_key, runtime)
+    recipe = make_recipe(settings, streams)
+    return Trainer(build, recipe, settings.noise_key, runtime, job.jit_compile)
 
 
 def make_evaluation(job: Job, model: keras.Model) -> Callable[[], dict[str, float | None]]:
@@ -235,7 +239,7 @@ def make_evaluation(job: Job, model: keras.Model) -> Callable[[], dict[str, floa
     dev = pipeline.clean_batches(job.dev, job.settings.image_size, job.eval_batch_size)
     if job.settings.train.cache == "memory":
         dev = dev.cache()
-    predict = Predictor(model, job.eval_batch_size)
+    predict = Predictor(model, job.eval_batch_size, jit_compile=job.jit_compile)
 
     def evaluate():
         predictions = collect(predict(dev))
@@ -296,7 +300,7 @@ def build_network(
         **settings.model.values(),
     )
     if initial_weights is not None:
-        weights.assign(model, initial_weights)
+        assign(model, initial_weights)
     return model
 
 

@@ -11,7 +11,8 @@ from nsk.config.config import Config
 from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
 from nsk.models import blocks, weights
-from nsk.models.files import class_names_of, load_model
+from nsk.models.files import load_model, read_class_names
+from nsk.models.weight_assignment import assign, describe_pixel_mismatch, variables_by_layer
 from nsk.stages.hyperparameters import (
     Hyperparameters,
     finetuning_hyperparameters,
@@ -95,9 +96,11 @@ def _check_initial_weights(config, generation, model, teacher):
             )
         return
     given = weights.read(init_from)
-    fresh_head = weights.assign(model, given)
+    fresh_head = assign(model, given)
     assigned = [
-        layer for name, layer in given.layers.items() if not (fresh_head and name == weights.HEAD)
+        layer
+        for name, layer in given.layers.items()
+        if not (fresh_head and name == weights.CLASSIFIER)
     ]
     details = [f"{sum(map(len, assigned))} tensors"]
     if given.averaged:
@@ -109,7 +112,7 @@ def _check_initial_weights(config, generation, model, teacher):
     logging.info(
         "Generation %d is initialised from %s: %s.", generation, init_from, ", ".join(details)
     )
-    foreign = weights.foreign_pixels(model, given)
+    foreign = describe_pixel_mismatch(model, given)
     if foreign:
         logging.warning(
             "%s expects pixels of %s: training has to compensate for it.", init_from, foreign
@@ -118,7 +121,7 @@ def _check_initial_weights(config, generation, model, teacher):
 
 def _check_first_scores(config, counts):
     """UserError if the first scores are to come from records that have none."""
-    with_scores, unlabeled = counts["taught"], counts["images"]["unlabeled"]
+    with_scores, unlabeled = counts["external_teacher"], counts["images"]["unlabeled"]
     if config.scoring.first_scores == "records" and with_scores < unlabeled:
         raise UserError(
             f"--first_scores=records: {unlabeled - with_scores:,} of {unlabeled:,} unlabelled "
@@ -187,7 +190,7 @@ def _checked_teacher(config: Config, counts):
             f"--teacher={path} has {model.output_shape[-1]} classes; the run has "
             f"{len(class_names)}: give a teacher that fits, or another --dataset."
         )
-    known = class_names_of(path)
+    known = read_class_names(path)
     if known is None:
         logging.warning(
             "--teacher: no class names found beside %s; assuming those of the run, in the same "
@@ -212,6 +215,6 @@ def _shapes(model):
     """Shapes of all of a model's weights, by layer and name."""
     return {
         (layer, name): tuple(variable.shape)
-        for layer, variables in weights.variables_of(model).items()
+        for layer, variables in variables_by_layer(model).items()
         for name, variable in variables.items()
     }

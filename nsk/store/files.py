@@ -131,8 +131,3 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
-
-
-written_whole = atomic_write  # ALIAS
-first_written = write_once  # ALIAS
-sha256 = sha256_of_file  # ALIAS

@@ -281,8 +281,3 @@ def _differing_settings(found: dict, wanted: dict) -> Iterator[str]:
             yield from _differing_settings(value, expected)
         elif json.dumps(value) != json.dumps(expected):
             yield f"{name}={value!r}, not {expected!r}"
-
-
-Stage = StageFolder  # ALIAS
-load = load_stage  # ALIAS
-from nsk.store.manifest import write_json as write_json_atomically  # noqa: E402,F401 # ALIAS

@@ -1,11 +1,11 @@
-"""Checkpoints of a training: whole, verified, and written beside the training.
+"""Checkpoints of a training: atomic, verified, and written in the background.
 
     student-3f9a1c04d2.checkpoints/step-000001200/
         arrays.npz          every variable's value, by number
-        checkpoint.json     step, what else is remembered, names, shapes and SHA-256; written last
+        checkpoint.json     step, further state, names, shapes and SHA-256; written last
 
-A folder is written under another name and renamed when it is on disk. What is read again is
-compared with its SHA-256, so that a damaged checkpoint is told and the one before it used:
+A folder is written under another name and renamed when it is on disk. Its content is compared with
+its SHA-256 when it is read, so that a damaged checkpoint is reported and the one before it used:
 TensorFlow's and Keras' own formats load some flipped bits silently.
 """
 
@@ -17,17 +17,18 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
-KEPT = 2
-# Writing takes no larger share of the time than this, however short the interval is.
-LARGEST_SHARE = 0.01
+MAX_KEPT = 2
+# Saving takes no larger share of the time than this, however short the interval is.
+MAX_TIME_SHARE = 0.01
 
 
 class Checkpoints:
@@ -35,12 +36,12 @@ class Checkpoints:
 
     Args:
         folder: where they are kept.
-        variables: dict from a name to a variable (`assign`, and a value that NumPy understands):
-            all that training changes.
-        seconds: float, how long after one checkpoint the next one is due.
+        variables: all variables that training changes, by name; they have `assign` and convert to
+            NumPy arrays.
+        seconds: time between checkpoints.
     """
 
-    def __init__(self, folder, variables, seconds):
+    def __init__(self, folder: Path, variables: dict[str, Any], seconds: float):
         self.folder, self.variables = Path(folder), variables
         self.seconds_spent = 0.0
         self._interval = seconds
@@ -49,54 +50,55 @@ class Checkpoints:
         self._error = None
 
     @property
-    def is_due(self):
-        """Whether it is time for the next one, and the one before is on disk."""
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint, and the one before is on disk."""
         return time.monotonic() >= self._due and not (self._writing and self._writing.is_alive())
 
     @property
-    def last(self):
-        """Words for the last checkpoint on disk."""
+    def last(self) -> str:
+        """The last checkpoint on disk, in words."""
         paths = self._paths()
         return f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
 
-    def save(self, step, remembered, wait=False, write=True):
-        """Saves the variables as they are now; training goes on while they are written.
+    def save(
+        self, step: int, state: dict[str, Any], wait: bool = False, write: bool = True
+    ) -> None:
+        """Saves the current values of the variables; they are written while training continues.
 
         Args:
-            step: int, steps that were trained.
-            remembered: dict from a name to what else is needed to go on: arrays and JSON-like
-                values.
+            step: steps that were trained.
+            state: further state by name: arrays and JSON-like values.
             wait: whether to return only when the checkpoint is on disk.
-            write: whether this process is the one that writes; the others of a training only look
-                at the variables.
+            write: whether this process writes; the other workers only check that their variables
+                are finite.
 
         Raises:
             CannotTeachError: a variable is not finite.
-            OSError: the disk refuses this checkpoint or the one before it.
+            OSError: this checkpoint or the one before it cannot be written.
         """
         started = time.monotonic()
         self.finish()
         arrays = {name: np.asarray(variable) for name, variable in self.variables.items()}
         for name, value in arrays.items():
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                raise CannotTeachError(
+                raise GenerationFailedError(
                     f"{name} is not finite after step {step}; {self.last}. Lower --learning_rate, "
                     "lengthen --warmup_epochs or set --gradient_clip_norm."
                 )
         if not write:
             return
-        # Copies: TensorFlow may hand out its own memory.
+        # Copies, since these arrays may be views of TensorFlow's memory.
         arrays = {name: np.array(value) for name, value in arrays.items()}
-        self._writing = threading.Thread(target=self._write, args=(step, arrays, remembered))
+        self._writing = threading.Thread(target=self._write, args=(step, arrays, state))
         self._writing.start()
         if wait:
             self.finish()
         spent = time.monotonic() - started
         self.seconds_spent += spent
-        self._due = time.monotonic() + max(self._interval, spent / LARGEST_SHARE)
+        self._due = time.monotonic() + max(self._interval, spent / MAX_TIME_SHARE)
 
-    def finish(self):
-        """Waits for the checkpoint that is being written; raises what its writing has raised."""
+    def finish(self) -> None:
+        """Waits for the checkpoint that is being written, and raises its error if it failed."""
         if self._writing:
             self._writing.join()
             self._writing = None
@@ -104,60 +106,60 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, step, arrays, remembered):
+    def _write(self, step, arrays, state):
         try:
-            write(self._path(step), step, arrays, remembered)
-            for path in self._paths()[:-KEPT]:
+            write(self._path(step), step, arrays, state)
+            for path in self._paths()[:-MAX_KEPT]:
                 shutil.rmtree(path)
         except Exception as error:
             self._error = error
 
     def _paths(self):
-        """The checkpoints' folders, the last one last."""
+        """The checkpoints' folders, oldest first."""
         return sorted(self.folder.glob("step-" + "[0-9]" * 9))
 
     def _path(self, step):
         return self.folder / f"step-{step:09d}"
 
-    def restore(self):
-        """Gives the variables the values of the last checkpoint that is whole.
+    def restore(self) -> tuple[int, dict[str, Any]] | None:
+        """Restores the variables from the last intact checkpoint.
 
         Returns:
-            (step, remembered) of it; None where there is none.
+            Its step and further state; None if there is none.
 
         Raises:
-            UserError: it is whole, but of other variables.
+            UserError: it is intact, but has other variables.
         """
         remove_unfinished(self.folder)
         for path in reversed(self._paths()):
             try:
-                step, arrays, remembered = read(path)
+                step, arrays, state = read(path)
             except ValueError as error:
-                logging.warning("The checkpoint %s is damaged (%s): left out.", path, error)
+                logging.warning("The checkpoint %s is damaged (%s): skipped.", path, error)
                 shutil.rmtree(path)
                 continue
             self._assign(path, arrays)
-            return step, remembered
+            return step, state
         return None
 
-    def restore_step(self, step):
-        """Gives the variables the values of one checkpoint; what it remembers.
+    def restore_step(self, step: int) -> dict[str, Any]:
+        """Restores the variables from the checkpoint of a step, and returns its further state.
 
-        For processes that go on from where another one does: nothing is removed.
+        For workers that follow the chief: nothing is removed.
 
         Raises:
-            UserError: it is not there, damaged or of other variables.
+            UserError: it is missing, damaged or has other variables.
         """
         path = self._path(step)
         try:
-            _, arrays, remembered = read(path)
+            _, arrays, state = read(path)
         except ValueError as error:
             raise UserError(
-                f"The checkpoint {path}, which the other workers go on from, cannot be read "
+                f"The checkpoint {path}, from which the other workers resume, cannot be read "
                 f"({error}): give all workers the same --workdir on a shared file system."
             ) from None
         self._assign(path, arrays)
-        return remembered
+        return state
 
     def _assign(self, path, arrays):
         expected = {name: tuple(variable.shape) for name, variable in self.variables.items()}
@@ -165,48 +167,48 @@ class Checkpoints:
         if received != expected:
             differing = sorted(set(received.items()) ^ set(expected.items()))[:3]
             raise UserError(
-                f"The checkpoint {path} holds other variables than this version of the network "
-                f"({differing}): delete the folder {self.folder} to train from the beginning."
+                f"The checkpoint {path} has other variables than this version of the network "
+                f"({differing}): delete the folder {self.folder} to restart the training."
             )
         for name, variable in self.variables.items():
             variable.assign(arrays[name])
 
 
-def write(path, step, arrays, remembered):
-    """Writes a checkpoint into the new folder `path`, whole or not at all.
+def write(path: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+    """Writes a checkpoint into a new folder, atomically.
 
     Args:
         path: its folder.
-        step: int.
-        arrays: dict from a name to an array.
-        remembered: dict from a name to an array or a JSON-like value.
+        step: steps that were trained.
+        arrays: the values of variables by name.
+        state: further state by name: arrays and JSON-like values.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        _write_files(unfinished, step, arrays, remembered)
+        _write_files(unfinished, step, arrays, state)
         shutil.rmtree(path, ignore_errors=True)
         os.rename(unfinished, path)
-    except BaseException:  # A disk that is full needs the room.
+    except BaseException:  # Frees the space on a full disk.
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     sync_folder(path.parent)
 
 
-def _write_files(folder, step, arrays, remembered):
-    more = {name: value for name, value in remembered.items() if isinstance(value, np.ndarray)}
-    # By number: names of variables hold slashes, which are folders in an archive.
-    whole = [*arrays.values(), *more.values()]
+def _write_files(folder, step, arrays, state):
+    state_arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    # By number, since the slashes in names of variables mean folders in an archive.
+    stored = [*arrays.values(), *state_arrays.values()]
     buffer = io.BytesIO()
-    np.savez(buffer, *whole, allow_pickle=False)
+    np.savez(buffer, *stored, allow_pickle=False)
     content = buffer.getbuffer()
     write_synced(folder / ARRAYS, content)
     manifest = {
         "step": step,
-        "remembered": {name: value for name, value in remembered.items() if name not in more},
+        "state": {name: value for name, value in state.items() if name not in state_arrays},
         "variables": list(arrays),
-        "arrays": list(more),
+        "arrays": list(state_arrays),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     text = json.dumps(manifest, indent=1, sort_keys=True)
@@ -214,25 +216,25 @@ def _write_files(folder, step, arrays, remembered):
     write_synced(folder / MANIFEST, f"{text}\n{seal}\n".encode())
 
 
-def read(path):
-    """(step, arrays, remembered) of a checkpoint, as given to `write`.
+def read(path: Path) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+    """(step, arrays, state) of a checkpoint, as given to `write`.
 
     Raises:
-        ValueError: it is incomplete or damaged; the message says how.
+        ValueError: it is incomplete or damaged; the message says in what way.
     """
     try:
         text, _, seal = (path / MANIFEST).read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
         if hashlib.sha256(text.encode()).hexdigest() != seal:
-            raise ValueError(f"{MANIFEST} has another SHA-256")
+            raise ValueError(f"{MANIFEST} does not match its SHA-256")
         manifest = json.loads(text)
         content = (path / ARRAYS).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-        raise ValueError(f"{ARRAYS} has another SHA-256")
+        raise ValueError(f"{ARRAYS} does not match its SHA-256")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        whole = [stored[f"arr_{number}"] for number in range(len(stored.files))]
+        values = [stored[f"arr_{number}"] for number in range(len(stored.files))]
     names = manifest["variables"]
-    arrays = dict(zip(names, whole[: len(names)], strict=True))
-    more = dict(zip(manifest["arrays"], whole[len(names) :], strict=True))
-    return manifest["step"], arrays, {**manifest["remembered"], **more}
+    arrays = dict(zip(names, values[: len(names)], strict=True))
+    state_arrays = dict(zip(manifest["arrays"], values[len(names) :], strict=True))
+    return manifest["step"], arrays, {**manifest["state"], **state_arrays}

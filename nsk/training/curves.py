@@ -1,27 +1,27 @@
-"""TensorBoard's view of one training stage: its curves, and images as they are trained on."""
+"""TensorBoard curves of one training, and images as the network sees them."""
 
 import shutil
 
 import numpy as np
 import tensorflow as tf
 
-POINTS = 200  # About so many points has a curve, however long the stage is.
-# Of a sheet of images: most in a row and a column, and about the most pixels of its side.
+POINTS = 200  # Approximate number of points per curve, for any number of steps.
+# A sheet of images: maximum number per row and column, and approximate maximum side in pixels.
 SHEET_IMAGES, SHEET_PIXELS = 8, 1024
-FINAL_STEPS = 100  # At most so many steps, and a tenth of all, is the final loss a mean over.
+FINAL_STEPS = 100  # The final loss is the mean over at most this many steps, and a tenth of all.
 
 
 class Curves:
-    """Collects what every step measured and writes means over fixed numbers of steps.
+    """Collects the measurements of every step and writes means over fixed numbers of steps.
 
-    How many steps come in one call depends on the machine's speed; the points do not, so equal runs
-    have equal curves.
+    The number of steps per call depends on the speed of the machine; the points do not, so equal
+    runs have equal curves.
 
-    A training that goes on writes its curves anew from their beginning (`restore`): what a stopped
-    process has written behind its last checkpoint would else stand there twice.
+    A training that resumes rewrites its curves from the start (`restore`): otherwise the points
+    that the interrupted process wrote after its last checkpoint would be duplicated.
 
     Args:
-        folder: where the events go; what is in it is removed. None: they are not written.
+        folder: where events are written; its content is removed. None: nothing is written.
         learning_rates: float32 array (num_steps,).
     """
 
@@ -40,7 +40,7 @@ class Curves:
 
     @property
     def state(self):
-        """All that the curves show, for a checkpoint: a dict of arrays and JSON-like values."""
+        """The content of the curves, for a checkpoint: a dict of arrays and JSON-like values."""
         return {
             "losses": self._losses[: self._steps].copy(),
             "norms": self._norms[: self._steps].copy(),
@@ -49,7 +49,7 @@ class Curves:
         }
 
     def restore(self, state):
-        """Writes the curves of an earlier process's `state`."""
+        """Writes the curves from the `state` of an earlier process."""
         evaluations = iter(state["evaluations"])
         speeds, following = state["speeds"], next(evaluations, None)
         for start in range(0, len(state["losses"]), self._every):
@@ -62,11 +62,11 @@ class Curves:
 
     @property
     def last_evaluation(self):
-        """The metrics of the last evaluation; {} before it."""
+        """The metrics of the last evaluation; {} before the first one."""
         return self._evaluations[-1]["metrics"] if self._evaluations else {}
 
     def add_steps(self, losses, norms, images_per_second):
-        """The next steps' losses and gradient norms, float32 (count,), and their speed."""
+        """Adds losses and gradient norms of the next steps, float32 (count,), and their speed."""
         after = self._steps + len(losses)
         self._losses[self._steps : after], self._norms[self._steps : after] = losses, norms
         self._steps = after
@@ -81,25 +81,24 @@ class Curves:
                 tf.summary.scalar("train/images_per_second", images_per_second, step)
 
     def add_images(self, streams):
-        """What training sees, noise included: a sheet of the first images of each stream's batch.
+        """Writes training images, noise included: a sheet of the first images of each stream.
 
         Args:
-            streams: dict from the name of a stream to a dict with `image` uint8 (batch, height,
-                width, 3).
+            streams: by the name of a stream a dict with `image` uint8 (batch, height, width, 3).
         """
         with self._writer.as_default(self._steps):
             for name, stream in streams.items():
                 tf.summary.image(f"train/{name}_images", sheet(stream["image"])[None])
 
     def add_evaluation(self, metrics):
-        """Dev metrics after the steps so far: a dict of floats, None where one is not defined."""
+        """Adds dev metrics after the steps so far: a dict of floats, None if not defined."""
         self._write_evaluation({"step": self._steps, "metrics": metrics})
 
     def _write_evaluation(self, evaluation):
         self._evaluations.append(evaluation)
         with self._writer.as_default(evaluation["step"]):
             for name, value in evaluation["metrics"].items():
-                if value is not None:  # Top-5 accuracy, where there are five classes.
+                if value is not None:  # Top-5 accuracy with five classes or fewer.
                     tf.summary.scalar(f"dev/{name}", value)
 
     @property
@@ -109,17 +108,18 @@ class Curves:
         return float(self._losses[self._steps - count : self._steps].mean())
 
     def close(self):
+        """Closes the event file."""
         self._writer.close()
 
 
 def sheet(images):
-    """The first images of a batch side by side: at most 8 x 8, and fewer where they are large.
+    """A sheet of the first images of a batch: at most 8 x 8, and fewer if they are large.
 
     Args:
         images: uint8 (batch, height, width, 3), batch >= 1.
 
     Returns:
-        uint8 tensor (rows * height, columns * width, 3), black where images are missing.
+        uint8 tensor (rows * height, columns * width, 3), black in place of missing images.
     """
     _, height, width, _ = images.shape
     side = min(SHEET_IMAGES, max(1, SHEET_PIXELS // max(height, width)))

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 def ramped_decay(decay, num_updates):
-    """min(d, (1 + n) / (10 + n)): early averages forget the initial weights quickly.
+    """min(d, (1 + n) / (10 + n)): early averages quickly forget the initial weights.
 
     As in `tf.train.ExponentialMovingAverage(num_updates=...)`, which the paper's code uses.
     """
@@ -15,12 +15,12 @@ def ramped_decay(decay, num_updates):
 class ExponentialMovingAverage:
     """Averages of all variables of a Keras model.
 
-    Keras' own `use_ema` covers the trainable weights alone and has no ramp; the averages of the
-    paper cover BatchNorm's moving statistics too, without which averaged weights meet statistics of
-    other weights.
+    Keras' own `use_ema` covers only trainable weights and has no ramp. The paper's averages also
+    cover BatchNorm's moving statistics: otherwise averaged weights would be used with statistics
+    of other weights.
 
     Args:
-        model: a built Keras model. Make this object in the strategy's scope.
+        model: a built Keras model. Create this object in the strategy's scope.
         decay: d in [0, 1).
     """
 
@@ -43,6 +43,6 @@ class ExponentialMovingAverage:
             )
 
     def copy_to(self, model):
-        """Gives another model of the same architecture the averages as its weights."""
+        """Assigns the averages to another model of the same architecture."""
         for variable, average in zip(model.variables, self.averages, strict=True):
             variable.assign(average)

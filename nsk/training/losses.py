@@ -1,7 +1,7 @@
-"""What is learned: targets from labels and pseudo-labels, and the loss over a mixed global batch.
+"""Targets from labels and pseudo-labels, and the loss over a mixed global batch.
 
 Targets are probabilities (batch, classes), so that true labels, hard and soft pseudo-labels, and
-mixtures of them, go through one cross entropy.
+mixtures of them share one cross entropy.
 
 Reference: Xie et al., 2020 (arXiv 1911.04252), section 3.
 """
@@ -27,14 +27,15 @@ def label_targets(labels, num_classes, label_smoothing=0.0):
 def pseudo_targets(
     labels, log_probabilities, kind, *, temperature=1.0, smooth_epsilon=0.1, label_smoothing=0.0
 ):
-    """What a student learns from a teacher's prediction.
+    """Targets of a student from a teacher's predictions.
 
     Args:
-        labels: int tensor (batch,), the teacher's first choices. Stored log-probabilities are
-            rounded to float16, where the first two may tie: the choice was made before.
+        labels: int tensor (batch,), the teacher's most probable classes. Stored log-probabilities
+            are rounded to float16, in which the two largest may be equal, so that their argmax may
+            differ.
         log_probabilities: float32 tensor (batch, C), the teacher's.
         kind: `soft`: p^(1/T) / sum p^(1/T), not smoothed | `hard`: the label-smoothed one-hot of
-            the first choice | `smooth`: 1 - e on the first choice and e / (C - 1) on each other.
+            the most probable class | `smooth`: 1 - e for that class and e / (C - 1) for each other.
         temperature: T of soft labels.
         smooth_epsilon: e of `smooth`.
         label_smoothing: smoothing of `hard`.
@@ -56,8 +57,8 @@ def pseudo_targets(
 def summed_cross_entropy(targets, logits, weights):
     """Sum over the rows of weight x cross entropy; float32 scalar.
 
-    The sum and not the mean: rows of one mean stand on several replicas, so the trainer divides by
-    the weight of the *global* batch.
+    A sum, not a mean: the rows of one mean are on several replicas, so the trainer divides by the
+    weight of the *global* batch.
 
     Args:
         targets: float32 (batch, C), probabilities.

@@ -1,11 +1,11 @@
-"""The optimizers of the recipes, as Keras optimizers that follow a table of learning rates."""
+"""Keras optimizers of the recipes, with the learning rate of every step from a table."""
 
 import keras
 import tensorflow as tf
 
 
 class RateTable(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate of every step, computed beforehand (`schedules.learning_rates`).
+    """Learning rate of every step, computed in advance (`schedules.learning_rates`).
 
     Args:
         rates: float32 array (num_steps,).
@@ -22,10 +22,10 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class TensorFlowRMSprop(keras.optimizers.RMSprop):
-    """RMSProp as TensorFlow 1 and the EfficientNet recipes have it: the mean square begins at 1.
+    """RMSProp as in TensorFlow 1 and the EfficientNet recipes: the mean square is initialised to 1.
 
-    With 0 the first steps are divided by a mean square of nearly nothing. Epsilon stands inside the
-    square root in both.
+    With 0, the first updates would be divided by a mean square near 0. Epsilon is inside the square
+    root in both.
     """
 
     def build(self, variables):
@@ -43,7 +43,7 @@ def make_optimizer(name, rates, variables, *, momentum=0.9, nesterov=False, weig
         rates: float32 array (num_steps,), the learning rate of each step.
         variables: list of the `keras.Variable`s that it updates.
         momentum: SGD's and RMSProp's momentum; AdamW's beta 1.
-        nesterov: Nesterov momentum, SGD alone.
+        nesterov: Nesterov momentum, only for SGD.
         weight_decay: AdamW's decoupled decay; for the others the trainer adds the L2 gradient.
     """
     table = RateTable(rates)
@@ -53,8 +53,8 @@ def make_optimizer(name, rates, variables, *, momentum=0.9, nesterov=False, weig
         optimizer = TensorFlowRMSprop(table, rho=0.9, momentum=momentum, epsilon=1e-3)
     elif name == "adamw":
         optimizer = keras.optimizers.AdamW(table, beta_1=momentum, weight_decay=weight_decay)
-        # By variable and not by `var_names`, which are searched for in the whole path: they would
-        # also spare the kernel of a layer called `alphabeta`.
+        # By variable, not by `var_names`, which match anywhere in a path: they would also exclude
+        # the kernel of a layer called `alphabeta`.
         optimizer.exclude_from_weight_decay(
             var_list=[variable for variable in variables if not is_decayed(variable)]
         )

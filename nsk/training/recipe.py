@@ -1,31 +1,30 @@
-"""What a trainer does, beside its model and its batches."""
+"""Hyperparameters of a trainer."""
 
 import dataclasses
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The numbers of one training.
+    """Hyperparameters of a trainer.
 
     Attributes:
         learning_rates: float32 array (num_steps,); its length is the number of steps.
-        batch_sizes: dict from the name of each stream to its global batch size, in the order of the
-            global batch.
+        batch_sizes: global batch size of each stream by name, in the order of the global batch.
         optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
-        weight_decay: L2 penalty on weights that are not BatchNorm's (decoupled for AdamW).
+        weight_decay: L2 penalty on all weights but BatchNorm's (decoupled for AdamW).
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
         loss_normalization: `labelled`: the summed loss is divided by the first stream's weight |
             `all`: by the weight of all streams.
-        ema_decay: decay of the averaged weights that are evaluated and kept; 0: the weights
-            themselves.
-        accumulation_steps: in so many parts, one after another, a replica makes its share of a
-            step; divides each stream's share.
-        frozen_blocks: that many blocks, and the stem, stay as they are; 0: nothing does.
-        rematerialize: whether the backward pass computes a block's activations again.
+        ema_decay: decay of the averaged weights, which are evaluated and saved; 0: no average.
+        accumulation_steps: micro-batches per step and replica; divides each stream's share.
+        frozen_blocks: blocks after the stem that are not trained, with the stem; 0: none.
+        rematerialize: whether activations inside blocks are recomputed in the backward pass.
     """
 
-    learning_rates: object
-    batch_sizes: dict
+    learning_rates: np.ndarray
+    batch_sizes: dict[str, int]
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -38,9 +37,11 @@ class Recipe:
     rematerialize: bool = False
 
     @property
-    def num_steps(self):
+    def num_steps(self) -> int:
+        """Steps of the training."""
         return len(self.learning_rates)
 
     @property
-    def global_batch_size(self):
+    def global_batch_size(self) -> int:
+        """Images of all streams in a step."""
         return sum(self.batch_sizes.values())

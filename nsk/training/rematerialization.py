@@ -1,22 +1,22 @@
-"""Less memory for more time: the backward pass computes activations again, block by block."""
+"""Gradient checkpointing: the backward pass recomputes activations, block by block."""
 
 import itertools
 
 import keras
 import tensorflow as tf
 
-from nsk.models.blocks import block_of
+from nsk.models.blocks import block_name
 
 
 class Rematerialized:
-    """A network whose activations between the borders of its blocks are not kept for training.
+    """A network whose activations inside blocks are not kept for the backward pass.
 
-    Only the tensors between blocks are kept; what is within a block is computed a second time when
-    the backward pass comes to it. Outputs and gradients are those of the network, and so is the
-    noise, which is drawn by position. BatchNorm's moving averages go on once for each step.
+    Only the tensors between blocks are kept; the inside of a block is recomputed when the backward
+    pass reaches it. Outputs and gradients equal those of the network, and so does the noise, which
+    is drawn by position. BatchNorm's moving averages are updated once per step.
 
     Args:
-        model: `keras.Model` of `build_model`, whose layers tell their blocks by their names.
+        model: `keras.Model` of `build_model`; the names of its layers contain their blocks.
 
     Reference:
         [Chen et al., 2016](https://arxiv.org/abs/1604.06174)
@@ -26,7 +26,7 @@ class Rematerialized:
         self._segments = [_recomputed(segment) for segment in segments(model)]
 
     def __call__(self, images, training):
-        """Logits of images; arguments as of the network."""
+        """Logits of images; arguments as for the network."""
         features = images
         for segment in self._segments:
             features = segment(features, training)
@@ -34,25 +34,25 @@ class Rematerialized:
 
 
 def segments(model):
-    """A network as a list of networks that follow one another: stem, blocks and head."""
-    borders = [model.input, *_borders(model), model.output]
+    """A network as a list of consecutive networks: stem, blocks and head."""
+    borders = [model.input, *_find_borders(model), model.output]
     return [
         keras.Model(before, after, name=f"{model.name}_segment{number}")
         for number, (before, after) in enumerate(itertools.pairwise(borders))
     ]
 
 
-def _borders(model):
-    """The tensors between blocks, where nothing else goes past: in order."""
+def _find_borders(model):
+    """The tensors between blocks that no other connection bypasses, in order."""
     consumers = {}
     for layer in model.layers:
-        for one in layer.input if isinstance(layer.input, list) else [layer.input]:
-            consumers.setdefault(id(one), set()).add(layer)
+        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
+            consumers.setdefault(id(tensor), set()).add(layer)
     borders, done, block, open_ids = [], set(), None, {}
     for layer in model.layers:
-        if block_of(layer) != block and len(open_ids) == 1 and done:
+        if block_name(layer) != block and len(open_ids) == 1 and done:
             borders += open_ids.values()
-        block = block_of(layer)
+        block = block_name(layer)
         done.add(layer)
         open_ids[id(layer.output)] = layer.output
         open_ids = {
@@ -62,7 +62,7 @@ def _borders(model):
 
 
 def _recomputed(segment):
-    """Function of (features, training) as the segment is, which keeps its inputs alone."""
+    """The segment as a function of (features, training) that keeps only its inputs."""
 
     def call(features, training):
         calls = []
@@ -71,7 +71,7 @@ def _recomputed(segment):
             calls.append(features)
             if len(calls) == 1:
                 return segment(features, training=training)
-            # Called for the backward pass: BatchNorm must not take the same statistics twice.
+            # Called in the backward pass: BatchNorm must not update its statistics twice.
             with keras.StatelessScope():
                 return segment(features, training=training)
 

@@ -1,4 +1,4 @@
-"""The learning rate of every step of a stage, computed before it begins; pure NumPy."""
+"""The learning rate of every step of a training, computed in advance; pure NumPy."""
 
 import numpy as np
 
@@ -21,29 +21,29 @@ def learning_rates(
     - constant: `peak`.
     - exponential: `peak * decay_rate ** floor(step / decay_steps)`. Stairs are counted from step 0,
       warm-up included, as in the paper's code.
-    - multistep: `peak`, times `multistep_factor` from each share of all steps on.
+    - multistep: `peak`, times `multistep_factor` after each fraction of all steps.
     - cosine: from `peak` to 0 over the steps after warm-up.
 
-    Warm-up rises linearly in place of the schedule: step t of W has `peak * (t + 1) / W`, so that
-    the first step already learns (the paper's code gives it the rate 0) and the last has `peak`.
+    Warm-up replaces the schedule and is linear: step t of W has `peak * (t + 1) / W`, so that
+    the first step already learns (in the paper's code its rate is 0) and the last has `peak`.
 
     Args:
         schedule: string, one of `SCHEDULES`.
         peak: float, the highest rate.
-        num_steps: int, steps of the stage.
-        warmup_steps: int, W; may exceed `num_steps`, whose steps then all warm up.
+        num_steps: int, steps of the training.
+        warmup_steps: int, W; may exceed `num_steps`: all steps are warm-up then.
         decay_steps: float above 0, length of a stair of the exponential schedule; may be
             fractional.
         decay_rate: float, factor of each stair.
-        multistep_fractions: floats in [0, 1], shares of `num_steps` at which the multistep schedule
-            falls.
-        multistep_factor: float, factor of each fall.
+        multistep_fractions: floats in [0, 1], fractions of `num_steps` at which the multistep
+            schedule drops.
+        multistep_factor: float, factor of each drop.
 
     Returns:
         float32 array of shape (num_steps,).
 
     Raises:
-        ValueError: an unknown schedule, no steps, negative warm-up or a stair of no length.
+        ValueError: an unknown schedule, no steps, negative warm-up or a stair without length.
 
     Reference:
         [Xie et al., 2020](https://arxiv.org/abs/1911.04252): peak 0.128 at batch 2048, 5 epochs of
@@ -58,11 +58,11 @@ def learning_rates(
     if schedule == "constant":
         factors = np.ones(num_steps)
     elif schedule == "exponential":
-        # The small term keeps the stair in its place where step / decay_steps is 4.999999999 for 5.
+        # The small term corrects step / decay_steps if it is rounded to 4.999999999 instead of 5.
         factors = decay_rate ** np.floor(steps / decay_steps + 1e-9)
     elif schedule == "multistep":
-        falls = np.rint(np.asarray(multistep_fractions) * num_steps)
-        factors = multistep_factor ** np.sum(steps[:, np.newaxis] >= falls, axis=1)
+        drops = np.rint(np.asarray(multistep_fractions) * num_steps)
+        factors = multistep_factor ** np.sum(steps[:, np.newaxis] >= drops, axis=1)
     elif schedule == "cosine":
         steps_after_warmup = max(num_steps - warmup_steps, 1)
         factors = 0.5 * (1 + np.cos(np.pi * (steps - warmup_steps) / steps_after_warmup))

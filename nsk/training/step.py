@@ -1,10 +1,11 @@
-"""One training step of one replica: forward, backward, update."""
+"""One training step of one replica: forward pass, backward pass, update."""
 
 import tensorflow as tf
 
 from nsk import noise
 from nsk.distributed.batch_share import Share
 from nsk.models.blocks import block_names
+from nsk.models.layers import stochastic_depth_names
 from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
 from nsk.training.rematerialization import Rematerialized
@@ -13,14 +14,14 @@ from nsk.training.rematerialization import Rematerialized
 class ReplicaStep:
     """A step on a replica's share of the global batch.
 
-    With `accumulation_steps` the share is divided into parts that are made one after another, and
-    the sum of their gradients makes one update: the same as of the whole share, with the memory of
-    one part. The noise of an image, the loss's denominator, clipping and weight decay are those of
-    the global batch. BatchNorm alone tells the difference: it takes its statistics over a part, and
-    its moving averages go on with every part.
+    With gradient accumulation (`accumulation_steps`) the share is divided into micro-batches, and
+    the sum of their gradients makes one update: the same as for the whole share, with the memory
+    of one micro-batch. The noise of an image, the loss's denominator, clipping and weight decay
+    depend on the global batch. Only BatchNorm sees a difference: it computes its statistics over a
+    micro-batch, and updates its moving averages with each.
 
     Args:
-        model, optimizer: of the trainer; make this object in the strategy's scope.
+        model, optimizer: of the trainer; create this object in the strategy's scope.
         recipe: `Recipe`.
         noise_key: int64 (2,), the stage's key.
         num_replicas: int.
@@ -34,7 +35,7 @@ class ReplicaStep:
             self._forward = Rematerialized(model)
 
     def __call__(self, streams, step):
-        """Makes the step, in a replica's context.
+        """Runs the step, in a replica's context.
 
         Args:
             streams: tuple over streams of dicts `image` uint8 (n, height, width, 3), `target`
@@ -43,66 +44,69 @@ class ReplicaStep:
 
         Returns:
             float32 (2,): this replica's part of the loss and of the gradient norm (L2 penalty
-            included, before clipping); their sums over all replicas are the step's.
+            included, before clipping); the sums over all replicas are those of the step.
         """
         recipe, replica = self._recipe, tf.distribute.get_replica_context()
         counted = streams if recipe.loss_normalization == "all" else streams[:1]
         weight = tf.add_n([tf.reduce_sum(stream["weight"]) for stream in counted])
         denominator = replica.all_reduce("SUM", weight)
-        step_key = noise.fold_in(self._noise_key, step)
+        step_key = noise.step_key(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
 
-        def rows(of_streams, part):
-            """A part of the replica's rows, of all streams: one of every `accumulation_steps`.
+        def micro_batch(tensors, index):
+            """Rows of a micro-batch from tensors of all streams: every `accumulation_steps`-th row.
 
-            So all replicas' parts together have the same rows however many replicas there are.
+            So the micro-batches of all replicas together have the same rows for any number of
+            replicas.
             """
-            parts = [-1, recipe.accumulation_steps]
+            shape = [-1, recipe.accumulation_steps]
             return tf.concat(
-                [tf.reshape(one, [*parts, *one.shape[1:]])[:, part] for one in of_streams], axis=0
+                [tf.reshape(rows, [*shape, *rows.shape[1:]])[:, index] for rows in tensors], axis=0
             )
 
-        def gradients_of(part):
-            # Streams are distributed one by one and concatenated here: each replica gets its share
-            # of both, and BatchNorm takes its statistics over labelled and pseudo-labelled images
-            # together.
+        def compute_gradients(index):
+            # Streams are distributed separately and concatenated here: each replica gets its share
+            # of both, and BatchNorm computes its statistics over labelled and pseudo-labelled
+            # images together.
             images, targets, weights = (
-                rows([stream[name] for stream in streams], part)
+                micro_batch([stream[name] for stream in streams], index)
                 for name in ("image", "target", "weight")
             )
-            with noise.scope(step_key, rows(positions, part), recipe.global_batch_size):
+            rows = micro_batch(positions, index)
+            names = stochastic_depth_names(self._model)
+            with noise.scope(step_key, rows, recipe.global_batch_size, names):
                 return self._gradients(images, targets, weights, denominator)
 
-        loss, gradients = self._sum_over_parts(gradients_of)
+        loss, gradients = self._accumulate(compute_gradients)
         norm = self._update(replica.all_reduce("SUM", gradients))
-        # Every replica knows the whole norm, and of the loss its part.
+        # Every replica has the whole norm, but only its part of the loss.
         return tf.stack([loss, tf.cast(norm, tf.float32) / self._num_replicas])
 
-    def _sum_over_parts(self, gradients_of):
-        """The sums of the loss and of the gradients that a function returns for each part."""
-        parts = self._recipe.accumulation_steps
-        if parts == 1:
-            return gradients_of(0)
+    def _accumulate(self, compute_gradients):
+        """The sums of the loss and the gradients that a function returns for each micro-batch."""
+        count = self._recipe.accumulation_steps
+        if count == 1:
+            return compute_gradients(0)
 
-        def add(part, *sums):
-            with tf.control_dependencies(sums):  # Else parts would run side by side.
-                part = tf.identity(part)
-            loss, gradients = gradients_of(part)
-            return part + 1, *map(tf.add, sums, [loss, *gradients])
+        def add(index, *sums):
+            with tf.control_dependencies(sums):  # Otherwise micro-batches would run in parallel.
+                index = tf.identity(index)
+            loss, gradients = compute_gradients(index)
+            return index + 1, *map(tf.add, sums, [loss, *gradients])
 
-        variables = self._model.trainable_variables
-        sums = (tf.constant(0), tf.constant(0.0), *(tf.zeros_like(one.value) for one in variables))
+        zeros = [tf.zeros_like(variable.value) for variable in self._model.trainable_variables]
+        sums = (tf.constant(0), tf.constant(0.0), *zeros)
         if self._num_replicas == 1:
-            sums = tf.while_loop(lambda part, *_: part < parts, add, sums, parallel_iterations=1)
-        else:  # Replicas talk to each other in a part, which TensorFlow allows in no loop.
-            for _ in range(parts):
+            sums = tf.while_loop(lambda index, *_: index < count, add, sums, parallel_iterations=1)
+        else:  # BatchNorm synchronises replicas, which TensorFlow does not allow inside a loop.
+            for _ in range(count):
                 sums = add(*sums)
         _, loss, *gradients = sums
         return loss, gradients
 
     def _gradients(self, images, targets, weights, denominator):
-        """The loss of some rows of the global batch, and its gradients."""
+        """The loss of a micro-batch, and its gradients."""
         variables = [variable.value for variable in self._model.trainable_variables]
         with tf.GradientTape() as tape:
             logits = self._forward(tf.cast(images, tf.float32), training=True)
@@ -110,18 +114,18 @@ class ReplicaStep:
         return loss, tape.gradient(loss, variables)
 
     def _update(self, gradients):
-        """Applies gradients that are summed over all replicas; returns their norm."""
+        """Applies gradients that were summed over all replicas; returns their norm."""
         gradients = self._add_weight_decay(gradients)
         norm = tf.linalg.global_norm(gradients)
         if self._recipe.gradient_clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._recipe.gradient_clip_norm, norm)
-        # Keras optimizers sum over replicas once more; every replica holds the whole sum already.
+        # Keras optimizers sum over replicas again; every replica has the whole sum already.
         shares = [gradient / self._num_replicas for gradient in gradients]
         self._optimizer.apply(shares, self._model.trainable_variables)
         return norm
 
     def _add_weight_decay(self, gradients):
-        """The gradient of weight_decay x sum of 1/2 w^2, written out: it needs no reduction."""
+        """Adds the gradient of weight_decay x sum of 1/2 w^2, which needs no reduction."""
         if not self._recipe.weight_decay or self._recipe.optimizer == "adamw":
             return gradients
         return [

@@ -1,9 +1,9 @@
-"""The one trainer, for teachers and students alike: streams and settings differ, code does not.
+"""The trainer of teachers and students: streams and hyperparameters differ, the code does not.
 
-A loop of our own and not `model.fit`: the noise of a step must depend on the step and on the
-position in the global batch (fit's layers draw the same mask on every replica), the loss is a mean
-over the global batch with weights, gradients are reduced before they are clipped, and the moving
-average covers BatchNorm.
+A custom loop instead of `model.fit`: the noise of a step must depend on the step and on positions
+in the global batch (layers under `fit` draw the same mask on every replica), the loss is a weighted
+mean over the global batch, gradients are reduced before they are clipped, and the moving average
+covers BatchNorm.
 """
 
 import functools
@@ -14,9 +14,10 @@ import tensorflow as tf
 from absl import logging
 
 from nsk import stopping
+from nsk.distributed import compilation
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.models import blocks
 from nsk.progress import Progress
 from nsk.training import optimizers
@@ -32,18 +33,19 @@ class Trainer:
     """Trains one model.
 
     Args:
-        build_model: function of `synchronized` (whether BatchNorm statistics are taken over all
-            replicas) that returns a new `keras.Model` with the same initial weights each time. It
-            takes float32 pixels in [0, 255] and returns logits.
+        build_model: function of `synchronized` (whether BatchNorm computes its statistics over all
+            replicas) that returns a new `keras.Model`, with the same initial weights each time,
+            from float32 pixels in [0, 255] to logits.
         recipe: a `Recipe`.
         noise_key: int64 (2,), the stage's key (`noise.key`).
         runtime: the run's devices and workers.
+        jit_compile: auto | on | off, whether XLA compiles a replica's step, see `compilation`.
     """
 
-    def __init__(self, build_model, recipe, noise_key, runtime: Runtime):
+    def __init__(self, build_model, recipe, noise_key, runtime: Runtime, jit_compile="auto"):
         strategy = runtime.strategy
         self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
-        self.workers.wait()  # Variables are made together.
+        self.workers.wait()  # Variables are created by all workers together.
         with self.workers.detect_lost_workers(), strategy.scope():
             self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
             for layer in blocks.shallow_layers(self.model, recipe.frozen_blocks):
@@ -59,11 +61,32 @@ class Trainer:
             self.average = (
                 ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
             )
-            self._replica_step = ReplicaStep(
+            step = ReplicaStep(
                 self.model, self.optimizer, recipe, noise_key, strategy.num_replicas_in_sync
             )
-        # Outside the scope and not synchronized: what is evaluated, scored with, saved and served.
+        self._replica_step = self._compilable(step, jit_compile)
+        self.run_steps = tf.function(self._run_steps)
+        # Outside the scope and not synchronized: the model that is evaluated, saved and served.
         self.published_model = build_model(synchronized=False)
+
+    def _compilable(self, replica_step, jit_compile):
+        """A replica's step, compiled if a mode wants it and the strategy allows it."""
+        is_compiled = compilation.is_compiled(jit_compile, self.strategy)
+        if isinstance(self.strategy, tf.distribute.TPUStrategy):
+            is_compiled = False  # The strategy itself compiles what runs on a replica.
+        title = f"Training steps of {self.model.name}"
+        step = compilation.Compilable(replica_step, is_compiled, title)
+        reason = compilation.obstacle(self.strategy)
+        if reason:
+            step.fall_back(reason)
+        return step
+
+    def _retry_plain(self, error):
+        """Whether the first call failed because of XLA; then the next one runs without it."""
+        failed = self._replica_step.fall_back(error)
+        if failed:
+            self.run_steps = tf.function(self._run_steps)
+        return failed
 
     def train(
         self,
@@ -76,28 +99,28 @@ class Trainer:
         checkpoint_folder,
         checkpoint_seconds,
     ):
-        """Runs all steps, from the last checkpoint on where there is one.
+        """Runs all steps, from the last checkpoint if there is one.
 
         Args:
             make_batches: function of (first_step, num_steps, share=WHOLE) that returns a
                 `tf.data.Dataset` with an element for each step and replica of the `Share`: a tuple
                 over streams of dicts `image` uint8 (batch, height, width, 3), `target` float32
-                (batch, classes), `weight` float32 (batch,), the batch being a replica's part of the
-                global one.
-            evaluate: function that measures `published_model`: a dict of floats (None where one is
-                not defined), among them `accuracy`.
-            evaluations: how often `evaluate` is called, the end included.
-            summary_folder: where TensorBoard's events go.
-            title: name of the work on the progress line.
-            checkpoint_folder: where checkpoints are kept while the training lasts.
-            checkpoint_seconds: float, from one checkpoint to the next one.
+                (batch, classes), `weight` float32 (batch,), where batch is a replica's part of the
+                global batch.
+            evaluate: function that measures `published_model`: a dict of floats (None if not
+                defined), among them `accuracy`.
+            evaluations: how often `evaluate` is called, including the end.
+            summary_folder: where TensorBoard's events are written.
+            title: name of the work in the progress line.
+            checkpoint_folder: where checkpoints are kept during the training.
+            checkpoint_seconds: float, time between checkpoints.
 
         Returns:
             dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.
 
         Raises:
             CannotTeachError: the loss, a gradient or a weight is not finite.
-            LostWorkerError: another worker is gone.
+            LostWorkerError: another worker is lost.
             Stopped: a stop was requested; a checkpoint of the last step is on disk.
         """
         num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
@@ -109,15 +132,21 @@ class Trainer:
         checkpoints = Checkpoints(checkpoint_folder, self.variables(), checkpoint_seconds)
         step, seconds_before = self._restore(checkpoints, curves)
         if step:
-            logging.info("%s: goes on from step %d of %d", title, step, num_steps)
+            logging.info("%s: resumes from step %d of %d", title, step, num_steps)
         batches = self.iterate(make_batches, step, num_steps)
         progress = Progress(title, num_steps * batch, done=step * batch)
         started, pace, note = time.monotonic(), Pace(), ""
-        with stopping.saving() as stop:
+        with stopping.graceful_stop() as stop:
             while step < num_steps:
                 count = min(pace.steps, min(end for end in stops if end > step) - step)
                 called = time.monotonic()
-                losses, norms = self.call_steps(batches, step, count)
+                try:
+                    losses, norms = self.call_steps(batches, step, count)
+                except compilation.ERRORS as error:
+                    if not self._retry_plain(error):
+                        raise
+                    batches = self.iterate(make_batches, step, num_steps)  # One was taken.
+                    continue
                 seconds = time.monotonic() - called
                 _check_finite(losses, norms, step, checkpoints)
                 step += count
@@ -125,11 +154,13 @@ class Trainer:
                 if step in stops:
                     curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.take(count, seconds)
-                is_due, pace.steps, stopped = self._agree(checkpoints.is_due, pace.steps, stop.made)
+                is_due, pace.steps, stopped = self._agree(
+                    checkpoints.is_due, pace.steps, stop.requested
+                )
                 if is_due or stopped:
                     spent = seconds_before + time.monotonic() - started
-                    remembered = {"seconds": spent, **curves.state}
-                    checkpoints.save(step, remembered, wait=stopped, write=workers.is_chief)
+                    state = {"seconds": spent, **curves.state}
+                    checkpoints.save(step, state, wait=stopped, write=workers.is_chief)
                 if stopped:
                     workers.wait()
                     logging.info("%s: stopped after step %d of %d", title, step, num_steps)
@@ -150,28 +181,28 @@ class Trainer:
         }
 
     def _first_images(self, make_batches):
-        """Images of the first step, of each stream: as many as a worker is to hold at a time."""
+        """Images of the first step by stream: as many as a worker holds at a time."""
         (streams,) = make_batches(0, 1, Share(0, self.workers.count))
         return dict(zip(self.recipe.batch_sizes, streams, strict=True))
 
     def _restore(self, checkpoints, curves):
-        """(steps that were trained, seconds they took), from the last checkpoint that is whole."""
-        step, remembered = 0, {"seconds": 0.0}
+        """(steps that were trained, seconds they took) of the last intact checkpoint."""
+        step, state = 0, {"seconds": 0.0}
         if self.workers.is_chief:
-            step, remembered = checkpoints.restore() or (step, remembered)
+            step, state = checkpoints.restore() or (step, state)
         (step,) = self.workers.broadcast_from_chief(step)
         if step and not self.workers.is_chief:
-            remembered = checkpoints.restore_step(step)
-        seconds = remembered.pop("seconds")
+            state = checkpoints.restore_step(step)
+        seconds = state.pop("seconds")
         if step:
-            curves.restore(remembered)
+            curves.restore(state)
         return step, seconds
 
     def _agree(self, is_due, steps_per_call, stop):
-        """What all workers do next.
+        """Makes all workers take the same next action.
 
-        The chief decides whether a checkpoint is due and how many steps are in a call, and anyone
-        may ask for a stop.
+        The chief decides whether a checkpoint is due and how many steps a call has; any worker may
+        request a stop.
 
         Returns:
             (bool, int, bool).
@@ -181,41 +212,43 @@ class Trainer:
         return bool(due), steps, bool(stops)
 
     def variables(self):
-        """All that a step changes: a dict from a name to a variable.
+        """All variables that a step changes, by name.
 
-        Names are places: Keras' own number networks and optimizers by their order in a process.
+        Names are positions: Keras' own names number networks and optimizers in the order of their
+        creation in a process.
         """
         parts = {"model": self.model.variables, "optimizer": self.optimizer.variables}
         if self.average:
             parts["average"] = self.average.averages
         return {
-            f"{part}/{number}": one
+            f"{part}/{number}": variable
             for part, variables in parts.items()
-            for number, one in enumerate(variables)
+            for number, variable in enumerate(variables)
         }
 
     def iterate(self, make_batches, first_step, num_steps):
         """An iterator over batches for `call_steps`; for `make_batches` see `train`."""
         make = functools.partial(make_batches, first_step, num_steps, self.workers.share)
         if self.strategy.num_replicas_in_sync == 1:
-            # A distributed iterator has autotuning that cannot be switched off, and its end then
-            # waits for as long as a minute.
+            # The autotuning of a distributed iterator cannot be switched off, and can delay the end
+            # of the iterator by a minute.
             return iter(make())
         return iter(self.strategy.distribute_datasets_from_function(lambda _: make()))
 
     def call_steps(self, batches, first_step, count):
-        """`run_steps` of ints, with all workers; float32 arrays (count,)."""
+        """`run_steps` for ints, with all workers; float32 arrays (count,)."""
         losses, norms = self.workers.call(
             self.run_steps, batches, tf.constant(first_step), tf.constant(count)
         )
+        self._replica_step.succeeded()
         return losses.numpy(), norms.numpy()
 
     def measured(self, evaluate, publish=False):
-        """What `evaluate` says of the published model; {} in all workers but the chief.
+        """Metrics of the published model; {} for all workers but the chief.
 
         Args:
             evaluate: see `train`.
-            publish: whether the model first takes the weights of now.
+            publish: whether the current weights are assigned to it first.
         """
         with self.workers.propagate_errors():
             if not self.workers.is_chief:
@@ -225,7 +258,7 @@ class Trainer:
             return evaluate()
 
     def publish(self):
-        """The model with the weights that count: the averaged ones where there is an average."""
+        """The published model, with the averaged weights if there is an average."""
         if self.average:
             self.average.copy_to(self.published_model)
         else:
@@ -235,12 +268,11 @@ class Trainer:
                 target.assign(source.value)
         return self.published_model
 
-    @tf.function
-    def run_steps(self, batches, first_step, count):
+    def _run_steps(self, batches, first_step, count):
         """Several steps in one call.
 
         Args:
-            batches: `iterate`'s; its next batch is that of `first_step`.
+            batches: iterator of `iterate`, whose next batch is that of `first_step`.
             first_step, count: int32 scalar tensors.
 
         Returns:
@@ -250,15 +282,15 @@ class Trainer:
         measured = tf.TensorArray(tf.float32, count)
         for i in tf.range(count):
             step = first_step + i
-            of_replicas = self.strategy.run(self._replica_step, args=(next(batches), step))
+            replica_sums = self.strategy.run(self._replica_step, args=(next(batches), step))
             if self.average:
                 self.average.update(self.strategy, step)
-            measured = measured.write(i, self.strategy.reduce("SUM", of_replicas, axis=None))
+            measured = measured.write(i, self.strategy.reduce("SUM", replica_sums, axis=None))
         return tf.unstack(tf.ensure_shape(measured.stack(), [None, 2]), axis=1)
 
 
 class Pace:
-    """How many steps are made in a call, so that it takes about a second.
+    """Number of steps per call, so that a call takes about a second.
 
     Attributes:
         steps: int, at least 1.
@@ -269,14 +301,14 @@ class Pace:
         self._compiled = False
 
     def take(self, count, seconds):
-        """Goes by the time of the last call, of `count` steps; but the first one also compiles."""
+        """Adapts to the time of the last call of `count` steps; the first call also compiles."""
         if self._compiled:
             self.steps = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
         self._compiled = True
 
 
 def evaluation_steps(num_steps, evaluations):
-    """Set of the steps after which a stage is evaluated: evenly spread, with the last one."""
+    """Set of the steps after which a training is evaluated: evenly spread, including the last."""
     evaluations = min(evaluations, num_steps)
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
 
@@ -285,7 +317,7 @@ def _check_finite(losses, norms, first_step, checkpoints):
     for name, values in (("loss", losses), ("gradient's norm", norms)):
         for i, value in enumerate(values):
             if not math.isfinite(value):
-                raise CannotTeachError(
+                raise GenerationFailedError(
                     f"The {name} became {value} at step {first_step + i}, in the steps "
                     f"{first_step} to {first_step + len(values) - 1}; {checkpoints.last}. Lower "
                     "--learning_rate, lengthen --warmup_epochs or set --gradient_clip_norm."

@@ -4,11 +4,11 @@ import pytest
 
 from nsk import models
 from nsk.commands import plan
-from nsk.data import pipeline
+from nsk.data.batch_blocks import bytes_of_batches
 from nsk.distributed.batch_share import Share
 from nsk.errors import UserError
 from nsk.models import blocks
-from nsk.models.cost import cost_of
+from nsk.models.cost import estimate_cost
 
 
 def run_plan(workdir, **values):
@@ -79,7 +79,7 @@ def test_union_batches_are_one_stream_and_images_per_class_count(tmp_path):
 
 
 def cost(name, num_classes=10):
-    return cost_of(models.build_model(name, num_classes=num_classes, image_size=8))
+    return estimate_cost(models.build_model(name, num_classes=num_classes, image_size=8))
 
 
 def test_cost_of_every_stage(tmp_path):
@@ -187,14 +187,14 @@ def test_batches_in_main_memory(tmp_path):
     def batches(**settings):
         return plan_placeholders(tmp_path, **settings)["stages"][1]["batch_bytes"]
 
-    assert batches() == pipeline.bytes_of_batches([16, 48], 32)
+    assert batches() == bytes_of_batches([16, 48], 32)
     # Large batches are made in pieces, unless their images are mixed with each other.
     large = {"labeled_batch_size": ["64"], "image_size": ["512"], "models": ["convnet5"] * 2}
-    assert batches(**large) == pipeline.bytes_of_batches([64, 192], 512)
+    assert batches(**large) == bytes_of_batches([64, 192], 512)
     mixed = batches(**large, mixup_alpha=["0.2"])
-    assert mixed == pipeline.bytes_of_batches([64, 192], 512, mixes=True) > batches(**large)
+    assert mixed == bytes_of_batches([64, 192], 512, mixes=True) > batches(**large)
     two = batches(**large, strategy="mirrored")
-    assert two == pipeline.bytes_of_batches([64, 192], 512, Share(0, 1, 2))
+    assert two == bytes_of_batches([64, 192], 512, Share(0, 1, 2))
 
 
 def test_disk_space_by_purpose(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from nsk import chain as decisions
 from nsk import self_training
 from nsk.commands import run
-from nsk.report import run_summary
-from nsk.stages import pending
+from nsk.report import run_report
+from nsk.stages import export
 
 VALUES = {"train_steps": ["5"], "num_labeled": 20, "num_dev": 20, "strategy": "one"}
 
@@ -21,13 +21,13 @@ def reported(monkeypatch):
     chain = [SimpleNamespace(model="teacher"), SimpleNamespace(model="student")]
     monkeypatch.setattr(self_training, "train_chain", lambda runner: ("images", chain))
     monkeypatch.setattr(decisions, "best_generation", lambda chain: 1)
-    monkeypatch.setattr(pending, "export", lambda runner, model, images: f"export of {model}")
+    monkeypatch.setattr(export, "export", lambda runner, model, images: f"export of {model}")
 
     def report(*arguments):
         reports.append(arguments)
         return {"best": 1}
 
-    monkeypatch.setattr(run_summary, "report", report)
+    monkeypatch.setattr(run_report, "report_run", report)
     return reports
 
 

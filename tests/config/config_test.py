@@ -7,7 +7,7 @@ import pytest
 from nsk.config import config
 from nsk.config.config import Config
 from nsk.config.fields import PerGeneration
-from nsk.config.sections import RANDAUGMENT_OPERATIONS
+from nsk.config.noise import RANDAUGMENT_OPERATIONS
 from nsk.errors import UserError
 
 

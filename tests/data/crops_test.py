@@ -32,7 +32,7 @@ def draw(count, key=KEY):
 
 
 def boxes(height, width, count, **settings):
-    """(count, 4): boxes of that many images of one size."""
+    """(count, 4): boxes of `count` images with the same size."""
     sizes = [tf.fill([count], side) for side in (height, width)]
     return crops.crop_boxes(draw(count), *sizes, **settings).numpy()
 
@@ -55,7 +55,7 @@ def test_boxes_lie_within_the_image(height, width):
 
 
 def expected_box(draws, height, width, min_area, max_area, ratio):
-    """One attempt after the other, in Python's floats."""
+    """All attempts in sequence, in Python's floats."""
     for share, position in draws[:-1]:
         area = height * width * (min_area + (max_area - min_area) * share)
         shape = math.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * position)
@@ -83,7 +83,7 @@ def test_the_first_attempt_that_fits_is_taken(settings):
     received = crops.crop_boxes(draws, *tf.constant(sizes.T, tf.int32), *settings)
     rows = zip(draws.numpy().astype(float), sizes.tolist(), strict=True)
     expected = [expected_box(row, *size, *settings) for row, size in rows]
-    # float32 may round a side, or decide that an attempt fits, otherwise than float64.
+    # A side, or whether an attempt fits, may differ between float32 and float64.
     assert np.mean(np.all(received == expected, axis=1)) > 0.99
 
 
@@ -91,17 +91,17 @@ def test_the_first_attempt_that_fits_is_taken(settings):
     ("height", "width", "expected"),
     [(100, 1000, [0, 433, 100, 133]), (1000, 100, [433, 0, 133, 100]), (9, 9, [0, 0, 9, 9])],
 )
-def test_where_nothing_fits_the_largest_box_in_the_middle_is_taken(height, width, expected):
+def test_if_no_attempt_fits_the_largest_central_box_is_taken(height, width, expected):
     received = boxes(height, width, 20, min_area=0.999)
     np.testing.assert_array_equal(received, np.tile(expected, [20, 1]))
 
 
-def test_a_box_has_a_pixel_even_where_no_ratio_is_possible():
+def test_a_box_has_a_pixel_even_if_no_ratio_is_possible():
     for ratio in ((3.0, 4.0), (0.1, 0.2)):
         np.testing.assert_array_equal(boxes(1, 1, 1, ratio=ratio), [[0, 0, 1, 1]])
 
 
-def test_areas_are_uniform_and_ratios_log_uniform_where_every_box_fits():
+def test_areas_are_uniform_and_ratios_log_uniform_if_every_box_fits():
     _, _, height, width = boxes(1000, 1000, 2000, min_area=0.1, max_area=0.6).T.astype(float)
     areas = height * width / 1e6
     assert stats.kstest(areas, stats.uniform(0.1, 0.5).cdf).pvalue > 1e-3
@@ -111,7 +111,7 @@ def test_areas_are_uniform_and_ratios_log_uniform_where_every_box_fits():
     assert abs(np.corrcoef(areas, ratios)[0, 1]) < 0.08
 
 
-def test_places_are_uniform():
+def test_positions_are_uniform():
     top, left, height, width = boxes(1000, 1000, 2000, min_area=0.1, max_area=0.3).T
     for first, size in ((top, height), (left, width)):
         shares = (first + 0.5) / (1000 - size + 1)
@@ -130,7 +130,7 @@ def test_impossible_settings_are_refused(settings):
 
 
 @pytest.mark.parametrize("size", [24, 64, 200])
-def test_the_box_is_resized_as_pillow_does(size):
+def test_resized_boxes_agree_with_pillow(size):
     pixels = photograph(90, 130)
     received = crops.random_resized_crop(tf.constant([encode(pixels, "PNG")] * 6), KEY, size)
     draws = draw(6, noise.named(KEY, "resized_crop"))
@@ -142,7 +142,7 @@ def test_the_box_is_resized_as_pillow_does(size):
 
 
 def test_both_formats_are_cropped_alike():
-    """A smooth image, which JPEG hardly changes: other boxes would show other colours."""
+    """A smooth image, which JPEG hardly changes: other boxes would have other colours."""
     rows, columns = np.mgrid[:99, :131]
     smooth = np.stack([rows * 2, columns, 255 - rows - columns], axis=2).astype(np.uint8)
     png, jpeg = (
@@ -160,7 +160,7 @@ def test_a_fused_crop_is_the_decoded_image_cropped(options):
     for box in boxes(75, 101, 40).tolist():
         part = crops.decode_and_crop(encoded, box).numpy()
         difference = np.abs(part - inside(whole, box))
-        # Halved chroma is interpolated: the columns at the border miss what lies beyond.
+        # Halved chroma is interpolated: the columns at the border lack the pixels beyond.
         assert not difference[:, 1:-1].any()
         assert difference.max() <= (0 if options == {"subsampling": 0} else 24)
 
@@ -182,14 +182,14 @@ def test_thin_images_have_crops_too(kind, height, width):
     np.testing.assert_allclose(received, np.full((1, 7, 7, 3), 77), atol=1)
 
 
-def test_a_pure_function_of_key_and_place():
+def test_crops_depend_only_on_key_and_position():
     encoded = tf.constant([encode(photograph(60, 70), kind) for kind in ("JPEG", "PNG", "JPEG")])
     first = crops.random_resized_crop(encoded, KEY, 16)
     assert np.any(first[0] != first[2])
     assert np.any(crops.random_resized_crop(encoded, noise.key(1), 16) != first)
     np.testing.assert_array_equal(crops.random_resized_crop(encoded[:2], KEY, 16), first[:2])
     dataset = tf.data.Dataset.from_tensor_slices(encoded).batch(3)
-    mapped = dataset.map(lambda one: crops.random_resized_crop(one, tf.constant(KEY), 16))
+    mapped = dataset.map(lambda batch: crops.random_resized_crop(batch, tf.constant(KEY), 16))
     assert mapped.element_spec == tf.TensorSpec([None, 16, 16, 3], tf.uint8)
     np.testing.assert_array_equal(next(iter(mapped)), first)
 

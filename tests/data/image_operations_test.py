@@ -8,8 +8,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import image_operations
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.randaugment_table import OPERATIONS
 
 HEIGHT, WIDTH = 48, 64
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -22,8 +23,8 @@ ENHANCERS = {
 }
 
 
-def other_than(*names):
-    return tuple(name for name in RANDAUGMENT_OPERATIONS if name not in names)
+def operations_except(*names):
+    return tuple(name for name in OPERATIONS if name not in names)
 
 
 def photographs():
@@ -40,7 +41,7 @@ def constant_images():
 
 
 def two_colour_images():
-    """The right part and a few pixels on the left in another colour than the rest."""
+    """The right part and a few pixels on the left have another colour than the rest."""
     images = np.tile(
         np.array([[20, 130, 250], [0, 255, 7]], np.uint8)[:, None, None], [1, 48, 64, 1]
     )
@@ -84,11 +85,12 @@ def pillow_geometric(name, image, amount):
     )
 
 
-def amount_of(name, level, sign=1.0, profile="increasing", height=HEIGHT, width=WIDTH):
-    return float(image_operations.operation_amount(name, level, sign, height, width, profile))
+def compute_amount(name, level, sign=1.0, profile="increasing", height=HEIGHT, width=WIDTH):
+    options = RandAugmentOptions(profile=profile)
+    return float(image_operations.operation_amount(name, level, sign, height, width, options))
 
 
-@pytest.mark.parametrize("name", other_than("cutout", *GEOMETRIC))
+@pytest.mark.parametrize("name", operations_except("cutout", *GEOMETRIC))
 @pytest.mark.parametrize(
     ("profile", "level"),
     [
@@ -101,8 +103,9 @@ def amount_of(name, level, sign=1.0, profile="increasing", height=HEIGHT, width=
 )
 def test_photometric_operations_agree_with_pillow_within_one_level(name, profile, level):
     for sign in (-1.0, 1.0):
-        amount = amount_of(name, level, sign, profile)
-        got = image_operations.apply_operation(name, IMAGES, level, sign, profile=profile).numpy()
+        amount = compute_amount(name, level, sign, profile)
+        options = RandAugmentOptions(profile=profile)
+        got = image_operations.apply_operation(name, IMAGES, level, sign, options=options).numpy()
         expected = np.stack([pillow_photometric(name, image, amount) for image in IMAGES])
         difference = np.abs(got.astype(int) - expected)
         assert difference.max() <= 1
@@ -114,16 +117,16 @@ def test_photometric_operations_agree_with_pillow_within_one_level(name, profile
 def test_geometric_operations_agree_with_pillow(name, level):
     for sign in (-1.0, 1.0):
         got = image_operations.apply_operation(name, IMAGES, level, sign).numpy()
-        amount = amount_of(name, level, sign)
+        amount = compute_amount(name, level, sign)
         expected = np.stack([pillow_geometric(name, image, amount) for image in IMAGES])
         wrong = np.any(got != expected, axis=-1)[:, 2:-2, 2:-2]
-        # Pillow counts in 1/65536 of a pixel, so a pixel on the edge between two may differ.
+        # Pillow computes in 1/65536 of a pixel, so pixels on an edge between two may differ.
         assert np.mean(wrong) < 0.002
 
 
-def test_the_batch_of_one_operation_may_have_levels_and_signs_of_its_own():
+def test_the_images_of_a_batch_may_have_different_levels_and_signs():
     levels, signs = np.linspace(0.1, 1, len(IMAGES)), np.resize([1.0, -1.0], len(IMAGES))
-    for name in RANDAUGMENT_OPERATIONS:
+    for name in OPERATIONS:
         together = image_operations.apply_operation(name, IMAGES, levels, signs).numpy()
         alone = [
             image_operations.apply_operation(name, image[None], level, sign)[0]
@@ -132,22 +135,27 @@ def test_the_batch_of_one_operation_may_have_levels_and_signs_of_its_own():
         np.testing.assert_array_equal(together, np.stack(alone), err_msg=name)
 
 
-def test_geometric_operations_fill_what_they_leave_empty():
+def test_geometric_operations_fill_the_empty_area():
     images = np.full([1, HEIGHT, WIDTH, 3], 200, np.uint8)
-    right = image_operations.apply_operation("translate_x", images, 1.0, -1.0, fill=7).numpy()[0]
+    options = RandAugmentOptions(fill=7)
+
+    def apply(name, sign=1.0):
+        return image_operations.apply_operation(name, images, 1.0, sign, options=options).numpy()
+
+    right = apply("translate_x", -1.0)[0]
     assert np.all(right[:, :28] == 7)  # 0.45 * 64 = 28.8 pixels to the right
     assert np.all(right[:, 30:] == 200)
-    down = image_operations.apply_operation("translate_y", images, 1.0, -1.0, fill=7).numpy()[0]
+    down = apply("translate_y", -1.0)[0]
     assert np.all(down[:21] == 7)  # 0.45 * 48 = 21.6
     assert np.all(down[23:] == 200)
     for name in GEOMETRIC:
-        assert np.any(image_operations.apply_operation(name, images, 1.0, fill=7).numpy() == 7)
+        assert np.any(apply(name) == 7)
 
 
 @pytest.mark.parametrize("center", [(0.5, 0.5), (0.0, 0.25), (0.99, 0.99)])
 def test_cutout_fills_one_square_around_its_center(center):
     got = image_operations.apply_operation(
-        "cutout", IMAGES, 1.0, 1.0, np.array([center] * len(IMAGES)), fill=9
+        "cutout", IMAGES, 1.0, 1.0, np.array([center] * len(IMAGES)), RandAugmentOptions(fill=9)
     )
     expected, side = IMAGES.copy(), 17  # 0.36 * 48 = 17.28
     top, left = int(center[0] * HEIGHT) - side // 2, int(center[1] * WIDTH) - side // 2
@@ -158,10 +166,10 @@ def test_cutout_fills_one_square_around_its_center(center):
 def test_small_and_odd_images_work():
     for height, width in [(1, 1), (1, 5), (2, 3), (7, 1)]:
         images = np.arange(2 * height * width * 3, dtype=np.uint8).reshape(2, height, width, 3)
-        for name in RANDAUGMENT_OPERATIONS:
+        for name in OPERATIONS:
             assert image_operations.apply_operation(name, images, 0.5).shape == images.shape
         smooth = image_operations.apply_operation("sharpness", images, 1.0, -1.0)
-        factor = amount_of("sharpness", 1.0, -1.0)
+        factor = compute_amount("sharpness", 1.0, -1.0)
         expected = [pillow_photometric("sharpness", image, factor) for image in images]
         np.testing.assert_allclose(smooth, np.stack(expected), atol=1)
 
@@ -186,22 +194,21 @@ def test_increasing_profile_numbers():
         "cutout": 16.0,
     }
     for name, amount in expected.items():
-        assert amount_of(name, 27.0 / 30.0) == pytest.approx(amount), name
-    assert amount_of("cutout", 0.9, height=64, width=48) == 16.0  # the shorter side counts
+        assert compute_amount(name, 27.0 / 30.0) == pytest.approx(amount), name
+    assert compute_amount("cutout", 0.9, height=64, width=48) == 16.0  # the shorter side counts
     for name in ("color", "contrast", "brightness", "sharpness"):
-        assert amount_of(name, 0.9, -1.0) == pytest.approx(0.19)
+        assert compute_amount(name, 0.9, -1.0) == pytest.approx(0.19)
     for name in GEOMETRIC:
-        assert amount_of(name, 0.9, -1.0) == pytest.approx(-expected[name])
+        assert compute_amount(name, 0.9, -1.0) == pytest.approx(-expected[name])
 
 
-def test_the_share_that_is_translated_can_be_set():
+def test_the_share_of_translation_can_be_set():
+    options = RandAugmentOptions(translate_share=0.125)
     for name, side in (("translate_x", WIDTH), ("translate_y", HEIGHT)):
-        amount = image_operations.operation_amount(
-            name, 0.5, -1.0, HEIGHT, WIDTH, translate_share=0.125
-        )
+        amount = image_operations.operation_amount(name, 0.5, -1.0, HEIGHT, WIDTH, options)
         assert float(amount) == pytest.approx(-0.5 * 0.125 * side)
     images = photographs()
-    received = image_operations.apply_operation("translate_x", images, 1.0, translate_share=0.125)
+    received = image_operations.apply_operation("translate_x", images, 1.0, options=options)
     assert np.all(received.numpy()[:, :, -WIDTH // 8 :] == 128)
     np.testing.assert_array_equal(received[:, :, : -WIDTH // 8], images[:, :, WIDTH // 8 :])
 
@@ -224,7 +231,7 @@ def test_reference_profile_numbers():
         "cutout": 48.0,
     }
     for name, amount in strong.items():
-        assert amount_of(name, 2.7, profile="reference") == pytest.approx(amount), name
+        assert compute_amount(name, 2.7, profile="reference") == pytest.approx(amount), name
     middle = {
         "brightness": 1.0,
         "posterize": 2.0,
@@ -233,47 +240,43 @@ def test_reference_profile_numbers():
         "cutout": 40.0,
     }
     for name, amount in middle.items():
-        assert amount_of(name, 0.5, profile="reference") == pytest.approx(amount), name
-    assert amount_of("translate_x", 0.5, -1.0, "reference", 224, 224) == pytest.approx(-50.0)
-    assert amount_of("posterize", 0.1, profile="reference") == 1.0
-    assert amount_of("brightness", 0.5, -1.0, "reference") == pytest.approx(1.0)
+        assert compute_amount(name, 0.5, profile="reference") == pytest.approx(amount), name
+    assert compute_amount("translate_x", 0.5, -1.0, "reference", 224, 224) == pytest.approx(-50.0)
+    assert compute_amount("posterize", 0.1, profile="reference") == 1.0
+    assert compute_amount("brightness", 0.5, -1.0, "reference") == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", other_than(*WITHOUT_AMOUNT))
+@pytest.mark.parametrize("name", operations_except(*WITHOUT_AMOUNT))
 def test_increasing_profile_grows_with_the_magnitude(name):
-    """From nothing at level 0, the change never falls and ends above its start."""
+    """The change is 0 at level 0, never falls, and ends above its start."""
     images = photographs()
     for sign in (-1.0, 1.0):
         changes = []
         for level in np.linspace(0, 1, 6):
-            # Geometry moves detail away and back; a ramp changes by as much as it is moved.
+            # The change of a ramp is proportional to the distance that it is moved.
             ramp = np.add.outer(2 * np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint8)
             source = np.tile(ramp[None, :, :, None], [1, 1, 1, 3]) if name in GEOMETRIC else images
-            got = image_operations.apply_operation(name, source, level, sign, fill=255).numpy()
-            changes.append(np.mean(np.abs(got.astype(float) - source)))
+            options = RandAugmentOptions(fill=255)
+            got = image_operations.apply_operation(name, source, level, sign, options=options)
+            changes.append(np.mean(np.abs(got.numpy().astype(float) - source)))
         assert changes[0] == 0
         assert np.all(np.diff(changes) >= 0)
         assert changes[-1] > changes[1]
 
 
 def test_without_clamps_the_reference_profile_weakens_posterize_and_solarize():
+    options = RandAugmentOptions(profile="reference")
     for name in ("posterize", "solarize"):
-        changes = [
-            np.mean(
-                np.abs(
-                    image_operations.apply_operation(name, IMAGES, level, profile="reference")
-                    .numpy()
-                    .astype(int)
-                    - IMAGES
-                )
-            )
+        weak, strong = (
+            image_operations.apply_operation(name, IMAGES, level, options=options).numpy()
             for level in (0.3, 0.9)
-        ]
-        assert changes[1] < changes[0]
+        )
+        change_of_weak = np.mean(np.abs(weak.astype(int) - IMAGES))
+        assert np.mean(np.abs(strong.astype(int) - IMAGES)) < change_of_weak
 
 
-def test_every_operation_alone_accepts_an_empty_batch():
-    for name in RANDAUGMENT_OPERATIONS:
+def test_every_operation_accepts_an_empty_batch():
+    for name in OPERATIONS:
         assert image_operations.apply_operation(name, IMAGES[:0], 0.5).shape == (
             0,
             HEIGHT,
@@ -286,6 +289,6 @@ def test_bad_images_profiles_and_names_are_refused():
     with pytest.raises(ValueError, match="blur"):
         image_operations.apply_operation("blur", IMAGES, 0.5)
     with pytest.raises(ValueError, match="official"):
-        image_operations.apply_operation("rotate", IMAGES, 0.5, profile="official")
+        RandAugmentOptions(profile="official")
     with pytest.raises(ValueError, match="expected uint8"):
         image_operations.apply_operation("rotate", IMAGES[0], 0.5)

@@ -1,3 +1,5 @@
+"""Ingest: exact splits, no leaks between them, and everything left out is counted."""
+
 import dataclasses
 import io
 import json
@@ -11,18 +13,19 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from nsk.config.sections import DataConfig
-from nsk.data import ingest as ingest_module
-from nsk.data import records, shards, sources
+from nsk.config.data import DataConfig
+from nsk.data import records, shards, sources, spool
+from nsk.data.decoding import decode_image
 from nsk.data.ingest import describe, ingest
-from nsk.data.splits import balanced_quotas, proportional_quotas
+from nsk.data.normalization import EXIF_ORIENTATION, normalize_image
+from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
 
 SPLITS = ("test", "dev", "labeled", "unlabeled")
 
 
 def picture(number, kind="PNG", side=4, **options):
-    """An encoded image whose pixels differ for every number."""
+    """An encoded image with different pixels for every number."""
     pixels = np.random.default_rng(number).integers(0, 256, (side, side + 2, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
@@ -31,12 +34,12 @@ def picture(number, kind="PNG", side=4, **options):
 
 @dataclasses.dataclass
 class GivenSource:
-    """A source of given images; they come in another order each time."""
+    """A source of given images, in a different order each time."""
 
     class_names: list
     pools: dict
     order: np.random.Generator = dataclasses.field(default_factory=np.random.default_rng)
-    ids_tell_labels: bool = False
+    ids_reveal_labels: bool = False
 
     @property
     def splits(self):
@@ -64,7 +67,7 @@ def pool(*per_class, start=0, prefix="train", labels=True):
         for _ in range(count):
             number = start + len(images)
             known = label if labels else None
-            images.append(sources.SourceImage(f"{prefix}/{number}", picture(number), known))
+            images.append(SourceImage(f"{prefix}/{number}", picture(number), known))
     return images
 
 
@@ -88,11 +91,11 @@ def ids(folder):
 
 
 def run(folder, seed=0, **settings):
-    """Ingests and checks what must hold for every result."""
+    """Ingests and checks the properties of every result."""
     counts = ingest(DataConfig(**settings), seed, folder)
     content = read(folder)
     digests = {
-        split: {records.normalize_image(encoded).digest for _, _, encoded in rows}
+        split: {normalize_image(encoded).digest for _, _, encoded in rows}
         for split, rows in content.items()
     }
     for earlier, later in ((a, b) for a in SPLITS for b in SPLITS if a < b):
@@ -120,26 +123,6 @@ def refused(pattern, folder, **settings):
     assert not list(folder.rglob("*.unfinished"))
 
 
-def test_quotas():
-    available = np.array([9, 9, 0, 9])
-    assert balanced_quotas(8, available).tolist() == [3, 3, 0, 2]
-    assert balanced_quotas(50, np.full(10, 99)).tolist() == [5] * 10
-    assert balanced_quotas(52, np.full(10, 99)).tolist() == [6, 6] + [5] * 8
-    assert proportional_quotas(10, np.array([50, 30, 20])).tolist() == [5, 3, 2]
-    # 7 x (10, 10, 1) / 21 = 3.33, 3.33, 0.33: equal remainders, so the first class gets the rest.
-    assert proportional_quotas(7, np.array([10, 10, 1])).tolist() == [4, 3, 0]
-    # 5 x (6, 3, 1) / 10 = 3, 1.5, 0.5.
-    assert proportional_quotas(5, np.array([6, 3, 1])).tolist() == [3, 2, 0]
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        available = random.integers(0, 20, 7) + (np.arange(7) == 0)
-        number = random.integers(0, available.sum() + 1)
-        quotas = proportional_quotas(int(number), available)
-        assert quotas.sum() == number
-        assert (quotas <= available).all()
-        assert (np.abs(quotas - number * available / available.sum()) < 1).all()
-
-
 def test_digits(tmp_path):
     counts = run(tmp_path, num_labeled=52, num_dev=100, images_per_shard=400)
     assert counts["images"] == {"test": 359, "dev": 100, "labeled": 52, "unlabeled": 1286}
@@ -159,7 +142,7 @@ def test_digits(tmp_path):
         assert all(known[id] == label for id, label, _ in content[split])
 
 
-def test_labels_of_unlabelled_images_are_nowhere_but_in_the_sealed_file(tmp_path):
+def test_labels_of_unlabelled_images_are_only_in_the_sealed_file(tmp_path):
     run(tmp_path, num_labeled=50, num_dev=50)
     for record in shards.ShardSet.load(tmp_path / "unlabeled").read().as_numpy_iterator():
         features = tf.train.Example.FromString(record).features.feature
@@ -173,9 +156,9 @@ def test_a_split_is_a_function_of_ids_and_seed(tmp_path, given):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / name, seed, **settings)
     a, b, c = (ids(tmp_path / name) for name in "abc")
-    # The source gave its images in another order: not even the order in the shards depends on it.
+    # The source yielded its images in another order, on which not even the shards depend.
     assert a == b
-    # Another seed chooses other images, but tests on the same ones.
+    # Another seed chooses other images, but the same test images.
     assert a["test"] == c["test"]
     for split in ("dev", "labeled", "unlabeled"):
         assert set(a[split]) != set(c[split])
@@ -188,7 +171,7 @@ def test_shards_are_mixed(tmp_path, given):
     assert 20 < np.count_nonzero(labels[1:] != labels[:-1]) < 60
 
 
-def test_the_number_of_labelled_images_does_not_move_the_others(tmp_path, given):
+def test_the_number_of_labelled_images_does_not_change_the_other_splits(tmp_path, given):
     given["digits"] = GivenSource(names(2), {"train": pool(40, 40)})
     run(tmp_path / "few", num_labeled=4, num_dev=10)
     run(tmp_path / "many", num_labeled=20, num_dev=10)
@@ -213,21 +196,21 @@ def test_the_labelled_fraction_is_of_the_training_images_with_dev(tmp_path, give
     )
     given["tfds:more"] = GivenSource(names(2), {"train": pool(4, 4, start=300, prefix="more")})
     assert run(tmp_path / "a", labeled_fraction=0.1, num_dev=40)["images"]["labeled"] == 10
-    # 1 is whatever there is besides dev; anything else is exact or refused.
+    # 1 means all images except dev; any other fraction is exact or refused.
     settings = {"num_dev": 40, "unlabeled_dataset": "tfds:more"}
     counts = run(tmp_path / "b", labeled_fraction=1.0, **settings)
     assert counts["images"]["labeled"] == 60
     refused("--labeled_fraction asks for 70 .* only 60", tmp_path, labeled_fraction=0.7, **settings)
 
 
-def test_a_dev_split_of_its_own_does_not_count_among_the_training_images(tmp_path, given):
+def test_the_fractions_are_not_of_the_images_of_a_separate_dev_split(tmp_path, given):
     dev = pool(20, 20, start=100, prefix="dev")
     given["digits"] = GivenSource(names(2), {"train": pool(10, 15), "dev": dev})
     counts = run(tmp_path, labeled_fraction=0.5, dev_fraction=0.25)
     assert counts["images"] == {"test": 5, "dev": 10, "labeled": 10, "unlabeled": 10}
 
 
-def test_the_splits_of_the_source_are_taken_whole(tmp_path, given):
+def test_the_splits_of_the_source_are_used_whole(tmp_path, given):
     given["digits"] = GivenSource(
         names(2),
         {
@@ -242,14 +225,14 @@ def test_the_splits_of_the_source_are_taken_whole(tmp_path, given):
     assert all(id.startswith("dev/") for id in ids(tmp_path)["dev"])
     assert not (tmp_path / "sealed").exists()
     assert not any(counts["unused"].values())
-    # A requested number is taken out of the split, and the rest is counted.
+    # A requested number is chosen from the split, and the others are counted.
     counts = run(tmp_path / "fewer", num_labeled=4, num_dev=2)
     assert counts["unused"] == {"labeled": 3, "unlabeled": 0, "dev": 2, "test": 0}
     assert counts["images"] == {"test": 7, "dev": 2, "labeled": 4, "unlabeled": 10}
     assert counts["per_class"]["labeled"] == [2, 2]
 
 
-def test_dev_and_test_come_out_of_the_labelled_images_where_there_are_no_others(tmp_path, given):
+def test_dev_and_test_are_taken_from_labelled_images_without_splits_of_their_own(tmp_path, given):
     unlabeled = pool(5, start=100, prefix="unlabeled", labels=False)
     given["digits"] = GivenSource(names(2), {"labeled": pool(10, 10), "unlabeled": unlabeled})
     counts = run(tmp_path, num_dev=4)
@@ -267,7 +250,7 @@ def test_other_sources_of_test_and_unlabelled_images(tmp_path, given):
     assert all(id.startswith("more/") for id in ids(tmp_path / "a")["unlabeled"])
     truth = pq.read_table(tmp_path / "a" / "sealed" / "unlabeled_truth.parquet")
     assert sorted(truth["label"].to_pylist()) == [0] * 4 + [1] * 4
-    # Labels of other classes say nothing about these.
+    # Labels of other classes are not used.
     given["tfds:more"].class_names = ["something", "else"]
     run(tmp_path / "b", **settings)
     assert not (tmp_path / "b" / "sealed").exists()
@@ -278,7 +261,7 @@ def test_other_sources_of_test_and_unlabelled_images(tmp_path, given):
 def test_every_image_is_in_a_split_or_counted(tmp_path, given):
     train = [*pool(20, 20), *pool(3, start=80, labels=False)]
     train += [same_pixels(image, f"{image.id}/copy", image.label) for image in train[:10]]
-    train.append(sources.SourceImage("broken", b"", 0))
+    train.append(SourceImage("broken", b"", 0))
     dev = pool(6, 6, start=100, prefix="dev") + pool(2, start=120, prefix="dev", labels=False)
     test = pool(4, 4, start=200, prefix="test") + pool(5, start=220, prefix="test", labels=False)
     given["digits"] = GivenSource(names(2), {"train": train, "dev": dev, "test": test})
@@ -289,8 +272,8 @@ def test_every_image_is_in_a_split_or_counted(tmp_path, given):
         counts = run(tmp_path / folder, unlabeled_dataset=unlabeled, **settings)
         assert counts["unused"]["dev"] == 10 and counts["unused"]["test"] == 5
         assert counts["unused"]["train"] == expected
-        told = [counts["images"], counts["duplicates_removed"], counts["unused"]]
-        summed = sum(sum(one.values()) for one in told) + counts["corrupt"]["count"]
+        parts = [counts["images"], counts["duplicates_removed"], counts["unused"]]
+        summed = sum(sum(numbers.values()) for numbers in parts) + counts["corrupt"]["count"]
         assert summed == total + (7 if unlabeled else 0)
         assert any("Not used: 10 readable dev" in line for line in describe(counts))
         assert any("43 readable train" in line for line in describe(counts)) == bool(unlabeled)
@@ -301,26 +284,26 @@ def same_pixels(image, id, label):
     with Image.open(io.BytesIO(image.encoded)) as opened:
         buffer = io.BytesIO()
         opened.save(buffer, "BMP")
-    return sources.SourceImage(id, buffer.getvalue(), label)
+    return SourceImage(id, buffer.getvalue(), label)
 
 
-def test_no_pixels_stand_in_two_splits(tmp_path, given):
+def test_no_two_splits_have_images_with_the_same_pixels(tmp_path, given):
     test = pool(5, 5, start=500, prefix="test")
     dev = pool(5, 5, start=600, prefix="dev")
     labeled = pool(5, 5)
     unlabeled = pool(10, start=700, prefix="unlabeled", labels=False)
-    # One dev image stands in test too, one labelled image in test, another in dev, and so on.
+    # One dev image is also in test, one labelled image in test, another in dev, and so on.
     dev.append(same_pixels(test[0], "dev/copy", 0))
     labeled.append(same_pixels(test[1], "labeled/copy1", 0))
     labeled.append(same_pixels(dev[1], "labeled/copy2", 1))
-    for number, one in enumerate((test[2], dev[2], labeled[2])):
-        unlabeled.append(same_pixels(one, f"unlabeled/copy{number}", None))
+    for number, image in enumerate((test[2], dev[2], labeled[2])):
+        unlabeled.append(same_pixels(image, f"unlabeled/copy{number}", None))
     pools = {"test": test, "dev": dev, "labeled": labeled, "unlabeled": unlabeled}
     given["digits"] = GivenSource(names(2), pools)
     counts = run(tmp_path)
     assert counts["duplicates_removed"] == {"test": 0, "dev": 1, "labeled": 2, "unlabeled": 3}
     assert counts["images"] == {"test": 10, "dev": 10, "labeled": 10, "unlabeled": 10}
-    assert counts["reencoded"] == 6  # The copies, though none of them is in a split.
+    assert counts["reencoded"] == 6  # The copies, although they are in no split.
 
 
 def test_duplicates_do_not_change_the_requested_numbers(tmp_path, given):
@@ -332,7 +315,7 @@ def test_duplicates_do_not_change_the_requested_numbers(tmp_path, given):
     assert counts["images"]["dev"] == 7
     removed = counts["duplicates_removed"]
     assert all(removed[split] > 0 for split in ("dev", "labeled", "unlabeled"))
-    # Every image is in a split or was counted out.
+    # Every image is in a split or counted as removed.
     assert sum(counts["images"].values()) + sum(removed.values()) == 120
 
 
@@ -344,7 +327,7 @@ def save(path, image, kind, **options):
 def test_mixed_formats_from_a_folder(tmp_path):
     root = tmp_path / "images"
     exif = Image.Exif()
-    exif[records.EXIF_ORIENTATION] = 6
+    exif[EXIF_ORIENTATION] = 6
     for number, name in enumerate(["cat", "dog"] * 10):
         image = Image.open(io.BytesIO(picture(number, side=12)))
         save(root / name / f"{number}.png", image, "PNG")
@@ -354,7 +337,7 @@ def test_mixed_formats_from_a_folder(tmp_path):
     save(root / "cat" / "bits.bmp", rotated.convert("1"), "BMP")
     save(root / "dog" / "palette.gif", rotated.quantize(8), "GIF")
     save(root / "dog" / "cmyk.jpg", rotated.convert("CMYK"), "JPEG")
-    (root / "dog" / "broken.png").write_bytes(b"no image")
+    (root / "dog" / "broken.png").write_bytes(b"not an image")
     (root / "dog" / "cut.jpg").write_bytes(picture(5, "JPEG", side=40)[:-200])
     (root / "dog" / "nothing.jpg").write_bytes(b"")
     for name in ("dog/new.webp", "cat/old.TIF", "notes.txt", ".hidden"):
@@ -378,7 +361,7 @@ def test_mixed_formats_from_a_folder(tmp_path):
     written = {paths.get(id, id): encoded for id, _, encoded in rows}
     assert len(written) == 44
     for id, encoded in written.items():
-        pixels = records.decode_image(tf.constant(encoded), 12).numpy()
+        pixels = decode_image(tf.constant(encoded), 12).numpy()
         assert pixels.shape == (12, 12, 3)
         if id.startswith(("cat/1", "dog/j")):
             assert encoded == (root / id).read_bytes()
@@ -388,7 +371,7 @@ def test_mixed_formats_from_a_folder(tmp_path):
             max_corrupt_fraction=0.05)  # fmt: skip
 
 
-def test_ids_of_unlabelled_images_do_not_tell_their_class(tmp_path):
+def test_ids_of_unlabelled_images_do_not_reveal_their_class(tmp_path):
     root = tmp_path / "images"
     for number in range(40):
         image = Image.open(io.BytesIO(picture(number)))
@@ -403,22 +386,25 @@ def test_ids_of_unlabelled_images_do_not_tell_their_class(tmp_path):
         assert row["source_id"].startswith(("cat/", "dog/")[row["label"]])
     assert len({row["id"] for row in truth}) == len(truth)
     for path in (tmp_path / "out" / "unlabeled").iterdir():
-        assert b"cat" not in path.read_bytes().replace(b'"cat"', b"")  # A manifest names classes.
+        # The manifest lists the classes.
+        assert b"cat" not in path.read_bytes().replace(b'"cat"', b"")
     for split in ("labeled", "dev", "test"):
         assert all((root / id).is_file() for id, _, _ in content[split])
 
 
-def test_ids_stay_where_no_label_is_known(tmp_path, given):
+def test_ids_of_images_without_known_labels_are_kept(tmp_path, given):
     more = pool(5, start=100, prefix="more", labels=False)
-    source = GivenSource(names(2), {"labeled": pool(9, 9), "unlabeled": more}, ids_tell_labels=True)
+    source = GivenSource(
+        names(2), {"labeled": pool(9, 9), "unlabeled": more}, ids_reveal_labels=True
+    )
     given["digits"] = source
     run(tmp_path, num_dev=4)
     assert set(ids(tmp_path)["unlabeled"]) == {image.id for image in more}
 
 
 def test_image_sizes(tmp_path, given):
-    small = [sources.SourceImage(f"small/{n}", picture(n, side=3), n % 2) for n in range(20)]
-    large = [sources.SourceImage(f"large/{n}", picture(n, side=9), n % 2) for n in range(20)]
+    small = [SourceImage(f"small/{n}", picture(n, side=3), n % 2) for n in range(20)]
+    large = [SourceImage(f"large/{n}", picture(n, side=9), n % 2) for n in range(20)]
     given["digits"] = GivenSource(names(2), {"train": small})
     settings = {"num_labeled": 4, "num_dev": 4}
     counts = run(tmp_path / "same", **settings)
@@ -444,9 +430,9 @@ def large_png(side, bits):
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
-def test_images_too_large_are_named_as_corrupt(tmp_path, given):
+def test_too_large_images_are_listed_as_corrupt(tmp_path, given):
     large = [large_png(12_000, 1), large_png(12_000, 8), picture(0, "BMP", side=300)]
-    images = [sources.SourceImage(f"large/{n}", one, 0) for n, one in enumerate(large)]
+    images = [SourceImage(f"large/{n}", encoded, 0) for n, encoded in enumerate(large)]
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + images})
     max_bytes = max(map(len, large[:2]))
     assert max_bytes < 200_000
@@ -460,14 +446,14 @@ def test_images_too_large_are_named_as_corrupt(tmp_path, given):
     }
 
 
-def test_few_labelled_images_stand_in_many_shards(tmp_path, given):
+def test_few_labelled_images_are_written_into_many_shards(tmp_path, given):
     given["digits"] = GivenSource(names(2), {"train": pool(500, 500)})
     sets = {}
-    for most in (4096, 10):
-        run(tmp_path / str(most), num_labeled=400, num_dev=4, images_per_shard=most)
+    for limit in (4096, 10):
+        run(tmp_path / str(limit), num_labeled=400, num_dev=4, images_per_shard=limit)
         for split in ("labeled", "unlabeled"):
-            shard_set = shards.ShardSet.load(tmp_path / str(most) / split)
-            sets[most, split] = (len(shard_set.names), max(shard_set.counts))
+            shard_set = shards.ShardSet.load(tmp_path / str(limit) / split)
+            sets[limit, split] = (len(shard_set.names), max(shard_set.counts))
     assert sets[4096, "labeled"] == (16, 25) and sets[4096, "unlabeled"][0] == 1
     assert sets[10, "labeled"] == (40, 10)
     run(tmp_path / "few", num_labeled=20, num_dev=4)
@@ -476,24 +462,22 @@ def test_few_labelled_images_stand_in_many_shards(tmp_path, given):
 
 def test_shards_are_full_at_their_size(tmp_path, given):
     """Pictures of random pixels, 750 KB as PNGs: two of them reach a mebibyte."""
-    images = [
-        sources.SourceImage(f"large/{n}", picture(n, "PNG", side=500), n % 2) for n in range(20)
-    ]
+    images = [SourceImage(f"large/{n}", picture(n, "PNG", side=500), n % 2) for n in range(20)]
     given["digits"] = GivenSource(names(2), {"train": images})
     run(tmp_path, num_labeled=4, num_dev=4, test_fraction=0.2, shard_mebibytes=1)
     unlabeled = shards.ShardSet.load(tmp_path / "unlabeled")
     assert set(unlabeled.counts[:-1]) == {2}
 
 
-def test_at_most_100_corrupt_images_are_named(tmp_path, given):
-    broken = [sources.SourceImage(f"broken/{number}", b"", 0) for number in range(120)]
+def test_at_most_100_corrupt_images_are_listed(tmp_path, given):
+    broken = [SourceImage(f"broken/{number}", b"", 0) for number in range(120)]
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20) + broken})
     counts = run(tmp_path, num_labeled=4, num_dev=4, max_corrupt_fraction=0.9)
     assert counts["corrupt"]["count"] == 120
     assert len(counts["corrupt"]["images"]) == 100
 
 
-def test_what_ingest_wrote_can_be_ingested(tmp_path):
+def test_ingested_shards_can_be_ingested(tmp_path):
     run(tmp_path / "a", num_labeled=50, num_dev=50)
     pattern = f"tfrecord:{tmp_path}/a/test/*.tfrecord"
     counts = run(tmp_path / "b", num_labeled=20, num_dev=20, dataset=pattern)
@@ -507,7 +491,7 @@ def test_too_few_images_are_refused(tmp_path, given):
     refused("No labelled split.*--num_labeled", tmp_path, num_dev=5)
     refused("--num_dev asks for 41 dev images but only 40", tmp_path, num_labeled=2, num_dev=41)
     refused("--num_labeled asks for 31 .* only 30", tmp_path, num_labeled=31, num_dev=10)
-    # 6 of the second class are left; the message says which number would do.
+    # 6 of the second class are left; the message gives the largest possible number.
     refused("needs 7 labeled images of class 'class 1' but only 6 .* lower it to 12", tmp_path,
             num_labeled=14, num_dev=10)  # fmt: skip
     assert ingest(DataConfig(num_labeled=12, num_dev=10), 0, tmp_path / "fits")
@@ -520,7 +504,7 @@ def test_images_without_labels_are_refused(tmp_path, given):
     given["digits"] = GivenSource(None, {"unlabeled": pool(5, labels=False)})
     refused("has no labels", tmp_path, **settings)
     given["digits"] = GivenSource(names(1), {"train": pool(9)})
-    refused("one class alone", tmp_path, **settings)
+    refused("has only one class", tmp_path, **settings)
     given["digits"] = GivenSource(names(2), {"test": pool(9, 9)})
     refused("has only test", tmp_path, **settings)
     test = pool(5, start=50, prefix="test", labels=False)
@@ -532,7 +516,7 @@ def test_images_without_labels_are_refused(tmp_path, given):
     refused("No dev images: .* 4 duplicates", tmp_path, num_labeled=2)
 
 
-def test_images_without_a_label_among_others_stay_unlabelled(tmp_path, given):
+def test_images_without_a_label_are_only_used_as_unlabelled(tmp_path, given):
     images = pool(20, 20) + pool(10, start=100, prefix="more", labels=False)
     given["digits"] = GivenSource(names(2), {"train": images})
     run(tmp_path, num_labeled=4, num_dev=4)
@@ -547,11 +531,11 @@ def test_ids_must_be_unique(tmp_path, given):
     images = pool(9, 9)
     images.append(dataclasses.replace(images[3], encoded=picture(77)))
     given["digits"] = GivenSource(names(2), {"train": images})
-    refused("'train/3' stands twice", tmp_path, num_labeled=2, num_dev=2)
+    refused("'train/3' is duplicated in train", tmp_path, num_labeled=2, num_dev=2)
 
 
-def test_progress_is_told(tmp_path, given, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(ingest_module, "SECONDS_BETWEEN_LINES", 0.0)
+def test_progress_is_logged(tmp_path, given, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(spool, "LOG_EVERY_SECONDS", 0.0)
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
     with caplog.at_level("INFO", "absl"):
         run(tmp_path, num_labeled=4, num_dev=4)
@@ -559,7 +543,7 @@ def test_progress_is_told(tmp_path, given, monkeypatch, caplog, capsys):
     assert "data/images: 40 images in" in capsys.readouterr().err
 
 
-def test_all_that_is_left_out_is_told():
+def test_everything_left_out_is_described():
     counts = {
         "images": {"test": 1000, "dev": 2},
         "num_classes": 3,

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pixels and targets in one proportion, for each image its own."""
+"""Mixup and CutMix: pixels and targets in the same proportion, drawn for each image."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ MIXES = (mixup.mixup, mixup.cutmix)
 
 
 def gray_levels(batch, height=6, width=9):
-    """Image i of a batch shows level 3 i everywhere; its target is the level, as a share of 255."""
+    """Image i of a batch has level 3 i everywhere; its target is the level, as a share of 255."""
     levels = 3 * np.arange(batch)
     images = np.tile(levels[:, None, None, None], [1, height, width, 3]).astype(np.uint8)
     return tf.constant(images), tf.constant(
@@ -22,14 +22,14 @@ def gray_levels(batch, height=6, width=9):
 
 
 @pytest.mark.parametrize("batch", [2, 3, 50])
-def test_partners_are_others_and_everyone_is_one(batch):
+def test_partners_are_a_permutation_without_fixed_points(batch):
     for number in range(20):
         partners = mixup.draw_partners(noise.fold_in(KEY, number), batch).numpy()
         np.testing.assert_array_equal(np.sort(partners), np.arange(batch))
         assert np.all(partners != np.arange(batch))
 
 
-def test_partners_stand_in_the_same_batch_and_batches_draw_their_own():
+def test_partners_are_in_the_same_batch_and_every_batch_draws_new_ones():
     partners = mixup.draw_partners(KEY, 60, 6).numpy()
     np.testing.assert_array_equal(np.sort(partners), np.arange(60))
     np.testing.assert_array_equal(partners // 6, np.arange(60) // 6)
@@ -37,7 +37,7 @@ def test_partners_stand_in_the_same_batch_and_batches_draw_their_own():
     assert len({tuple(batch) for batch in partners.reshape(10, 6) % 6}) > 5
 
 
-def test_every_other_image_is_as_likely_a_partner():
+def test_all_other_images_are_equally_likely_partners():
     draw = tf.function(lambda number: mixup.draw_partners(noise.fold_in(KEY, number), 5)[0])
     counts = np.bincount([draw(tf.constant(number)).numpy() for number in range(800)], minlength=5)
     assert counts[0] == 0
@@ -50,7 +50,7 @@ def test_shares_are_beta_distributed(alpha):
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
-def test_tiny_alphas_take_either_image_whole():
+def test_tiny_alphas_keep_a_single_image_of_a_pair():
     shares = mixup.draw_beta(KEY, 1000, 1e-6).numpy()
     assert np.all((shares == 0) | (shares == 1))
     assert abs(shares.mean() - 0.5) < 0.08
@@ -58,15 +58,15 @@ def test_tiny_alphas_take_either_image_whole():
     assert abs(np.mean(shares == others) - 0.5) < 0.08
 
 
-def test_a_share_depends_on_its_place_and_not_on_the_batch():
+def test_a_share_depends_on_its_position_and_not_on_the_batch():
     shares = mixup.draw_beta(KEY, 9, 0.5)
     np.testing.assert_array_equal(mixup.draw_beta(KEY, 5, 0.5), shares[:5])
     assert len(set(shares.numpy())) == 9
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_targets_are_mixed_as_the_pixels_are(mix):
-    """The mean level of a mixed image is what its target says, to the rounding of pixels."""
+def test_targets_are_mixed_in_the_proportion_of_the_pixels(mix):
+    """The mean level of a mixed image equals that of its target, up to the rounding of pixels."""
     images, targets = gray_levels(60)
     mixed, mixed_targets = mix(images, targets, KEY, 1.0)
     assert mixed.dtype == tf.uint8
@@ -76,7 +76,7 @@ def test_targets_are_mixed_as_the_pixels_are(mix):
     assert np.mean(mean != images.numpy().mean(axis=(1, 2, 3)) / 255) > 0.8
 
 
-def test_mixup_is_the_formula():
+def test_mixup_agrees_with_its_formula():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (12, 5, 4, 3)).astype(np.uint8)
     targets = random.dirichlet(np.ones(3), 12).astype(np.float32)
@@ -92,7 +92,7 @@ def test_mixup_is_the_formula():
     assert len(set(share.tolist())) == 12
 
 
-def test_cutmix_is_the_formula():
+def test_cutmix_agrees_with_its_formula():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (40, 9, 14, 3)).astype(np.uint8)
     targets = random.dirichlet(np.ones(3), 40).astype(np.float32)
@@ -115,8 +115,8 @@ def test_cutmix_is_the_formula():
         np.testing.assert_allclose(mixed_targets[i], expected, rtol=1e-5)
 
 
-def test_cutmix_pastes_one_box_of_the_images_shape():
-    """Where the border does not cut it, the box has the image's aspect ratio, to a pixel."""
+def test_cutmix_pastes_a_box_with_the_aspect_ratio_of_the_image():
+    """Unless the border cuts it, the box has the image's aspect ratio, up to a pixel."""
     images, targets = gray_levels(60, 20, 40)
     mixed, mixed_targets = mixup.cutmix(images, targets, KEY, 1.0)
     inner = 0
@@ -143,14 +143,14 @@ def test_a_pure_function_of_its_arguments_in_map_as_in_eager_mode(mix):
     dataset = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(7)  # Unknown batch.
     again = next(iter(dataset.map(lambda x, y: mix(x, y, tf.constant(KEY), 1.0))))
     other = mix(images, targets, noise.key(1), 1.0)
-    for one, same, different in zip(first, again, other, strict=True):
-        np.testing.assert_array_equal(one, same)
-        assert np.any(one != different)
+    for expected, received, different in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(expected, received)
+        assert np.any(expected != different)
 
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("batch", [0, 1])
-def test_a_batch_of_one_or_none_stays_as_it_is(mix, batch):
+def test_batches_of_a_single_image_or_none_are_unchanged(mix, batch):
     images, targets = gray_levels(3)
     mixed, mixed_targets = mix(images[2 : 2 + batch], targets[2 : 2 + batch], KEY, 1.0)
     np.testing.assert_array_equal(mixed, images[2 : 2 + batch])

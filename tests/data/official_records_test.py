@@ -1,4 +1,4 @@
-"""Records of the official Noisy Student code: labels from 1 on, and other teachers' scores."""
+"""Records of the official Noisy Student code: labels from 1 on, and external scores."""
 
 import io
 
@@ -9,10 +9,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk.config.config import Config
-from nsk.config.sections import DataConfig
-from nsk.data import ingest, records, shards, sources
+from nsk.config.data import DataConfig
+from nsk.data import ingest, shards, sources
+from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import read_scores, read_table
+from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.stages import scoring as score
 
 
@@ -43,7 +44,7 @@ def write(path, examples):
 
 
 def probabilities(row):
-    """A teacher's: sure of the true class, with a tail that is this image's own."""
+    """A teacher's probabilities: high for the true class, the others different for each image."""
     drawn = np.random.default_rng(row).dirichlet(np.full(10, 0.5)) * 0.3
     drawn[load_digits().target[row]] += 0.7
     return drawn.astype(np.float32)
@@ -51,7 +52,7 @@ def probabilities(row):
 
 @pytest.fixture
 def labeled(tmp_path):
-    """100 digits whose labels begin with 1."""
+    """100 digits with labels from 1 on."""
     target = load_digits().target
     return write(
         tmp_path / "train-0",
@@ -62,23 +63,23 @@ def labeled(tmp_path):
     )
 
 
-def taught(tmp_path, rows=range(100, 130)):
-    """Every second one has all probabilities, the others the first choice and its own."""
+def pseudo_labeled(tmp_path, rows=range(100, 130)):
+    """Every second record has all probabilities, the others the largest one and its class."""
     examples = []
     for row in rows:
-        of_all = probabilities(row)
+        all_probabilities = probabilities(row)
         example = {
             "image/encoded": png(row),
-            "label": int(of_all.argmax()),
-            "prob": float(of_all.max()),
+            "label": int(all_probabilities.argmax()),
+            "prob": float(all_probabilities.max()),
         }
         if row % 2:
-            example["probabilities"] = of_all
+            example["probabilities"] = all_probabilities
         examples.append(example)
     return write(tmp_path / "pseudo-0", examples)
 
 
-def test_labels_may_begin_with_1(labeled):
+def test_the_first_label_may_be_1(labeled):
     source = sources.open_source(labeled, first_label=1)
     assert source.class_names == [str(label) for label in range(10)]
     images = list(source.images("train"))
@@ -102,15 +103,15 @@ def run(folder, labeled, unlabeled):
 
 
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_what_a_teacher_elsewhere_says_becomes_scores(tmp_path, labeled, top_k):
-    unlabeled = run(tmp_path / "data", labeled, taught(tmp_path))
+def test_the_probabilities_of_an_external_teacher_become_scores(tmp_path, labeled, top_k):
+    unlabeled = run(tmp_path / "data", labeled, pseudo_labeled(tmp_path))
     assert unlabeled.counts == (12, 12, 6)
     (tmp_path / "scores").mkdir()
-    counts = score.adopt(unlabeled, tmp_path / "scores", top_k=top_k)
+    counts = score.import_external_scores(unlabeled, tmp_path / "scores", top_k=top_k)
     assert counts == {"scored": 30, "temperature": None}
     seen = set()
     for path in score.score_paths(unlabeled, tmp_path / "scores"):
-        scores = read_scores(path)
+        scores = read_predictions(path)
         assert scores.top_k == top_k
         received = np.exp(scores.all_log_probabilities(10))
         for row, id in enumerate(scores.ids):
@@ -118,7 +119,7 @@ def test_what_a_teacher_elsewhere_says_becomes_scores(tmp_path, labeled, top_k):
             seen.add(number)
             expected = probabilities(number)
             first = expected.argmax()
-            if number % 2 == 0:  # The first choice alone is known, and the rest is spread.
+            if number % 2 == 0:  # Only the largest is known: the others share the rest.
                 expected = np.full(10, (1 - expected[first]) / 9)
                 expected[first] = probabilities(number)[first]
             elif top_k:
@@ -131,38 +132,40 @@ def test_what_a_teacher_elsewhere_says_becomes_scores(tmp_path, labeled, top_k):
     assert len(read_table(tmp_path / "scores/dev.parquet")) == 0
 
 
-def test_images_of_which_no_teacher_says_anything_are_refused(tmp_path, labeled):
-    silent = write(tmp_path / "silent", [{"image/encoded": png(row)} for row in (100, 101)])
-    unlabeled = run(tmp_path / "data", labeled, silent)
+def test_images_without_scores_of_an_external_teacher_are_refused(tmp_path, labeled):
+    without_scores = write(
+        tmp_path / "without_scores", [{"image/encoded": png(row)} for row in (100, 101)]
+    )
+    unlabeled = run(tmp_path / "data", labeled, without_scores)
     (tmp_path / "scores").mkdir()
     with pytest.raises(UserError, match="has 0 log-probabilities: expected those of 10 classes"):
-        score.adopt(unlabeled, tmp_path / "scores")
+        score.import_external_scores(unlabeled, tmp_path / "scores")
 
 
-def test_confidences_are_compared_as_they_were_given(tmp_path, labeled):
-    """In float16 the logarithm of 0.3 would come back as 0.29996, below --min_confidence=0.3."""
+def test_confidences_keep_their_precision(tmp_path, labeled):
+    """In float16 the logarithm of 0.3 would become that of 0.29996, below --min_confidence=0.3."""
     example = {"image/encoded": png(100), "label": 4, "prob": 0.3}
     unlabeled = run(tmp_path / "data", labeled, write(tmp_path / "pseudo", [example]))
     (tmp_path / "scores").mkdir()
-    score.adopt(unlabeled, tmp_path / "scores")
+    score.import_external_scores(unlabeled, tmp_path / "scores")
     (path,) = score.score_paths(unlabeled, tmp_path / "scores")
-    np.testing.assert_allclose(read_scores(path).confidences, 0.3, rtol=3e-7)
+    np.testing.assert_allclose(read_predictions(path).confidences, 0.3, rtol=3e-7)
 
 
-def test_a_label_out_of_range_is_named(tmp_path, labeled):
+def test_a_label_out_of_range_is_refused(tmp_path, labeled):
     example = {"image/encoded": png(100), "label": 10, "prob": 0.9}
     with pytest.raises(UserError, match="its teacher's label 10 is not in 0 to 9"):
         run(tmp_path / "data", labeled, write(tmp_path / "wrong", [example]))
 
 
 @pytest.mark.parametrize("values", [np.full(9, 1 / 9), np.full(10, 0.2), np.eye(10)[0] * 2 - 0.1])
-def test_what_is_no_distribution_over_the_classes_is_refused(tmp_path, labeled, values):
+def test_values_that_are_not_a_distribution_over_the_classes_are_refused(tmp_path, labeled, values):
     example = {"image/encoded": png(100), "probabilities": values.astype(np.float32)}
     with pytest.raises(UserError, match=r"wrong/000000: .* not probabilities of 10"):
         run(tmp_path / "data", labeled, write(tmp_path / "wrong", [example]))
 
 
-def test_settings_that_do_not_go_together_are_refused():
+def test_incompatible_settings_are_refused():
     given = {"first_scores": "records", "train_images": [100]}
     with pytest.raises(UserError, match="give tfrecord:PATTERN of records with pseudo-labels"):
         Config.from_values(given)
@@ -170,23 +173,23 @@ def test_settings_that_do_not_go_together_are_refused():
         Config.from_values({**given, "unlabeled_dataset": "tfrecord:a", "calibrate": True})
 
 
-def test_labels_that_do_not_begin_with_the_first_one_are_told(labeled, caplog):
+def test_a_missing_first_label_triggers_a_warning(labeled, caplog):
     assert len(sources.open_source(labeled).class_names) == 11
-    assert "no image of the labels below 1: give --first_label=1" in caplog.text
+    assert "no image with a label below 1: give --first_label=1" in caplog.text
     caplog.clear()
     assert len(sources.open_source(labeled, first_label=1).class_names) == 10
     assert not caplog.text
 
 
 @pytest.mark.parametrize("label", [b"cat", 1.0])
-def test_a_label_that_is_no_integer_is_refused(tmp_path, label):
+def test_a_label_that_is_not_an_integer_is_refused(tmp_path, label):
     pattern = write(tmp_path / "odd", [{"image/encoded": png(0), "image/class/label": label}])
     with pytest.raises(UserError, match=r"image/class/label of the type .*expected an int64_list"):
         list(sources.open_source(pattern).images("train"))
 
 
 @pytest.mark.parametrize("probability", [1.7, -0.5, float("nan")])
-def test_a_probability_outside_of_0_to_1_is_told_as_such(probability):
-    image = records.SourceImage("a", b"", None, (0, probability))
+def test_a_probability_outside_of_0_to_1_is_refused(probability):
+    image = SourceImage("a", b"", None, (0, probability))
     with pytest.raises(ValueError, match=f"prob {probability:.4g} is not in 0 to 1"):
-        image.taught_log_probabilities(10)
+        image.external_teacher_log_probabilities(10)

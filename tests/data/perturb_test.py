@@ -1,4 +1,4 @@
-"""All noise on training images in its order, and pairs that stay within their step."""
+"""All noise on training images in order, and pairs within their batch."""
 
 import io
 
@@ -8,14 +8,21 @@ import tensorflow as tf
 from PIL import Image
 
 from nsk import noise
-from nsk.data import augment, crops, mixup, records
+from nsk.data import augment, crops, mixup
+from nsk.data.augment import ImageNoise
+from nsk.data.decoding import decode_images
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.perturb import perturb
 
 KEY = noise.key(0, "perturb test")
 SIDE = 8
 BATCH, NUM_BATCHES = 6, 8
 COUNT = BATCH * NUM_BATCHES
-AUGMENTATION = {"crop_padding": 2, "flip": True, "num_ops": 1, "magnitude": 9.0}
+AUGMENTATION = {
+    "crop_padding": 2,
+    "flip": True,
+    "rand_augment": RandAugmentOptions(num_ops=1, magnitude=9.0),
+}
 
 
 def pixels(count=COUNT, side=SIDE):
@@ -32,19 +39,24 @@ def png(image):
     return buffer.getvalue()
 
 
-def owners(**alphas):
-    """Which batches the classes of each image's mixed target come from: bool (images, batches).
+def perturbed(images, targets, key=KEY, batch_size=None, **noises):
+    image_noise = ImageNoise(**noises)
+    return perturb(images, targets, key, batch_size, image_size=SIDE, image_noise=image_noise)
 
-    Class c stands for batch c.
+
+def mixed_batches(**alphas):
+    """Which batches each image's mixed target comes from: bool (images, batches).
+
+    The targets of batch b are class b.
     """
-    of_batches = np.repeat(np.eye(NUM_BATCHES, dtype=np.float32), BATCH, axis=0)
-    _, mixed = perturb(pixels(), of_batches, KEY, BATCH, image_size=SIDE, **alphas)
+    batch_targets = np.repeat(np.eye(NUM_BATCHES, dtype=np.float32), BATCH, axis=0)
+    _, mixed = perturbed(pixels(), batch_targets, KEY, BATCH, **alphas)
     return mixed.numpy() > 0
 
 
-def test_without_noise_images_and_targets_stay():
+def test_without_noise_images_and_targets_are_unchanged():
     images, given = pixels(), targets()
-    received = perturb(images, given, KEY, image_size=SIDE)
+    received = perturbed(images, given)
     np.testing.assert_array_equal(received[0], images)
     np.testing.assert_array_equal(received[1], given)
 
@@ -53,8 +65,8 @@ def test_without_noise_images_and_targets_stay():
 def test_augmented_images_are_mixed(kind):
     images, given = pixels(), targets()
     options = {f"{kind}_alpha": 0.7, **AUGMENTATION}
-    received = perturb(images, given, KEY, BATCH, image_size=SIDE, **options)
-    augmented = augment.augment(images, KEY, **AUGMENTATION)
+    received = perturbed(images, given, KEY, BATCH, **options)
+    augmented = augment.augment(images, KEY, ImageNoise(**AUGMENTATION))
     expected = getattr(mixup, kind)(augmented, given, KEY, 0.7, BATCH)
     for ours, theirs in zip(received, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -63,9 +75,9 @@ def test_augmented_images_are_mixed(kind):
 
 def test_encoded_images_are_decoded_or_cropped_at_random():
     encoded = tf.constant([png(image) for image in pixels(4, 20)])
-    whole, _ = perturb(encoded, targets(4), KEY, image_size=SIDE)
-    np.testing.assert_array_equal(whole, records.decode_images(encoded, SIDE))
-    cropped, _ = perturb(encoded, targets(4), KEY, image_size=SIDE, min_crop_area=0.3)
+    whole, _ = perturbed(encoded, targets(4))
+    np.testing.assert_array_equal(whole, decode_images(encoded, SIDE))
+    cropped, _ = perturbed(encoded, targets(4), min_crop_area=0.3)
     np.testing.assert_array_equal(cropped, crops.random_resized_crop(encoded, KEY, SIDE, 0.3))
     assert np.any(whole != cropped)
 
@@ -75,13 +87,13 @@ def test_encoded_images_are_decoded_or_cropped_at_random():
 )
 def test_pairs_stay_within_their_batch(alphas):
     own = np.repeat(np.eye(NUM_BATCHES, dtype=bool), BATCH, axis=0)
-    np.testing.assert_array_equal(owners(**alphas), own)
+    np.testing.assert_array_equal(mixed_batches(**alphas), own)
 
 
-def test_where_both_are_on_every_batch_draws_one_of_them():
+def test_if_both_are_on_every_batch_draws_mixup_or_cutmix():
     images, given = pixels(), targets()
-    both = perturb(images, given, KEY, BATCH, image_size=SIDE, mixup_alpha=0.7, cutmix_alpha=0.4)
-    one_each = [
+    both = perturbed(images, given, KEY, BATCH, mixup_alpha=0.7, cutmix_alpha=0.4)
+    alternatives = [
         mixup.mixup(images, given, KEY, 0.7, BATCH),
         mixup.cutmix(images, given, KEY, 0.4, BATCH),
     ]
@@ -96,28 +108,28 @@ def test_where_both_are_on_every_batch_draws_one_of_them():
                 np.array_equal(by_batch(ours)[batch], by_batch(theirs)[batch])
                 for ours, theirs in zip(both, mixed, strict=True)
             )
-            for mixed in one_each
+            for mixed in alternatives
         ]
         assert sum(equal) == 1
         chosen.append(equal.index(True))
     assert set(chosen) == {0, 1}
 
 
-def test_mixup_and_cutmix_are_drawn_as_often():
+def test_mixup_and_cutmix_are_equally_likely():
     given = np.tile(np.eye(2, dtype=np.float32), [400, 1])  # Batches of two images.
     images = np.tile(np.array([0, 200], np.uint8)[:, None, None, None], [400, SIDE, SIDE, 3])
-    mixed, _ = perturb(images, given, KEY, 2, image_size=SIDE, mixup_alpha=1.0, cutmix_alpha=1.0)
+    mixed, _ = perturbed(images, given, KEY, 2, mixup_alpha=1.0, cutmix_alpha=1.0)
     levels = mixed.numpy().reshape(400, -1)
     by_cutmix = np.mean([set(np.unique(row)) <= {0, 200} for row in levels])
     assert abs(by_cutmix - 0.5) < 5 * np.sqrt(0.25 / 400)
 
 
 def test_a_pure_function_of_its_arguments_in_map_as_in_eager_mode():
-    options = {"image_size": SIDE, "mixup_alpha": 0.7, "cutmix_alpha": 0.4, **AUGMENTATION}
-    eager = perturb(pixels(), targets(), KEY, BATCH, **options)
+    options = {"mixup_alpha": 0.7, "cutmix_alpha": 0.4, **AUGMENTATION}
+    eager = perturbed(pixels(), targets(), KEY, BATCH, **options)
     dataset = tf.data.Dataset.from_tensors((pixels(), targets())).unbatch().batch(COUNT)
-    mapped = next(iter(dataset.map(lambda x, y: perturb(x, y, tf.constant(KEY), BATCH, **options))))
-    other = perturb(pixels(), targets(), noise.key(1), BATCH, **options)
-    for one, same, different in zip(eager, mapped, other, strict=True):
-        np.testing.assert_array_equal(one, same)
-        assert np.any(one != different)
+    mapped = dataset.map(lambda x, y: perturbed(x, y, tf.constant(KEY), BATCH, **options))
+    different = perturbed(pixels(), targets(), noise.key(1), BATCH, **options)
+    for first, again, other in zip(eager, next(iter(mapped)), different, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert np.any(first != other)

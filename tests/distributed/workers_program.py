@@ -17,7 +17,7 @@ from nsk import main, noise, stopping
 from nsk.distributed.batch_share import WHOLE
 from nsk.distributed.runtime import Runtime
 from nsk.distributed.strategy import make_strategy
-from nsk.errors import CannotTeachError
+from nsk.errors import GenerationFailedError
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
@@ -36,8 +36,8 @@ def each_cannot_teach(runtime):
         try:
             with workers.propagate_errors():
                 if workers.index == failing:
-                    raise CannotTeachError(f"worker {failing}")
-        except CannotTeachError as error:
+                    raise GenerationFailedError(f"worker {failing}")
+        except GenerationFailedError as error:
             print(error)
     workers.wait()
 
@@ -85,11 +85,11 @@ def train(runtime, evaluate):
 
 def evaluation_cannot_teach(runtime):
     def evaluate():
-        raise CannotTeachError("no finite prediction")
+        raise GenerationFailedError("no finite prediction")
 
     try:
         train(runtime, evaluate)
-    except CannotTeachError as error:
+    except GenerationFailedError as error:
         print(error)
     runtime.workers.wait()
 
@@ -129,7 +129,7 @@ def different_operations(runtime):
 
 
 def run(argv):
-    stopping.install()
+    stopping.install_handlers()
     runtime = Runtime.from_strategy(make_strategy("multi_worker"))
     for case in sys.argv[2:]:
         print(f"case {case}", flush=True)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from nsk.distributed.strategy import make_strategy
 from nsk.distributed.workers import Workers, call_interruptibly
-from nsk.errors import CannotTeachError, LostWorkerError
+from nsk.errors import GenerationFailedError, LostWorkerError
 from nsk.main import OK, STOPPED
 from tools import start_workers
 
@@ -34,8 +34,8 @@ def test_a_single_worker_agrees_with_itself():
     assert workers.share.is_whole and workers.share.replicas == 1
     assert workers.sum(3, True) == workers.broadcast_from_chief(3, True) == [3, 1]
     workers.wait()
-    with pytest.raises(CannotTeachError, match="own error"), workers.propagate_errors():
-        raise CannotTeachError("own error")
+    with pytest.raises(GenerationFailedError, match="own error"), workers.propagate_errors():
+        raise GenerationFailedError("own error")
 
 
 def test_errors_of_a_single_worker_are_never_the_loss_of_another():

@@ -7,7 +7,7 @@ import pytest
 
 from nsk.evaluation import metrics
 
-# Three images of three classes; the second is wrong, its label comes second.
+# Three images of three classes; the second is misclassified, its label is second.
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])
 LABELS = np.array([0, 1, 2])
 
@@ -34,7 +34,7 @@ def test_values_computed_by_hand():
 
 
 def test_calibration_error_averages_within_a_bin_only():
-    # Ten images of confidence 0.7 of which seven are right: calibrated, though each is off.
+    # Ten images of confidence 0.7, seven of them correct: calibrated, though no image is.
     log_probabilities = np.log(np.tile([0.7, 0.3], (10, 1)))
     labels = np.array([0] * 7 + [1] * 3)
     assert metrics.expected_calibration_error(log_probabilities, labels) == pytest.approx(0)
@@ -42,10 +42,10 @@ def test_calibration_error_averages_within_a_bin_only():
     confidences = np.array([0.7, 0.73, 0.7, 0.74])
     log_probabilities = np.log(np.stack([confidences, 1 - confidences], axis=1))
     labels = np.array([0, 1, 0, 1])
-    together = metrics.expected_calibration_error(log_probabilities[:2], labels[:2])
-    apart = metrics.expected_calibration_error(log_probabilities[2:], labels[2:])
-    assert together == pytest.approx(abs(1 - 0.7 - 0.73) / 2)
-    assert apart == pytest.approx((0.3 + 0.74) / 2)
+    same_bin = metrics.expected_calibration_error(log_probabilities[:2], labels[:2])
+    other_bins = metrics.expected_calibration_error(log_probabilities[2:], labels[2:])
+    assert same_bin == pytest.approx(abs(1 - 0.7 - 0.73) / 2)
+    assert other_bins == pytest.approx((0.3 + 0.74) / 2)
 
 
 def test_calibration_error_equals_its_definition():
@@ -62,13 +62,13 @@ def test_calibration_error_equals_its_definition():
 
 
 def test_bins_hold_their_upper_edge():
-    # 0.5 with two bins belongs to (0, 0.5], apart from 0.6: |1 - 0.5| / 2 + |0 - 0.6| / 2.
+    # 0.5 with two bins belongs to (0, 0.5], and 0.6 to the other: |1 - 0.5| / 2 + |0 - 0.6| / 2.
     log_probabilities = np.log([[0.5, 0.5], [0.6, 0.4]])
     ece = metrics.expected_calibration_error(log_probabilities, [0, 1], num_bins=2)
     assert ece == pytest.approx((0.5 + 0.6) / 2)
 
 
-def test_certainty_falls_into_the_last_bin():
+def test_confidence_1_belongs_to_the_last_bin():
     with np.errstate(divide="ignore"):
         log_probabilities = np.log([[1.0, 0.0]])
     assert metrics.expected_calibration_error(log_probabilities, [0]) == 0
@@ -116,7 +116,7 @@ def test_float16_log_probabilities_are_accepted(num_classes):
 
 
 def test_paired_standard_error():
-    # 100 images: both right on 60, only a on 10, only b on 6, both wrong on 24.
+    # 100 images: both are correct on 60, only a on 10, only b on 6, neither on 24.
     correct_a = np.array([1] * 60 + [1] * 10 + [0] * 6 + [0] * 24, bool)
     correct_b = np.array([1] * 60 + [0] * 10 + [1] * 6 + [0] * 24, bool)
     expected = math.sqrt((16 / 100 - 0.04**2) / 100)
@@ -141,7 +141,7 @@ def test_chance_p_value():
     p_value = metrics.chance_p_value(3, [0, 0, 0, 1], 2)
     assert p_value == pytest.approx(4 * 0.75**3 * 0.25 + 0.75**4)
     assert metrics.chance_p_value(0, [0, 1], 2) == 1
-    assert metrics.chance_p_value(3, [1, 1, 1], 2) == 1  # Guessing is never wrong here.
+    assert metrics.chance_p_value(3, [1, 1, 1], 2) == 1  # The only class is always correct.
     labels = np.arange(1000) % 10
     assert metrics.chance_p_value(100, labels, 10) > 0.4
     assert metrics.chance_p_value(200, labels, 10) < 1e-10
@@ -163,7 +163,7 @@ def test_chance_p_value():
         (10 * PROBABILITIES, LABELS),
     ],
 )
-def test_what_has_no_metrics_is_refused(log_probabilities, labels):
+def test_invalid_log_probabilities_or_labels_are_rejected(log_probabilities, labels):
     for function in (
         metrics.accuracy,
         metrics.negative_log_likelihood,
@@ -175,7 +175,7 @@ def test_what_has_no_metrics_is_refused(log_probabilities, labels):
             function(log_probabilities, labels)
 
 
-def test_other_wrong_arguments_are_refused():
+def test_other_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="k=0"):
         metrics.top_k_accuracy(np.log(PROBABILITIES), LABELS, 0)
     with pytest.raises(ValueError, match="at least one"):

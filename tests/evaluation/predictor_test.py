@@ -16,7 +16,7 @@ def images(count):
 
 
 def noisy_model():
-    """A network whose outputs with noise would be far from those without."""
+    """A network whose outputs differ much with and without noise."""
     model = models.build_model(
         "resnet8",
         num_classes=4,
@@ -39,7 +39,7 @@ def expected_log_probabilities(model, pixels):
 
 
 def predicted(predict, pixels, batch_size):
-    """Log-probabilities of all images; ids and labels are checked on the way."""
+    """Log-probabilities of all images; also checks the ids and labels."""
     batches = [
         {
             "id": np.array([f"image/{i}".encode() for i in range(first, first + batch_size)])[
@@ -66,7 +66,7 @@ def mirrored():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 12, 13])
 def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, count):
-    """Batches of 6: fewer images than a batch, whole batches, and one image more."""
+    """Batches of 6: fewer images than a batch, whole batches, and an extra image."""
     pixels = images(count)
     strategy, model = mirrored
     expected = expected_log_probabilities(model, pixels)
@@ -83,16 +83,16 @@ def test_every_image_is_predicted_once_in_order_and_without_noise(mirrored, coun
 def test_the_mirror_view_is_the_mean_probability_of_an_image_and_its_mirror_image(mirrored):
     pixels = images(7)
     strategy, model = mirrored
-    of_images = expected_log_probabilities(model, pixels)
-    of_mirror_images = expected_log_probabilities(model, pixels[:, :, ::-1])
-    assert np.abs(of_images - of_mirror_images).max() > 0.01
-    expected = np.log((np.exp(of_images) + np.exp(of_mirror_images)) / 2)
+    image_expected = expected_log_probabilities(model, pixels)
+    mirror_expected = expected_log_probabilities(model, pixels[:, :, ::-1])
+    assert np.abs(image_expected - mirror_expected).max() > 0.01
+    expected = np.log((np.exp(image_expected) + np.exp(mirror_expected)) / 2)
     for replicas in (strategy, None):
         received = predicted(Predictor(model, 6, replicas, "mirror"), pixels, 6)
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_views_that_do_not_exist_are_refused():
+def test_unknown_views_are_rejected():
     with pytest.raises(ValueError, match="views='mirrored': expected one of image, mirror"):
         Predictor(None, 6, views="mirrored")
 
@@ -105,7 +105,7 @@ def test_predictions_change_no_weight(mirrored):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
-def test_predictions_follow_the_weights_and_one_graph_serves_every_number_of_images():
+def test_predictions_follow_the_weights_and_all_numbers_of_images_share_a_graph():
     inputs = keras.Input([8, 8, 3])
     pooled = keras.layers.GlobalAveragePooling2D()(layers.Dropout(0.5, name="dropout")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(pooled))
@@ -116,7 +116,7 @@ def test_predictions_follow_the_weights_and_one_graph_serves_every_number_of_ima
     model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
     received = predict.log_probabilities(images(3))
     assert np.all(received[:, 1] > -1e-6)
-    assert np.all(np.isfinite(received))  # A far tail is a large number and not -inf.
+    assert np.all(np.isfinite(received))  # The tail is a large number and not -inf.
 
 
 def test_batches_of_all_sizes_share_few_graphs():
@@ -132,15 +132,50 @@ def test_batches_of_all_sizes_share_few_graphs():
     assert predict._global_batch.experimental_get_tracing_count() == 4  # 32, 64, 96 and 100.
 
 
-def test_a_model_that_diverged_is_told_as_such():
+def test_a_model_that_diverged_is_an_error():
     inputs = keras.Input([8, 8, 3])
     outputs = keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(inputs))
-    model = keras.Model(inputs, outputs, name="lost")
+    model = keras.Model(inputs, outputs, name="diverged")
     model.layers[-1].kernel.assign(np.full((192, 3), np.nan))
-    with pytest.raises(UserError, match=r"model lost predicts .* Lower --learning_rate"):
+    with pytest.raises(UserError, match=r"model diverged predicts .* Lower --learning_rate"):
         Predictor(model, 4).log_probabilities(images(2))
 
 
-def test_more_images_than_a_batch_are_refused():
+def test_more_images_than_a_batch_are_rejected():
     with pytest.raises(ValueError, match="5 images: expected at most a batch of 4"):
         Predictor(None, 4).log_probabilities(images(5))
+
+
+def compiles(predict, size):
+    """Whether the graph of a batch asks XLA to compile a function."""
+    images = tf.TensorSpec([size, 8, 8, 3], tf.uint8)
+    graph = predict._global_batch.get_concrete_function(images).graph.as_graph_def()
+    return any(function.attr["_XlaMustCompile"].b for function in graph.library.function)
+
+
+@pytest.mark.parametrize("views", ["image", "mirror"])
+def test_compiled_predictions_are_the_plain_ones(views):
+    model = noisy_model()
+    plain, compiled = (Predictor(model, 40, None, views, mode) for mode in ("off", "on"))
+    for count in (1, 40, 75):
+        np.testing.assert_allclose(
+            predicted(compiled, images(count), 40), predicted(plain, images(count), 40), atol=1e-5
+        )
+    assert compiles(compiled, 40) and not compiles(plain, 40)
+    assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
+
+
+def test_a_model_that_cannot_be_compiled_predicts_plain():
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Lambda(
+        lambda inputs: tf.ensure_shape(
+            tf.numpy_function(lambda array: array, [inputs], tf.float32), [None, 8, 8, 3]
+        ),
+        output_shape=(8, 8, 3),
+    )(pixels)
+    model = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(features)))
+    plain, fallen_back = (Predictor(model, 6, jit_compile=mode) for mode in ("off", "on"))
+    np.testing.assert_array_equal(
+        predicted(fallen_back, images(8), 6), predicted(plain, images(8), 6)
+    )
+    assert not compiles(fallen_back, 6)

@@ -20,7 +20,7 @@ def test_trainable_parameters(name, parameters):
 @pytest.mark.parametrize(
     "name, sizes", [("convnet5", [16, 16, 8, 4]), ("convnet6", [32, 16, 16, 8, 4])]
 )
-def test_sizes_of_the_layers(name, sizes):
+def test_layer_kinds_and_feature_map_sizes(name, sizes):
     layers = build(name).layers
     relus = [layer for layer in layers if isinstance(layer, keras.layers.ReLU)]
     assert [layer.output.shape[1] for layer in relus] == sizes

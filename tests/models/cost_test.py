@@ -1,4 +1,4 @@
-"""Multiply-adds against published numbers and by hand, activations by hand and against memory."""
+"""Multiply-adds and activations against published numbers, manual counts and measured memory."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ import keras
 import pytest
 
 from nsk.models import blocks, build_model
-from nsk.models.cost import cost_of
+from nsk.models.cost import estimate_cost
 from nsk.training.rematerialization import segments
 
 FLOAT = 4
-# Prints the peak memory of two training steps, KiB.
-TRAINS = """
+# Prints the peak memory of two training steps in KiB.
+TRAINING_PROGRAM = """
 import pathlib, sys
 import numpy as np, tensorflow as tf
 from nsk import models, noise
@@ -22,19 +22,19 @@ name, size, batch, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 
 def build(synchronized):
     return models.build_model(name, num_classes=10, image_size=size, dropout_rate=0.2,
                               survival_probability=0.8, precision=precision)
-numbers = recipe.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
-trains = trainer.Trainer(build, numbers, noise.key(0), strategy.make_strategy("one"))
+settings = recipe.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
+model_trainer = trainer.Trainer(build, settings, noise.key(0), strategy.make_strategy("one"))
 stream = {"image": tf.zeros((batch, size, size, 3), tf.uint8), "target": tf.ones((batch, 10)),
           "weight": tf.ones(batch)}
-trains.call_steps(iter(tf.data.Dataset.from_tensors((stream,)).repeat()), 0, 2)
-# Not ru_maxrss, which a process has from the one that started it.
+model_trainer.call_steps(iter(tf.data.Dataset.from_tensors((stream,)).repeat()), 0, 2)
+# Not ru_maxrss, which a process inherits from its parent.
 print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
 def cost(name, image_size, num_classes=10, rematerialize=False, **arguments):
     model = build_model(name, num_classes=num_classes, image_size=image_size, **arguments)
-    return cost_of(model, segments(model) if rematerialize else ())
+    return estimate_cost(model, segments(model) if rematerialize else ())
 
 
 @pytest.mark.parametrize(
@@ -52,28 +52,28 @@ def test_published_multiply_adds(name, image_size, num_classes, published):
     assert counted == pytest.approx(published, rel=0.025)
 
 
-def test_multiply_adds_by_hand():
+def test_multiply_adds_of_a_small_network():
     images = keras.Input((9, 9, 4))
     features = keras.layers.Conv2D(6, 3, strides=2, groups=2, padding="same")(images)
     features = keras.layers.DepthwiseConv2D((2, 3))(features)
     features = keras.layers.BatchNormalization()(features)
     model = keras.Model(images, keras.layers.Dense(7)(features))
     convolved, depthwise = 5 * 5 * 6 * (3 * 3 * 2), 4 * 3 * 6 * (2 * 3)
-    assert cost_of(model).forward == convolved + depthwise + 4 * 3 * 6 * 7
+    assert estimate_cost(model).forward == convolved + depthwise + 4 * 3 * 6 * 7
 
 
-def test_activations_by_hand():
+def test_activations_of_a_small_network():
     maps = [(4, 32), (4, 32), (2, 64), (1, 128)]
     sizes = [side * side * filters for side, filters in maps]
     padded = [10 * 10 * 3, 6 * 6 * 32, 4 * 4 * 64]
-    # A convolution with strides needs its padded input; that with none needs the ReLU's output,
-    # which the ReLU needs itself. BatchNorm needs the convolution's output.
+    # A convolution with strides needs its padded input; one without needs the ReLU's output, which
+    # the ReLU needs, too. BatchNorm needs the convolution's output.
     needed = sum(padded) + 2 * sum(sizes)
-    needed += 2 * 128  # Dropout's mask, and what the dense layer multiplies.
+    needed += 2 * 128  # Dropout's mask and the input of the dense layer.
     assert cost("convnet5", 8).activation_bytes == needed * FLOAT
 
 
-def test_mixed_precision_halves_what_is_not_batch_norms():
+def test_mixed_precision_halves_all_activations_but_batch_norms():
     sizes = [4 * 4 * 32, 4 * 4 * 32, 2 * 2 * 64, 128]
     padded = [10 * 10 * 3, 6 * 6 * 32, 4 * 4 * 64]
     assert cost("convnet5", 8, precision="bf16").activation_bytes == (
@@ -97,17 +97,17 @@ STEM, BLOCK = 8 * 8 * 4 * (9 * 3), 8 * 8 * 4 * (9 * 4)
 
 
 def test_a_training_image_costs_three_forward_passes():
-    counted = cost_of(residual())
+    counted = estimate_cost(residual())
     assert counted.forward == STEM + 3 * BLOCK and counted.training == 3 * counted.forward
-    # Of each block the input and the ReLU's output.
+    # The input and the ReLU's output of each block.
     assert counted.activation_bytes == IMAGE + 3 * (FEATURES + FEATURES)
 
 
-def test_rematerialized_blocks_keep_what_comes_in_and_the_largest_its_inside():
+def test_segments_keep_their_inputs_and_the_largest_its_activations():
     model = residual()
-    counted = cost_of(model, segments(model))
+    counted = estimate_cost(model, segments(model))
     assert counted.forward == STEM + 3 * BLOCK and counted.training == 4 * counted.forward
-    # Stem, three blocks and the mean; inside of a block is the ReLU's output.
+    # Inputs of stem, three blocks and mean; the ReLU's output within a block.
     assert counted.activation_bytes == IMAGE + 4 * FEATURES + FEATURES
 
 
@@ -116,10 +116,10 @@ def test_frozen_layers_have_no_backward_pass(rematerialize):
     model = residual()
     for layer in blocks.shallow_layers(model, 2):
         layer.trainable = False
-    counted = cost_of(model, segments(model) if rematerialize else ())
+    counted = estimate_cost(model, segments(model) if rematerialize else ())
     assert counted.forward == STEM + 3 * BLOCK
     assert counted.training == STEM + 3 * BLOCK + (3 if rematerialize else 2) * BLOCK
-    # The last block's input, the ReLU's output, and what comes into the mean if it is made again.
+    # The last block's input, the ReLU's output, and the input of the mean if it is recomputed.
     assert counted.activation_bytes == (3 if rematerialize else 2) * FEATURES
 
 
@@ -135,25 +135,25 @@ def test_frozen_layers_have_no_backward_pass(rematerialize):
         "efficientnet_b0",
     ],
 )
-def test_every_layer_of_our_networks_is_known(name):
+def test_every_layer_of_the_networks_is_known(name):
     assert cost(name, 32).unknown == {}
     rematerialized = cost(name, 32, rematerialize=True)
     assert rematerialized.unknown == {}
     assert 0 < rematerialized.activation_bytes < cost(name, 32).activation_bytes
 
 
-def test_unknown_layers_are_counted_as_nothing_and_named():
+def test_unknown_layers_are_named_and_cost_nothing():
     model = residual(activation="gelu")
-    outputs = keras.layers.Lambda(lambda one: one + 1)(model.output)
-    counted = cost_of(keras.Model(model.input, outputs))
+    outputs = keras.layers.Lambda(lambda features: features + 1)(model.output)
+    counted = estimate_cost(keras.Model(model.input, outputs))
     assert counted.unknown == {"Activation(gelu)": 3, "Lambda": 1}
     assert counted.activation_bytes == IMAGE + 3 * FEATURES
 
 
 def test_images_of_any_size_are_refused():
     images = keras.Input((None, None, 3))
-    with pytest.raises(ValueError, match=r"\(None, None, None, 3\).*one size"):
-        cost_of(keras.Model(images, keras.layers.Conv2D(4, 3)(images)))
+    with pytest.raises(ValueError, match=r"\(None, None, None, 3\).*fixed size"):
+        estimate_cost(keras.Model(images, keras.layers.Conv2D(4, 3)(images)))
 
 
 @pytest.mark.slow
@@ -166,10 +166,13 @@ def test_activations_against_the_memory_of_training_steps(name, image_size, batc
     for batch in batches:
         arguments = (name, str(image_size), str(batch), precision)
         done = subprocess.run(
-            [sys.executable, "-c", TRAINS, *arguments], capture_output=True, text=True, check=True
+            [sys.executable, "-c", TRAINING_PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         peaks.append(1024 * int(done.stdout))
     measured = (peaks[1] - peaks[0]) / (batches[1] - batches[0])
     estimated = cost(name, image_size, precision=precision).activation_bytes
-    # Memory that the allocator keeps from the smaller batch moves it by a fifth between runs.
+    # Memory that the allocator keeps from the smaller batch varies it by a fifth between runs.
     assert 0.75 * estimated < measured < 1.33 * estimated

@@ -1,4 +1,4 @@
-"""EfficientNets against an independent implementation and the published numbers."""
+"""EfficientNets against `keras.applications` and the published numbers."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from nsk.models import build_model
 from nsk.models.efficientnet import DEVIATION, MEAN, VARIANTS, num_blocks
 from nsk.models.layers import StochasticDepth, survival_probabilities
 
-ORACLES = [f"b{number}" for number in range(8)]
+REFERENCE_VARIANTS = [f"b{number}" for number in range(8)]
 
 
 def build(variant, *, num_classes=10, image_size=32, **arguments):
@@ -22,20 +22,24 @@ def parameters(model):
 
 
 def scrambled(weights, seed=0):
-    """Other weights and statistics, as training might leave them: activations keep their size."""
+    """Weights and statistics as after training, which keep the scale of the activations."""
     random = np.random.default_rng(seed)
     return [
-        one * random.uniform(0.8, 1.2, one.shape)
-        + (one.ndim == 1) * random.uniform(-0.1, 0.1, one.shape)
-        for one in weights
+        array * random.uniform(0.8, 1.2, array.shape)
+        + (array.ndim == 1) * random.uniform(-0.1, 0.1, array.shape)
+        for array in weights
     ]
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(one, marks=() if one == "b0" else pytest.mark.slow) for one in ORACLES]
+    "variant",
+    [
+        pytest.param(variant, marks=() if variant == "b0" else pytest.mark.slow)
+        for variant in REFERENCE_VARIANTS
+    ],
 )
-def test_outputs_are_those_of_keras_applications(variant):
-    """Same weights, same pixels, logits to 1e-5: an odd size shows where padding goes."""
+def test_outputs_equal_those_of_keras_applications(variant):
+    """Logits agree to 1e-5 with the same weights; an odd size reveals differences in padding."""
     theirs = getattr(keras.applications, f"EfficientNet{variant.upper()}")(
         weights=None, input_shape=(65, 65, 3), classes=7, classifier_activation=None
     )
@@ -43,18 +47,18 @@ def test_outputs_are_those_of_keras_applications(variant):
     assert parameters(ours) == parameters(theirs)
     for layer in ours.layers:
         if layer.weights:
-            other = theirs.get_layer("predictions" if layer.name == "logits" else layer.name)
-            other.set_weights(scrambled(other.get_weights()))
-            layer.set_weights(other.get_weights())
+            source = theirs.get_layer("predictions" if layer.name == "logits" else layer.name)
+            source.set_weights(scrambled(source.get_weights()))
+            layer.set_weights(source.get_weights())
     images = np.random.default_rng(1).uniform(0, 255, (2, 65, 65, 3)).astype("float32")
     images[1, :40] = 0
-    # Theirs begins with pixels / 255 and no mean.
+    # Theirs divides pixels by 255 and subtracts no mean.
     normalised = (images / 255 - MEAN) / DEVIATION
     expected = theirs((255 * normalised).astype("float32"))
     received = ours(images)
     largest = np.abs(expected).max()
     np.testing.assert_allclose(received, expected, atol=1e-5 * largest)
-    assert np.abs(expected[0] - expected[1]).max() > 1e-4 * largest  # Pixels count.
+    assert np.abs(expected[0] - expected[1]).max() > 1e-4 * largest  # They depend on the pixels.
 
 
 @pytest.mark.parametrize(
@@ -72,8 +76,8 @@ def test_published_sizes(variant, expected, blocks):
     assert parameters(build(variant, num_classes=1000)) == expected
 
 
-def test_blocks_survive_as_the_formula_says():
-    """Block i of L with 1 - 0.2 i / L, where the skip is an identity."""
+def test_survival_probabilities_decay_linearly():
+    """Block i of L survives with 1 - 0.2 i / L, if its skip is an identity."""
     model = build("b0", survival_probability=0.8)
     survival = {
         layer.name.removesuffix("_drop"): layer.survival_probability
@@ -89,12 +93,12 @@ def test_blocks_survive_as_the_formula_says():
             assert survival[f"block{name}"] == pytest.approx(1 - 0.2 * index / 16)
 
 
-def test_the_last_block_of_b7_survives_with_what_the_paper_gives():
+def test_survival_probability_of_the_last_block_of_b7():
     assert survival_probabilities(0.8, num_blocks("b7"))[-1] == pytest.approx(0.8036, abs=1e-4)
 
 
 @pytest.mark.parametrize(("small", "sides"), [("", [8, 4, 2, 2, 1]), ("_small", [16, 16, 8, 8, 4])])
-def test_the_variant_for_small_images_keeps_the_size_in_two_stages(small, sides):
+def test_the_variant_for_small_images_has_two_strides_fewer(small, sides):
     model = build(f"b0{small}")
     assert model.name == f"efficientnet_b0{small}"
     for stage, side in zip("23456", sides, strict=True):
@@ -102,8 +106,8 @@ def test_the_variant_for_small_images_keeps_the_size_in_two_stages(small, sides)
     assert parameters(model) == parameters(build("b0"))
 
 
-def test_every_variant_has_the_paper_s_resolutions_and_dropout():
-    assert [one.train_size for one in VARIANTS.values()] == [
+def test_resolutions_and_dropout_rates_of_the_paper():
+    assert [variant.train_size for variant in VARIANTS.values()] == [
         *(224, 240, 260, 300, 380, 456, 528, 600, 672),
         *(380, 380, 475),
     ]

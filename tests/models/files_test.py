@@ -1,11 +1,21 @@
+"""Loading models from `.keras` files."""
+
 import subprocess
 import sys
 
+import keras
+import pytest
+
 from nsk import models
+from nsk.errors import UserError
+from nsk.models.files import load_model, read_class_names
+
+# NumPy 2 warns of the way in which Keras 3.15 reads variables.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_a_process_that_builds_no_network_loads_those_with_layers_of_our_own(tmp_path):
-    """As a worker of Beam's does, which imports little else."""
+def test_custom_layers_are_registered_in_a_process_that_only_loads_models(tmp_path):
+    """A worker of Beam imports little else."""
     model = models.build_model("resnet8", num_classes=3, image_size=8, survival_probability=0.5)
     model.save(tmp_path / "model.keras")
     program = (
@@ -14,3 +24,20 @@ def test_a_process_that_builds_no_network_loads_those_with_layers_of_our_own(tmp
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == str(model.count_params()), done.stderr
+
+
+def test_models_that_are_not_image_classifiers_are_refused(tmp_path):
+    inputs = keras.Input((7,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    with pytest.raises(UserError, match=r"takes \(None, 7\) and returns \(None, 2\): expected"):
+        load_model(tmp_path / "dense.keras")
+    (tmp_path / "model.h5").touch()
+    for name in ("model.h5", "missing.keras"):
+        with pytest.raises(UserError, match=rf"{name} is not a \.keras file"):
+            load_model(tmp_path / name)
+
+
+def test_class_names_are_read_from_the_text_file_beside_the_model(tmp_path):
+    assert read_class_names(tmp_path / "model.keras") is None
+    (tmp_path / "class_names.txt").write_text("cat\nüdog\n", encoding="utf-8")
+    assert read_class_names(tmp_path / "model.keras") == ["cat", "üdog"]

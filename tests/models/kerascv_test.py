@@ -1,4 +1,4 @@
-"""KerasCV's backbones: the same functions, made of Keras' layers, with our noise and seeds."""
+"""KerasCV's backbones: equal outputs from Keras' own layers, with our noise and seeds."""
 
 import dataclasses
 import functools
@@ -14,14 +14,14 @@ import tensorflow as tf
 from nsk import noise
 from nsk.errors import UserError
 from nsk.models import build_model, check_name, kerascv
-from nsk.models import files as model_files
+from nsk.models.files import load_model
 from nsk.models.kerascv_backbones import BACKBONES, MOBILENETS_V3, Backbone
 from nsk.models.layers import Dropout, StochasticDepth, survival_probabilities
 from nsk.stages import export
 
 
 def size_of(name):
-    return max(32, BACKBONES[name].least_size)
+    return max(32, BACKBONES[name].min_size)
 
 
 def efficientnet(**arguments):
@@ -44,7 +44,7 @@ def mobilenet():
     return {f"stackwise_{name}": list(column) for name, column in zip(names, columns, strict=True)}
 
 
-RATIOS = {"stackwise_squeeze_and_excite_ratios": [0, 0.25, 0.25]}
+SQUEEZE_RATIOS = {"stackwise_squeeze_and_excite_ratios": [0, 0.25, 0.25]}
 RESNET = {
     "stackwise_filters": [64, 16],
     "stackwise_blocks": [2, 2],
@@ -52,13 +52,13 @@ RESNET = {
     "block_type": "basic_block",
 }
 STAGES = {"stackwise_channels": [8, 16, 16, 32], "stackwise_depth": [1, 2, 1, 1]}
-# Every class, with few and narrow layers.
+# A backbone of every class, with few and narrow layers.
 TINY = {
     "tiny_efficientnetv2": Backbone(
         "EfficientNetV2Backbone",
-        efficientnet(stackwise_conv_types=["fused", "fused", "unfused"], **RATIOS),
+        efficientnet(stackwise_conv_types=["fused", "fused", "unfused"], **SQUEEZE_RATIOS),
     ),
-    "tiny_efficientnetv1": Backbone("EfficientNetV1Backbone", efficientnet(**RATIOS)),
+    "tiny_efficientnetv1": Backbone("EfficientNetV1Backbone", efficientnet(**SQUEEZE_RATIOS)),
     "tiny_efficientnetlite": Backbone(
         "EfficientNetLiteBackbone", efficientnet(stackwise_input_filters=[32, 8, 8])
     ),
@@ -72,15 +72,19 @@ TINY = {
         "MiTBackbone",
         {"depths": [1, 1, 1, 2], "embedding_dims": [8, 16, 20, 32]},
         divisor=32,
-        least_size=64,
+        min_size=64,
     ),
 }
-KINDS = ["tiny_efficientnetv2", "tiny_resnet_v2", "tiny_mobilenet", "tiny_mit"]
-each_kind = pytest.mark.parametrize("name", KINDS)
-each_class = pytest.mark.parametrize(
-    "name", [*KINDS, *(pytest.param(x, marks=pytest.mark.slow) for x in TINY if x not in KINDS)]
+FAST_BACKBONES = ["tiny_efficientnetv2", "tiny_resnet_v2", "tiny_mobilenet", "tiny_mit"]
+each_fast_backbone = pytest.mark.parametrize("name", FAST_BACKBONES)
+each_backbone = pytest.mark.parametrize(
+    "name",
+    [
+        *FAST_BACKBONES,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in TINY if x not in FAST_BACKBONES),
+    ],
 )
-noisy_kinds = pytest.mark.parametrize("name", ["tiny_efficientnetv2", "tiny_mit"])
+each_noisy_backbone = pytest.mark.parametrize("name", ["tiny_efficientnetv2", "tiny_mit"])
 
 
 @pytest.fixture(autouse=True)
@@ -108,15 +112,17 @@ def build(name, **arguments):
 
 @functools.cache
 def noisy(name):
-    """A network with all noise that no test changes."""
+    """A network with all noise, which tests must not change."""
     arguments = {"dropout_rate": 0.3, "survival_probability": 0.5, "batch_norm_momentum": 0.8}
     return build(name, **arguments)
 
 
-def scramble(model):
-    """Other values for all weights, BatchNorm's statistics included."""
+def randomize(model):
+    """Changes all weights, BatchNorm's statistics included."""
     random = np.random.default_rng(0)
-    model.set_weights([one + random.uniform(0, 0.1, one.shape) for one in model.get_weights()])
+    model.set_weights(
+        [array + random.uniform(0, 0.1, array.shape) for array in model.get_weights()]
+    )
 
 
 def reference(name):
@@ -124,9 +130,9 @@ def reference(name):
     import keras_cv
 
     size = size_of(name)
-    described = BACKBONES[name]
-    return getattr(keras_cv.models, described.class_name)(
-        **described.arguments, include_rescaling=True, input_shape=(size, size, 3)
+    backbone = BACKBONES[name]
+    return getattr(keras_cv.models, backbone.class_name)(
+        **backbone.arguments, include_rescaling=True, input_shape=(size, size, 3)
     )
 
 
@@ -142,23 +148,23 @@ def reference(name):
     ],
 )
 def test_case_underscores_and_the_suffix_do_not_matter(name, expected):
-    assert kerascv.parse(name) == expected
+    assert kerascv.parse_name(name) == expected
     check_name(f"kerascv:{name}")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet19", r"no backbone 'resnet19' \(nearest: kerascv:resnet18, "),
-        ("18", "no backbone '18'"),
+        ("resnet19", r"unknown backbone 'resnet19' \(similar: kerascv:resnet18, "),
+        ("18", "unknown backbone '18'"),
         ("vgg16@imagenet", "KerasCV has none"),
         ("resnet50@coco", "give @imagenet"),
-        ("resnet50@", "no weights ''"),
+        ("resnet50@", "unknown weights ''"),
         ("VideoSwinTBackbone", "takes videos"),
         ("vitdet_b", "cannot be saved"),
     ],
 )
-def test_what_there_is_not_is_told_in_one_line(name, message):
+def test_unknown_backbones_and_weights_are_refused_in_one_line(name, message):
     with pytest.raises(UserError, match=message) as error:
         check_name(f"kerascv:{name}")
     assert "\n" not in str(error.value)
@@ -170,28 +176,29 @@ def test_every_image_backbone_of_kerascv_has_a_name_and_its_weights(monkeypatch)
     for name in TINY:
         monkeypatch.delitem(BACKBONES, name)
     base = keras_cv.models.Backbone
-    classes = [one for one in vars(keras_cv.models).values() if isinstance(one, type)]
-    for one in classes:
-        if not issubclass(one, base) or one is base:
+    classes = [value for value in vars(keras_cv.models).values() if isinstance(value, type)]
+    for kind in classes:
+        if not issubclass(kind, base) or kind is base:
             continue
-        if one.__bases__[0] is base and one.__name__ != "VGG16Backbone":
-            kinds = [two for two in BACKBONES.values() if two.class_name == one.__name__]
-            refused = any(one.__name__.lower().startswith(start) for start in kerascv.REFUSED)
-            assert bool(kinds) != refused, one
-            ours = {preset for kind in kinds for preset in kind.presets.values()}
-            assert refused or ours == set(one.presets_with_weights)
-        elif not any(one.__name__.lower().startswith(start) for start in kerascv.REFUSED):
-            name, _ = kerascv.parse(one.__name__)
-            assert BACKBONES[name].class_name in (one.__bases__[0].__name__, one.__name__)
+        unsupported = kind.__name__.lower().startswith(tuple(kerascv.UNSUPPORTED))
+        parent = kind.__bases__[0]
+        if parent is base and kind.__name__ != "VGG16Backbone":
+            backbones = [value for value in BACKBONES.values() if value.class_name == kind.__name__]
+            assert bool(backbones) != unsupported, kind
+            presets = {preset for value in backbones for preset in value.presets.values()}
+            assert unsupported or presets == set(kind.presets_with_weights)
+        elif not unsupported:
+            name, _ = kerascv.parse_name(kind.__name__)
+            assert BACKBONES[name].class_name in (parent.__name__, kind.__name__)
 
 
-@each_class
-def test_the_function_and_the_weights_are_those_of_kerascv(name, tmp_path, monkeypatch):
+@each_backbone
+def test_outputs_and_pretrained_weights_equal_those_of_kerascv(name, tmp_path, monkeypatch):
     original = reference(name)
-    scramble(original)
+    randomize(original)
     save_preset(original, tmp_path)
-    described = dataclasses.replace(TINY[name], presets={"mine": str(tmp_path)})
-    monkeypatch.setitem(BACKBONES, name, described)
+    backbone = dataclasses.replace(TINY[name], presets={"mine": str(tmp_path)})
+    monkeypatch.setitem(BACKBONES, name, backbone)
     model = build(f"{name}@mine")
     assert model.count_params() == original.count_params() + 10 * (original.output_shape[-1] + 1)
     features = keras.Model(model.input, model.get_layer("pool").input)
@@ -207,16 +214,16 @@ def save_preset(backbone, folder):
     preset_utils.save_to_preset(backbone, str(folder))
 
 
-def test_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch):
-    described = dataclasses.replace(TINY["tiny_mit"], presets={"mine": "nowhere"})
-    monkeypatch.setitem(BACKBONES, "tiny_mit", described)
+def test_weights_that_cannot_be_loaded_are_refused_in_one_line(monkeypatch):
+    backbone = dataclasses.replace(TINY["tiny_mit"], presets={"mine": "nowhere"})
+    monkeypatch.setitem(BACKBONES, "tiny_mit", backbone)
     with pytest.raises(UserError, match=r"weights nowhere cannot be loaded .*network") as error:
         build("tiny_mit@mine")
     assert "\n" not in str(error.value)
 
 
-@each_class
-def test_pixels_in_logits_out_of_keras_layers_alone(name):
+@each_backbone
+def test_networks_consist_of_layers_of_keras_and_nsk(name):
     model = noisy(name)
     assert model.name == f"kerascv_{name}"
     assert (
@@ -246,12 +253,12 @@ def test_names_and_weights_do_not_depend_on_what_was_built_before(name):
 
 
 def test_initial_weights_depend_on_the_seed():
-    first, other = noisy("tiny_mobilenet"), build("tiny_mobilenet", seed=4)
-    for a, b in zip(first.get_weights(), other.get_weights(), strict=True):
+    first, second = noisy("tiny_mobilenet"), build("tiny_mobilenet", seed=4)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         assert a.ndim == 1 or np.any(a != b)
 
 
-@each_kind
+@each_fast_backbone
 def test_noise_and_batch_norm_settings_reach_the_layers(name):
     model = noisy(name)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -259,21 +266,21 @@ def test_noise_and_batch_norm_settings_reach_the_layers(name):
     assert bool(norms) == (name != "tiny_mit")
     assert [x.rate for x in model.layers if isinstance(x, Dropout)] == [0.3]
     depths = [x.survival_probability for x in model.layers if isinstance(x, StochasticDepth)]
-    line = survival_probabilities(0.5, 5)
-    # Blocks 2 and 4 of EfficientNet have an identity; MiT's have two branches each.
+    survival = survival_probabilities(0.5, 5)
+    # Blocks 2 and 4 of EfficientNet have an identity skip; those of MiT have two branches.
     expected = {
-        "tiny_efficientnetv2": [line[2], line[4]],
-        "tiny_mit": [one for one in line for _ in range(2)],
+        "tiny_efficientnetv2": [survival[2], survival[4]],
+        "tiny_mit": [probability for probability in survival for _ in range(2)],
     }
     assert depths == expected.get(name, [])
 
 
-@noisy_kinds
-def test_noise_is_that_of_the_place_in_the_global_batch(name):
+@each_noisy_backbone
+def test_noise_depends_on_the_position_in_the_global_batch(name):
     model = build(name, dropout_rate=0.3, survival_probability=0.5)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False  # Else each half of a batch has statistics of its own.
+            layer.trainable = False  # Otherwise each half of a batch has its own statistics.
 
     def outputs(key, positions):
         with noise.scope(noise.key(key), tf.constant(positions), 8):
@@ -286,7 +293,7 @@ def test_noise_is_that_of_the_place_in_the_global_batch(name):
     assert np.all(np.any(whole != clean, axis=1)) and np.any(outputs(1, range(8)) != whole)
 
 
-def test_batch_norm_may_be_synchronized():
+def test_batch_norm_can_be_synchronized():
     model = build("tiny_mobilenet", synchronized=True)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms and all(x.synchronized for x in norms)
@@ -304,14 +311,14 @@ def test_mixed_precision_keeps_weights_and_logits_in_float32():
     assert keras.config.dtype_policy().name == "float32"
 
 
-# Keras 3.15 reads variables in a way that NumPy 2 warns of.
+# NumPy 2 warns of the way in which Keras 3.15 reads variables.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@each_class
+@each_backbone
 def test_saved_model_gives_equal_outputs(name, tmp_path):
     model = build(name, dropout_rate=0.5, survival_probability=0.5)
-    scramble(model)
+    randomize(model)
     model.save(tmp_path / "model.keras")
-    loaded = model_files.load_model(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(pixels(name)), model(pixels(name)))
     with noise.scope(noise.key(0), tf.range(4), 4):
         np.testing.assert_array_equal(
@@ -321,28 +328,28 @@ def test_saved_model_gives_equal_outputs(name, tmp_path):
 
 def test_sizes_that_cannot_be_divided_are_refused():
     for size in (32, 80):
-        with pytest.raises(UserError, match=f"--image_size={size} .*multiple of 32, 64 or more"):
+        with pytest.raises(UserError, match=f"--image_size={size} .*multiple of 32, at least 64"):
             build("mit_b0", image_size=size)
     with pytest.raises(UserError, match="at least 32"):
         build("resnet18", image_size=16)
 
 
-LOADING = """
+LOADING_PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from nsk.models import files as model_files
 from nsk import models
+from nsk.models.files import load_model
 folder, pixels = Path(sys.argv[1]), np.load(sys.argv[1] + "/pixels.npy")
 models.build_model("convnet5", num_classes=2, image_size=8)
 for name, imported in (("ours", False), ("theirs", True)):
-    model = model_files.load_model(folder / f"{name}.keras")
+    model = load_model(folder / f"{name}.keras")
     np.testing.assert_array_equal(model(pixels), np.load(folder / f"{name}.npy"))
     assert ("keras_cv" in sys.modules) == imported, name
 """
 
 
-def test_kerascv_is_imported_where_a_file_asks_for_it_alone(tmp_path):
+def test_loading_a_file_imports_kerascv_only_if_it_has_layers_of_kerascv(tmp_path):
     import keras_cv
 
     ours = build("tiny_efficientnetv2", survival_probability=0.5)
@@ -355,12 +362,12 @@ def test_kerascv_is_imported_where_a_file_asks_for_it_alone(tmp_path):
         np.save(tmp_path / f"{name}.npy", model(images))
         model.save(tmp_path / f"{name}.keras")
     done = subprocess.run(
-        [sys.executable, "-c", LOADING, str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", LOADING_PROGRAM, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-SERVING = """
+SERVING_PROGRAM = """
 import sys
 import numpy as np
 import tensorflow as tf
@@ -373,22 +380,22 @@ assert not {"keras_cv", "nsk"} & set(sys.modules)
 
 
 @pytest.mark.slow
-@each_kind
-def test_an_exported_model_answers_without_kerascv(name, tmp_path):
+@each_fast_backbone
+def test_an_exported_model_does_not_need_kerascv(name, tmp_path):
     model = build(name, survival_probability=0.5)
-    scramble(model)
+    randomize(model)
     np.save(tmp_path / "pixels.npy", pixels(name))
-    export.export(model, [str(label) for label in range(10)], tmp_path)
+    export.export_model(model, [str(label) for label in range(10)], tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", SERVING, str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", SERVING_PROGRAM, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = tf.nn.softmax(model(pixels(name)))
     np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, rtol=1e-4, atol=1e-6)
 
 
-# Where KerasCV tells no number, or that of other layers than it makes.
-COUNTED_BY_KERAS = {
+# Backbones for which KerasCV publishes no number, or one of other layers than it builds.
+KERAS_APPLICATIONS = {
     "vgg16": "VGG16",
     "mobilenet_v3_small": "MobileNetV3Small",
     "mobilenet_v3_large": "MobileNetV3Large",
@@ -397,7 +404,7 @@ COUNTED_BY_KERAS = {
     "densenet201": "DenseNet201",
     **{f"efficientnetv1_b{n}": f"EfficientNetB{n}" for n in range(8)},
 }
-# Trainable ones with 1,000 classes, as of the networks that Google published.
+# Trainable parameters at 1,000 classes of the networks that Google published.
 EFFICIENTNETS_LITE = {
     "efficientnetlite_b0": 4_652_008,
     "efficientnetlite_b1": 5_416_680,
@@ -408,20 +415,22 @@ EFFICIENTNETS_LITE = {
 
 
 def published_parameters(name, model):
-    """Parameters of a backbone, as they are told elsewhere."""
+    """Parameters of a backbone as published."""
     import keras_cv
 
-    if name in COUNTED_BY_KERAS:
-        build = getattr(keras.applications, COUNTED_BY_KERAS[name])
-        of_keras = build(include_top=False, weights=None, input_shape=(64, 64, 3))
-        layers = [x for x in of_keras.layers if not isinstance(x, keras.layers.Normalization)]
+    if name in KERAS_APPLICATIONS:
+        build = getattr(keras.applications, KERAS_APPLICATIONS[name])
+        reference_model = build(include_top=False, weights=None, input_shape=(64, 64, 3))
+        layers = [
+            x for x in reference_model.layers if not isinstance(x, keras.layers.Normalization)
+        ]
         return sum(layer.count_params() for layer in layers)
     if name in EFFICIENTNETS_LITE:
         moving = sum(math.prod(variable.shape) for variable in model.non_trainable_variables)
         return EFFICIENTNETS_LITE[name] - 1000 * (1280 + 1) + moving
     presets = getattr(keras_cv.models, BACKBONES[name].class_name).presets
     published = presets.get(name, presets.get(f"{name}_backbone"))["metadata"]["params"]
-    if name.startswith("mit"):  # They count a head of ten classes.
+    if name.startswith("mit"):  # These include a classifier of ten classes.
         return published - model.get_layer("logits").count_params()
     return published
 

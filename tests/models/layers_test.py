@@ -50,7 +50,7 @@ def test_inference_is_the_identity(make):
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_expectation_is_preserved(make, dtype):
     outputs = in_scope(make(dtype=dtype), tf.ones((20_000, 2)))
-    # One kept-or-not has the deviation sqrt(1/0.75 - 1) = 0.58; 0.58 / sqrt(20,000) = 0.004.
+    # Each scale has the standard deviation sqrt(1/0.75 - 1) = 0.58; 0.58 / sqrt(20,000) = 0.004.
     assert np.mean(outputs.astype(np.float32)[:, 0]) == pytest.approx(1, abs=0.017)
     assert outputs.dtype == tf.as_dtype(keras.DTypePolicy(dtype).compute_dtype).as_numpy_dtype
 
@@ -62,7 +62,7 @@ def test_probabilities_are_not_rounded_to_the_compute_dtype():
 
 
 @pytest.mark.parametrize("layer", [StochasticDepth(1.0), Dropout(0.0)])
-def test_no_noise_costs_nothing(layer):
+def test_disabled_noise_adds_no_operations(layer):
     graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.ones((3, 2)))
     assert {operation.type for operation in graph.graph.get_operations()} <= {
         "Placeholder",
@@ -105,30 +105,30 @@ def test_config_round_trip(layer):
 @each_layer
 def test_masks_differ_between_samples_steps_and_names(make):
     inputs = tf.ones((64, 16))
-    layer = make(name="one")
+    layer = make(name="first")
     outputs = in_scope(layer, inputs)
     assert len(np.unique(outputs, axis=0)) > 1
     np.testing.assert_array_equal(outputs, in_scope(layer, inputs))
     assert np.any(outputs != in_scope(layer, inputs, step=1))
-    assert np.any(outputs != in_scope(make(name="two"), inputs))
+    assert np.any(outputs != in_scope(make(name="second"), inputs))
 
 
-def test_dropout_masks_differ_between_places_of_a_sample():
+def test_dropout_masks_differ_between_positions_in_a_sample():
     outputs = in_scope(Dropout(0.5), tf.ones((2, 8, 8, 3)))
     assert len(np.unique(outputs[0].reshape(64, 3), axis=0)) == 8
     assert np.any(outputs[0] != outputs[1])
 
 
 @each_layer
-def test_parts_of_a_batch_get_the_noise_of_the_whole(make):
+def test_slices_of_a_batch_have_the_noise_of_the_global_batch(make):
     inputs, layer = tf.ones((12, 16)), make(name="layer")
-    whole = in_scope(layer, inputs)
-    parts = [in_scope(layer, inputs[i : i + 4], first=i, global_batch_size=12) for i in (0, 4, 8)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    expected = in_scope(layer, inputs)
+    slices = [in_scope(layer, inputs[i : i + 4], first=i, global_batch_size=12) for i in (0, 4, 8)]
+    np.testing.assert_array_equal(np.concatenate(slices), expected)
 
 
 @each_layer
-def test_replicas_draw_different_masks_and_together_those_of_one_device(make):
+def test_replicas_draw_different_masks_which_are_those_of_a_single_device(make):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         layer = make(name="layer")
@@ -145,8 +145,8 @@ def test_replicas_draw_different_masks_and_together_those_of_one_device(make):
     replicas = strategy.experimental_local_results(step(noise.fold_in(noise.key(1, "student"), 0)))
     first, second = (replica.numpy() for replica in replicas)
     assert np.any(first != second)
-    whole = in_scope(make(name="layer"), tf.ones((32, 4)))
-    np.testing.assert_array_equal(np.concatenate([first, second]), whole)
+    expected = in_scope(make(name="layer"), tf.ones((32, 4)))
+    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
 
 
 @each_layer
@@ -161,13 +161,13 @@ def test_one_fit_step(make):
     assert np.any(model.get_weights()[0] != before)
 
 
-def test_dropped_samples_pass_no_gradient():
+def test_dropped_samples_have_no_gradient():
     layer, inputs = StochasticDepth(0.5, name="layer"), tf.ones((32, 3))
     with noise.scope(noise.key(0), tf.range(32), 32), tf.GradientTape() as tape:
         tape.watch(inputs)
         outputs = layer(inputs, training=True)
     gradient = tape.gradient(outputs, inputs)
-    np.testing.assert_array_equal(gradient, outputs)  # Both are 2 where kept and 0 where dropped.
+    np.testing.assert_array_equal(gradient, outputs)  # Both are 2 if kept and 0 if dropped.
     assert set(np.unique(gradient)) == {0, 2}
 
 
@@ -176,7 +176,7 @@ def test_padded_shortcut(height, width):
     inputs = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
     outputs = PaddedShortcut(8, 2)(inputs).numpy()
     expected = np.zeros((2, -(-height // 2), -(-width // 2), 8), np.float32)
-    expected[..., 2:5] = inputs[:, ::2, ::2]  # Five new channels: two before, three behind.
+    expected[..., 2:5] = inputs[:, ::2, ::2]  # Five zero channels: two before, three after.
     np.testing.assert_array_equal(outputs, expected)
 
 
@@ -188,7 +188,7 @@ def test_survival_probabilities():
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_strided_convolution_is_centred_on_the_pixels_that_the_shortcut_takes(size):
+def test_strided_convolution_is_centred_on_the_pixels_of_the_shortcut(size):
     inputs = keras.Input((size, size, 1))
     model = keras.Model(inputs, Builder().conv(inputs, 1, "conv", strides=2))
     kernel = np.zeros((3, 3, 1, 1), np.float32)

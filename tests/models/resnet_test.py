@@ -38,7 +38,7 @@ def test_trainable_parameters_of_resnet6n2(depth, parameters):
     assert survival(model) == pytest.approx([1 - 0.2 * i / blocks for i in range(blocks)])
 
 
-def test_trainable_parameters_of_the_small_ones():
+def test_trainable_parameters_of_resnet9_and_resnet6():
     assert trainable_parameters(build_resnet9(Builder(), **SIZES)) == 317_930
     assert trainable_parameters(build_resnet6(Builder(), **SIZES)) == 215_146
 
@@ -48,7 +48,7 @@ def test_trainable_parameters_of_the_small_ones():
     [(18, 11_689_512, (2, 2, 2, 2)), (26, 17_960_232, (3,) * 4), (34, 21_797_672, (3, 4, 6, 3))],
 )
 def test_imagenet_resnets(depth, parameters, blocks):
-    """Sizes of the paper's table; stochastic depth only where the skip is an identity."""
+    """The paper's sizes; only blocks with an identity skip have stochastic depth."""
     model = build_imagenet_resnet(
         Builder(), depth, num_classes=1000, image_size=64, survival_probability=0.5
     )
@@ -72,7 +72,7 @@ def test_wide_resnets(depth, width, parameters):
     assert len(convolutions) - len(shortcuts) + 3 == depth  # The paper counts three shortcuts.
     blocks = (depth - 4) // 2
     expected = [1 - 0.5 * i / blocks for i in range(blocks)]
-    for shortcut in shortcuts:  # The first block of a stage, but where nothing changes.
+    for shortcut in shortcuts:  # In the first block of a stage, if its shape changes.
         stage = int(shortcut.name[len("stage")])
         expected[(stage - 1) * blocks // 3] = 1.0
     assert survival(model) == pytest.approx(expected)
@@ -80,13 +80,13 @@ def test_wide_resnets(depth, width, parameters):
 
 
 @pytest.mark.parametrize(("depth", "width"), [(27, 2), (4, 2), (28, 0)])
-def test_wide_resnets_that_do_not_exist_are_refused(depth, width):
+def test_invalid_sizes_of_wide_resnets_are_refused(depth, width):
     with pytest.raises(ValueError, match="expected"):
         build_wide_resnet(Builder(), depth, width, **SIZES)
 
 
 @pytest.mark.parametrize("depth", [0, 2, 9, 21, -4])
-def test_depths_that_are_no_6n2_are_refused(depth):
+def test_depths_other_than_6n_plus_2_are_refused(depth):
     with pytest.raises(ValueError, match="6n \\+ 2"):
         build_resnet6n2(Builder(), depth, **SIZES)
 
@@ -96,7 +96,7 @@ def numpy_batch_norm(x, gamma, beta, mean, variance):
 
 
 def convolution(x, kernel, strides):
-    """3x3 convolution centred on every `strides`-th pixel, written out."""
+    """3x3 convolution centred on every `strides`-th pixel, computed in NumPy."""
     batch, height, width, _ = x.shape
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     result = np.zeros((batch, height, width, kernel.shape[-1]))
@@ -111,8 +111,8 @@ def randomize_weights(model, seed=0):
     model.set_weights([rng.uniform(0.1, 0.5, w.shape) - 0.25 * (w.ndim > 1) for w in model.weights])
 
 
-def test_resnet8_equals_its_definition():
-    """One block a stage, written out in NumPy: order of operations, shortcut and padding."""
+def test_resnet8_equals_a_numpy_implementation():
+    """Checks the order of operations, shortcuts and padding with one block per stage."""
     model = build_resnet6n2(Builder(), 8, num_classes=3, image_size=9, survival_probability=0.5)
     randomize_weights(model)
     weights = {layer.name: [np.float64(w) for w in layer.get_weights()] for layer in model.layers}
@@ -124,8 +124,8 @@ def test_resnet8_equals_its_definition():
         branch = np.maximum(numpy_batch_norm(branch, *weights[f"{name}_1_bn"]), 0)
         branch = convolution(branch, *weights[f"{name}_2_conv"], 1)
         branch = numpy_batch_norm(branch, *weights[f"{name}_2_bn"])
-        new = (filters - x.shape[-1]) // 2
-        shortcut = np.pad(x[:, ::strides, ::strides], [(0, 0), (0, 0), (0, 0), (new, new)])
+        zeros = (filters - x.shape[-1]) // 2
+        shortcut = np.pad(x[:, ::strides, ::strides], [(0, 0), (0, 0), (0, 0), (zeros, zeros)])
         x = np.maximum(branch + shortcut, 0)
     x = np.maximum(numpy_batch_norm(x, *weights["final_bn"]), 0)
     kernel, bias = weights["logits"]
@@ -133,8 +133,8 @@ def test_resnet8_equals_its_definition():
     np.testing.assert_allclose(model(pixels.astype(np.float32)), expected, rtol=1e-4)
 
 
-def test_a_dropped_block_leaves_the_shortcut():
-    """With the last block dropped, its weights stop mattering for that sample and it alone."""
+def test_the_output_of_a_dropped_block_is_its_shortcut():
+    """The last block is dropped for some samples; only for these its output is the shortcut."""
     model = build_resnet6n2(Builder(), 8, num_classes=3, image_size=8, survival_probability=0.4)
     pixels = tf.random.uniform((16, 8, 8, 3), maxval=255)
     names = ("stage3_block1_depth", "stage3_block1_shortcut", "stage3_block1_relu")
@@ -143,7 +143,9 @@ def test_a_dropped_block_leaves_the_shortcut():
         branch, shortcut, output = (x.numpy() for x in features(pixels, training=True))
     dropped = np.all(branch == 0, axis=(1, 2, 3))
     assert survival(model) == pytest.approx([1, 0.8, 0.6]) and 0 < dropped.sum() < 16
-    np.testing.assert_array_equal(output[dropped], shortcut[dropped])  # Never below 0.
+    np.testing.assert_array_equal(
+        output[dropped], shortcut[dropped]
+    )  # The shortcut is not negative.
     assert np.all(np.any(output != shortcut, axis=(1, 2, 3)) == ~dropped)
 
 
@@ -154,7 +156,7 @@ def test_resnet6_sums_two_branches():
     assert inputs == [[f"block{i}_left_bn", f"block{i}_right_bn"] for i in (1, 2, 3)]
 
 
-def test_resnet9_projects_but_in_the_first_block():
+def test_resnet9_has_projection_shortcuts_except_in_the_first_block():
     model = build_resnet9(Builder(), **SIZES)
     adds = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
     inputs = [[x._keras_history.operation.name for x in layer.input] for layer in adds]

@@ -1,4 +1,4 @@
-"""Temperature and thresholds against what is known of synthetic teachers, and a plain search."""
+"""Temperatures and thresholds of synthetic teachers, and against a plain search."""
 
 import itertools
 
@@ -10,8 +10,8 @@ from nsk.pseudo.calibration import (
     MIN_DEV_IMAGES,
     TEMPERATURES,
     calibrated_confidences,
+    count_correct,
     fit_temperature,
-    precision_by_class,
     precision_thresholds,
 )
 
@@ -22,14 +22,14 @@ def log_softmax(logits):
 
 def true_labels(rng, logits):
     """Labels drawn from softmax(logits)."""
-    up_to = np.cumsum(scipy.special.softmax(logits, axis=1), axis=1)
-    return np.minimum((up_to < rng.random((len(logits), 1))).sum(axis=1), logits.shape[1] - 1)
+    cumulative = np.cumsum(scipy.special.softmax(logits, axis=1), axis=1)
+    return np.minimum((cumulative < rng.random((len(logits), 1))).sum(axis=1), logits.shape[1] - 1)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
 @pytest.mark.parametrize("num_classes", [2, 10])
-def test_the_temperature_of_a_teacher_that_is_too_sure_is_found(temperature, num_classes):
-    """Its logits are those that the labels were drawn from, times a known number."""
+def test_the_temperature_of_scaled_logits_is_found(temperature, num_classes):
+    """The logits are those that the labels were drawn from, times the temperature."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (20_000, num_classes))
     labels = true_labels(rng, logits)
@@ -51,15 +51,15 @@ def test_no_other_temperature_has_a_smaller_loss():
             return -scaled[np.arange(50), labels].mean()
 
         found = fit_temperature(log_probabilities, labels)
-        others = np.geomspace(*TEMPERATURES, 400)
-        assert loss(found) <= min(map(loss, others)) + 1e-9
+        temperatures = np.geomspace(*TEMPERATURES, 400)
+        assert loss(found) <= min(map(loss, temperatures)) + 1e-9
 
 
-def test_it_is_within_its_bounds_where_dev_is_all_right_or_all_wrong():
+def test_the_temperature_is_within_its_bounds_if_dev_is_all_correct_or_all_wrong():
     log_probabilities = log_softmax(np.eye(3)[[0, 1, 2] * 20] * 2)
-    right = np.array([0, 1, 2] * 20)
-    sharpest = fit_temperature(log_probabilities, right)
-    flattest = fit_temperature(log_probabilities, (right + 1) % 3)
+    correct = np.array([0, 1, 2] * 20)
+    sharpest = fit_temperature(log_probabilities, correct)
+    flattest = fit_temperature(log_probabilities, (correct + 1) % 3)
     low, high = TEMPERATURES
     assert low <= sharpest < 0.1
     assert 0.95 * high < flattest <= high
@@ -69,14 +69,15 @@ def test_a_temperature_above_1_lowers_every_confidence():
     rng = np.random.default_rng(0)
     log_probabilities = log_softmax(rng.normal(0, 3, (200, 5)))
     by_temperature = [
-        calibrated_confidences(log_probabilities, one) for one in (0.5, 1.0, 2.0, 20.0)
+        calibrated_confidences(log_probabilities, temperature)
+        for temperature in (0.5, 1.0, 2.0, 20.0)
     ]
     for sharper, flatter in itertools.pairwise(by_temperature):
         assert (sharper >= flatter).all() and (sharper > flatter).mean() > 0.9
     assert by_temperature[-1].min() >= 1 / 5
 
 
-def test_confidences_at_temperature_1_are_what_they_were():
+def test_confidences_at_temperature_1_are_unchanged():
     log_probabilities = log_softmax(np.random.default_rng(0).normal(0, 5, (500, 10)))
     found = calibrated_confidences(log_probabilities, 1.0)
     assert found.dtype == np.float32 and found.shape == (500,)
@@ -92,8 +93,8 @@ def test_confidences_at_a_temperature_are_those_of_the_scaled_logits():
         assert (found <= 1).all()
 
 
-def best_threshold(confidences, right, target, least):
-    """(threshold, whether the target is reached), by trying each confidence that there is."""
+def best_threshold(confidences, correct, target, minimum):
+    """(threshold, whether the target is reached), by trying all confidences."""
     if not len(confidences):
         return np.float32(1), False
     needed = min(MIN_DEV_IMAGES, len(confidences))
@@ -101,51 +102,54 @@ def best_threshold(confidences, right, target, least):
     for threshold in np.unique(confidences):
         kept = confidences >= threshold
         if kept.sum() >= needed:
-            tried.append((threshold, right[kept].mean()))
-    allowed = [one for one in tried if one[0] >= least]
+            tried.append((threshold, correct[kept].mean()))
+    allowed = [(threshold, precision) for threshold, precision in tried if threshold >= minimum]
     tried = allowed or tried[-1:]
     highest = max(precision for _, precision in tried)
-    threshold = min(one for one, precision in tried if precision >= min(target, highest))
-    return max(threshold, least), highest >= target and len(allowed) > 0
+    threshold = min(value for value, precision in tried if precision >= min(target, highest))
+    return max(threshold, minimum), highest >= target and len(allowed) > 0
 
 
 def test_thresholds_are_those_of_a_plain_search_on_random_teachers():
     rng = np.random.default_rng(0)
-    reached_by_some = missed_by_some = few_of_some = 0
+    num_reached = num_missed = num_few = 0
     for number in range(400):
         num_classes = int(rng.integers(1, 5))
         n = int(rng.integers(0, 400))
         labels = rng.integers(0, num_classes, n)
         levels = rng.random(int(rng.choice([2, 10, 1000]))).astype(np.float32)
         confidences = rng.choice(levels, n)
-        right = rng.random(n) < confidences ** rng.choice([0.1, 0.5, 2])
-        truth = np.where(right, labels, labels + 1)
+        correct = rng.random(n) < confidences ** rng.choice([0.1, 0.5, 2])
+        truth = np.where(correct, labels, labels + 1)
         target = float(rng.choice([0.5, 0.8, 0.9, 0.95, 0.99, 1.0]))
-        least_confidence = float(rng.choice([0.0, 0.4, 0.9]))
+        min_confidence = float(rng.choice([0.0, 0.4, 0.9]))
         found = precision_thresholds(
-            labels, confidences, truth, num_classes, target, least_confidence
+            labels, confidences, truth, num_classes, target, min_confidence
         )
-        least = np.float32(least_confidence)
-        of_all, reached_by_all = best_threshold(confidences, right, target, least)
-        assert found.reached_by_all == (reached_by_all and n >= MIN_DEV_IMAGES)
-        few, missed, values = [], [], []
+        minimum = np.float32(min_confidence)
+        overall, reached_overall = best_threshold(confidences, correct, target, minimum)
+        assert found.reached_overall == (reached_overall and n >= MIN_DEV_IMAGES)
+        with_few_images, below_target, values = [], [], []
         for label in range(num_classes):
-            given = labels == label
-            values.append(of_all)
-            if (given & (confidences >= least)).sum() < MIN_DEV_IMAGES:
-                few.append(label)
+            in_class = labels == label
+            values.append(overall)
+            if (in_class & (confidences >= minimum)).sum() < MIN_DEV_IMAGES:
+                with_few_images.append(label)
                 continue
-            values[-1], reached = best_threshold(confidences[given], right[given], target, least)
+            values[-1], reached = best_threshold(
+                confidences[in_class], correct[in_class], target, minimum
+            )
             if not reached:
-                missed.append(label)
-                values[-1] = max(values[-1], of_all)
-            reached_by_some += reached
-        assert (found.few, found.missed) == (tuple(few), tuple(missed)), number
+                below_target.append(label)
+                values[-1] = max(values[-1], overall)
+            num_reached += reached
+        assert found.with_few_images == tuple(with_few_images), number
+        assert found.below_target == tuple(below_target), number
         assert found.values.dtype == np.float32
         np.testing.assert_array_equal(found.values, np.float32(values))
-        few_of_some += bool(few)
-        missed_by_some += bool(missed)
-    assert min(reached_by_some, few_of_some, missed_by_some) > 50
+        num_few += bool(with_few_images)
+        num_missed += bool(below_target)
+    assert min(num_reached, num_few, num_missed) > 50
 
 
 TARGETS = [0.1, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 0.99999, 1.0]
@@ -159,111 +163,113 @@ def test_no_threshold_falls_as_the_target_rises():
         labels = rng.integers(0, num_classes, n)
         levels = rng.random(int(rng.choice([2, 10, 1000]))).astype(np.float32)
         confidences = rng.choice(levels, n)
-        # Some classes are easy, and in some the most confident are wrong.
+        # Some classes are easy, and in some the most confident predictions are wrong.
         powers = rng.choice([-0.5, 0.02, 0.1, 0.5, 2], num_classes)
-        right = rng.random(n) < (confidences + 1e-3) ** powers[labels] * rng.choice([0.9, 1])
-        truth = np.where(right, labels, labels + 1)
-        least = float(rng.choice([0.0, 0.3, 0.9]))
+        correct = rng.random(n) < (confidences + 1e-3) ** powers[labels] * rng.choice([0.9, 1])
+        truth = np.where(correct, labels, labels + 1)
+        minimum = float(rng.choice([0.0, 0.3, 0.9]))
         values = [
-            precision_thresholds(labels, confidences, truth, num_classes, one, least).values
-            for one in TARGETS
+            precision_thresholds(labels, confidences, truth, num_classes, target, minimum).values
+            for target in TARGETS
         ]
         assert (np.diff(values, axis=0) >= 0).all(), number
         rising += (values[-1] > values[0]).any()
     assert rising > 150
 
 
-def one_class(confidences, right):
-    """labels, confidences and truth of images that are all given label 0."""
+def one_class(confidences, correct):
+    """labels, confidences and truth of images that all get the label 0."""
     labels = np.zeros(len(confidences), np.int32)
-    return labels, np.asarray(confidences, np.float32), np.where(right, 0, 1)
+    return labels, np.asarray(confidences, np.float32), np.where(correct, 0, 1)
 
 
-def test_a_class_has_the_least_confidence_from_which_on_enough_are_right():
-    # The 60 most confident are right, and of the next 40 none: 60 of 66 are 0.909, 60 of 67 0.896.
+def test_the_threshold_is_the_lowest_at_which_the_target_is_reached():
+    # The 60 most confident are correct, the other 40 wrong: 60 / 66 = 0.909, 60 / 67 = 0.896.
     given = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
     found = precision_thresholds(*given, 1, 0.9)
-    assert found.values.tolist() == [given[1][65]] and (found.few, found.missed) == ((), ())
+    assert found.values.tolist() == [given[1][65]]
+    assert found.with_few_images == () and found.below_target == ()
 
 
-def test_a_class_of_too_few_dev_images_takes_the_threshold_of_all():
+def test_a_class_with_too_few_dev_images_has_the_overall_threshold():
     labels, confidences, truth = one_class(np.linspace(1, 0.01, 100), np.arange(100) < 60)
     labels = np.append(labels, [1] * 19)
     confidences = np.append(confidences, np.full(19, 0.2, np.float32))
     truth = np.append(truth, [1] * 19)
     found = precision_thresholds(labels, confidences, truth, 3, 0.9)
-    assert found.few == (1, 2) and found.missed == ()
+    assert found.with_few_images == (1, 2) and found.below_target == ()
     assert found.values[1] == found.values[2] == found.values[0]
     found = precision_thresholds(
         *(np.append(a, a[-1]) for a in (labels, confidences, truth)), 3, 0.9
     )
-    assert found.few == (2,) and found.values[1] == np.float32(0.2)
+    assert found.with_few_images == (2,) and found.values[1] == np.float32(0.2)
 
 
-def test_a_target_that_is_not_reached_takes_the_threshold_that_comes_closest():
-    # 30 right ones, then 20 wrong ones; but of the first 20, which are few enough, one is wrong.
-    right = np.arange(50) < 30
-    right[3] = False
-    given = one_class(np.linspace(1, 0.51, 50), right)
+def test_the_threshold_of_a_missed_target_is_that_of_the_highest_precision():
+    # 30 correct images, then 20 wrong ones; but one of the first 20 is wrong.
+    correct = np.arange(50) < 30
+    correct[3] = False
+    given = one_class(np.linspace(1, 0.51, 50), correct)
     for target in (0.97, 1.0):
         found = precision_thresholds(*given, 1, target)
-        assert found.few == () and found.missed == (0,) and not found.reached_by_all
+        assert found.with_few_images == () and found.below_target == (0,)
+        assert not found.reached_overall
         assert found.values.tolist() == [given[1][29]]  # 29 of 30 is 0.967.
 
 
-def test_a_class_that_misses_the_target_takes_the_threshold_of_all_where_that_is_higher():
-    # Half of class 1 is right, however sure the teacher is; and all of class 0 from 0.6 on.
+def test_a_class_below_the_target_has_the_overall_threshold_if_that_is_higher():
+    # Half of class 1 is correct at any confidence; and all of class 0 above 0.6.
     confidences = np.concatenate([np.linspace(1, 0.21, 80), np.linspace(0.5, 0.3, 20)])
     confidences, labels = confidences.astype(np.float32), np.repeat([0, 1], [80, 20])
-    right = np.concatenate([np.arange(80) < 40, np.arange(20) % 2 == 0])
-    found = precision_thresholds(labels, confidences, np.where(right, labels, 2), 2, 0.99)
-    assert found.missed == (1,) and found.reached_by_all
+    correct = np.concatenate([np.arange(80) < 40, np.arange(20) % 2 == 0])
+    found = precision_thresholds(labels, confidences, np.where(correct, labels, 2), 2, 0.99)
+    assert found.below_target == (1,) and found.reached_overall
     assert found.values[1] == found.values[0] == confidences[39]
 
 
-def test_equal_confidences_are_kept_or_left_out_together():
-    # Of the 30 at 0.9 the first ones are right and the last ones wrong: no cut lies between them.
+def test_equal_confidences_are_kept_or_dropped_together():
+    # Of the 30 at 0.9 the first are correct and the last wrong: no threshold separates them.
     confidences = np.repeat([0.95, 0.9], [30, 30])
-    right = np.concatenate([np.ones(30, bool), np.arange(30) < 15])
-    found = precision_thresholds(*one_class(confidences, right), 1, 0.9)
+    correct = np.concatenate([np.ones(30, bool), np.arange(30) < 15])
+    found = precision_thresholds(*one_class(confidences, correct), 1, 0.9)
     assert found.values.tolist() == [np.float32(0.95)]
-    found = precision_thresholds(*one_class(confidences[::-1], right[::-1]), 1, 0.9)
+    found = precision_thresholds(*one_class(confidences[::-1], correct[::-1]), 1, 0.9)
     assert found.values.tolist() == [np.float32(0.95)]
-    found = precision_thresholds(*one_class(confidences, right), 1, 0.75)
+    found = precision_thresholds(*one_class(confidences, correct), 1, 0.75)
     assert found.values.tolist() == [np.float32(0.9)]
 
 
 def test_a_target_of_1_allows_no_mistake():
-    right = np.arange(3000) < 2000
-    given = one_class(np.linspace(1, 0.4, 3000), right)
+    correct = np.arange(3000) < 2000
+    given = one_class(np.linspace(1, 0.4, 3000), correct)
     found = precision_thresholds(*given, 1, 1.0)
-    assert found.few == () and found.missed == () and found.reached_by_all
+    assert found.with_few_images == () and found.below_target == () and found.reached_overall
     assert found.values.tolist() == [given[1][1999]]
 
 
-def test_a_class_with_few_dev_images_of_the_least_confidence_takes_the_threshold_of_all():
+def test_a_class_with_few_dev_images_above_the_minimum_has_the_overall_threshold():
     given = one_class(np.linspace(1, 0.51, 50), np.ones(50, bool))
-    assert precision_thresholds(*given, 1, 0.9, 0.81).few == ()
+    assert precision_thresholds(*given, 1, 0.9, 0.81).with_few_images == ()
     found = precision_thresholds(*given, 1, 0.9, 0.82)
-    assert found.few == (0,) and found.values.tolist() == [np.float32(0.82)]
-    assert not found.reached_by_all  # By the 20 most confident alone, and one is below 0.82.
+    assert found.with_few_images == (0,) and found.values.tolist() == [np.float32(0.82)]
+    assert not found.reached_overall  # Only by the 20 most confident, one of which is below 0.82.
 
 
-def test_no_threshold_is_below_the_least_confidence():
+def test_no_threshold_is_below_the_minimum_confidence():
     given = one_class(np.linspace(1, 0.1, 100), np.ones(100, bool))
     assert precision_thresholds(*given, 2, 0.9).values.tolist() == [given[1][-1]] * 2
     assert precision_thresholds(*given, 2, 0.9, 0.6).values.tolist() == [np.float32(0.6)] * 2
 
 
-def test_thresholds_without_any_dev_image_keep_next_to_nothing():
+def test_thresholds_without_dev_images_are_1():
     found = precision_thresholds(*one_class([], np.zeros(0, bool)), 2, 0.9)
-    assert found.few == (0, 1) and found.values.tolist() == [1, 1]
+    assert found.with_few_images == (0, 1) and found.values.tolist() == [1, 1]
 
 
-def test_precision_by_class_counts_what_the_thresholds_keep():
+def test_count_correct_counts_the_images_that_thresholds_keep():
     labels = np.array([0, 0, 0, 1, 1, 2], np.int32)
     confidences = np.float32([0.9, 0.7, 0.5, 0.7, 0.2, 0.9])
     truth = np.array([0, 1, 0, 1, 1, 0])
-    kept, right = precision_by_class(labels, confidences, truth, np.float32([0.7, 0.1, 0.95, 0]))
+    kept, correct = count_correct(labels, confidences, truth, np.float32([0.7, 0.1, 0.95, 0]))
     assert kept.tolist() == [2, 2, 0, 0]
-    assert right.tolist() == [1, 2, 0, 0]
+    assert correct.tolist() == [1, 2, 0, 0]

@@ -1,4 +1,4 @@
-"""Selection against a brute-force oracle, published totals and its promises."""
+"""Selection against a brute-force oracle, published totals and its documented properties."""
 
 import dataclasses
 import functools
@@ -7,11 +7,12 @@ import operator
 import numpy as np
 import pytest
 
-from nsk.pseudo import radix_selection as ranking
-from nsk.pseudo.policies import gap_sizes, paper_sizes, select
-from nsk.pseudo.radix_selection import Rows, hash_keys, stable_key, stable_keys
+from nsk.hashing import hash_keys, stable_key, stable_keys
+from nsk.pseudo import radix_selection, ranking
+from nsk.pseudo.policies import apply_policy, gap_rows, paper_rows
+from nsk.pseudo.ranking import ScoredImages
 
-TINY = np.float32(1e-45)  # The least number above 0.
+TINY = np.float32(1e-45)  # The smallest number above 0.
 CONFIDENCES = np.array(
     [0.0, -0.0, TINY, 1e-38, 0.3, 0.7, 0.71, np.nextafter(np.float32(1), 0), 1.0], np.float32
 )
@@ -19,7 +20,7 @@ CONFIDENCES = np.array(
 
 @dataclasses.dataclass
 class Case:
-    """Scored images, and what a class's images need."""
+    """Scored images, and the minimum confidence of each class."""
 
     keys: np.ndarray
     ids: list
@@ -31,18 +32,18 @@ class Case:
     def num_classes(self):
         return len(self.thresholds)
 
-    def rows(self, places):
-        """`Rows` of some of the images."""
-        return Rows(
-            self.keys[places],
-            self.labels[places],
-            self.confidences[places],
-            lambda: [self.ids[place] for place in places],
+    def images(self, rows):
+        """`ScoredImages` of some rows."""
+        return ScoredImages(
+            self.keys[rows],
+            self.labels[rows],
+            self.confidences[rows],
+            lambda: [self.ids[row] for row in rows],
         )
 
 
 def make_case(labels, confidences, num_classes, threshold, keys=None):
-    """A case of plain arrays with one threshold for all classes."""
+    """A case with the same threshold for all classes."""
     keys = stable_keys([f"{row}" for row in range(len(labels))]) if keys is None else keys
     return Case(
         np.asarray(keys, np.uint64),
@@ -54,7 +55,7 @@ def make_case(labels, confidences, num_classes, threshold, keys=None):
 
 
 def keys_of(hashes, seed):
-    """The keys that have some hashes: what `hash_keys` does, backwards."""
+    """The inverse of `hash_keys`: the keys with these hashes."""
     z = hashes.copy()
     for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
         z = z ^ (z >> np.uint64(shift)) ^ (z >> np.uint64(2 * shift))
@@ -65,8 +66,8 @@ def keys_of(hashes, seed):
 def random_case(rng, seed=0):
     """A small case full of ties, empty classes and confidences at the threshold and at 1.
 
-    In some cases images have the same key, and their ids alone tell them apart; in others their
-    hashes under the seed differ in the last bits alone, so that their codes are equal.
+    In some cases images have equal keys, and only their ids differ; in others only the last bits of
+    their hashes differ, so that their codes are equal.
     """
     num_classes = int(rng.integers(1, 5))
     n = int(rng.integers(0, 24))
@@ -77,27 +78,27 @@ def random_case(rng, seed=0):
         keys = keys_of(np.uint64(rng.integers(2**60)) + rng.permutation(n).astype(np.uint64), seed)
     labels = rng.integers(0, int(rng.integers(1, num_classes + 1)), n)
     confidences = rng.choice(CONFIDENCES[int(rng.integers(0, len(CONFIDENCES))) :], n)
-    needed = np.array([0.0, TINY, 0.3, 0.7, 0.71, 1.0, 1.5], np.float32)
+    levels = np.array([0.0, TINY, 0.3, 0.7, 0.71, 1.0, 1.5], np.float32)
     thresholds = np.full(num_classes, rng.choice([0.0, 0.3, 0.7, 1.0]), np.float32)
     if rng.random() < 0.5:
-        thresholds = rng.choice(needed, num_classes)
+        thresholds = rng.choice(levels, num_classes)
     ids = [f"{number}" for number in rng.permutation(n)]
     return Case(keys, ids, labels, confidences, thresholds)
 
 
-def in_parts(case, num_parts, rng):
-    """The places of a case's images in parts of any size and any order, some of them empty."""
-    places = rng.permutation(len(case.keys))
-    cuts = np.sort(rng.integers(0, len(places) + 1, num_parts - 1))
-    return np.split(places, cuts)
+def split_rows(case, num_parts, rng):
+    """The rows of a case in parts of random sizes, in random order, some of them empty."""
+    rows = rng.permutation(len(case.keys))
+    cuts = np.sort(rng.integers(0, len(rows) + 1, num_parts - 1))
+    return np.split(rows, cuts)
 
 
 def run(case, policy, *, seed=0, parts=None, labeled_labels=(), **settings):
     """(copies of the case's images, the `Selection`) from a scan over parts."""
     parts = [np.arange(len(case.keys))] if parts is None else parts
-    all_rows = [case.rows(places) for places in parts]
-    selection = select(
-        lambda function: functools.reduce(operator.add, map(function, all_rows)),
+    parts_of_images = [case.images(rows) for rows in parts]
+    selection = apply_policy(
+        lambda function: functools.reduce(operator.add, map(function, parts_of_images)),
         policy,
         thresholds=case.thresholds,
         seed=seed,
@@ -107,28 +108,28 @@ def run(case, policy, *, seed=0, parts=None, labeled_labels=(), **settings):
         **settings,
     )
     copies = np.full(len(case.keys), -1, np.int32)
-    for places, rows in zip(parts, all_rows, strict=True):
-        of_part = selection.copies(rows)
-        assert of_part.dtype == np.int32
-        copies[places] = of_part
+    for rows, images in zip(parts, parts_of_images, strict=True):
+        part_copies = selection.copies(images)
+        assert part_copies.dtype == np.int32
+        copies[rows] = part_copies
     return copies, selection
 
 
 @pytest.fixture
 def shrink(monkeypatch):
-    """Function that makes histograms, members and chunks so small that cuts take many scans."""
+    """Function that makes histograms, collected images and chunks small: cuts take many passes."""
 
     def shrink(rng):
         entries = int(rng.choice([2, 16, 256, 2**12], p=[0.05, 0.25, 0.4, 0.3]))
-        monkeypatch.setattr(ranking, "HISTOGRAM_ENTRIES", entries)
-        monkeypatch.setattr(ranking, "MAX_MEMBERS", int(rng.choice([0, 1, 3, 2**22])))
-        monkeypatch.setattr(ranking, "CHUNK", int(rng.choice([1, 3, 2**14])))
+        monkeypatch.setattr(radix_selection, "HISTOGRAM_ENTRIES", entries)
+        monkeypatch.setattr(radix_selection, "MAX_MEMBERS", int(rng.choice([0, 1, 3, 2**22])))
+        monkeypatch.setattr(ranking, "CHUNK_SIZE", int(rng.choice([1, 3, 2**14])))
 
     return shrink
 
 
 def ordered_members(case, c, seed):
-    """Rows of class c, the most confident first, one at a time."""
+    """Rows of the candidates of class c, most confident first, by plain sorting."""
     hashes = hash_keys(case.keys, seed)
     rows = [
         row
@@ -140,16 +141,16 @@ def ordered_members(case, c, seed):
     )
 
 
-def test_keys_are_found_for_hashes():
+def test_keys_of_inverts_hash_keys():
     hashes = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
     np.testing.assert_array_equal(hash_keys(keys_of(hashes, 17), 17), hashes)
 
 
-def deal(members, size):
-    """Copies of each member when `size` are dealt out one by one, round and round."""
+def assign_round_robin(members, size):
+    """Copies of each member when `size` are assigned round-robin."""
     copies = dict.fromkeys(members, 0)
-    for turn in range(size if members else 0):
-        copies[members[turn % len(members)]] += 1
+    for number in range(size if members else 0):
+        copies[members[number % len(members)]] += 1
     return copies
 
 
@@ -158,7 +159,7 @@ def oracle_paper(case, k, seed):
     k = k or int(np.ceil(sum(map(len, members)) / case.num_classes))
     copies = np.zeros(len(case.keys), int)
     for rows in members:
-        for row, count in deal(rows, k).items():
+        for row, count in assign_round_robin(rows, k).items():
             copies[row] = count
     return copies
 
@@ -194,13 +195,13 @@ def test_paper_policy_equals_the_oracle_on_random_cases(shrink):
         case = random_case(rng, seed)
         shrink(rng)
         k = int(rng.choice([0, 1, 2, 5, 40]))
-        parts = in_parts(case, num_parts(rng), rng)
+        parts = split_rows(case, num_parts(rng), rng)
         copies, selection = run(case, "paper", seed=seed, parts=parts, images_per_class=k)
-        assert selection.labeled_sizes is None and selection.statistics.labeled_copies is None
+        assert selection.labeled_rows is None and selection.statistics.labeled_copies is None
         np.testing.assert_array_equal(copies, oracle_paper(case, k, seed))
         cut += (selection.cuts.ranks > 0).any()
         tied += bool(selection.cuts.tied_ids)
-    assert cut > 1000 and tied > 100  # The cases reach both branches.
+    assert cut > 1000 and tied > 100  # Both branches are covered.
 
 
 def test_no_policy_keeps_every_candidate_once(shrink):
@@ -208,7 +209,7 @@ def test_no_policy_keeps_every_candidate_once(shrink):
     for seed in range(300):
         case = random_case(rng)
         shrink(rng)
-        copies, _ = run(case, "none", seed=seed, parts=in_parts(case, num_parts(rng), rng))
+        copies, _ = run(case, "none", seed=seed, parts=split_rows(case, num_parts(rng), rng))
         expected = case.confidences >= case.thresholds[case.labels]
         np.testing.assert_array_equal(copies, expected)
 
@@ -219,7 +220,7 @@ def test_paper_statistics_on_random_cases(shrink):
         case = random_case(rng)
         shrink(rng)
         k = int(rng.choice([0, 1, 2, 5, 40]))
-        parts = in_parts(case, num_parts(rng), rng)
+        parts = split_rows(case, num_parts(rng), rng)
         copies, selection = run(case, "paper", seed=7, parts=parts, images_per_class=k)
         statistics = selection.statistics
         counts = statistics.candidates
@@ -231,7 +232,7 @@ def test_paper_statistics_on_random_cases(shrink):
             enough = case.confidences >= case.thresholds[c]
             assert counts[c] == np.sum(members & enough)
             assert statistics.kept[c] == np.sum(kept) == min(counts[c], k)
-            # Exactly K rows of an epoch, of a class that has any image.
+            # Exactly K rows in an epoch for a class that has candidates.
             assert statistics.copies[c] == copies[members].sum() == (k if counts[c] else 0)
             lowest = case.confidences[kept].min() if kept.any() else None
             assert statistics.lowest_confidence[c] == lowest
@@ -257,7 +258,7 @@ def test_gap_policy_equals_the_oracle_on_random_cases(shrink):
             case,
             "gap",
             seed=seed,
-            parts=in_parts(case, num_parts(rng), rng),
+            parts=split_rows(case, num_parts(rng), rng),
             labeled_labels=labeled.labels,
             floor=floor,
             margin=margin,
@@ -268,8 +269,8 @@ def test_gap_policy_equals_the_oracle_on_random_cases(shrink):
         np.testing.assert_array_equal(labeled_copies, expected_labeled)
         np.testing.assert_array_equal(copies, expected)
         statistics = selection.statistics
-        of_classes = [labeled_copies[labeled.labels == c].sum() for c in range(case.num_classes)]
-        assert list(statistics.labeled_copies) == of_classes
+        expected = [labeled_copies[labeled.labels == c].sum() for c in range(case.num_classes)]
+        assert list(statistics.labeled_copies) == expected
         for c in range(case.num_classes):
             kept = (case.labels == c) & (copies > 0)
             assert statistics.kept[c] == kept.sum()
@@ -278,7 +279,7 @@ def test_gap_policy_equals_the_oracle_on_random_cases(shrink):
             assert statistics.lowest_confidence[c] == lowest
         repeated += labeled_copies.max(initial=0) > 1
         cut += sum(copies) < sum(statistics.candidates)
-    assert min(cut, repeated) > 200  # The cases reach both branches.
+    assert min(cut, repeated) > 200  # Both branches are covered.
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_gap_policy_reaches_the_published_totals(counts, total, parts):
     copies, selection = run(
         case,
         "gap",
-        parts=in_parts(case, parts, rng),
+        parts=split_rows(case, parts, rng),
         labeled_labels=labeled_labels,
         floor=4000,
         margin=1000,
@@ -308,7 +309,7 @@ def test_gap_policy_reaches_the_published_totals(counts, total, parts):
         np.arange(5000, dtype=np.uint64) + np.uint64(10**6), labeled_labels
     )
     assert copies.sum() + labeled_copies.sum() == total
-    # The published split calls repeated labelled images pseudo-labelled: total = 5,000 + the rest.
+    # The published split counts repeated labelled images as pseudo-labelled.
     repeats = np.array(selection.statistics.labeled_copies) - 500
     assert copies.sum() + repeats.sum() == total - 5000
     assert labeled_copies.min() >= 1
@@ -323,7 +324,7 @@ def test_gap_policy_cuts_the_least_confident_and_labelled_images_last():
     assert labeled_copies.tolist() == [1, 1]
 
 
-def test_gap_policy_leaves_an_empty_class_out_of_the_smallest():
+def test_an_empty_class_is_not_the_smallest_of_the_gap_policy():
     case = make_case([0] * 6, [0.9] * 6, 3, 0.5)
     copies, selection = run(case, "gap", floor=2, margin=1)
     assert copies.tolist() == [1] * 6
@@ -349,14 +350,14 @@ SETTINGS = {
 
 @pytest.mark.parametrize("policy", ["paper", "gap", "none"])
 @pytest.mark.parametrize("parts", [1, 2, 7, 64])
-def test_result_does_not_depend_on_the_order_or_the_parts_of_rows(policy, parts):
+def test_result_does_not_depend_on_the_order_or_the_parts_of_images(policy, parts):
     rng = np.random.default_rng(3)
     case = large_case(rng)
     labeled_labels = rng.integers(0, 7, 40)
     labeled_keys = stable_keys([f"labeled-{i}" for i in range(40)])
     settings = {"seed": 5, "labeled_labels": labeled_labels, **SETTINGS[policy]}
     copies, selection = run(case, policy, **settings)
-    shuffled, again = run(case, policy, parts=in_parts(case, parts, rng), **settings)
+    shuffled, again = run(case, policy, parts=split_rows(case, parts, rng), **settings)
     np.testing.assert_array_equal(shuffled, copies)
     assert again.statistics == selection.statistics
     if policy == "gap":
@@ -368,68 +369,72 @@ def test_result_does_not_depend_on_the_order_or_the_parts_of_rows(policy, parts)
 
 
 @pytest.mark.parametrize("size", [1, 26, 3000, 10_000])
-def test_small_histograms_and_few_members_change_nothing_but_the_number_of_scans(monkeypatch, size):
-    """Of 20,000 images, most of them as confident as can be."""
+def test_small_limits_change_only_the_number_of_passes(monkeypatch, size):
+    """20,000 images, a third of them with the confidence 1."""
     rng = np.random.default_rng(6)
     case = large_case(rng, 20_000)
     settings = {"seed": 1, "images_per_class": size}
     copies, selection = run(case, "paper", **settings)
-    monkeypatch.setattr(ranking, "HISTOGRAM_ENTRIES", 7 * 16)
-    monkeypatch.setattr(ranking, "MAX_MEMBERS", 50)
-    rows = [case.rows(places) for places in in_parts(case, 5, rng)]
-    found = []
+    monkeypatch.setattr(radix_selection, "HISTOGRAM_ENTRIES", 7 * 16)
+    monkeypatch.setattr(radix_selection, "MAX_MEMBERS", 50)
+    parts = [case.images(rows) for rows in split_rows(case, 5, rng)]
+    results = []
 
     def scan(function):
-        found.append(functools.reduce(operator.add, map(function, rows)))
-        return found[-1]
+        results.append(functools.reduce(operator.add, map(function, parts)))
+        return results[-1]
 
-    again = select(scan, "paper", thresholds=case.thresholds, **settings)
+    again = apply_policy(scan, "paper", thresholds=case.thresholds, **settings)
     assert again.statistics == selection.statistics
-    np.testing.assert_array_equal(again.copies(case.rows(range(20_000))), copies)
-    *histograms, members = found
+    np.testing.assert_array_equal(again.copies(case.images(range(20_000))), copies)
+    *histograms, members = results
     assert len(members.labels) <= 50
-    assert {one.counts.shape for one in histograms} == {(7, 16)}
-    # Each tells 4 bits apart. The first bits of those at 1.0 are their hashes' already; at 0.9 the
-    # confidence takes 25.
+    assert {histogram.counts.shape for histogram in histograms} == {(7, 16)}
+    # Each resolves 4 bits. At 1.0 the leading bits of a code are those of the hash; at 0.9, 25 bits
+    # are those of the confidence.
     assert 2 <= len(histograms) <= (9 if size == 3000 else 5)
 
 
-def test_ids_are_read_only_where_keys_are_equal():
-    """Reading the ids of all images is slow, and nothing but equal keys needs them."""
+def test_ids_are_read_only_if_keys_are_equal():
+    """Reading the ids of all images is slow."""
 
-    def refuse():
+    def read_ids():
         raise AssertionError("ids were read")
 
     keys = np.arange(100, dtype=np.uint64)
-    rows = Rows(keys, np.zeros(100, int), np.ones(100, np.float32), refuse)
-    selection = select(
-        lambda function: function(rows), "paper", thresholds=[0.5], seed=0, images_per_class=50
+    images = ScoredImages(keys, np.zeros(100, int), np.ones(100, np.float32), read_ids)
+    selection = apply_policy(
+        lambda function: function(images), "paper", thresholds=[0.5], seed=0, images_per_class=50
     )
-    assert selection.copies(rows).sum() == 50
-    rows = dataclasses.replace(rows, keys=np.zeros(100, np.uint64))
+    assert selection.copies(images).sum() == 50
+    images = dataclasses.replace(images, keys=np.zeros(100, np.uint64))
     with pytest.raises(AssertionError, match="ids were read"):
-        select(
-            lambda function: function(rows), "paper", thresholds=[0.5], seed=0, images_per_class=50
+        apply_policy(
+            lambda function: function(images),
+            "paper",
+            thresholds=[0.5],
+            seed=0,
+            images_per_class=50,
         )
 
 
-def test_images_of_equal_keys_are_told_apart_by_their_ids_over_several_parts():
+def test_images_with_equal_keys_are_ordered_by_their_ids_across_parts():
     rng = np.random.default_rng(0)
     ids = [f"image/{number:03d}" for number in rng.permutation(40)]
     case = Case(
         np.full(40, 7, np.uint64), ids, np.zeros(40, int), np.ones(40, np.float32), np.zeros(1)
     )
     for parts in (1, 2, 7, 64):
-        copies, _ = run(case, "paper", parts=in_parts(case, parts, rng), images_per_class=15)
-        kept = {one for one, count in zip(ids, copies, strict=True) if count}
+        copies, _ = run(case, "paper", parts=split_rows(case, parts, rng), images_per_class=15)
+        kept = {image_id for image_id, count in zip(ids, copies, strict=True) if count}
         assert kept == set(sorted(ids)[:15]) and copies.max() == 1
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_an_id_that_stands_twice_is_refused(parts):
+def test_a_duplicated_id_is_an_error(parts):
     case = make_case([0] * 4, [0.9] * 4, 1, 0.5, keys=[1, 1, 1, 1])
     case.ids = ["a", "b", "c", "b"]
-    with pytest.raises(ValueError, match=r"an id stands twice among \['a', 'b', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=r"an id is duplicated among \['a', 'b', 'b', 'c'\]"):
         run(case, "paper", parts=np.split(np.arange(4), parts), images_per_class=2)
 
 
@@ -451,16 +456,16 @@ def test_ties_are_broken_by_the_seed():
         return run(case, "paper", images_per_class=500, seed=seed)[0]
 
     np.testing.assert_array_equal(kept(0), kept(0))
-    # A fair choice of half of them agrees with another on about half; 400..600 is 6 deviations.
+    # Two random halves agree on about half of the images; 400..600 is 6 standard deviations.
     assert 400 < np.sum(kept(0) == kept(1)) < 600
     assert 150 < kept(0)[:500].sum() < 350
 
 
 def test_confidence_equal_to_the_threshold_is_kept():
     # float32(0.7) is below 0.7 in float64.
-    rows = Rows(np.arange(2, dtype=np.uint64), np.zeros(2, int), np.float32([0.7, 0.69]))
-    selection = select(lambda function: function(rows), "none", thresholds=[0.7], seed=0)
-    assert selection.copies(rows).tolist() == [1, 0]
+    images = ScoredImages(np.arange(2, dtype=np.uint64), np.zeros(2, int), np.float32([0.7, 0.69]))
+    selection = apply_policy(lambda function: function(images), "none", thresholds=[0.7], seed=0)
+    assert selection.copies(images).tolist() == [1, 0]
 
 
 def test_mean_number_of_candidates_counts_empty_classes_and_rounds_up():
@@ -473,7 +478,7 @@ def test_mean_number_of_candidates_counts_empty_classes_and_rounds_up():
     assert statistics.lowest_confidence == (np.float32(0.9), None, np.float32(0.9), None)
 
 
-def test_nothing_confident_selects_nothing():
+def test_no_confident_image_selects_nothing():
     for policy in ("paper", "none"):
         settings = {"images_per_class": 0} if policy == "paper" else {}
         copies, selection = run(make_case([0], [0.1], 2, 0.3), policy, **settings)
@@ -490,11 +495,11 @@ def test_statistics_are_plain_numbers():
         assert {type(x) for x in flat} <= {int, float, type(None)}
 
 
-def test_sizes_are_pure_functions_of_counts():
+def test_rows_are_pure_functions_of_counts():
     candidates, labeled = np.array([10, 0, 3]), np.array([2, 0, 2])
-    assert paper_sizes(candidates, images_per_class=7).tolist() == [7, 0, 7]
-    assert paper_sizes(candidates, images_per_class=0).tolist() == [5, 0, 5]  # ceil(13 / 3)
-    assert gap_sizes(candidates, labeled, floor=6, margin=2).tolist() == [8, 0, 6]
+    assert paper_rows(candidates, images_per_class=7).tolist() == [7, 0, 7]
+    assert paper_rows(candidates, images_per_class=0).tolist() == [5, 0, 5]  # ceil(13 / 3)
+    assert gap_rows(candidates, labeled, floor=6, margin=2).tolist() == [8, 0, 6]
 
 
 @pytest.mark.parametrize(
@@ -515,13 +520,14 @@ def test_sizes_are_pure_functions_of_counts():
 )
 @pytest.mark.parametrize("policy", ["paper", "gap", "none"])
 @pytest.mark.parametrize("threshold", [0.3, 1.0])
-def test_wrong_arrays_are_refused(policy, labels, confidences, message, threshold):
-    """In whichever part they stand, and even where no image of the part is a candidate."""
-    right = Rows(np.array([5, 6], np.uint64), np.array([0, 1]), np.float32([0.9, 0.9]))
-    wrong = Rows(np.array([1, 2], np.uint64), labels, np.asarray(confidences, np.float32))
-    for parts in ([wrong], [right, wrong], [wrong, right]):
+def test_invalid_arrays_are_rejected(policy, labels, confidences, message, threshold):
+    """In any part, and even if no image of the part is a candidate."""
+    valid = ScoredImages(np.array([5, 6], np.uint64), np.array([0, 1]), np.float32([0.9, 0.9]))
+    keys = np.array([1, 2], np.uint64)
+    invalid = ScoredImages(keys, labels, np.asarray(confidences, np.float32))
+    for parts in ([invalid], [valid, invalid], [invalid, valid]):
         with pytest.raises(ValueError, match=message):
-            select(
+            apply_policy(
                 lambda function, parts=parts: functools.reduce(operator.add, map(function, parts)),
                 policy,
                 thresholds=np.full(2, threshold, np.float32),
@@ -531,16 +537,16 @@ def test_wrong_arrays_are_refused(policy, labels, confidences, message, threshol
             )
 
 
-def test_wrong_numbers_are_refused():
-    nothing = make_case([], [], 2, 0)
+def test_invalid_numbers_are_rejected():
+    empty = make_case([], [], 2, 0)
     with pytest.raises(ValueError, match="images_per_class=-1"):
-        run(nothing, "paper", images_per_class=-1)
+        run(empty, "paper", images_per_class=-1)
     with pytest.raises(ValueError, match="margin=-1"):
-        run(nothing, "gap", floor=0, margin=-1)
+        run(empty, "gap", floor=0, margin=-1)
     with pytest.raises(ValueError, match="floor=-1"):
-        run(nothing, "gap", floor=-1, margin=0)
+        run(empty, "gap", floor=-1, margin=0)
     with pytest.raises(ValueError, match="policy='papre'"):
-        run(nothing, "papre")
+        run(empty, "papre")
 
 
 @pytest.mark.parametrize("policy", ["paper", "gap", "none"])

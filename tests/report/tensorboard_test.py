@@ -1,4 +1,4 @@
-"""One point a generation for TensorBoard, read back from its event files."""
+"""TensorBoard's points of all generations, read back from event files."""
 
 import pytest
 import tensorflow as tf
@@ -17,12 +17,12 @@ def read(folder):
     return found
 
 
-def test_every_number_of_a_generation_is_a_point_and_an_earlier_call_is_replaced(tmp_path):
+def test_every_metric_is_a_point_and_an_earlier_call_is_replaced(tmp_path):
     teacher = {"index": 0, "dev": {"accuracy": 0.5, "top5": None}, "test": {"accuracy": 0.4}}
     student = {
         "index": 1,
         "dev": {"accuracy": 0.75, "top5": None},
-        "test": {"accuracy": 0.6},
+        "test": {"accuracy": 0.6, "corruptions/mce": 0.7},
         "pseudo": {"kept": 900, "precision": 0.95, "per_class_copies": [90] * 10},
     }
     write_generations({"generations": [teacher]}, tmp_path / "events")
@@ -34,6 +34,7 @@ def test_every_number_of_a_generation_is_a_point_and_an_earlier_call_is_replaced
             ("test/accuracy", 0): 0.4,
             ("dev/accuracy", 1): 0.75,
             ("test/accuracy", 1): 0.6,
+            ("test/corruptions/mce", 1): 0.7,
             ("pseudo/kept", 1): 900,
             ("pseudo/precision", 1): 0.95,
         }

@@ -11,8 +11,8 @@ from nsk import models, self_training
 from nsk.config.config import Config
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
-from nsk.errors import CannotTeachError, UserError
-from nsk.evaluation.prediction_files import read_scores
+from nsk.errors import GenerationFailedError, UserError
+from nsk.evaluation.prediction_files import read_predictions
 
 
 def make_config(workdir, **values):
@@ -158,7 +158,7 @@ def test_a_teacher_may_label_the_mean_of_an_image_and_its_mirror_image(tmp_path)
     model = keras.models.load_model(path, compile=False)
     views = [keras.ops.softmax(model(view)) for view in (pixels, pixels[:, :, ::-1])]
     (path,) = tmp_path.glob("gen1/scores-*/unlabeled/*.parquet")
-    scores = read_scores(path)
+    scores = read_predictions(path)
     expected = np.mean(views, axis=0)
     assert np.abs(views[0] - views[1]).max() > 0.01
     np.testing.assert_allclose(np.exp(scores.log_probabilities), expected, rtol=0.01, atol=1e-4)
@@ -196,7 +196,7 @@ def test_a_later_generation_that_cannot_be_taught_ends_the_chain_alone(tmp_path,
     def refuse(generation):
         def check(teacher, p_value):
             if teacher.model.path.parent.name == f"gen{generation}":
-                raise CannotTeachError("no better than chance")
+                raise GenerationFailedError("no better than chance")
 
         monkeypatch.setattr(self_training.deciding, "refuse_chance", check)
 
@@ -205,7 +205,7 @@ def test_a_later_generation_that_cannot_be_taught_ends_the_chain_alone(tmp_path,
     assert [one["index"] for one in summary["generations"]] == [0, 1]
     assert (tmp_path / "run" / summary["export"] / "saved_model").is_dir()
     refuse(0)
-    with pytest.raises(CannotTeachError):
+    with pytest.raises(GenerationFailedError):
         self_training.run(config)
 
 

@@ -1,4 +1,4 @@
-"""The exported model is used as a stranger would: in a fresh process without keras and nsk."""
+"""The exported model is used in a new process that can import neither keras nor nsk."""
 
 import io
 import json
@@ -13,17 +13,17 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 from nsk import models
-from nsk.data.records import decode_image
-from nsk.stages import export
+from nsk.data.decoding import decode_image
+from nsk.stages.export import export_model
 
 SIZE = 12
 NAMES = ["zero", "naïve class", "two", "3"]
 
-STRANGER = """
+CLEAN_PROCESS = """
 import importlib.machinery, json, sys
 
 class Blocker:
-    # TensorFlow asks where keras is without importing it: that may be answered, an import fails.
+    # TensorFlow looks for the module without importing it: finding succeeds, importing fails.
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("keras", "tf_keras", "nsk"):
             return importlib.machinery.ModuleSpec(name, self)
@@ -48,14 +48,14 @@ for name in ("keras", "nsk"):
 folder, files = sys.argv[1], sys.argv[2:]
 encoded = [open(file, "rb").read() for file in files]
 model = tf.saved_model.load(folder)
-answers = {}
+outputs = {}
 for count in (0, 1, len(files)):
     given = tf.constant(encoded[:count], tf.string, shape=[count])
-    answers[count] = model.signatures["serving_default"](encoded=given)
+    outputs[count] = model.signatures["serving_default"](encoded=given)
 pixels = np.load("pixels.npy")
 for count in (0, 1, len(pixels)):
-    answers[f"pixels {count}"] = model.signatures["pixels"](images=tf.constant(pixels[:count]))
-answers["signatures"] = {"names": tf.constant(sorted(model.signatures))}
+    outputs[f"pixels {count}"] = model.signatures["pixels"](images=tf.constant(pixels[:count]))
+outputs["signatures"] = {"names": tf.constant(sorted(model.signatures))}
 
 def plain(value):
     value = value.numpy()
@@ -63,8 +63,8 @@ def plain(value):
         value.tolist())
 
 print(json.dumps({
-    str(call): {name: plain(value) for name, value in answer.items()}
-    for call, answer in answers.items()
+    str(call): {name: plain(value) for name, value in output.items()}
+    for call, output in outputs.items()
 }))
 """
 
@@ -82,7 +82,7 @@ def real_images():
     return [
         encode(digits[0], "PNG"),
         encode(np.kron(digits[1], np.ones((4, 4), np.uint8)), "JPEG"),
-        encode(photograph[100 : 100 + SIZE, 300 : 300 + SIZE], "PNG"),  # Fits as it is.
+        encode(photograph[100 : 100 + SIZE, 300 : 300 + SIZE], "PNG"),  # Not resized.
         encode(photograph[::3, ::5], "JPEG", quality=90),
         encode(photograph[30:200, 40:90], "PNG"),
         encode(np.kron(digits[2], np.ones((2, 3), np.uint8)), "BMP"),
@@ -92,7 +92,7 @@ def real_images():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The export's folder, what it returned, and a stranger's answers."""
+    """(folder of the export, its return value, outputs in the new process)."""
     folder = tmp_path_factory.mktemp("export")
     model = models.build_model(
         "resnet8",
@@ -103,15 +103,17 @@ def exported(tmp_path_factory):
         batch_norm_momentum=0.0,
         seed=3,
     )
-    model(decoded().astype(np.float32), training=True)  # BatchNorm's statistics: answers differ.
-    returned = export.export(model, NAMES, folder)
+    model(
+        decoded().astype(np.float32), training=True
+    )  # BatchNorm's statistics, so that outputs differ.
+    returned = export_model(model, NAMES, folder)
     files = []
     for number, encoded in enumerate(real_images()):
         files.append(f"image{number}")
         (folder / files[-1]).write_bytes(encoded)
     np.save(folder / "pixels.npy", decoded().astype(np.float32))
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, "saved_model", *files],
+        [sys.executable, "-c", CLEAN_PROCESS, "saved_model", *files],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -121,7 +123,7 @@ def exported(tmp_path_factory):
 
 
 def decoded():
-    return np.stack([decode_image(tf.constant(one), SIZE) for one in real_images()])
+    return np.stack([decode_image(tf.constant(image), SIZE) for image in real_images()])
 
 
 def expected_probabilities(folder):
@@ -129,38 +131,38 @@ def expected_probabilities(folder):
     return tf.nn.softmax(model(decoded().astype(np.float32), training=False)).numpy()
 
 
-def test_a_stranger_gets_the_probabilities_of_the_keras_model(exported):
-    folder, _, answers = exported
+def test_the_saved_model_returns_the_probabilities_of_the_keras_model(exported):
+    folder, _, outputs = exported
     expected = expected_probabilities(folder)
     assert len(set(expected.argmax(axis=1))) > 1
     assert np.ptp(expected) > 0.2
     for signature in ("", "pixels "):
         for count in (1, len(expected)):
-            answer = answers[f"{signature}{count}"]
-            np.testing.assert_allclose(answer["probabilities"], expected[:count], atol=1e-5)
-            first_choices = [NAMES[index] for index in expected[:count].argmax(axis=1)]
-            assert answer["class_names"] == first_choices
-            assert answer["labels"] == [NAMES] * count
+            output = outputs[f"{signature}{count}"]
+            np.testing.assert_allclose(output["probabilities"], expected[:count], atol=1e-5)
+            expected_names = [NAMES[index] for index in expected[:count].argmax(axis=1)]
+            assert output["class_names"] == expected_names
+            assert output["labels"] == [NAMES] * count
 
 
-def test_no_images_give_no_answers(exported):
+def test_an_empty_batch_has_empty_outputs(exported):
     for call in ("0", "pixels 0"):
         assert exported[2][call] == {"probabilities": [], "class_names": [], "labels": []}
 
 
 def test_an_empty_batch_keeps_its_shapes(exported):
     signatures = tf.saved_model.load(str(exported[0] / "saved_model")).signatures
-    answer = signatures["serving_default"](encoded=tf.zeros([0], tf.string))
-    assert answer["probabilities"].shape == (0, len(NAMES))
-    assert answer["labels"].shape == (0, len(NAMES))
-    assert answer["class_names"].shape == (0,)
+    output = signatures["serving_default"](encoded=tf.zeros([0], tf.string))
+    assert output["probabilities"].shape == (0, len(NAMES))
+    assert output["labels"].shape == (0, len(NAMES))
+    assert output["class_names"].shape == (0,)
 
 
-def test_what_is_written_and_told(exported):
-    folder, returned, answers = exported
+def test_return_value_class_names_and_signatures(exported):
+    folder, returned, outputs = exported
     assert returned == {"image_size": SIZE}
     assert (folder / "class_names.txt").read_text(encoding="utf-8").splitlines() == NAMES
-    assert set(answers["signatures"]["names"]) >= {"serving_default", "pixels"}
+    assert set(outputs["signatures"]["names"]) >= {"serving_default", "pixels"}
 
 
 @pytest.mark.slow
@@ -178,7 +180,7 @@ def test_what_is_written_and_told(exported):
         ("efficientnet_b0_small", 16),
     ],
 )
-def test_every_family_answers_a_stranger_in_every_precision(name, side, precision, tmp_path):
+def test_every_model_family_in_every_precision(name, side, precision, tmp_path):
     model = models.build_model(
         name,
         num_classes=len(NAMES),
@@ -189,11 +191,11 @@ def test_every_family_answers_a_stranger_in_every_precision(name, side, precisio
     )
     pixels = np.random.default_rng(0).uniform(0, 255, (4, side, side, 3)).astype(np.float32)
     model(pixels, training=True)
-    export.export(model, NAMES, tmp_path)
+    export_model(model, NAMES, tmp_path)
     np.save(tmp_path / "pixels.npy", pixels)
     (tmp_path / "image").write_bytes(real_images()[0])
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, "saved_model", "image"],
+        [sys.executable, "-c", CLEAN_PROCESS, "saved_model", "image"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

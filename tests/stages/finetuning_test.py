@@ -5,12 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
+from nsk.stages.all_stages import Stages
 
 from nsk import self_training
 from nsk.config.config import Config
-from nsk.report.run_summary import closing_table
-from nsk.stages.all_stages import Stages
-from nsk.store import folders as stage
+from nsk.report.terminal import closing_table
+from nsk.store.manifest import MANIFEST
 from tools import finetune_table
 
 VALUES = {
@@ -64,7 +64,7 @@ def test_each_generation_is_fine_tuned_and_then_used_at_its_resolution(finished)
         ("gen1/evaluation-*", "gen1/finetune-"),
     ):
         (path,) = workdir.glob(name)
-        inputs = json.loads((path / stage.MANIFEST).read_text())["inputs"]
+        inputs = json.loads((path / MANIFEST).read_text())["inputs"]
         assert any(one["stage"].startswith(source) for one in inputs.values()), name
     best = summary["best"]["index"]
     _, exported = load(workdir, "export-*")
@@ -87,7 +87,7 @@ def test_shallow_layers_keep_their_bits_and_the_others_learn(finished, generatio
 def test_its_images_are_clean_and_its_rate_falls_to_nothing(finished):
     workdir, _ = finished
     (path,) = workdir.glob("gen1/finetune-*")
-    settings = json.loads((path / stage.MANIFEST).read_text())["settings"]
+    settings = json.loads((path / MANIFEST).read_text())["settings"]
     noises = settings["noise"]
     assert not any(
         noises[name]

@@ -1,6 +1,6 @@
-"""What is killed at any moment goes on where it was, and ends with the bytes of an undisturbed run.
+"""A stage that is killed at any moment resumes and ends with the bytes of an undisturbed run.
 
-A program forks a process for each attempt, so that TensorFlow is imported once.
+A program forks a process for each attempt, so that TensorFlow is imported only once.
 """
 
 import io
@@ -18,8 +18,8 @@ from sklearn import datasets
 
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
-from nsk.evaluation.prediction_files import from_predictions, write_scores
-from nsk.stages.scoring import score_file, score_paths
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.stages.scoring import score_file_name, score_paths
 
 NUM_SHARDS = 40
 CLASS_NAMES = [str(digit) for digit in range(10)]
@@ -40,10 +40,7 @@ DRIVER = """
         return len(glob.glob(f"{{base}}/killed/gen1/made-*/*/0*.{kind}"))
 
     def attempt(workdir, more=None):
-        '''Runs the stage in a process; returns its status.
-
-        It is killed a moment after it has made some more files, unless it ends before.
-        '''
+        '''Runs the stage in a process, killed shortly after `more` files; returns its status.'''
         until = None if more is None else files() + more
         pid = os.fork()
         if not pid:
@@ -63,17 +60,17 @@ DRIVER = """
             os.kill(pid, signal.SIGKILL)
         return os.waitpid(pid, 0)[1]
 
-    statuses, found = [attempt(base / "whole")], []
+    statuses, num_files = [attempt(base / "whole")], []
     random.seed(0)
     for _ in range({kills}):
         statuses.append(attempt(base / "killed", random.randint(0, 2 * {shards} // {kills})))
-        found.append(files())
+        num_files.append(files())
     statuses.append(attempt(base / "killed"))
-    print(json.dumps([statuses, found]))
+    print(json.dumps([statuses, num_files]))
 """
 SCORE = """
     from nsk.evaluation.predictor import Predictions
-    from nsk.stages.scoring import score
+    from nsk.stages.scoring import ScoringOptions, score_shards
 
     def predict(shard_set, shards):
         for shard in shards:
@@ -83,13 +80,15 @@ SCORE = """
             yield Predictions(ids, np.full(len(ids), shard % 10, np.int32), log_probabilities)
 
     def build(folder):
-        return score(unlabeled, dev, lambda: predict, folder, top_k=4)
+        return score_shards(unlabeled, dev, lambda: predict, folder, ScoringOptions(top_k=4))
 """
 WRITE = """
-    from nsk.stages.pseudo_shards import write
+    from nsk.stages.pseudo_shards import write_pseudo_shards
 
     def build(folder):
-        return write(unlabeled, base / "scores", base / "selection", folder, shard_bytes=1)
+        return write_pseudo_shards(
+            unlabeled, base / "scores", base / "selection", folder, shard_bytes=1
+        )
 """
 
 
@@ -104,7 +103,7 @@ def write_digits(folder, count, images_per_shard):
 
 
 def drive(base, work, kind, kills):
-    """Runs the program; checks that it was killed midway and ended well."""
+    """Runs the program; checks that it was killed while working and ended successfully."""
     work = textwrap.indent(textwrap.dedent(work), "    ")
     program = DRIVER.format(
         base=os.fspath(base), work=work.strip(), kind=kind, kills=kills, shards=NUM_SHARDS
@@ -120,11 +119,11 @@ def drive(base, work, kind, kills):
     assert (first, last) == (0, 0), done.stderr
     assert set(killed) <= {0, 9}, done.stderr
     assert found == sorted(found) and killed.count(9) >= kills // 2
-    assert len({one for one in found if 0 < one < NUM_SHARDS}) >= kills // 3, found
+    assert len({count for count in found if 0 < count < NUM_SHARDS}) >= kills // 3, found
 
 
 def assert_same_files(base):
-    """And nothing else, and both manifests describe what is there."""
+    """The folders hold nothing else, and both manifests describe their files."""
     folders = [next((base / name / "gen1").glob("made-*")) for name in ("whole", "killed")]
     assert [len(list((base / name / "gen1").iterdir())) for name in ("whole", "killed")] == [1, 1]
     whole, killed = (
@@ -139,19 +138,19 @@ def assert_same_files(base):
     assert whole == killed and len(whole) > NUM_SHARDS
     for manifest in manifests:
         del manifest["seconds"]
-        manifest.pop("seal", None)  # It covers the seconds, too.
+        manifest.pop("seal", None)  # Depends on the seconds.
     assert manifests[0] == manifests[1]
     assert set(manifests[0]["files"]) == set(whole)
 
 
-def test_a_scoring_that_is_killed_again_and_again_makes_the_same_files(tmp_path):
+def test_a_scoring_killed_several_times_writes_the_same_files(tmp_path):
     write_digits(tmp_path / "unlabeled", 4 * NUM_SHARDS, 4)
     write_digits(tmp_path / "dev", 60, 7)
     drive(tmp_path, SCORE, "parquet", kills=8)
     assert_same_files(tmp_path)
 
 
-def test_a_writing_that_is_killed_again_and_again_makes_the_same_files(tmp_path):
+def test_a_writing_killed_several_times_writes_the_same_files(tmp_path):
     unlabeled = write_digits(tmp_path / "unlabeled", 4 * NUM_SHARDS, 4)
     write_digits(tmp_path / "dev", 4, 4)
     random = np.random.default_rng(0)
@@ -160,8 +159,8 @@ def test_a_writing_that_is_killed_again_and_again_makes_the_same_files(tmp_path)
     for shard, path in enumerate(score_paths(unlabeled, tmp_path / "scores")):
         log_probabilities = np.log(random.dirichlet(np.ones(10), 4)).astype(np.float32)
         ids = [f"digits/{row}" for row in range(4 * shard, 4 * shard + 4)]
-        write_scores(path, from_predictions(ids, log_probabilities))
+        write_predictions(path, make_stored_predictions(ids, log_probabilities))
         table = pa.table({"copies": pa.array(random.integers(1, 5, 4), pa.int32())})
-        pq.write_table(table, tmp_path / "selection" / score_file(unlabeled.names[shard]))
+        pq.write_table(table, tmp_path / "selection" / score_file_name(unlabeled.names[shard]))
     drive(tmp_path, WRITE, "tfrecord", kills=5)
     assert_same_files(tmp_path)

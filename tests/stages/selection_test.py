@@ -12,17 +12,26 @@ from sklearn import datasets
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, read_scores, read_table, write_scores
-from nsk.pseudo import engine
-from nsk.pseudo import score_rows as rows
+from nsk.evaluation.prediction_files import (
+    make_stored_predictions,
+    read_predictions,
+    read_table,
+    write_predictions,
+)
+from nsk.pseudo import engine, score_rows
 from nsk.pseudo.score_rows import read_copies
-from nsk.stages.selection import read_labeled_copies, read_labels, select_images
+from nsk.stages.selection import (
+    SelectionSettings,
+    read_labeled_copies,
+    read_labels,
+    select_images,
+)
 
 CLASS_NAMES = ["zero", "one", "two"]
 BASE = {"min_confidence": 0.5, "calibrate": False, "target_precision": 0.0, "seed": 0}
-PAPER = {"policy": "paper", "images_per_class": 4, **BASE}
-GAP = {"policy": "gap", "floor": 6, "margin": 2, **BASE}
-NONE = {"policy": "none", **BASE}
+PAPER = SelectionSettings(policy="paper", images_per_class=4, **BASE)
+GAP = SelectionSettings(policy="gap", floor=6, margin=2, **BASE)
+NONE = SelectionSettings(policy="none", **BASE)
 
 # Shards of unlabelled images as (label, confidence).
 SHARDS = [
@@ -46,21 +55,21 @@ def labeled(tmp_path):
     return ShardSet.load(tmp_path / "labeled")
 
 
-def scores_of(images, ids, calibrated=None):
-    """`Scores` of (label, confidence) pairs."""
+def predict_images(images, ids, calibrated=None):
+    """`StoredPredictions` of (label, confidence) pairs."""
     probabilities = np.empty((len(images), 3), np.float32)
     for row, (label, confidence) in enumerate(images):
         probabilities[row] = (1 - confidence) / 2
         probabilities[row, label] = confidence
-    return from_predictions(ids, np.log(probabilities), 0, calibrated)
+    return make_stored_predictions(ids, np.log(probabilities), 0, calibrated)
 
 
 def make_scores(folder, shards=SHARDS, dev=((0, 0.9), (1, 0.6), (2, 0.2)), truth=(0, 1, 0)):
-    """Score files of unlabelled images and of dev; calibrated confidences are the square roots."""
+    """Score files of unlabelled images and dev; calibrated confidences are the square roots."""
 
     def write(path, images, ids, truth=None):
         calibrated = np.sqrt(np.float32([confidence for _, confidence in images]))
-        write_scores(path, scores_of(images, ids, calibrated), truth)
+        write_predictions(path, predict_images(images, ids, calibrated), truth)
 
     (folder / "unlabeled").mkdir(parents=True)
     for number, images in enumerate(shards):
@@ -81,16 +90,16 @@ def run(settings, scores, labeled, folder):
 
 
 def read_all(folder, scores):
-    """{id: copies} over all files, each of which stands row for row with its scores."""
+    """{id: copies} of all files, row for row with the score files."""
     copies = {}
     for path in paths_of(scores):
-        ids, numbers = read_scores(path).ids, read_copies(folder / path.name)
-        assert numbers.dtype == np.int32
-        copies |= dict(zip(ids, numbers.tolist(), strict=True))
+        ids, file_copies = read_predictions(path).ids, read_copies(folder / path.name)
+        assert file_copies.dtype == np.int32
+        copies |= dict(zip(ids, file_copies.tolist(), strict=True))
     return copies
 
 
-def test_copies_stand_row_for_row_with_the_scores(tmp_path, labeled):
+def test_copies_are_row_for_row_with_the_score_files(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores")
     counts = run(PAPER, scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
@@ -110,7 +119,7 @@ def test_copies_stand_row_for_row_with_the_scores(tmp_path, labeled):
     assert counts["per_class"]["candidates"] == (5, 2, 0)
     assert counts["per_class"]["copies"] == (4, 4, 0)
     assert counts["per_class"]["starved"] == (2,)
-    # Dev: one zero and one one that are right; the third is not confident enough.
+    # Dev: a zero and a one, both correct; the third image is below the threshold.
     assert counts["per_class"]["dev_kept"] == [1, 1, 0]
     assert counts["per_class"]["dev_correct"] == [1, 1, 0]
     assert counts["per_class"]["thresholds"] == (0.5, 0.5, 0.5)
@@ -123,10 +132,10 @@ def test_copies_stand_row_for_row_with_the_scores(tmp_path, labeled):
 
 @pytest.mark.parametrize("block_rows", [1, 3, 5, 2**20])
 @pytest.mark.parametrize("cores", [1, 2, 64])
-def test_files_hold_what_a_plain_loop_decides(tmp_path, labeled, monkeypatch, block_rows, cores):
-    """In blocks of one file or of several, by one thread or more."""
-    monkeypatch.setattr(rows, "BLOCK_ROWS", block_rows)
-    monkeypatch.setattr(rows, "num_cores", lambda: cores)
+def test_files_hold_the_result_of_a_plain_loop(tmp_path, labeled, monkeypatch, block_rows, cores):
+    """In blocks of a single file or of several, with a single thread or several."""
+    monkeypatch.setattr(score_rows, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(score_rows, "num_cores", lambda: cores)
     monkeypatch.setattr(engine, "num_cores", lambda: cores)
     random = np.random.default_rng(0)
     levels = [0.4, 0.5, 0.6, 0.9]
@@ -135,42 +144,44 @@ def test_files_hold_what_a_plain_loop_decides(tmp_path, labeled, monkeypatch, bl
         for count in (4, 1, 9, 2, 2, 30)
     ]
     scores = make_scores(tmp_path / "scores", shards)
-    counts = run(PAPER | {"images_per_class": 7}, scores, labeled, tmp_path / "selection")
+    counts = run(
+        dataclasses.replace(PAPER, images_per_class=7), scores, labeled, tmp_path / "selection"
+    )
     copies = read_all(tmp_path / "selection", scores)
-    everything = [read_scores(path) for path in paths_of(scores)]
+    all_predictions = [read_predictions(path) for path in paths_of(scores)]
     for label in range(3):
         candidates = [
-            (-float(one.confidences[row]), one.ids[row])
-            for one in everything
-            for row in range(len(one))
-            if one.labels[row] == label and one.confidences[row] >= np.float32(0.5)
+            (-float(predictions.confidences[row]), predictions.ids[row])
+            for predictions in all_predictions
+            for row in range(len(predictions))
+            if predictions.labels[row] == label and predictions.confidences[row] >= np.float32(0.5)
         ]
         assert counts["per_class"]["candidates"][label] == len(candidates) > 7
-        kept = [one for one in candidates if copies[one[1]]]
-        assert len(kept) == 7 and {copies[one] for _, one in kept} == {1}
-        left_out = [confidence for confidence, one in candidates if not copies[one]]
-        assert max(confidence for confidence, _ in kept) <= min(left_out)
+        kept = [(key, image_id) for key, image_id in candidates if copies[image_id]]
+        assert len(kept) == 7 and {copies[image_id] for _, image_id in kept} == {1}
+        dropped = [key for key, image_id in candidates if not copies[image_id]]
+        assert max(key for key, _ in kept) <= min(dropped)
     assert sum(copies.values()) == counts["copies"] == counts["images"] == 21
 
 
-def test_images_of_equal_keys_are_told_apart_by_the_ids_in_their_files(tmp_path, labeled):
+def test_images_with_equal_keys_are_ordered_by_the_ids_in_their_files(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores", [[(0, 0.9)] * 3, [(0, 0.9)] * 3, [(1, 0.9)]])
     for path in paths_of(scores)[:2]:
-        one = read_scores(path)
-        write_scores(path, dataclasses.replace(one, keys=np.full(3, 5, np.uint64)))
-    run(PAPER | {"images_per_class": 4}, scores, labeled, tmp_path / "selection")
+        predictions = read_predictions(path)
+        write_predictions(path, dataclasses.replace(predictions, keys=np.full(3, 5, np.uint64)))
+    run(dataclasses.replace(PAPER, images_per_class=4), scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
-    assert [copies[one] for one in sorted(copies)] == [1, 1, 1, 1, 0, 0, 4]
+    assert [copies[image_id] for image_id in sorted(copies)] == [1, 1, 1, 1, 0, 0, 4]
 
 
 def test_the_gap_policy_writes_copies_of_labelled_images(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores")
     run(GAP, scores, labeled, tmp_path / "selection")
-    of_labeled = read_labeled_copies(tmp_path / "selection")
+    labeled_copies = read_labeled_copies(tmp_path / "selection")
     all_ids, labels = read_labels(labeled)
-    assert list(of_labeled) == all_ids
-    copies = np.array(list(of_labeled.values()))
-    # Twos have no pseudo-label: their 3 labelled images are repeated up to the floor of 6.
+    assert list(labeled_copies) == all_ids
+    copies = np.array(list(labeled_copies.values()))
+    # No pseudo-label is a two: the 3 labelled twos are repeated up to the floor of 6.
     assert copies[labels == 2].tolist() == [2, 2, 2]
     # Zeros are 2 + 5, ones 2 + 2 which repeats the labelled first; all within 6 + 2.
     pseudo = read_all(tmp_path / "selection", scores)
@@ -181,33 +192,36 @@ def test_the_gap_policy_writes_copies_of_labelled_images(tmp_path, labeled):
 # Thresholds.
 
 
-def test_confidences_may_be_compared_at_the_temperature_of_dev(tmp_path, labeled):
+def test_calibrated_confidences_are_compared_on_request(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores")
-    plain = run(NONE | {"min_confidence": 0.8}, scores, labeled, tmp_path / "plain")
+    plain = run(dataclasses.replace(NONE, min_confidence=0.8), scores, labeled, tmp_path / "plain")
     counts = run(
-        NONE | {"min_confidence": 0.8, "calibrate": True}, scores, labeled, tmp_path / "calibrated"
+        dataclasses.replace(NONE, min_confidence=0.8, calibrate=True),
+        scores,
+        labeled,
+        tmp_path / "calibrated",
     )
-    # The calibrated confidence is the square root: 0.64 are enough.
+    # The calibrated confidence is the square root: 0.64 is enough.
     assert plain["per_class"]["candidates"] == (3, 1, 0)
     assert counts["per_class"]["candidates"] == (4, 1, 0)
     assert counts["per_class"]["lowest_confidence"][0] == pytest.approx(0.7**0.5)
     assert counts["per_class"]["dev_kept"] == [1, 0, 0]
 
 
-def dev_of(confidences, right):
-    """dev of one class, so many images of which are right: arguments of `make_scores`."""
+def make_dev(confidences, is_correct):
+    """Arguments of `make_scores` for dev images that all get the label 0."""
     return {
         "dev": [(0, confidence) for confidence in confidences],
-        "truth": [0 if one else 1 for one in right],
+        "truth": [0 if correct else 1 for correct in is_correct],
     }
 
 
-def test_dev_decides_each_classs_threshold_by_its_precision(tmp_path, labeled, caplog):
+def test_the_precision_on_dev_sets_the_threshold_of_each_class(tmp_path, labeled, caplog):
     confidences = np.linspace(0.99, 0.5, 50)
-    right = np.arange(50) < 30  # 30 of 33 are 0.909.
-    scores = make_scores(tmp_path / "scores", **dev_of(confidences, right))
+    is_correct = np.arange(50) < 30  # 30 / 33 = 0.909.
+    scores = make_scores(tmp_path / "scores", **make_dev(confidences, is_correct))
     threshold = float(np.float32(confidences[32]))
-    settings = NONE | {"target_precision": 0.9}
+    settings = dataclasses.replace(NONE, target_precision=0.9)
     with caplog.at_level(logging.WARNING):
         counts = run(settings, scores, labeled, tmp_path / "selection")
     assert counts["per_class"]["thresholds"] == pytest.approx([threshold] * 3)
@@ -217,49 +231,55 @@ def test_dev_decides_each_classs_threshold_by_its_precision(tmp_path, labeled, c
     warned = caplog.records[0].getMessage()
     assert "--target_precision=0.9" in warned and "one (0.67), two (0.67)" in warned
     assert "fewer than 20 dev images" in warned and "zero" not in warned
-    assert not [one for one in caplog.records if "either" in one.getMessage()]
-    counts = run(settings | {"min_confidence": 0.8}, scores, labeled, tmp_path / "at least")
+    assert not [record for record in caplog.records if "either" in record.getMessage()]
+    counts = run(
+        dataclasses.replace(settings, min_confidence=0.8), scores, labeled, tmp_path / "minimum"
+    )
     assert counts["per_class"]["thresholds"] == pytest.approx([0.8] * 3)
 
 
-def test_a_precision_that_dev_does_not_reach_is_told(tmp_path, labeled, caplog):
+def test_a_target_precision_that_dev_does_not_reach_triggers_a_warning(tmp_path, labeled, caplog):
     scores = make_scores(
-        tmp_path / "scores", **dev_of(np.linspace(0.99, 0.5, 50), np.arange(50) % 2 == 0)
+        tmp_path / "scores", **make_dev(np.linspace(0.99, 0.5, 50), np.arange(50) % 2 == 0)
     )
     with caplog.at_level(logging.WARNING):
-        run(NONE | {"target_precision": 0.9}, scores, labeled, tmp_path / "selection")
-    told = [record.getMessage() for record in caplog.records]
+        run(
+            dataclasses.replace(NONE, target_precision=0.9), scores, labeled, tmp_path / "selection"
+        )
+    messages = [record.getMessage() for record in caplog.records]
     assert any(
         "zero" in line and "no threshold that keeps 20 dev images reaches it" in line
-        for line in told
+        for line in messages
     )
-    assert any("all classes together do not reach it" in line for line in told)
+    assert any("all classes together do not reach it" in line for line in messages)
 
 
-def test_a_class_of_few_dev_images_above_the_least_confidence_is_no_miss(tmp_path, labeled, caplog):
-    """All of the 12 dev images that it keeps are right: that is no evidence, but no miss either."""
+def test_a_class_with_few_dev_images_does_not_miss_the_target(tmp_path, labeled, caplog):
+    """All of the 12 dev images at the threshold or above are correct: too few to decide."""
     confidences = np.linspace(0.99, 0.5, 50)
-    scores = make_scores(tmp_path / "scores", **dev_of(confidences, np.arange(50) < 12))
-    settings = NONE | {"target_precision": 0.9, "min_confidence": 0.875}
+    scores = make_scores(tmp_path / "scores", **make_dev(confidences, np.arange(50) < 12))
+    settings = dataclasses.replace(NONE, target_precision=0.9, min_confidence=0.875)
     with caplog.at_level(logging.WARNING):
         counts = run(settings, scores, labeled, tmp_path / "selection")
     assert counts["per_class"]["dev_kept"][0] == counts["per_class"]["dev_correct"][0] == 12
-    told = [record.getMessage() for record in caplog.records]
-    assert any("zero" in line and "fewer than 20 dev images" in line for line in told)
-    assert not any("no threshold" in line for line in told)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("zero" in line and "fewer than 20 dev images" in line for line in messages)
+    assert not any("no threshold" in line for line in messages)
 
 
-def test_what_dev_says_of_those_that_the_policy_keeps(tmp_path, labeled):
-    """The cut of the zeros is at 0.9: of three dev images above the threshold two are left."""
+def test_dev_images_before_the_cut_of_the_policy_are_counted(tmp_path, labeled):
+    """The cut of the zeros is at 0.9: of three dev images above the threshold, two reach it."""
     scores = make_scores(
         tmp_path / "scores", dev=[(0, 0.95), (0, 0.9), (0, 0.6), (1, 0.5)], truth=[0, 1, 0, 1]
     )
-    counts = run(PAPER | {"images_per_class": 2}, scores, labeled, tmp_path / "selection")
-    of_classes = counts["per_class"]
-    assert of_classes["dev_kept"] == [3, 1, 0] and of_classes["dev_correct"] == [2, 1, 0]
-    # Both ones are kept, and so their threshold counts, though the lowest of them has 0.55.
-    assert of_classes["dev_before_cut"] == [2, 1, 0]
-    assert of_classes["dev_before_cut_correct"] == [1, 1, 0]
+    counts = run(
+        dataclasses.replace(PAPER, images_per_class=2), scores, labeled, tmp_path / "selection"
+    )
+    per_class = counts["per_class"]
+    assert per_class["dev_kept"] == [3, 1, 0] and per_class["dev_correct"] == [2, 1, 0]
+    # All ones are selected: their threshold counts, though the lowest confidence is 0.55.
+    assert per_class["dev_before_cut"] == [2, 1, 0]
+    assert per_class["dev_before_cut_correct"] == [1, 1, 0]
     json.dumps(counts)
 
 
@@ -279,14 +299,14 @@ def test_missing_and_damaged_score_files_are_user_errors(tmp_path, labeled, whic
 def test_starved_classes_are_named_in_a_warning(tmp_path, labeled, caplog):
     scores = make_scores(tmp_path / "scores")
     with caplog.at_level(logging.WARNING):
-        run(PAPER, scores, labeled, tmp_path / "one")
-        run(PAPER | {"min_confidence": 0.85}, scores, labeled, tmp_path / "two")
+        run(PAPER, scores, labeled, tmp_path / "first")
+        run(dataclasses.replace(PAPER, min_confidence=0.85), scores, labeled, tmp_path / "second")
     first, second = (record.getMessage() for record in caplog.records)
-    assert "labelled two (0.5) with" in first and "see it only" in first
+    assert "labelled two (0.5) with the minimum confidence" in first and "see it only" in first
     assert "labelled one (0.85), two (0.85) with" in second and "see them only" in second
 
 
-def test_no_warning_where_every_class_has_its_images(tmp_path, labeled, caplog):
+def test_no_warning_if_every_class_has_pseudo_labels(tmp_path, labeled, caplog):
     scores = make_scores(tmp_path / "scores", [[(0, 0.9), (1, 0.9), (2, 0.9)]])
     with caplog.at_level(logging.WARNING):
         run(PAPER, scores, labeled, tmp_path / "selection")
@@ -296,16 +316,21 @@ def test_no_warning_where_every_class_has_its_images(tmp_path, labeled, caplog):
 @pytest.mark.parametrize("settings", [PAPER, GAP, NONE])
 def test_a_threshold_that_keeps_nothing_is_a_user_error(tmp_path, labeled, settings):
     scores = make_scores(tmp_path / "scores")
-    message = r"at least 0\.99; the most confident has 0\.95\. Lower --min_confidence"
+    message = r"at least 0\.99; the highest confidence is 0\.95\. Lower --min_confidence"
     with pytest.raises(UserError, match=message):
-        run(settings | {"min_confidence": 0.99}, scores, labeled, tmp_path / "selection")
+        run(
+            dataclasses.replace(settings, min_confidence=0.99),
+            scores,
+            labeled,
+            tmp_path / "selection",
+        )
 
 
 def test_labelled_images_that_leave_no_room_are_a_user_error(tmp_path, labeled):
-    # The smallest class has two images, and so may each of the others: the labelled ones.
+    # The smallest class has two images, so that the others keep only their labelled ones.
     scores = make_scores(tmp_path / "scores", [[(2, 0.9)]])
     with pytest.raises(UserError, match=r"no room .*--gap_margin=0"):
-        run(GAP | {"floor": 0, "margin": 0}, scores, labeled, tmp_path / "selection")
+        run(dataclasses.replace(GAP, floor=0, margin=0), scores, labeled, tmp_path / "selection")
 
 
 @pytest.mark.parametrize("sizes", [[9], [1] * 9, [0, 4, 0, 5], [8, 1]])
@@ -314,23 +339,20 @@ def test_the_result_does_not_depend_on_the_number_of_shards(tmp_path, labeled, s
     run(PAPER, scores, labeled, tmp_path / "selection")
     copies = read_all(tmp_path / "selection", scores)
     images = [image for shard in SHARDS for image in shard]
-    ids = [one for path in paths_of(scores) for one in read_scores(path).ids]
-    others = make_scores(tmp_path / "others", [])
+    ids = [image_id for path in paths_of(scores) for image_id in read_predictions(path).ids]
+    resharded = make_scores(tmp_path / "resharded", [])
     for number, size in enumerate(sizes):
         first = sum(sizes[:number])
         part = slice(first, first + size)
         calibrated = np.ones(size, np.float32)
-        write_scores(
-            others / "unlabeled" / f"{number:05d}.parquet",
-            scores_of(images[part], ids[part], calibrated),
+        write_predictions(
+            resharded / "unlabeled" / f"{number:05d}.parquet",
+            predict_images(images[part], ids[part], calibrated),
         )
-    (tmp_path / "selection of others").mkdir()
-    select_images(
-        PAPER, paths_of(others), others / "dev.parquet", labeled, tmp_path / "selection of others"
-    )
+    run(PAPER, resharded, labeled, tmp_path / "resharded selection")
     joined = [
-        read_copies(tmp_path / "selection of others" / path.name).tolist()
-        for path in paths_of(others)
+        read_copies(tmp_path / "resharded selection" / path.name).tolist()
+        for path in paths_of(resharded)
     ]
     assert list(map(len, joined)) == sizes
     assert dict(zip(ids, itertools.chain(*joined), strict=True)) == copies

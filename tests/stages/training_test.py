@@ -13,7 +13,10 @@ from sklearn.datasets import load_digits
 from nsk import noise
 from nsk.config.config import Config
 from nsk.data import augment, crops, mixup, pipeline, records, shards
-from nsk.data.streams import ResidentStream, ShardStream
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.shard_stream import ShardStream
+from nsk.data.streams import ResidentStream
 from nsk.distributed import strategy as strategies
 from nsk.errors import UserError
 from nsk.evaluation import metrics
@@ -337,18 +340,22 @@ def test_perturbation_takes_every_setting(shard_sets, tmp_path, kind):
     augmented = augment.augment(
         crops.random_resized_crop(encoded, key, 8, 0.3),
         key,
-        crop_padding=2,
-        crop_mode="reflect",
-        flip=True,
-        cutout_side=3,
-        num_ops=3,
-        magnitude=7.0,
-        max_level=10.0,
-        profile="reference",
-        operations=("rotate", "invert", "cutout"),
-        magnitude_mode="uniform",
-        translate_share=0.2,
-        fill=9,
+        ImageNoise(
+            crop_padding=2,
+            crop_mode="reflect",
+            flip=True,
+            cutout_side=3,
+            rand_augment=RandAugmentOptions(
+                num_ops=3,
+                magnitude=7.0,
+                max_level=10.0,
+                profile="reference",
+                operations=("rotate", "invert", "cutout"),
+                magnitude_mode="uniform",
+                translate_share=0.2,
+                fill=9,
+            ),
+        ),
     )
     expected = getattr(mixup, kind)(augmented, targets, key, 0.7)
     received = train_stage.make_perturbation(job.settings)(encoded, targets, key)

@@ -24,10 +24,11 @@ from nsk.config.config import Config
 from nsk.distributed.runtime import Runtime
 from nsk.distributed.strategy import make_strategy
 from nsk.errors import UserError
-from nsk.models import files as model_files
-from nsk.stages import ingestion, pending, pseudo_shards, scoring, training
-from nsk.stages.runner import StageRunner, shard_set
-from nsk.stages.training import CHECKPOINTS, MODEL
+from nsk.evaluation.shard_predictor import load_predictor
+from nsk.models.files import load_model
+from nsk.stages import ingestion, pseudo_shards, scoring, training
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.stages.training import CHECKPOINTS
 from nsk.store import folders
 from nsk.store.folders import StageKey, build_or_reuse, load_stage
 from nsk.store.manifest import MANIFEST
@@ -103,7 +104,7 @@ REFUSED, PREVIOUS, HARMLESS = "refused", "previous", "harmless"
 WARNED, REBUILT = "warned, rebuilt", "rebuilt"
 IMPOSSIBLE = "-"
 
-RESUMED = "(goes on|resumes|resumed) from step"  # In the log of a training.
+RESUMED = "resumes from step"  # In the log of a training.
 DOCS = Path(__file__).parents[2] / "docs" / "recovery.md"
 BEGIN, END = "<!-- table: tests/store/damage_test.py -->", "<!-- end of table -->"
 
@@ -464,7 +465,7 @@ def interrupted_training(workdir, tmp_path_factory):
     copy_stages(workdir, folder, "data")
     runner = make_runner(folder, evaluations=6, checkpoint_minutes=0.0)
     with (
-        mock.patch.object(checkpoint, "LARGEST_SHARE", 1e9),
+        mock.patch.object(checkpoint, "MAX_TIME_SHARE", 1e9),
         interrupted(checkpoint.Checkpoints, "save", 3),
     ):
         train_teacher(runner)
@@ -521,7 +522,7 @@ def test_a_training_without_its_damaged_checkpoints_ends_with_the_same_weights(
         damage(path, paths)
     trained = train_teacher(make_runner(copy))
     assert caplog.text.count("is damaged") == num_damaged
-    assert bool(re.search(RESUMED, caplog.text)) == (num_damaged == 1)
+    assert (RESUMED in caplog.text) == (num_damaged == 1)
     assert not list(copy.glob(f"gen0/*{CHECKPOINTS}"))
     assert_same_weights(trained.path, workdir / trained.name)
 
@@ -529,7 +530,7 @@ def test_a_training_without_its_damaged_checkpoints_ends_with_the_same_weights(
 def assert_same_weights(folder, expected_folder):
     """Compares the models of two finished stages."""
     received, expected = (
-        model_files.load_model(path / MODEL).get_weights() for path in (folder, expected_folder)
+        load_model(path / MODEL_FILE).get_weights() for path in (folder, expected_folder)
     )
     for value, expected_value in zip(received, expected, strict=True):
         np.testing.assert_array_equal(value, expected_value)
@@ -596,7 +597,7 @@ def predictions(workdir):
     """The teacher's predictions of each shard, so that its network is loaded once."""
     teacher, images = load_stages(workdir, "gen0/teacher", "data/images")
     strategy = make_strategy("one")
-    predict = model_files.load_predictor(teacher.path / MODEL, 512, strategy, "image")
+    predict = load_predictor(teacher.path / MODEL_FILE, 512, strategy, "image")
     return {
         (split, shard): list(predict(shard_set(images, split), [shard]))
         for split in ("unlabeled", "dev")
@@ -612,8 +613,8 @@ def score(workdir, predictions, **values):
         for shard in shards:
             yield from predictions[shard_set.folder.name, shard]
 
-    with mock.patch.object(model_files, "load_predictor", lambda *_: predict):
-        return pending.score(make_runner(workdir, **values), 1, teacher, images)
+    with mock.patch.object(scoring, "load_predictor", lambda *_: predict):
+        return scoring.score(make_runner(workdir, **values), 1, teacher, images)
 
 
 @pytest.fixture(scope="module")
@@ -621,7 +622,7 @@ def interrupted_scoring(workdir, predictions, tmp_path_factory):
     """Workdir of a scoring that was interrupted after dev and two shards."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
     copy_stages(workdir, folder, "data", "gen0")
-    with interrupted(scoring, "write_scores", 3):
+    with interrupted(scoring, "write_predictions", 3):
         score(folder, predictions)
     return folder
 
@@ -643,7 +644,7 @@ def outcomes_of_interrupted_writing(workdir, tmp_path_factory):
     images, scores, selection = load_stages(workdir, *names)
 
     def build(folder):
-        return pseudo_shards.write(
+        return pseudo_shards.write_pseudo_shards(
             shard_set(images, "unlabeled"),
             scores.path,
             selection.path,

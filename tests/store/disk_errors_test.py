@@ -115,7 +115,7 @@ DRIVER = """
         import tensorflow
         from nsk import self_training
         from nsk.distributed import runtime
-        from nsk.report import run_summary
+        from nsk.report import run_report
 
     def drop_capabilities():
         '''Drops the capabilities of an administrator to ignore the permissions of files.'''

@@ -32,7 +32,7 @@ def test_the_memory_of_every_way_to_train_is_measured():
     assert list(result) == list(benchmark_step_memory.WAYS)
     assert all(one["mebibytes"] > 0 and one["seconds"] >= 0 for one in result.values())
     wrong = run("--model=convnet55")
-    assert wrong.returncode == 2 and "'convnet55', which is not known" in wrong.stderr
+    assert wrong.returncode == 2 and "unknown network 'convnet55'" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
 
 
@@ -53,3 +53,59 @@ def test_what_cannot_be_compared_with_is_told_in_one_line(arguments, message, ca
     with pytest.raises(SystemExit) as stopped:
         benchmark_models.main(arguments)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+ANSWERS = """#!{python}
+import sys
+for line in sys.stdin:
+    print('{{"images_per_second": 80.0, "first_seconds": 1.5, "parameters": {parameters}}}')
+    sys.stdout.flush()
+"""
+
+
+@pytest.fixture
+def fake_pytorch(tmp_path):
+    """Function of a number of parameters that returns the path of a program that answers so."""
+
+    def write(parameters):
+        path = tmp_path / "python"
+        path.write_text(ANSWERS.format(python=sys.executable, parameters=parameters))
+        path.chmod(0o755)
+        return f"--torch_python={path}"
+
+    return write
+
+
+SMALL = [
+    "--device=gpu",
+    "--parts=resnet20",
+    "--rounds=3",
+    "--steps=1",
+    '--gpu_sizes={"batch_size": 4, "image_size": 8}',
+]
+
+
+@pytest.mark.slow
+def test_ways_to_train_are_timed_in_turn(fake_pytorch, capsys):
+    ways = "--ways=plain_float32,compiled_bf16,pytorch_bf16"
+    benchmark_models.main([*SMALL, ways, fake_pytorch(269_818)])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    details = result["details"]["resnet20"]
+    assert list(details) == ["plain_float32", "compiled_bf16", "pytorch_bf16"]
+    for timed in details.values():
+        assert sorted(timed["rounds"])[1] == timed["images_per_second"] > 0
+        assert timed["first_seconds"] > 0
+    ours = max(details[way]["images_per_second"] for way in ("plain_float32", "compiled_bf16"))
+    assert result["ratio"]["resnet20"] == pytest.approx(ours / 80.0, abs=1e-3)
+
+
+def test_another_network_of_pytorch_is_refused(fake_pytorch):
+    with pytest.raises(SystemExit, match="resnet20 has 1,234 parameters in PyTorch, 269,818 here"):
+        benchmark_models.main([*SMALL, "--ways=pytorch_float32", fake_pytorch(1234)])
+
+
+@pytest.mark.parametrize("argument", ["--parts=resnet21", "--ways=jax"])
+def test_unknown_networks_and_ways_are_refused(argument, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_models.main(["--device=gpu", argument])
+    assert stopped.value.code == 2 and argument in capsys.readouterr().err

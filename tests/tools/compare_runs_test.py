@@ -1,4 +1,4 @@
-"""The table over several runs."""
+"""The comparison of several runs."""
 
 import importlib.util
 import json
@@ -38,23 +38,23 @@ def test_gains_means_and_whether_every_run_gains(tmp_path, capsys):
     assert not json.loads(capsys.readouterr().out.splitlines()[-1])["every_run_gains"]
 
 
-def test_help_is_shown_and_wrong_input_told_in_one_line(tmp_path):
+def test_help_is_shown_and_invalid_input_is_an_error_of_one_line(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "tools.compare_runs", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=PATH.parents[1])
 
     shown = run("--help")
-    assert shown.returncode == 0 and "table over finished runs" in shown.stdout
+    assert shown.returncode == 0 and "over finished runs" in shown.stdout
     for arguments in ([], [tmp_path]):
-        refused = run(*arguments)
-        assert refused.returncode == 2 and refused.stderr.startswith("nsk: ")
-        assert refused.stderr.count("\n") == 1
+        failed = run(*arguments)
+        assert failed.returncode == 2 and failed.stderr.startswith("nsk: ")
+        assert failed.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_no_summary_is_named(tmp_path):
+def test_a_file_that_is_not_a_summary_is_named(tmp_path):
     for content in ("{}", "[]", '{"best": {"index": 1}, "generations": [], "seed": 0}'):
         (tmp_path / "summary.json").write_text(content)
-        with pytest.raises(UserError, match=r"summary\.json is not that of a run"):
+        with pytest.raises(UserError, match=r"summary\.json is not the summary of a run"):
             compare_runs.main([str(tmp_path)])
 
 

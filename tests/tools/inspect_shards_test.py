@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk.data import records, shards
+from nsk.data.decoding import decode_image
 from nsk.errors import UserError
 from nsk.store import folders as stage
 from tools import inspect_shards, show_augment
@@ -50,11 +51,11 @@ def workdir(tmp_path):
 
 def test_sets_are_found_and_described(workdir):
     sets = inspect_shards.find_sets(workdir)
-    assert [inspect_shards.describe(one)[1:6] for one in sets] == [
+    assert [inspect_shards.describe(shard_set)[1:6] for shard_set in sets] == [
         ("images", "2", "10", "10", "10"),
         ("pseudo", "3", "12", "12", "24"),
     ]
-    assert not [line for one in sets for line in inspect_shards.damages(one)]
+    assert not [line for shard_set in sets for line in inspect_shards.find_damage(shard_set)]
 
 
 def test_a_folder_without_sets_is_refused(tmp_path):
@@ -62,7 +63,7 @@ def test_a_folder_without_sets_is_refused(tmp_path):
         inspect_shards.find_sets(tmp_path)
     (tmp_path / "unlabeled").mkdir()
     (tmp_path / "unlabeled/00000.parquet").touch()
-    with pytest.raises(UserError, match=r"holds Parquet files, as scores, .* pandas or DuckDB"):
+    with pytest.raises(UserError, match=r"but Parquet files, such as scores, .* pandas or DuckDB"):
         inspect_shards.find_sets(tmp_path)
 
 
@@ -74,7 +75,7 @@ def test_rows_of_each_class_are_counted(workdir):
     copies = 1 + np.arange(12) % 3
     assert pseudo.tolist() == np.bincount(target[:12], copies, 10).astype(int).tolist()
     lines = list(inspect_shards.class_tables(sets, workdir))
-    names = [one.folder.relative_to(workdir).as_posix() for one in sets]
+    names = [shard_set.folder.relative_to(workdir).as_posix() for shard_set in sets]
     assert lines[1].split() == ["class", *names]
     assert lines[2].split() == ["digit", "0", str(labeled[0]), str(pseudo[0])]
     assert len(lines) == 12
@@ -85,7 +86,7 @@ def test_rows_of_each_class_are_counted(workdir):
     ]
 
 
-def test_sets_without_labels_have_no_table_and_other_classes_another(workdir, tmp_path):
+def test_sets_without_labels_have_no_table_and_other_classes_a_separate_one(workdir, tmp_path):
     for name, label, class_names in (("unlabeled", None, NAMES), ("other", 0, ["cat"])):
         with shards.ShardWriter(tmp_path / name, "images", class_names, 5) as writer:
             writer.write(records.image_example("1", png(1), label))
@@ -94,28 +95,28 @@ def test_sets_without_labels_have_no_table_and_other_classes_another(workdir, tm
     assert list(inspect_shards.class_tables([unlabeled], unlabeled.folder)) == []
     sets = [*inspect_shards.find_sets(workdir), other]
     lines = list(inspect_shards.class_tables(sets, tmp_path))
-    assert lines.count("") == 2 and [one.split() for one in lines[-2:]] == [
+    assert lines.count("") == 2 and [line.split() for line in lines[-2:]] == [
         ["class", "other"],
         ["cat", "1"],
     ]
 
 
 def test_long_names_stay_within_their_cell(tmp_path):
-    """Beside an image whose name is long its neighbour's caption stands alone."""
+    """A long class name does not cover the caption of the next image."""
     sheets = []
     for names in (["a" * 60, "b"], ["a", "b"]):
         folder = tmp_path / str(len(names[0]))
         with shards.ShardWriter(folder, "pseudo", names, 5) as writer:
             for row, label in ((0, 0), (1, 1)):
-                one = (label, 0.55, np.log([0.5, 0.5]), 2)
-                writer.write(records.pseudo_example(f"{row}", png(row), *one), 2)
+                values = (label, 0.55, np.log([0.5, 0.5]), 2)
+                writer.write(records.pseudo_example(f"{row}", png(row), *values), 2)
         (shard_set,) = inspect_shards.find_sets(folder)
         sheets.append(np.asarray(inspect_shards.make_sheet(shard_set, 2)))
     side, top = inspect_shards.CELL_SIDE, show_augment.MARGIN + 2 * show_augment.TEXT_HEIGHT
     right = show_augment.LABEL_WIDTH + side
     assert sheets[0][top + side :, right:].tolist() == sheets[1][top + side :, right:].tolist()
     assert (sheets[0][top + side :, :right] != sheets[1][top + side :, :right]).any()
-    cut = show_augment.fitted("a" * 60, side, " 0.550 x2")
+    cut = show_augment.shortened("a" * 60, side, " 0.550 x2")
     assert cut.startswith("aa") and cut.endswith("... 0.550 x2")
 
 
@@ -130,19 +131,19 @@ def flip(path):
 
 
 def swap(path):
-    """Records that are whole and as many, but others."""
+    """The same number of other, complete records."""
     path.write_bytes(path.with_name("00001.tfrecord").read_bytes())
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [(cut, "cannot be read"), (flip, "cannot be read"), (swap, "bytes and not")],
 )
-def test_damages_are_named(workdir, damage, told):
+def test_damaged_files_are_named(workdir, damage, message):
     pseudo = inspect_shards.find_sets(workdir)[1]
     damage(pseudo.paths[0])
-    lines = list(inspect_shards.damages(pseudo))
-    assert len(lines) == 1 and told in lines[0] and "00000.tfrecord" in lines[0]
+    lines = list(inspect_shards.find_damage(pseudo))
+    assert len(lines) == 1 and message in lines[0] and "00000.tfrecord" in lines[0]
 
 
 def test_a_sheet_shows_images_with_labels_confidences_and_copies(workdir):
@@ -151,11 +152,11 @@ def test_a_sheet_shows_images_with_labels_confidences_and_copies(workdir):
     captions = [caption for _, *caption in inspect_shards.examples(pseudo, 4)]
     assert captions == [[f"digit {target[row]}", f" 0.550 x{1 + row % 3}"] for row in (0, 3, 6, 9)]
     assert [caption for _, *caption in inspect_shards.examples(labeled, 40)] == [
-        [f"digit {one}", ""] for one in target[:10]
+        [f"digit {label}", ""] for label in target[:10]
     ]
     sheet = np.asarray(inspect_shards.make_sheet(labeled, 10))
     side = inspect_shards.CELL_SIDE
-    first = records.decode_image(png(0), side).numpy()
+    first = decode_image(png(0), side).numpy()
     found = [
         (y, x)
         for y in range(40, 60)
@@ -173,7 +174,7 @@ def test_the_command(workdir, tmp_path):
     done = run(workdir, "--verify", "--classes", f"--sheet={tmp_path}/new/sheet.png")
     assert done.returncode == 0, done.stderr
     assert "digit 9" in done.stdout
-    assert "2 shard sets: every record and checksum is right." in done.stdout
+    assert "2 shard sets: all records and checksums are ok." in done.stdout
     with Image.open(tmp_path / "new/sheet.png") as sheet:
         assert sheet.width > 500
     (path,) = workdir.glob("gen1/pseudo-*/shards/00002.tfrecord")

@@ -1,4 +1,4 @@
-"""The sheet shows what the operations make of the data set's own images."""
+"""The sheet shows the operations and the noise of training on the run's images."""
 
 import subprocess
 import sys
@@ -8,51 +8,53 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsk.commands.preparation import prepare
 from nsk.config.config import Config
-from nsk.config.sections import RANDAUGMENT_OPERATIONS
 from nsk.data import image_operations
+from nsk.data.image_operations import RandAugmentOptions
+from nsk.data.randaugment_table import OPERATIONS
 from nsk.errors import UserError
 from tools import show_augment
 
-SIGNED = 9  # Operations with two directions.
+SIGNED = sum(operation.is_signed("increasing") for operation in OPERATIONS.values())
 
 
-def make_config(workdir, **values):
-    return Config.from_values(
-        {
-            "workdir": str(workdir),
-            "num_labeled": 50,
-            "num_dev": 100,
-            "models": ["convnet5"] * 2,
-            "train_steps": ["2"],
-            **values,
-        }
-    )
+def settings(workdir, **values):
+    return {
+        "workdir": str(workdir),
+        "num_labeled": 50,
+        "num_dev": 100,
+        "models": ["convnet5"] * 2,
+        "train_steps": ["2"],
+        **values,
+    }
 
 
 def noises(**values):
-    return make_config("unused", **values).noise.at(1)
+    return Config.from_values(settings("unused", **values)).noise.at(1)
 
 
 def photographs(count=3, height=12, width=12):
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
-def test_every_operation_has_a_row_and_two_where_it_has_two_directions():
+def test_every_operation_has_a_row_and_two_if_it_is_signed():
     rows = show_augment.operation_rows(photographs(), noises(), [3.0, 30.0])
     labels = [label for label, _ in rows]
-    assert [one for one in labels if "(-)" not in one] == list(RANDAUGMENT_OPERATIONS)
-    assert len(labels) == len(RANDAUGMENT_OPERATIONS) + SIGNED
+    assert [label for label in labels if "(-)" not in label] == list(OPERATIONS)
+    assert len(labels) == len(OPERATIONS) + SIGNED and SIGNED >= 9
     assert all(len(cells) == 2 for _, cells in rows)
 
 
-def test_cells_show_and_say_what_the_training_does():
+def test_cells_and_captions_agree_with_training():
     images = photographs()
     values = noises(randaugment_max_level=20.0, fill=7, translate_share=0.25)
     rows = dict(show_augment.operation_rows(images, values, [5.0, 20.0]))
     caption, made = rows["rotate (-)"][1]
     assert caption == "-30 degrees"
-    expected = image_operations.apply_operation("rotate", images, 1.0, -1.0, fill=7)
+    expected = image_operations.apply_operation(
+        "rotate", images, 1.0, -1.0, options=RandAugmentOptions(fill=7)
+    )
     np.testing.assert_array_equal(made, expected)
     caption, made = rows["translate_x"][0]
     assert caption == "+0.8 pixels"  # A quarter of the strength of a quarter of 12 pixels.
@@ -63,7 +65,7 @@ def test_cells_show_and_say_what_the_training_does():
     assert "color (-)" not in rows and rows["color"][0][0] == "x 1.00"
 
 
-def test_a_sheet_holds_every_cell_enlarged_beside_its_label():
+def test_a_sheet_has_every_cell_enlarged_beside_its_label():
     images = photographs(2, 40, 40)
     cells = [("first", images), ("second", 255 - images)]
     sheet = np.asarray(show_augment.draw_sheet("title", ["a", "b"], [("label", cells)] * 2))
@@ -79,17 +81,16 @@ def test_a_sheet_holds_every_cell_enlarged_beside_its_label():
 
 
 def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
-    """Of a teacher without noise the last row shows the images themselves."""
-    config = make_config(
-        tmp_path, randaugment_num_ops=["0", "2"], crop_padding=["0", "1"], image_size=[96]
-    )
+    """For a teacher without noise the last row has the original images."""
+    noise = {"randaugment_num_ops": ["0", "2"], "crop_padding": ["0", "1"]}
+    runner = prepare(settings(tmp_path, image_size=[96], **noise))
     sheets = [
-        np.asarray(show_augment.make_sheet(config, [9.0, 30.0], 2, generation))
+        np.asarray(show_augment.make_sheet(runner, [9.0, 30.0], 2, generation))
         for generation in (0, 1)
     ]
     top, left = show_augment.MARGIN + 2 * show_augment.TEXT_HEIGHT, show_augment.LABEL_WIDTH
     step = 96 + show_augment.TEXT_HEIGHT + show_augment.MARGIN
-    num_rows = len(RANDAUGMENT_OPERATIONS) + SIGNED + 2
+    num_rows = len(OPERATIONS) + SIGNED + 2
     assert sheets[0].shape[0] == top + num_rows * step + show_augment.MARGIN
 
     def cell(sheet, row, column):
@@ -102,7 +103,7 @@ def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
         np.testing.assert_array_equal(cell(sheets[0], last, column), images)
     draws = [cell(sheets[1], last, column) for column in (0, 1)]
     assert np.any(draws[0] != images) and np.any(draws[0] != draws[1])
-    again = np.asarray(show_augment.make_sheet(config, [9.0, 30.0], 2, 1))
+    again = np.asarray(show_augment.make_sheet(runner, [9.0, 30.0], 2, 1))
     np.testing.assert_array_equal(again, sheets[1])
 
 
@@ -114,12 +115,12 @@ def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
         ([], 2, "--generation=2: the chain has generations 0 to 1"),
     ],
 )
-def test_what_cannot_be_shown_is_told(tmp_path, magnitudes, generation, message):
+def test_invalid_magnitudes_and_generations_are_refused(tmp_path, magnitudes, generation, message):
     with pytest.raises(UserError, match=message):
-        show_augment.make_sheet(make_config(tmp_path), magnitudes, 1, generation)
+        show_augment.make_sheet(prepare(settings(tmp_path)), magnitudes, 1, generation)
 
 
-def test_the_command_writes_a_png_and_refuses_what_it_cannot(tmp_path):
+def test_the_command_writes_a_png_and_refuses_invalid_flags(tmp_path):
     def run(*arguments):
         return subprocess.run(
             [
@@ -144,7 +145,7 @@ def test_the_command_writes_a_png_and_refuses_what_it_cannot(tmp_path):
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr
     finished = run("--models=convnet5", f"--output={tmp_path}/teacher.png", "--magnitudes=3")
-    assert finished.returncode == 0, finished.stderr  # Of a chain of one, whose noise else.
+    assert finished.returncode == 0, finished.stderr  # A chain without students.
     finished = run(f"--output={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
     assert finished.returncode == 0, finished.stderr
     with Image.open(tmp_path / "new/sheet.png") as sheet:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nsk.errors import UserError
-from nsk.evaluation.prediction_files import from_predictions, write_scores
-from nsk.store.folders import Stage
-from tests.report.run_summary_test import make_images, make_stage
+from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.store.folders import StageFolder
+from tests.report.run_report_test import make_images, make_stage
 from tools import threshold_table
 
 
@@ -17,11 +17,11 @@ def test_kept_precision_and_coverage_by_class():
     labels = np.array([0, 0, 0, 1, 1, 2])
     truth = np.array([0, 1, 0, 1, 1, 0])
     confidences = np.float32([0.9, 0.8, 0.3, 0.7, 0.95, 0.7])
-    kept, correct, of_truth = threshold_table.measure(labels, confidences, truth, 3, 0.7)
+    kept, correct, num_images = threshold_table.measure(labels, confidences, truth, 3, 0.7)
     assert kept.tolist() == [2, 2, 1]  # A confidence equal to the threshold is kept.
     assert correct.tolist() == [1, 2, 0]
-    assert of_truth.tolist() == [3, 3, 0]
-    lines = threshold_table.table(["a", "b", "c"], {0.7: (kept, correct, of_truth)})
+    assert num_images.tolist() == [3, 3, 0]
+    lines = threshold_table.format_results(["a", "b", "c"], {0.7: (kept, correct, num_images)})
     assert [line.split() for line in lines] == [
         ["class", "0.7"],
         ["a", "2", "50.0", "33.3"],
@@ -33,15 +33,15 @@ def test_kept_precision_and_coverage_by_class():
 
 def test_scores_are_joined_with_the_sealed_truth_by_id(tmp_path):
     images = make_images(tmp_path)
-    scores = Stage(tmp_path / "scores", "0", {})
+    scores = StageFolder(tmp_path / "scores", "0", {})
     (scores.path / "unlabeled").mkdir(parents=True)
     log_probabilities = np.log(np.full((2, 3), 0.2) + np.eye(3)[[1, 2]] * 0.4).astype(np.float32)
-    given = from_predictions(
+    predictions = make_stored_predictions(
         ["image/1/0", "image/0/3"], log_probabilities, 0, np.float32([0.7, 0.8])
     )
-    write_scores(scores.path / "unlabeled/00000.parquet", given)
-    judged = threshold_table.read(images, scores)
-    assert judged.labels.tolist() == [2] and judged.truth.tolist() == [2]  # Nothing of image/1/0.
+    write_predictions(scores.path / "unlabeled/00000.parquet", predictions)
+    judged = threshold_table.read_unlabeled(images, scores)
+    assert judged.labels.tolist() == [2] and judged.truth.tolist() == [2]  # image/1/0 is unknown.
     np.testing.assert_allclose(judged.confidences["confidence"], [0.6])
     np.testing.assert_allclose(judged.confidences["calibrated_confidence"], [0.8])
 
@@ -53,20 +53,20 @@ def write(path, labels, confidences, truth=None):
     probabilities = np.tile((1 - confidences[:, np.newaxis]) / 2, 3)
     probabilities[np.arange(len(labels)), labels] = confidences
     ids = [f"{path.stem}/{row}" for row in range(len(labels))]
-    scores = from_predictions(ids, np.log(probabilities), 0, np.sqrt(confidences))
-    write_scores(path, scores, truth)
+    scores = make_stored_predictions(ids, np.log(probabilities), 0, np.sqrt(confidences))
+    write_predictions(path, scores, truth)
 
 
-def test_where_no_truth_is_known_dev_judges_and_unlabelled_images_are_counted(tmp_path):
+def test_precision_is_measured_on_dev_if_no_true_label_is_known(tmp_path):
     images = make_images(tmp_path, with_truth=False)
     images.counts["class_names"] = ["a", "b", "c"]
     scores = make_stage(tmp_path, "gen1/scores", {"scored": 5, "temperature": 1.5})
     write(scores.path / "unlabeled/00000.parquet", [0, 0, 1], [0.9, 0.7, 0.9])
     write(scores.path / "unlabeled/00001.parquet", [1, 2], [0.9, 0.5])
     write(scores.path / "dev.parquet", [0, 0, 1, 1], [0.9, 0.8, 0.9, 0.4], [0, 1, 1, 0])
-    assert threshold_table.read(images, scores) is None
+    assert threshold_table.read_unlabeled(images, scores) is None
     first, *lines = threshold_table.report(images, scores, [0.6, 0.8])
-    assert "those of 4 dev images, kept are of 5 unlabelled ones" in first
+    assert "those of 4 dev images; images kept are counted among 5 unlabelled ones" in first
     assert "precision % on dev, coverage % on dev" in lines[0]
     rows = [line.split() for line in lines[1:6]]
     assert rows[1] == ["a", "2", "50.0", "50.0", "1", "50.0", "50.0"]
@@ -80,10 +80,10 @@ def test_where_no_truth_is_known_dev_judges_and_unlabelled_images_are_counted(tm
         "precision": pytest.approx(2 / 3),
         "coverage": 0.5,
     }
-    assert summary["calibrated_confidence"]["0.8"]["kept"] == 4  # 0.64 and more.
+    assert summary["calibrated_confidence"]["0.8"]["kept"] == 4  # At least 0.64.
 
 
-def test_where_dev_says_nothing_either_there_is_nothing_to_report(tmp_path):
+def test_without_true_labels_and_dev_scores_there_is_nothing_to_report(tmp_path):
     images = make_images(tmp_path, with_truth=False)
     images.counts["class_names"] = ["a", "b", "c"]
     scores = make_stage(tmp_path, "gen1/scores", {"scored": 5, "temperature": None})
@@ -92,14 +92,14 @@ def test_where_dev_says_nothing_either_there_is_nothing_to_report(tmp_path):
         list(threshold_table.report(images, scores, [0.5]))
 
 
-@pytest.mark.parametrize("given", ["2", "nan", "-1", "", "0.5,x", "0.5,1.1", "inf"])
-def test_what_is_no_threshold_is_refused(given):
-    with pytest.raises(UserError, match=f"--thresholds={given}: expected numbers from 0 to 1"):
-        threshold_table.read_thresholds(given.split(",") if given else [])
-    assert threshold_table.read_thresholds(["0", "1"]) == [0, 1]
+@pytest.mark.parametrize("texts", ["2", "nan", "-1", "", "0.5,x", "0.5,1.1", "inf"])
+def test_invalid_thresholds_are_rejected(texts):
+    with pytest.raises(UserError, match=f"--thresholds={texts}: expected numbers from 0 to 1"):
+        threshold_table.parse_thresholds(texts.split(",") if texts else [])
+    assert threshold_table.parse_thresholds(["0", "1"]) == [0, 1]
 
 
-def test_the_workdir_of_no_run_is_not_made(tmp_path):
+def test_a_missing_workdir_is_an_error_and_is_not_created(tmp_path):
     workdir = tmp_path / "typo"
     command = [sys.executable, "-m", "tools.threshold_table", "--flagfile=flags/quickstart.flags"]
     done = subprocess.run(
@@ -109,4 +109,4 @@ def test_the_workdir_of_no_run_is_not_made(tmp_path):
         cwd=Path(threshold_table.__file__).parents[1],
     )
     assert done.returncode == 2 and not workdir.exists()
-    assert done.stderr == f"nsk: --workdir={workdir} is not there: give that of a run.\n"
+    assert done.stderr == f"nsk: --workdir={workdir} does not exist: give that of a run.\n"

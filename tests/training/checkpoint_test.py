@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nsk.errors import CannotTeachError, UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.training import checkpoint
 from nsk.training.checkpoint import Checkpoints
 
@@ -154,7 +154,7 @@ def test_what_a_stopped_process_left_is_removed(tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     these = variables()
     these["model/1/dense/bias"].assign([0, np.nan, 0, 0])
-    with pytest.raises(CannotTeachError, match="dense/bias is not finite after step 3"):
+    with pytest.raises(GenerationFailedError, match="dense/bias is not finite after step 3"):
         Checkpoints(tmp_path, these, 1.0).save(3, {})
     assert not list(tmp_path.iterdir())
 

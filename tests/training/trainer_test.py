@@ -13,6 +13,8 @@ from tensorflow.core.util import event_pb2
 
 from nsk import models, noise, stopping
 from nsk.data import augment, pipeline
+from nsk.data.augment import ImageNoise
+from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ResidentStream
 from nsk.distributed import strategy as strategies
 from nsk.distributed.batch_share import WHOLE
@@ -61,16 +63,13 @@ def streams():
 
 def batches(first_step, num_steps, share=WHOLE):
     """Crop and RandAugment; few operations, since each makes tracing longer."""
-    augmented = functools.partial(
-        augment.augment,
-        crop_padding=1,
-        num_ops=2,
-        magnitude=9.0,
-        operations=("rotate", "translate_x", "brightness"),
+    options = RandAugmentOptions(
+        num_ops=2, magnitude=9.0, operations=("rotate", "translate_x", "brightness")
     )
+    image_noise = ImageNoise(crop_padding=1, rand_augment=options)
 
     def noisy(images, targets, key, batch_size):
-        return augmented(images, key), targets
+        return augment.augment(images, key, image_noise), targets
 
     return pipeline.training_batches(streams(), KEY, noisy, 8, first_step, num_steps, share)
 
@@ -477,7 +476,7 @@ def train_in_parts(folder, stops=(), evaluations=4):
 
 
 def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr("nsk.training.checkpoint.LARGEST_SHARE", 1e9)  # After every call.
+    monkeypatch.setattr("nsk.training.checkpoint.MAX_TIME_SHARE", 1e9)  # After every call.
     expected, weights = train_in_parts(tmp_path / "whole")
     received, received_weights = train_in_parts(tmp_path / "parts", stops=(2, 3, 3))
     assert {**received, "seconds": 0} == {**expected, "seconds": 0}
@@ -509,7 +508,7 @@ def test_a_stop_on_request_saves_the_last_step(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         return {"accuracy": 0.5}
 
-    kept = signal.signal(signal.SIGTERM, stopping.handle)
+    kept = signal.signal(signal.SIGTERM, stopping.handle_signal)
     try:
         with pytest.raises(stopping.Stopped):
             trainer.train(

@@ -1,0 +1,29 @@
+"""What ingest remembers of every image while the pixels are on disk."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class ImageIndex:
+    """Ids, labels, digests and file offsets of all readable images, row by row.
+
+    Attributes:
+        ids: list of strings.
+        labels: int32 array (n,), -1 if the label is unknown.
+        digests: list of bytes, equal for images with equal pixels.
+        spans: int64 array (n, 2), offset and length of the encoded image in the spool.
+        sides: int32 array (n,), the shorter side in pixels.
+        pools: dict from the split of a source to its rows.
+        external_teacher: dict from a row to the number of bytes of an external teacher's scores,
+            which follow the image in the spool.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    digests: list[bytes]
+    spans: np.ndarray
+    sides: np.ndarray
+    pools: dict[str, np.ndarray]
+    external_teacher: dict[int, int] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,214 @@
+"""Normalises images at ingest: every image becomes an 8-bit RGB or grayscale JPEG or PNG.
+
+This is done once, with Pillow, since `tf.io.decode_image` ignores EXIF rotation and garbles or
+refuses several formats.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import struct
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, UnidentifiedImageError
+
+from nsk.config.data import DataConfig
+
+# Formats that state in their header how many pixels will be decoded. Of Pillow's other formats some
+# hold images larger than stated (ICO) or start another program (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
+
+# Pixels that all threads decode at the same time; a pixel may temporarily take 30 bytes.
+MAX_CONCURRENT_PIXELS = 2**28
+
+EXIF_ORIENTATION = 0x0112
+TILE_WIDTH, TILE_LENGTH = 322, 323  # Tags of a TIFF.
+UPRIGHT_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# `normalize_image` has its own limit. Pillow's would warn and refuse at another one, and can only
+# be removed for the whole process: silencing a warning is not thread-safe.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalizedImage:
+    """An image that can be stored in a record.
+
+    Attributes:
+        encoded: an 8-bit RGB or grayscale JPEG or PNG.
+        digest: 16 bytes, equal for images with equal RGB pixels.
+        reencoded: whether `encoded` differs from the input.
+    """
+
+    encoded: bytes
+    digest: bytes
+    reencoded: bool
+
+
+def normalize_image(
+    encoded: bytes,
+    max_bytes: int = DataConfig.max_image_bytes,
+    max_pixels: int = DataConfig.max_image_pixels,
+) -> NormalizedImage:
+    """Keeps a plain JPEG or PNG as it is and converts every other image to an RGB PNG.
+
+    EXIF rotation is applied, transparency is composited on white, 16 bits become 8, palettes, CMYK
+    and 1-bit images become RGB, and of an animation the first frame is kept. Gamma and colour
+    profiles are not applied.
+
+    Args:
+        encoded: bytes of an image in one of `FORMATS`.
+        max_bytes: the largest size of `encoded`.
+        max_pixels: the largest height * width, read from the header: larger images are not decoded.
+
+    Returns:
+        A `NormalizedImage`.
+
+    Raises:
+        ValueError: the image cannot be decoded or is too large; the message gives the reason.
+    """
+    if len(encoded) > max_bytes:
+        raise ValueError(f"it has more bytes than --max_image_bytes={max_bytes}")
+    with _one_line_errors():
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    with image:
+        with _one_line_errors():
+            decoded_sizes = _decoded_sizes(image)
+        for width, height in decoded_sizes:
+            if width * height > max_pixels:
+                raise ValueError(
+                    f"{width:,} x {height:,} pixels are more than --max_image_pixels={max_pixels}"
+                )
+        if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+            raise ValueError("its 32-bit pixels have no defined range: make it 8- or 16-bit")
+        width, height = image.size
+        with _one_line_errors(), _pixel_budget.acquire(width * height):
+            # Pillow accepts what TensorFlow refuses, such as a PNG without its last bytes. So
+            # TensorFlow decodes every image here, rather than fail on one during training.
+            if _is_plain(image, encoded):
+                with contextlib.suppress(tf.errors.InvalidArgumentError):
+                    return NormalizedImage(encoded, _digest(encoded), reencoded=False)
+            buffer = io.BytesIO()
+            _to_rgb(image, encoded).save(buffer, "PNG")
+            encoded = buffer.getvalue()
+            return NormalizedImage(encoded, _digest(encoded), reencoded=True)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns any error of decoding an image into a ValueError with a message of one line."""
+    try:
+        yield
+    except UnidentifiedImageError:  # Its message contains a memory address.
+        raise ValueError(f"cannot identify the image: expected {', '.join(FORMATS)}") from None
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "TensorFlow cannot decode the image, nor Pillow's conversion of it"
+        ) from error
+    except Exception as error:  # Pillow's plugins raise nearly anything on broken data.
+        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+
+
+def _decoded_sizes(image: Image.Image) -> list[tuple[int, int]]:
+    """(width, height) of the image and of a TIFF's tiles, which are decoded whole."""
+    sizes = [image.size]
+    if image.format == "TIFF":
+        sizes.append(tuple(int(image.tag_v2.get(tag, 0)) for tag in (TILE_WIDTH, TILE_LENGTH)))
+    return sizes
+
+
+class _Budget:
+    """An amount shared by threads: `acquire` waits until enough of it is free."""
+
+    def __init__(self, amount: int):
+        self._amount = self._free = amount
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def acquire(self, amount: int) -> Iterator[None]:
+        amount = min(amount, self._amount)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+_pixel_budget = _Budget(MAX_CONCURRENT_PIXELS)
+
+
+def _digest(encoded: bytes) -> bytes:
+    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(struct.pack(">II", height, width))
+    digest.update(pixels)
+    return digest.digest()[:16]
+
+
+def _is_plain(image: Image.Image, encoded: bytes) -> bool:
+    if image.mode not in ("RGB", "L") or _upright_transpose(image) is not None:
+        return False
+    if image.format == "PNG":
+        is_deep = _png_bit_depth(encoded) != 8
+        return not (is_deep or image.is_animated or "transparency" in image.info)
+    # An MPO is a JPEG followed by others, such as a preview: JPEG readers decode the first.
+    return image.format in ("JPEG", "MPO")
+
+
+def _png_bit_depth(encoded: bytes) -> int:
+    return encoded[24]  # Pillow does not expose it: it converts 16-bit colours to 8 bits.
+
+
+def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
+    """The transposition that makes an image upright, from its EXIF header; None if it is."""
+    try:
+        return UPRIGHT_TRANSPOSE.get(image.getexif().get(EXIF_ORIENTATION))
+    except Exception:  # Viewers show an image with a broken header, too.
+        return None
+
+
+def _to_rgb(image: Image.Image, encoded: bytes) -> Image.Image:
+    image.load()
+    transpose = _upright_transpose(image)  # After loading, which rotates a TIFF.
+    if (
+        image.format == "PNG"
+        and image.mode != "P"
+        and (_png_bit_depth(encoded) == 16 or "transparency" in image.info)
+    ):
+        # Pillow truncates 16-bit colours and compares the transparent one with the wrong levels.
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
+            image = Image.fromarray(_to_8_bits(levels.numpy()))
+            del levels
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _to_8_bits(levels: np.ndarray) -> np.ndarray:
+    # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest. Row by row, to save
+    # memory on large images.
+    narrow = np.empty(levels.shape, np.uint8)
+    for narrow_row, row in zip(narrow, levels, strict=True):
+        narrow_row[:] = (np.clip(row, 0, 65535 - 128) + 128) // 257
+    return narrow

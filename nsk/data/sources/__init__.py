@@ -1,0 +1,82 @@
+"""Sources of images: each defines its classes and yields encoded images; see `source.Source`."""
+
+import os
+from pathlib import Path
+
+from nsk.config.data import DataConfig
+from nsk.data.sources.digits import DigitsSource
+from nsk.data.sources.folder import FolderSource
+from nsk.data.sources.source import Source
+from nsk.data.sources.tfds import TfdsSource
+from nsk.data.sources.tfrecord import TfrecordSource
+
+
+def open_source(
+    name: str,
+    train_split: str = "train",
+    test_split: str = "test",
+    max_image_bytes: int = DataConfig.max_image_bytes,
+    first_label: int = 0,
+    unlabeled_split: str = "",
+) -> Source:
+    """Opens a source by its name on the command line.
+
+    Args:
+        name: digits, tfds:NAME[/config], folder:PATH or tfrecord:PATTERN.
+        train_split: the TFDS split to train on; the default one may be missing.
+        test_split: the TFDS split to test on; the default one may be missing.
+        max_image_bytes: of larger files only one byte more is read.
+        first_label: the label of the first class in TFRecord files.
+        unlabeled_split: the TFDS split of unlabelled images; "": the one called unlabeled.
+
+    Raises:
+        UserError: the source is missing or its layout is not as expected.
+    """
+    kind, _, location = name.partition(":")
+    if name == "digits":
+        return DigitsSource()
+    if kind == "tfds":
+        return TfdsSource(location, train_split, test_split, unlabeled_split)
+    if kind == "folder":
+        return FolderSource(Path(os.path.expanduser(location)), max_image_bytes)
+    if kind == "tfrecord":
+        return TfrecordSource(location, first_label, max_image_bytes)
+    raise ValueError(
+        f"{name!r} is not a source: expected digits, tfds:NAME, folder:PATH or tfrecord:PATTERN."
+    )
+
+
+def open_sources(config: DataConfig) -> dict[str, Source]:
+    """Opens the sources that the settings name.
+
+    Returns:
+        dict from dataset and, if given, test_dataset and unlabeled_dataset to the source.
+
+    Raises:
+        UserError: see `open_source`.
+    """
+    # --train_split and --test_split only apply to --dataset.
+    common = {"max_image_bytes": config.max_image_bytes, "first_label": config.first_label}
+    opened = {
+        "dataset": open_source(config.dataset, config.train_split, config.test_split, **common)
+    }
+    if config.test_dataset:
+        opened["test_dataset"] = open_source(config.test_dataset, **common)
+    if config.unlabeled_dataset:
+        opened["unlabeled_dataset"] = open_source(
+            config.unlabeled_dataset, **common, unlabeled_split=config.unlabeled_split
+        )
+    return opened
+
+
+def content(config: DataConfig) -> dict[str, dict]:
+    """What the sources hold, to detect that images were added, removed or replaced.
+
+    Returns:
+        JSON-like dict from dataset, test_dataset and unlabeled_dataset, if used, to the source's
+        `content()`. No image is read: files are compared by size and modification time.
+
+    Raises:
+        UserError: see `open_source`.
+    """
+    return {flag: source.content() for flag, source in open_sources(config).items()}

@@ -1,0 +1,112 @@
+"""What every source of images provides, and what several sources share."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from nsk.data.records import MIN_PROBABILITY
+
+SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+    """One image as its source holds it.
+
+    Attributes:
+        id: unique within a split and the same in every run.
+        encoded: an image file.
+        label: class index; None if unknown.
+        external_teacher: scores of an external teacher: probabilities of all classes
+            (num_classes,), or (its most probable class, the probability of it); None for none.
+        unreadable: why the bytes cannot be read; "" if they were.
+    """
+
+    id: str
+    encoded: bytes
+    label: int | None
+    external_teacher: np.ndarray | tuple[int, float] | None = None
+    unreadable: str = ""
+
+    def external_teacher_log_probabilities(self, num_classes: int) -> bytes:
+        """`external_teacher` as bytes for `records.image_example`; b"" for none.
+
+        If only the most probable class is known, the others share the remaining probability.
+
+        Raises:
+            ValueError: the scores are not probabilities of `num_classes` classes.
+        """
+        if self.external_teacher is None:
+            return b""
+        if isinstance(self.external_teacher, tuple):
+            label, probability = self.external_teacher
+            if not 0 <= label < num_classes:
+                raise ValueError(f"its teacher's label {label} is not in 0 to {num_classes - 1}")
+            if not 0 <= probability <= 1:
+                raise ValueError(f"its teacher's prob {probability:.4g} is not in 0 to 1")
+            remaining = (1 - probability) / max(1, num_classes - 1)
+            probabilities = np.full(num_classes, remaining)
+            probabilities[label : label + 1] = probability
+        else:
+            probabilities = np.asarray(self.external_teacher, np.float64)
+        is_valid = (probabilities >= 0).all() and abs(probabilities.sum() - 1) < 0.01
+        if probabilities.shape != (num_classes,) or not is_valid:
+            raise ValueError(
+                f"its teacher's probabilities are {len(probabilities)} values with sum "
+                f"{probabilities.sum():.4g} and minimum {probabilities.min():.4g}, not "
+                f"probabilities of {num_classes} classes"
+            )
+        minimum = MIN_PROBABILITY / num_classes
+        return np.log(np.maximum(probabilities, minimum)).astype("<f4").tobytes()
+
+
+class Source(Protocol):
+    """A source of images.
+
+    Attributes:
+        class_names: list of strings; None if the source has no labels.
+        splits: those of `SPLITS` that the source has. `train` is a pool that is still to be
+            divided; the others are used as they are.
+        ids_reveal_labels: whether an id may reveal the label, as a path below a class folder does.
+    """
+
+    class_names: list[str] | None
+    splits: tuple[str, ...]
+    ids_reveal_labels: bool
+
+    def images(self, split: str) -> Iterator[SourceImage]:
+        """Iterates over the images of a split, from the start in every call."""
+
+    def content(self) -> dict:
+        """A JSON-like dict that changes when the images do, computed without reading them."""
+
+    def other_files(self) -> int:
+        """The number of files among the source's own that are not read."""
+
+
+def describe_files(paths: Iterable[Path], root: str | Path = "") -> dict:
+    """Number of files, and SHA-256 of their names below `root`, sizes and modification times."""
+    digest = hashlib.sha256()
+    names = {os.fsencode(os.path.relpath(path, root) if root else path): path for path in paths}
+    for name in sorted(names):
+        try:
+            status = os.stat(names[name])
+            digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError as error:  # Of a broken link, for instance.
+            digest.update(name + f"\0{error.errno}\n".encode())
+    return {"files": len(names), "sha256": digest.hexdigest()}
+
+
+def printable(name: str) -> str:
+    """The name in one line of text: characters that are not printable or not UTF-8 are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in name
+    )

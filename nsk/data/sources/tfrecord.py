@@ -1,0 +1,158 @@
+"""TFRecord files, of this project or others, as a source of images."""
+
+import collections
+import functools
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from google.protobuf.message import DecodeError
+
+from nsk.config.data import DataConfig
+from nsk.data import record_files, shards
+from nsk.data.sources.source import SourceImage, describe_files, printable
+from nsk.errors import UserError
+
+# Limits on what records of others may claim, as it costs memory before any image is decoded.
+MAX_CLASSES = 2**20
+MAX_ID_LENGTH = 2**12
+MAX_OTHER_BYTES = 2**20  # Of a record besides its image: id, label and probabilities.
+
+
+class TfrecordSource:
+    """TFRecord files of this project's image records (see `nsk.data.records`), or of others'.
+
+    The class names are read from a manifest.json beside the files; without it they are "0" to the
+    largest label. A record without an `id` is named after its file and position.
+
+    Records of the official Noisy Student code can be read, too: labelled ones, with labels in
+    `image/class/label` from `first_label` 1 on, and pseudo-labelled ones, with the teacher's
+    `probabilities`, or else `label` and `prob`, which become `SourceImage.external_teacher`.
+
+    Args:
+        pattern: a glob pattern of the files.
+        first_label: the label of the first class in `image/class/label`.
+        max_image_bytes: a record that is much larger is refused before it is read.
+
+    Raises:
+        UserError: there is no such file, or the manifests disagree.
+    """
+
+    splits = ("train",)
+    ids_reveal_labels = True  # They may be paths below class folders.
+
+    def __init__(
+        self,
+        pattern: str,
+        first_label: int = 0,
+        max_image_bytes: int = DataConfig.max_image_bytes,
+    ):
+        self.pattern = pattern
+        self._first_label = first_label
+        self._max_record_bytes = max_image_bytes + MAX_OTHER_BYTES
+        self._paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
+        if not self._paths:
+            raise UserError(
+                f"tfrecord:{pattern} matches no file: give a pattern such as '/data/*.tfrecord'."
+            )
+        for path in self._paths:
+            if not os.path.isfile(path):  # Opening a pipe would block until somebody writes to it.
+                raise UserError(f"{path} is not a file: give a pattern that matches only files.")
+        self._expected_counts = {}
+        self._manifest_names = None
+        for folder in sorted({path.parent for path in self._paths}):
+            self._read_manifest(folder)
+
+    def _read_manifest(self, folder: Path) -> None:
+        if not (folder / shards.MANIFEST).is_file():
+            return
+        shard_set = shards.ShardSet.load(folder)
+        self._expected_counts |= dict(zip(shard_set.paths, shard_set.counts, strict=True))
+        names = [printable(name) for name in shard_set.class_names]
+        if self._manifest_names not in (None, names):
+            raise UserError(
+                f"The manifests beside tfrecord:{self.pattern} disagree on the classes: give files "
+                "with the same classes."
+            )
+        self._manifest_names = names
+
+    @functools.cached_property
+    def class_names(self) -> list[str] | None:
+        # One pass over the records in any case: labels are also checked against a manifest's names.
+        labels = collections.Counter(image.label for image in self.images("train"))
+        labels.pop(None, None)
+        if not labels:
+            return None
+        names = self._manifest_names or range(min(max(labels) + 1, MAX_CLASSES))
+        if min(labels) < 0 or max(labels) >= len(names):
+            raise UserError(
+                f"tfrecord:{self.pattern} has labels from {min(labels) + self._first_label} to "
+                f"{max(labels) + self._first_label}: expected {self._first_label} to "
+                f"{len(names) - 1 + self._first_label}; --first_label is the label of the first "
+                "class."
+            )
+        if self._manifest_names is None and min(labels) > 0:
+            logging.warning(
+                "tfrecord:%s has no image with a label below %d: give --first_label=%d if that is "
+                "the label of the first class.",
+                self.pattern,
+                min(labels) + self._first_label,
+                min(labels) + self._first_label,
+            )
+        return [str(name) for name in names]
+
+    def content(self) -> dict:
+        manifests = {path.parent / shards.MANIFEST for path in self._paths}
+        return describe_files([*self._paths, *(path for path in manifests if path.is_file())])
+
+    def other_files(self) -> int:
+        return 0
+
+    def images(self, split: str) -> Iterator[SourceImage]:
+        for path in self._paths:
+            records = record_files.read_records(
+                path, self._expected_counts.get(path), self._max_record_bytes
+            )
+            for number, record in enumerate(records):
+                yield self._parse(record, path, number)
+
+    def _parse(self, record: bytes, path: Path, number: int) -> SourceImage:
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+            id = features["id"].bytes_list.value
+            id = id[0].decode() if id else f"{path.name}/{number:06d}"
+            encoded = features["image/encoded"].bytes_list.value[0]
+        except (DecodeError, IndexError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path} has a record that is not a tf.train.Example with image/encoded: "
+                "expected records as this project or the official code writes them."
+            ) from error
+        if len(id) > MAX_ID_LENGTH:
+            raise UserError(
+                f"{path} has an id of {len(id):,} characters, expected at most {MAX_ID_LENGTH:,}: "
+                "give records with shorter ids."
+            )
+        kind = features["image/class/label"].WhichOneof("kind")
+        if kind not in (None, "int64_list"):
+            raise UserError(
+                f"{path} has an image/class/label of the type {kind}: expected an "
+                "int64_list of one integer."
+            )
+        label = features["image/class/label"].int64_list.value
+        label = int(label[0]) - self._first_label if label else None
+        return SourceImage(printable(id), encoded, label, _external_teacher(features))
+
+
+def _external_teacher(
+    features: Mapping[str, tf.train.Feature],
+) -> np.ndarray | tuple[int, float] | None:
+    """`SourceImage.external_teacher` of an official pseudo-label record's features."""
+    probabilities = features["probabilities"].float_list.value
+    if probabilities:
+        return np.array(probabilities, np.float32)
+    label, probability = features["label"].int64_list.value, features["prob"].float_list.value
+    return (label[0], probability[0]) if label and probability else None

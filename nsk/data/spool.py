@@ -1,0 +1,165 @@
+"""Spools the images of all sources to disk, normalised, so that memory only holds their index."""
+
+import concurrent.futures
+import io
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from nsk.config.data import DataConfig
+from nsk.data import normalization
+from nsk.data.image_index import ImageIndex
+from nsk.data.normalization import NormalizedImage
+from nsk.data.pools import Pool
+from nsk.data.sources.source import SourceImage
+from nsk.errors import UserError
+from nsk.store.files import num_cores
+
+# Encoded images in memory: this many, or fewer if they reach this size.
+MAX_IMAGES_IN_MEMORY, MAX_BYTES_IN_MEMORY = 256, 2**28
+LOG_EVERY_SECONDS = 30.0
+MAX_NAMED_IN_ERROR = 10  # Unreadable images.
+MAX_NAMED_IN_COUNTS = 100
+
+
+def spool_images(
+    pools: dict[str, Pool], spool: BinaryIO, config: DataConfig, num_classes: int
+) -> tuple[ImageIndex, dict]:
+    """Normalises every image and appends it to the spool.
+
+    Args:
+        pools: as `open_pools` returns them.
+        spool: a binary file, open for writing and reading.
+        config: the limits on images and on the share of unreadable ones.
+        num_classes: int.
+
+    Returns:
+        `ImageIndex`, and a dict of `reencoded` and `corrupt`.
+
+    Raises:
+        UserError: too many images are unreadable, an id is duplicated, or the scores of an external
+            teacher are not valid.
+    """
+    ids, labels, digests, spans, sides, corrupt = [], [], [], [], [], []
+    rows, external_teacher, reencoded = {}, {}, 0
+    last_log = time.monotonic()
+    for name, pool in pools.items():
+        start = len(ids)
+        for image, result, side in _normalized(pool.source.images(pool.split), config):
+            if isinstance(result, ValueError):
+                corrupt.append({"id": image.id, "reason": str(result)})
+            else:
+                spans.append((spool.tell(), len(result.encoded)))
+                spool.write(result.encoded)
+                if scores := _external_teacher_scores(image, num_classes):
+                    external_teacher[len(ids)] = spool.write(scores)
+                ids.append(image.id)
+                is_labeled = pool.has_same_classes and image.label is not None
+                labels.append(image.label if is_labeled else -1)
+                digests.append(result.digest)
+                sides.append(side)
+                reencoded += result.reencoded
+            # The total is not known yet, so `Progress` cannot be used.
+            if time.monotonic() - last_log >= LOG_EVERY_SECONDS:
+                last_log = time.monotonic()
+                logging.info("data/images: %d images read", len(ids) + len(corrupt))
+        rows[name] = np.arange(start, len(ids))
+        _check_unique(ids[start:], name)
+    _check_corrupt(corrupt, len(ids) + len(corrupt), config.max_corrupt_fraction)
+    index = ImageIndex(
+        ids,
+        np.array(labels, np.int32),
+        digests,
+        np.array(spans, np.int64).reshape(-1, 2),
+        np.array(sides, np.int32),
+        rows,
+        external_teacher,
+    )
+    named = {"count": len(corrupt), "images": corrupt[:MAX_NAMED_IN_COUNTS]}
+    return index, {"reencoded": reencoded, "corrupt": named}
+
+
+def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
+    """The encoded image of a row."""
+    offset, length = index.spans[row]
+    return _read_span(spool, offset, length)
+
+
+def read_external_teacher(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
+    """The external teacher's scores of a row; b"" for none."""
+    if row not in index.external_teacher:
+        return b""
+    return _read_span(spool, sum(index.spans[row]), index.external_teacher[row])
+
+
+def _read_span(spool: BinaryIO, offset: int, length: int) -> bytes:
+    spool.seek(int(offset))
+    return spool.read(int(length))
+
+
+def _external_teacher_scores(image: SourceImage, num_classes: int) -> bytes:
+    try:
+        return image.external_teacher_log_probabilities(num_classes)
+    except ValueError as error:
+        raise UserError(f"{image.id}: {error}: give records of these classes.") from None
+
+
+def _normalized(
+    source_images: Iterable[SourceImage], config: DataConfig
+) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, int]]:
+    """Yields each image, its normalised form and shorter side, or a ValueError and 0."""
+
+    def normalize(image):
+        if image.unreadable:
+            return ValueError(image.unreadable), 0
+        try:
+            normalized = normalization.normalize_image(
+                image.encoded, config.max_image_bytes, config.max_image_pixels
+            )
+        except ValueError as error:
+            return error, 0
+        with Image.open(io.BytesIO(normalized.encoded)) as opened:  # Only reads the header.
+            return normalized, min(opened.size)
+
+    # Decoding releases Python's lock, so threads speed it up for images of the size of photographs.
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
+        for chunk in _chunks(source_images):
+            for image, (result, side) in zip(chunk, executor.map(normalize, chunk), strict=True):
+                yield image, result, side
+
+
+def _chunks(source_images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
+    chunk, size = [], 0
+    for image in source_images:
+        chunk.append(image)
+        size += len(image.encoded)
+        if len(chunk) == MAX_IMAGES_IN_MEMORY or size >= MAX_BYTES_IN_MEMORY:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
+
+
+def _check_unique(ids: list[str], pool: str) -> None:
+    if len(set(ids)) < len(ids):
+        duplicate = next(id for id, following in itertools.pairwise(sorted(ids)) if id == following)
+        raise UserError(
+            f"The id {duplicate!r} is duplicated in {pool}: ids must be unique, rename one."
+        )
+
+
+def _check_corrupt(corrupt: list[dict], total: int, max_fraction: float) -> None:
+    if len(corrupt) > max_fraction * total:
+        named = "; ".join(
+            f"{image['id']} ({image['reason']})" for image in corrupt[:MAX_NAMED_IN_ERROR]
+        )
+        if len(corrupt) > MAX_NAMED_IN_ERROR:
+            named += f"; and {len(corrupt) - MAX_NAMED_IN_ERROR} more"
+        raise UserError(
+            f"{len(corrupt)} of {total} images cannot be decoded, more than --max_corrupt_fraction="
+            f"{max_fraction}: {named}. Repair or remove them, or raise the flag."
+        )

@@ -1,0 +1,107 @@
+"""Which functions XLA compiles, and what happens if it cannot.
+
+`--jit_compile=auto` compiles training steps and predictions on GPUs and TPUs. On the CPU XLA's
+convolutions are slower than TensorFlow's own, so it compiles there only with `on`, as tests do.
+"""
+
+import re
+
+import tensorflow as tf
+from absl import logging
+
+MODES = ("auto", "on", "off")
+ACCELERATORS = ("GPU", "TPU")
+# What TensorFlow raises, before a variable is changed, if XLA cannot compile a function.
+ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.InternalError,
+)
+# Lines of TensorFlow's messages that do not contain the reason.
+UNINFORMATIVE = re.compile("Graph execution error|Detected at node|<stack traces unavailable>")
+MAX_REASON_CHARACTERS = 300
+
+
+def is_compiled(mode, strategy):
+    """Whether functions under a strategy are compiled.
+
+    Args:
+        mode: auto | on | off.
+        strategy: a `tf.distribute.Strategy`.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}.")
+    if mode != "auto":
+        return mode == "on"
+    return device_type(strategy) in ACCELERATORS
+
+
+def obstacle(strategy):
+    """Why a training step cannot be compiled under a strategy: a string; None if it can be."""
+    if isinstance(strategy, tf.distribute.OneDeviceStrategy | tf.distribute.TPUStrategy):
+        return None
+    return f"{type(strategy).__name__} sums gradients outside of what XLA compiles"
+
+
+def device_type(strategy):
+    """Device type of a strategy's replicas: CPU, GPU or TPU."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return "TPU"
+    if isinstance(strategy, tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy):
+        return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+
+
+class Compilable:
+    """A function of tensors that XLA compiles, or that runs without XLA if it cannot be compiled.
+
+    Compilation fails in the first call, so only an error of that call causes the fallback.
+
+    Args:
+        function: the function, which is called inside a `tf.function`.
+        is_compiled: bool, whether to compile it.
+        title: its name in the log.
+    """
+
+    def __init__(self, function, is_compiled, title):
+        self._function, self._title = function, title
+        self._compiled = tf.function(function, jit_compile=True) if is_compiled else None
+        self._called = False
+
+    @property
+    def is_compiled(self):
+        return self._compiled is not None
+
+    def __call__(self, *args):
+        return (self._compiled or self._function)(*args)
+
+    def succeeded(self):
+        """Records that a call has succeeded."""
+        self._called = True
+
+    def fall_back(self, error):
+        """Switches to the plain function if the first call failed because of XLA, and logs why.
+
+        The surrounding `tf.function` must then be created again, and called again.
+
+        Args:
+            error: the error, one of `ERRORS`, or a string.
+
+        Returns:
+            bool, whether the function was compiled and is plain now.
+        """
+        if self._called or not self.is_compiled:
+            return False
+        self._compiled = None
+        logging.warning("%s: runs without XLA (%s)", self._title, _reason(error))
+        return True
+
+
+def _reason(error):
+    """The line of an error's message that contains the reason, without stack traces."""
+    lines = getattr(error, "message", str(error)).strip().splitlines()
+    said = [line for line in lines if line.strip() and not UNINFORMATIVE.match(line)]
+    return (said or lines or [type(error).__name__])[0].strip()[:MAX_REASON_CHARACTERS]

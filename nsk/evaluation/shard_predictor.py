@@ -1,0 +1,50 @@
+"""Predictions of a saved model for the images of a shard set."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from nsk.data import pipeline
+from nsk.data.shards import ShardSet
+from nsk.evaluation.predictor import Predictions, Predictor
+from nsk.models.files import load_model
+
+PredictShards = Callable[[ShardSet, Sequence[int] | None], Iterator[Predictions]]
+
+
+def load_predictor(
+    path: Path,
+    batch_size: int,
+    strategy: tf.distribute.Strategy | None,
+    views: str,
+    jit_compile: str = "auto",
+) -> PredictShards:
+    """Loads a model to predict the images of shards.
+
+    Args:
+        path: a `.keras` file.
+        batch_size: number of images in a batch, see `Predictor`.
+        strategy: distributes the predictions over replicas; None: the current strategy.
+        views: "image" or "mirror", see `Predictor`.
+        jit_compile: auto | on | off, see `Predictor`.
+
+    Returns:
+        Function of a `ShardSet` and the indices of some of its shards (None: all) that yields the
+        model's `Predictions` of their images, batch by batch and in order.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = load_model(path)
+    predict = Predictor(model, batch_size, strategy, views, jit_compile)
+
+    def predict_shards(shard_set, shards=None):
+        image_size = model.input_shape[1]
+        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
+        with shard_set.naming_broken_shards():
+            yield from predict(batches)
+
+    return predict_shards

@@ -1,0 +1,131 @@
+"""Collects the results of a run in a dict, the content of `summary.json`.
+
+Only this module reads test metrics and the sealed file with the true labels of unlabelled images;
+the other modules of `nsk/report` show what it has collected.
+"""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from nsk.chain import Generation
+from nsk.config.config import Config
+from nsk.evaluation.prediction_files import read_table
+from nsk.store.folders import StageFolder
+
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+SPLITS = ("dev", "test")
+
+
+def collect_summary(
+    config: Config, images: StageFolder, chain: Sequence[Generation], best: int, export: StageFolder
+) -> dict[str, Any]:
+    """Collects the results of a finished run.
+
+    Args:
+        config: the settings of the run.
+        images: the ingest stage.
+        chain: the generations, the teacher first.
+        best: index of the best generation on dev.
+        export: the export stage.
+
+    Returns:
+        dict of JSON values, the content of `summary.json`.
+    """
+    return {
+        "generations": [
+            _describe_generation(index, generation, images)
+            for index, generation in enumerate(chain)
+        ],
+        "best": {"index": best},
+        "export": export.path.relative_to(config.workdir).as_posix(),
+        "num_images": images.counts["images"],
+        "left_out": {
+            "corrupt": images.counts["corrupt"]["count"],
+            "duplicates": sum(images.counts["duplicates_removed"].values()),
+        },
+        "seed": config.run.seed,
+        "environment": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+    }
+
+
+def _version(package):
+    """Version of a package; None if it is not installed under this name (tensorflow-cpu, say)."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _describe_generation(index, generation, images):
+    counts, trained = generation.model.counts, generation.trained.counts
+    is_finetuned = generation.trained != generation.model
+    stage_counts = [trained, counts] if is_finetuned else [trained]
+    description = {
+        "index": index,
+        "role": "student" if index else "teacher",
+        "model": counts["model"],
+        "parameters": counts["parameters"],
+        "image_size": counts["image_size"],
+        # None: adopted, trained elsewhere.
+        "images_seen": _total(stage_counts, "images_seen"),
+        "seconds": _total(stage_counts, "seconds"),
+        "stage": generation.model.name,
+        **{split: generation.evaluation.counts[split] for split in SPLITS},
+    }
+    if is_finetuned:
+        description["finetuned_from"] = {
+            "image_size": trained["image_size"],
+            "stage": generation.trained.name,
+            "dev_before": counts["dev_before"],
+        }
+    if generation.pseudo_labels is not None:
+        description["pseudo"] = _describe_pseudo_labels(generation, images)
+    return description
+
+
+def _total(stage_counts, name):
+    """The sum of a count over stages; None if it is unknown."""
+    return sum(counts[name] for counts in stage_counts) if name in stage_counts[0] else None
+
+
+def _describe_pseudo_labels(generation, images):
+    """A student's pseudo-labels: their counts by class, and their precision."""
+    selection = generation.selection.counts
+    copies_per_class = np.zeros(len(selection["per_class"]["candidates"]))
+    truth, num_known, num_correct = read_truth(images), 0, 0
+    for path in sorted((generation.scores.path / "unlabeled").glob("*.parquet")):
+        copies = read_table(generation.selection.path / path.name)["copies"].to_numpy()
+        labels = read_table(path, ["label"])["label"].to_numpy()
+        copies_per_class += np.bincount(labels, copies, len(copies_per_class))
+        if truth:
+            ids = read_table(path, ["id"])["id"].to_pylist()
+            kept = [row for row in np.flatnonzero(copies).tolist() if ids[row] in truth]
+            num_known += len(kept)
+            num_correct += sum(truth[ids[row]] == labels[row] for row in kept)
+    # With --select=once the images were selected by an earlier teacher, and relabelled by this one.
+    is_own_selection = generation.selection.path.parent == generation.scores.path.parent
+    return {
+        "scored": generation.scores.counts["scored"],
+        "temperature": generation.scores.counts["temperature"],
+        "kept": selection["images"],
+        "copies": selection["copies"],
+        "precision": float(num_correct / num_known) if num_known else None,
+        "per_class_candidates": selection["per_class"]["candidates"] if is_own_selection else None,
+        "per_class_copies": copies_per_class.astype(int).tolist(),
+    }
+
+
+def read_truth(images: StageFolder) -> dict[str, int]:
+    """{id: true label} of the unlabelled images of an ingest stage, as far as it is known."""
+    sealed = images.path / "sealed" / "unlabeled_truth.parquet"
+    if not sealed.exists():
+        return {}
+    table = read_table(sealed, ["id", "label"])
+    return dict(zip(table["id"].to_pylist(), table["label"].to_pylist(), strict=True))

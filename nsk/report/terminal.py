@@ -1,0 +1,156 @@
+"""What a person reads in a terminal: the closing table of a run, and the table of a selection."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nsk.evaluation.suites import SUITES, metric_name
+from nsk.progress import format_duration
+from nsk.report.text_table import align_columns
+from nsk.store.folders import StageFolder
+
+# Columns of the selection table: title, and the counts of dev images kept and of correct ones.
+DEV_COLUMNS = ("dev kept", "dev_kept", "dev_correct")
+DEV_CUT_COLUMNS = ("before cut", "dev_before_cut", "dev_before_cut_correct")
+
+
+def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
+    """The table at the end of a run, a row for each generation.
+
+    Args:
+        summary: the content of `summary.json`.
+        workdir: folder of the run.
+    """
+    generations = summary["generations"]
+    metric_columns = _metric_columns(generations)
+    titles = [title for title, *_ in metric_columns]
+    header = ("gen", "role", "model", "parameters", *titles, "pseudo-labels", "precision", "time")
+    rows = [header]
+    for generation in generations:
+        pseudo = generation.get("pseudo")
+        is_best = generation["index"] == summary["best"]["index"]
+        rows.append(
+            (
+                f"{generation['index']}{'*' if is_best else ''}",
+                generation["role"],
+                generation["model"],
+                f"{generation['parameters']:,}",
+                *(
+                    _format(generation[split].get(metric), format_spec)
+                    for _, split, metric, format_spec in metric_columns
+                ),
+                f"{pseudo['kept']:,}" if pseudo else "-",
+                _format(pseudo and pseudo["precision"], ".2%"),
+                "-" if generation["seconds"] is None else format_duration(generation["seconds"]),
+            )
+        )
+    finetuned = [
+        f"Generation {generation['index']} was trained at "
+        f"{generation['finetuned_from']['image_size']} pixels and fine-tuned at "
+        f"{generation['image_size']}."
+        for generation in generations
+        if "finetuned_from" in generation
+    ]
+    images = summary["num_images"]
+    return "\n".join(
+        (
+            "",
+            *align_columns(rows, left=3),
+            "",
+            *finetuned,
+            f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
+            f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
+            "The test split decides nothing.",
+            f"Model: {workdir / summary['export'] / 'saved_model'}",
+            f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}",
+            "",
+        )
+    )
+
+
+def _metric_columns(generations):
+    """[(title, split, metric, format)] of the suites' metrics that any generation has."""
+    columns = []
+    for suite_name, suite in SUITES.items():
+        for metric, format_spec in suite.table.items():
+            name = metric_name(suite_name, metric)
+            columns += [
+                (split if name == "accuracy" else f"{split} {name}", split, name, format_spec)
+                for split in suite.splits
+                if any(name in generation[split] for generation in generations)
+            ]
+    return columns
+
+
+def _format(value, format_spec):
+    return "-" if value is None else format(value, format_spec)
+
+
+def print_selection(
+    images: StageFolder, scores: StageFolder, selected: StageFolder
+) -> dict[str, Any]:
+    """Prints the table of a selection.
+
+    Args:
+        images, scores, selected: the finished stages.
+
+    Returns:
+        the selection's counts.
+    """
+    sys.stdout.write(selection_table(images, scores, selected))
+    return selected.counts
+
+
+def selection_table(images: StageFolder, scores: StageFolder, selected: StageFolder) -> str:
+    """What a selection keeps of each class, and the precision on dev; no test or sealed labels."""
+    counts = selected.counts
+    per_class = counts["per_class"]
+    # Earlier versions did not count dev images before the cut.
+    before_cut = per_class.get("dev_before_cut", per_class["dev_kept"])
+    dev_is_scored = scores.counts["temperature"] is not None
+    shows_cut = dev_is_scored and before_cut != per_class["dev_kept"]
+    rows = [["class", "threshold", "candidates", "kept", "copies", "lowest"]]
+    for index, name in enumerate(images.counts["class_names"]):
+        rows.append(
+            [
+                name,
+                f"{per_class['thresholds'][index]:.4g}",
+                *(f"{per_class[count][index]:,}" for count in ("candidates", "kept", "copies")),
+                _format(per_class["lowest_confidence"][index], ".4g"),
+            ]
+        )
+    totals = (sum(per_class["candidates"]), counts["images"], counts["copies"])
+    rows.append(["all", "", *(f"{total:,}" for total in totals), ""])
+    if dev_is_scored:
+        _add_dev_columns(rows, per_class, *DEV_COLUMNS)
+    if shows_cut:
+        _add_dev_columns(rows, per_class, *DEV_CUT_COLUMNS)
+    remarks = " ".join(_selection_remarks(images, scores, shows_cut))
+    lines = ("", *align_columns(rows, left=1), "", remarks, f"Selection: {selected.path}", "")
+    return "\n".join(lines)
+
+
+def _add_dev_columns(rows, per_class, title, kept, correct):
+    """Adds two columns: dev images kept of each class and of all, and the share of correct ones."""
+    rows[0] += [title, "correct"]
+    counts = ([*per_class[name], sum(per_class[name])] for name in (kept, correct))
+    for row, num_kept, num_correct in zip(rows[1:], *counts, strict=True):
+        row += [f"{num_kept:,}", f"{num_correct / num_kept:.2%}" if num_kept else "-"]
+
+
+def _selection_remarks(images, scores, shows_cut):
+    """Yields the sentences below the table."""
+    yield f"{scores.counts['scored']:,} unlabelled images were scored."
+    temperature = scores.counts["temperature"]
+    if temperature is None:
+        yield "The external teacher's predictions of dev are not known."
+    else:
+        yield (
+            f"Dev kept: of {images.counts['images']['dev']:,} dev images, those that reach their "
+            "threshold; correct: the share of them that the teacher classifies correctly."
+        )
+        if shows_cut:
+            yield "Before cut: those that also reach the lowest confidence selected."
+        yield f"Temperature fitted on dev: {temperature:.3f}."
+    yield "Nothing was trained."

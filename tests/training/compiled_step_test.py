@@ -1,0 +1,193 @@
+"""Steps that XLA compiles are those that run plain, noise included."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nsk import models, noise
+from nsk.distributed import strategy as strategies
+from nsk.distributed.batch_share import WHOLE
+from nsk.distributed.runtime import Runtime
+from nsk.training.recipe import Recipe
+from nsk.training.trainer import Trainer
+
+KEY = noise.key(0, "compiled step test")
+SIZES = {"labeled": 4, "pseudo": 8}
+NOISE = {"dropout_rate": 0.5, "survival_probability": 0.5}
+
+
+def first_batch(side):
+    def stream(number, size):
+        random = np.random.default_rng(number)
+        return {
+            "image": random.integers(0, 256, (size, side, side, 3)).astype(np.uint8),
+            "target": random.dirichlet(np.ones(10), size).astype(np.float32),
+            "weight": random.uniform(0.5, 1.0, size).astype(np.float32),
+        }
+
+    return tuple(stream(number, size) for number, size in enumerate(SIZES.values()))
+
+
+def make_trainer(name, side, jit_compile, num_steps=1, strategy="one", **changes):
+    build = functools.partial(models.build_model, name, num_classes=10, image_size=side, **NOISE)
+    recipe = Recipe(
+        np.full(num_steps, 0.01, np.float32),
+        SIZES,
+        **{"weight_decay": 1e-2, "gradient_clip_norm": 1.0, "ema_decay": 0.9, **changes},
+    )
+    runtime = Runtime.from_strategy(strategies.make_strategy(strategy))
+    return Trainer(build, recipe, KEY, runtime, jit_compile)
+
+
+def trained(name, side, jit_compile, num_steps=1, **changes):
+    """(losses, norms, trainer) after all steps on one batch."""
+    trainer = make_trainer(name, side, jit_compile, num_steps, **changes)
+    batches = iter(tf.data.Dataset.from_tensors(first_batch(side)).repeat())
+    return *trainer.call_steps(batches, 0, num_steps), trainer
+
+
+def is_compiled(trainer):
+    """Whether the graph of steps asks XLA to compile a function."""
+    batches = iter(tf.data.Dataset.from_tensors(first_batch(8)).repeat())
+    steps = trainer.run_steps.get_concrete_function(batches, tf.constant(0), tf.constant(1))
+    functions = steps.graph.as_graph_def().library.function
+    return any(function.attr["_XlaMustCompile"].b for function in functions)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("convnet5", 8),
+        ("resnet8", 8),
+        *(
+            pytest.param(name, side, marks=pytest.mark.slow)
+            for name, side in (
+                ("resnet6", 8),
+                ("resnet9", 8),
+                ("wrn10_1", 8),
+                ("imagenet_resnet18", 32),
+                ("efficientnet_b0_small", 16),
+                ("efficientnet_b0", 32),
+                ("kerascv:efficientnetv2_b0", 32),
+            )
+        ),
+    ],
+)
+def test_the_loss_of_a_step_of_every_family_is_the_same_plain_and_compiled(name, side):
+    plain, compiled = (trained(name, side, mode)[0] for mode in ("off", "on"))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
+
+
+def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
+    plain, compiled = (trained("resnet8", 8, mode, num_steps=3) for mode in ("off", "on"))
+    assert not is_compiled(plain[2])
+    assert is_compiled(compiled[2])
+    for ours, theirs in zip(plain[:2], compiled[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert len(set(plain[0])) == 3
+    for name, variable in plain[2].variables().items():
+        np.testing.assert_allclose(
+            compiled[2].variables()[name].numpy(), variable.numpy(), atol=1e-4, err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulation_steps": 2},
+        pytest.param({"rematerialize": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_parts_and_recomputed_blocks_are_compiled_as_well(changes):
+    plain, compiled = (trained("resnet8", 8, mode, **changes) for mode in ("off", "on"))
+    assert is_compiled(compiled[2])
+    np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-5)
+
+
+class OnTheHost(keras.layers.Layer):
+    """The identity, as a Python function that XLA cannot compile."""
+
+    def call(self, inputs):
+        outputs = tf.numpy_function(lambda array: array, [inputs], tf.float32)
+        return tf.ensure_shape(outputs, inputs.shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def linear_on_the_host(synchronized=False):
+    pixels = keras.Input([8, 8, 3])
+    features = keras.layers.Flatten()(OnTheHost()(pixels))
+    initializer = keras.initializers.GlorotUniform(seed=3)
+    logits = keras.layers.Dense(10, kernel_initializer=initializer)(features)
+    return keras.Model(pixels, logits, name="linear")
+
+
+def numbered_batches(first_step, num_steps, share=WHOLE):
+    """Batches whose images are black but for the step's number."""
+    streams = first_batch(8)
+    images = [np.full((num_steps, *stream["image"].shape), 0, np.uint8) for stream in streams]
+    for number in range(num_steps):
+        for array in images:
+            array[number] = number
+    elements = tuple(
+        {name: np.repeat(rows[None], num_steps, axis=0) for name, rows in stream.items()}
+        | {"image": array}
+        for stream, array in zip(streams, images, strict=True)
+    )
+    return tf.data.Dataset.from_tensor_slices(elements).skip(first_step)
+
+
+def train(jit_compile, folder, monkeypatch):
+    """(losses, warnings) of a whole training of a network that XLA cannot compile."""
+    recipe = Recipe(np.full(4, 1e-4, np.float32), SIZES)
+    strategy = strategies.make_strategy("one")
+    trainer = Trainer(linear_on_the_host, recipe, KEY, Runtime.from_strategy(strategy), jit_compile)
+    losses, warnings = [], []
+    call_steps = trainer.call_steps
+
+    def recorded(*arguments):
+        result = call_steps(*arguments)
+        losses.extend(result[0])
+        return result
+
+    monkeypatch.setattr(trainer, "call_steps", recorded)
+    monkeypatch.setattr(
+        "nsk.distributed.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
+    )
+    trainer.train(
+        numbered_batches,
+        evaluate=lambda: {"accuracy": 0.5},
+        evaluations=1,
+        summary_folder=folder / "summary",
+        title="test",
+        checkpoint_folder=folder / "checkpoints",
+        checkpoint_seconds=1000.0,
+    )
+    return losses, warnings
+
+
+def test_what_cannot_be_compiled_runs_plain_and_loses_no_batch(tmp_path, monkeypatch):
+    plain, nothing = train("off", tmp_path / "plain", monkeypatch)
+    fallen_back, warnings = train("on", tmp_path / "compiled", monkeypatch)
+    assert len(plain) == 4 and len(set(plain)) == 4
+    np.testing.assert_array_equal(fallen_back, plain)
+    assert not nothing
+    ((message, title, reason),) = warnings
+    assert "without XLA" in message and title == "Training steps of linear"
+    assert reason.startswith("Detected unsupported operations") and "PyFunc" in reason
+
+
+def test_replicas_run_plain_and_the_log_says_why(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(
+        "nsk.distributed.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
+    )
+    make_trainer("convnet5", 8, "on", strategy="mirrored")
+    ((_, _, reason),) = warnings
+    assert reason.startswith("MirroredStrategy sums gradients")
+    make_trainer("convnet5", 8, "auto", strategy="mirrored")
+    assert len(warnings) == 1  # Nothing was wanted on the CPU.
