@@ -194,7 +194,8 @@ def run(parts, ways, rounds, steps, torch_python, sizes=None):
     Args:
         parts: names of `PARTS`.
         ways: names of `OURS` and `PYTORCH`.
-        rounds, steps: ints, turns and the steps in a turn.
+        rounds: int, timed turns of each way.
+        steps: int, training steps in a turn.
         torch_python: path of a Python that has PyTorch.
         sizes: dict of fields of `Part` that are replaced; None: none.
     """

@@ -53,18 +53,19 @@ def make_batch(batch_size, image_size, num_classes):
 
 
 def our_steps(build, images, labels, num_classes, steps, jit_compile="auto"):
-    """Function of nothing that returns images per second of a network in our compiled steps.
+    """Function without arguments that returns images per second of a network in our compiled steps.
 
     Args:
         build: function of `synchronized` that returns a `keras.Model` from pixels to logits.
-        images, labels: as of `make_batch`.
+        images: uint8 array (batch, side, side, 3).
+        labels: int array (batch,).
         num_classes: int.
         steps: int, training steps in a turn.
         jit_compile: of `Trainer`.
     """
     batch_size = len(images)
     recipe = Recipe(
-        learning_rates=np.full(1, LEARNING_RATE, np.float32),  # Which goes on.
+        learning_rates=np.full(1, LEARNING_RATE, np.float32),  # Also used in later steps.
         batch_sizes={"labeled": batch_size},
         momentum=MOMENTUM,
     )
@@ -164,6 +165,7 @@ def _on_gpu(parser, options):
 
 
 def main(arguments=None):
+    """Times the networks and prints a line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

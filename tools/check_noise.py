@@ -62,6 +62,7 @@ def count_differences(device, is_compiled, num_keys):
 
 
 def main(arguments=None):
+    """Compares every device with the CPU; returns the exit code, 1 if draws differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -99,7 +99,6 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """Counts the frozen tensors and the others that fine-tuning has left unchanged: a dict."""
-
     from nsk.models import blocks
     from nsk.models import files as model_files
 

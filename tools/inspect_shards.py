@@ -183,6 +183,7 @@ def make_sheet(shard_set: ShardSet, num_images: int) -> Image.Image:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table of shard sets; verifies them and draws a sheet if asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -28,6 +28,7 @@ WARM_UP_STEPS = 5
 
 
 def conv(inputs, outputs, kernel_size=3, stride=1):
+    """Convolution without bias, padded by half of the kernel."""
     return nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
 
 
@@ -49,6 +50,7 @@ class Block(nn.Module):
         self.conv2, self.norm2 = conv(filters, filters), nn.BatchNorm2d(filters)
 
     def forward(self, features):
+        """Output of the block: (batch, channels, height, width) to (batch, filters, ...)."""
         shortcut = features
         if self.missing:
             half = self.missing // 2
@@ -70,6 +72,7 @@ class WideBlock(nn.Module):
         self.shortcut = conv(inputs, filters, 1, stride) if inputs != filters else None
 
     def forward(self, features):
+        """Output of the block: (batch, channels, height, width) to (batch, filters, ...)."""
         active = functional.relu(self.norm1(features))
         shortcut = self.shortcut(active) if self.shortcut else features
         branch = self.conv2(functional.relu(self.norm2(self.conv1(active))))
@@ -104,6 +107,7 @@ class Network(nn.Module):
         self.logits = nn.Linear(inputs, num_classes)
 
     def forward(self, pixels):
+        """Logits of uint8 pixels."""
         features = self.blocks(self.stem(pixels.float() / 127.5 - 1))
         features = functional.relu(self.norm(features)).mean(dim=(2, 3))
         return self.logits(self.dropout(features))
@@ -117,6 +121,7 @@ class PixelsTo(nn.Module):
         self.network = network
 
     def forward(self, pixels):
+        """Output of the network for uint8 pixels, scaled to [-1, 1]."""
         return self.network(pixels.float() / 127.5 - 1)
 
 
@@ -177,9 +182,11 @@ class TrainingSteps:
 
     @property
     def num_parameters(self):
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self._parameters)
 
     def __call__(self, steps):
+        """Runs steps on the batch and waits until the device has finished."""
         for _ in range(steps):
             self._optimizer.zero_grad()
             with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
@@ -229,6 +236,7 @@ class Server:
 
 
 def main():
+    """Answers the requests on stdin until it ends."""
     server, answers = Server(), sys.stdout
     sys.stdout = sys.stderr  # What libraries print is no answer.
     for line in sys.stdin:

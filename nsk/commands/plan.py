@@ -172,8 +172,10 @@ def _network(name, frozen_blocks, rematerialize, **settings):
 
 
 def _epochs(selection, counts, role, steps, sizes):
-    """Epochs over each stream, rounded; as if all unlabelled images were kept, each once, unless
-    the settings say how many."""
+    """Epochs over each stream, rounded.
+
+    Every unlabelled image is assumed to be kept once, unless the settings give a number of images.
+    """
     num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
     if selection.policy == "paper" and selection.images_per_class:
         num_pseudo = selection.images_per_class * counts["num_classes"]

@@ -197,7 +197,7 @@ def _distinct_sources(pools: dict[str, Pool]):
 
 
 def _opaque_ids(index: ImageIndex, rows: np.ndarray, pools: dict[str, Pool]) -> dict[int, str]:
-    """dict from row to another id, for the rows whose own id may reveal the label."""
+    """Neutral ids, by row, of the labelled images with an id that may reveal the label."""
     reveals = np.zeros(len(index.ids), bool)
     for name, pool in pools.items():
         reveals[index.pools[name]] = pool.source.ids_reveal_labels

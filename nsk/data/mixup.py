@@ -19,7 +19,7 @@ def mixup(
     alpha: float,
     batch_size: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """lambda x + (1 - lambda) y, with a lambda for each image drawn from Beta(alpha, alpha).
+    """Mixes pairs: lambda x + (1 - lambda) y, lambda of each image drawn from Beta(alpha, alpha).
 
     Args:
         images: uint8 (batch, height, width, 3).

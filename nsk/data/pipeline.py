@@ -89,8 +89,9 @@ def training_batches(
             hold them; targets are float32 (n, classes). It returns both, the images as uint8. It
             draws the noise of images with `noise.for_examples`.
         image_size: side of the images that `perturb` returns, pixels.
-        first_step, num_steps: ints.
-        share: the worker's part, of which rows are made.
+        first_step: number of the first step, from 0.
+        num_steps: number of the step after the last.
+        share: the worker's part of a batch; only its rows are made.
         mixes: whether `perturb` mixes images of a batch with each other. A worker then perturbs the
             global batch, which contains its images' partners, and keeps its rows.
 
@@ -154,10 +155,8 @@ def _make_block(
 ) -> tuple[dict[str, tf.Tensor], ...]:
     """The batches of a block of steps, for each step and replica; see `training_batches`.
 
-    Args:
-        elements: the block's element of each stream.
-        steps: number of steps in a block.
-        block: int64 scalar tensor, the block's number.
+    `elements` are the block's element of each stream, `steps` the number of steps in a block, and
+    `block` its number, an int64 scalar tensor.
     """
     sizes = [stream.batch_size for stream in streams]
     made_share = WHOLE if mixes else share

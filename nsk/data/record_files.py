@@ -25,10 +25,12 @@ class RecordWriter:
             self._writer = tf.io.TFRecordWriter(self._path)
 
     def write(self, serialized: bytes) -> None:
+        """Appends a record."""
         with self._as_os_errors():
             self._writer.write(serialized)
 
     def close(self) -> None:
+        """Flushes and closes the file."""
         with self._as_os_errors():
             self._writer.close()
 

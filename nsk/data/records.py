@@ -192,7 +192,8 @@ def parse_examples(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> d
 
     Args:
         serialized: string tensor (batch,).
-        num_classes, top_k: as for `parse_pseudo`.
+        num_classes: records of another number of classes fail.
+        top_k: number of classes with a stored log-probability; 0: all.
 
     Returns:
         dict of `encoded` (string), `label` (int64; a pseudo-label if `is_pseudo`) and `is_pseudo`

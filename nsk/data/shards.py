@@ -167,20 +167,23 @@ class ShardSet:
         for shard in shard_set.paths:
             if not os.path.isfile(shard):
                 raise UserError(
-                    f"{shard} is missing but {path} names it: make the shard set again."
+                    f"{shard} is missing but {path} names it: build the shard set again."
                 )
         return shard_set
 
     @property
     def paths(self) -> tuple[Path, ...]:
+        """Paths of the shards, in order."""
         return tuple(self.folder / name for name in self.names)
 
     @property
     def num_records(self) -> int:
+        """Records in all shards."""
         return sum(self.counts)
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     def records(self, index: int) -> Iterator[bytes]:

@@ -73,9 +73,11 @@ class Compilable:
 
     @property
     def is_compiled(self):
+        """Whether calls run what XLA has compiled."""
         return self._compiled is not None
 
     def __call__(self, *args):
+        """Calls the compiled function, or the plain one without XLA."""
         return (self._compiled or self._function)(*args)
 
     def succeeded(self):

@@ -26,7 +26,8 @@ def wait_for_workers(workdir: Path, index: int, count: int, flags: str) -> None:
 
     Args:
         workdir: a folder of a file system that all workers share.
-        index, count: index of this worker and number of workers.
+        index: index of this worker, 0 to `count` - 1.
+        count: number of workers.
         flags: text that must be the same for all workers.
 
     Raises:

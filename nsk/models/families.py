@@ -108,7 +108,7 @@ def model_names() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES for name in family.names)
 
 
-def build_model(
+def build_model(  # noqa: PLR0913 (all by keyword: what distinguishes the networks of a run)
     name: str,
     *,
     num_classes: int,

@@ -44,6 +44,7 @@ class StochasticDepth(keras.layers.Layer):
         self.survival_probability = float(survival_probability)
 
     def call(self, inputs, training=False):
+        """Drops and scales samples in training, the identity otherwise."""
         if not training or not self.trainable or self.survival_probability == 1:
             return inputs
         draws = noise.example_uniform(self.name, tf.shape(inputs)[0])
@@ -51,9 +52,11 @@ class StochasticDepth(keras.layers.Layer):
         return inputs * tf.reshape(scale, [-1] + [1] * (inputs.shape.rank - 1))
 
     def compute_output_shape(self, input_shape):
+        """The shape of the input."""
         return input_shape
 
     def get_config(self):
+        """The arguments of the constructor."""
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
 
@@ -99,6 +102,7 @@ class Dropout(keras.layers.Layer):
         self.rate = float(rate)
 
     def call(self, inputs, training=False):
+        """Drops and scales elements in training, the identity otherwise."""
         if not training or not self.trainable or self.rate == 0:
             return inputs
         batch_size, *shape = keras.ops.shape(inputs)
@@ -106,9 +110,11 @@ class Dropout(keras.layers.Layer):
         return inputs * _keep_scale(draws, 1 - self.rate, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
+        """The shape of the input."""
         return input_shape
 
     def get_config(self):
+        """The arguments of the constructor."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -147,11 +153,13 @@ class PaddedShortcut(keras.layers.Layer):
         self.strides = strides
 
     def call(self, inputs):
+        """Takes the pixels and pads their channels."""
         missing = self.filters - inputs.shape[-1]
         pixels = inputs[:, :: self.strides, :: self.strides]
         return tf.pad(pixels, [[0, 0], [0, 0], [0, 0], [missing // 2, missing - missing // 2]])
 
     def get_config(self):
+        """The arguments of the constructor."""
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
 
 

@@ -110,7 +110,7 @@ class Cuts:
         return is_before
 
     def _is_last(self, candidates, label):
-        """bool array (k,): which candidates have the code and hash of a class's last one."""
+        """Which candidates have the code and hash of a class's last one: bool array (k,)."""
         is_last = (candidates.labels == label) & (candidates.codes == self.codes[label])
         return is_last & (candidates.hashes == self.hashes[label])
 
@@ -187,7 +187,7 @@ class _Intervals:
         return self.bits == CODE_BITS
 
     def contain(self, candidates):
-        """bool array (k,): which candidates lie in the interval of their class."""
+        """Which candidates lie in the interval of their class: bool array (k,)."""
         labels = candidates.labels
         if self.hold_all_codes:
             return self.is_searched[labels]

@@ -105,8 +105,10 @@ class Hyperparameters:
         return self.num_labeled / self.train.labeled_batch_size
 
     def for_fingerprint(self) -> dict[str, Any]:
-        """The settings that can change the result, JSON-like: those of a schedule, optimizer or
-        label type that is not used are left out."""
+        """The settings that can change the result, JSON-like.
+
+        Settings of a schedule, optimizer or label type that is not used are left out.
+        """
         sections = [self.model, self.noise, self.train, *filter(None, [self.targets])]
         return {
             "name": self.name,

@@ -92,7 +92,9 @@ class StageRunner:
             settings: JSON-like dict of all settings that the result depends on.
             join: function of the same folder that all workers but the chief call while the chief
                 builds; None: they wait.
-            resumes, worker, num_workers: of `nsk.store.folders.build_or_reuse`.
+            resumes: as for `nsk.store.folders.build_or_reuse`.
+            worker: as for `nsk.store.folders.build_or_reuse`.
+            num_workers: as for `nsk.store.folders.build_or_reuse`.
             **inputs: the stages that it is built from, by role.
 
         Returns:

@@ -153,7 +153,8 @@ def import_external_scores(
 
     Args:
         unlabeled: the unlabelled images.
-        folder, top_k: as for `score_shards`.
+        folder: where the score files are written, as by `score_shards`.
+        top_k: number of classes with a stored log-probability, the most probable ones; 0: all.
 
     Returns:
         dict of `scored`, the number of images, and `temperature`, which is None.

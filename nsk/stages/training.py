@@ -92,7 +92,8 @@ def run_training(
         settings: the stage's hyperparameters.
         inputs: the stages that it is built from, by role, `images` among them.
         initial_weights: path of the initial weights; None: random ones.
-        pseudo, labeled_copies: see `Job`.
+        pseudo: the student's pseudo-labelled images; None for a teacher.
+        labeled_copies: copies in an epoch by the id of a labelled image; None: one each.
     """
     labeled, dev = (shard_set(inputs["images"], split) for split in ("labeled", "dev"))
     settings = settings.with_cache(labeled, dev, pseudo)

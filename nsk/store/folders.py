@@ -81,6 +81,7 @@ class StageKey:
 
     @property
     def fingerprint(self) -> str:
+        """Ten hexadecimal digits that identify the name, settings and inputs."""
         inputs = {role: stage.fingerprint for role, stage in self.inputs.items()}
         return fingerprint(self.name, self.settings, inputs)
 
@@ -114,8 +115,9 @@ def build_or_reuse(
             other workers' shares are missing.
         resumes: whether `build` resumes from what an interrupted process left in the folder;
             otherwise the folder is empty.
-        worker, num_workers: several workers may fill one folder at the same time, with a `build`
-            that resumes; the worker that finds it complete publishes it.
+        worker: index of this worker, 0 to `num_workers` - 1.
+        num_workers: several workers may fill one folder at the same time, with a `build` that
+            resumes; the worker that finds it complete publishes it.
 
     Returns:
         The stage; None if `build` returned None.

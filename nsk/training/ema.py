@@ -33,7 +33,7 @@ class ExponentialMovingAverage:
         ]
 
     def update(self, strategy, num_updates):
-        """average += (1 - d) (weight - average), outside of replicas, after step `num_updates`."""
+        """Adds (1 - d) (weight - average) to each average after a step, outside of replicas."""
         rate = 1.0 - ramped_decay(self.decay, num_updates)
         for average, source in zip(self.averages, self._sources, strict=True):
             strategy.extended.update(

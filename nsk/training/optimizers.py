@@ -15,9 +15,11 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):
         self.rates = rates
 
     def __call__(self, step):
+        """Learning rate of a step, counted from 0; after the table its last entry."""
         return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), len(self.rates) - 1))
 
     def get_config(self):
+        """The table, for the configuration of an optimizer."""
         return {"rates": [float(rate) for rate in self.rates]}
 
 
@@ -29,6 +31,7 @@ class TensorFlowRMSprop(keras.optimizers.RMSprop):
     """
 
     def build(self, variables):
+        """Creates the slots and initialises the mean squares to 1."""
         if not self.built:
             super().build(variables)
             for mean_square in self._velocities:

@@ -272,8 +272,9 @@ class Trainer:
         """Several steps in one call.
 
         Args:
-            batches: iterator of `iterate`, whose next batch is that of `first_step`.
-            first_step, count: int32 scalar tensors.
+            batches: iterator of `iterate` that continues with the batch of `first_step`.
+            first_step: int32 scalar tensor, number of the first step, from 0.
+            count: int32 scalar tensor, number of steps.
 
         Returns:
             loss and gradient norm (L2 penalty included, before clipping) of each step, float32
