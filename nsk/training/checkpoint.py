@@ -73,7 +73,7 @@ class Checkpoints:
                 are finite.
 
         Raises:
-            CannotTeachError: a variable is not finite.
+            GenerationFailedError: a variable is not finite.
             OSError: this checkpoint or the one before it cannot be written.
         """
         started = time.monotonic()
