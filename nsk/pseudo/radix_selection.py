@@ -309,9 +309,9 @@ def _cut_members(members, intervals, ranks):
     num_last = np.bincount(members.labels[is_last], minlength=num_classes)
     for label in np.flatnonzero(num_last > 1).tolist():
         class_members = order[first[label] :][: intervals.num_members[label]]
-        before = int(is_last[class_members[: ranks_inside[label]]].sum())
-        if before < num_last[label]:
-            num_tied[label] = before
+        num_before = int(is_last[class_members[: ranks_inside[label]]].sum())
+        if num_before < num_last[label]:
+            num_tied[label] = num_before
     return cuts, num_tied
 
 

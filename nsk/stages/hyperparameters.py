@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Self
 
+import numpy as np
+
 from nsk import noise
 from nsk.config.config import Config
 from nsk.config.fields import used_values
@@ -76,7 +78,7 @@ class Hyperparameters:
         return None if self.noise.min_crop_area else self.image_size
 
     @property
-    def noise_key(self):
+    def noise_key(self) -> np.ndarray:
         """Key of all noise of the stage, int64 (2,)."""
         return noise.key(self.seed, self.name)
 

@@ -44,7 +44,7 @@ class ScoringOptions:
 def score(
     runner: StageRunner, generation: int, teacher: StageFolder, images: StageFolder
 ) -> StageFolder | None:
-    """The stage that scores the unlabelled images, and dev, with a teacher.
+    """Returns the stage that scores the unlabelled images, and dev, with a teacher.
 
     Args:
         runner: the runner of stages.

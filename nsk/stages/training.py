@@ -50,7 +50,7 @@ def train(
     pseudo_labels: StageFolder | None = None,
     teacher: StageFolder | None = None,
 ) -> StageFolder:
-    """The stage that trains a teacher (generation 0), or a student.
+    """Returns the stage that trains a teacher (generation 0), or a student.
 
     Args:
         runner: the runner of stages.
@@ -160,7 +160,7 @@ class Job:
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams of training images; each access opens them anew."""
+        """The streams of training images, opened again by every access."""
         return make_streams(self.settings, self.labeled, self.pseudo, self.labeled_copies)
 
 

@@ -48,7 +48,7 @@ def test_keras_network_is_ours_without_noise():
     "arguments, message",
     [(["--parts=jax"], "--parts=jax"), (["--parts=pytorch"], "pip install torch")],
 )
-def test_what_cannot_be_compared_with_is_told_in_one_line(arguments, message, capsys, monkeypatch):
+def test_an_unavailable_comparison_is_reported_in_one_line(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stopped:
         benchmark_models.main(arguments)

@@ -45,7 +45,7 @@ def saved(folder, steps=(7,)):
     return these
 
 
-def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+def test_saved_variables_are_restored_exactly(tmp_path):
     expected = values(saved(tmp_path))
     these = variables(99)
     step, remembered = Checkpoints(tmp_path, these, 1.0).restore()
@@ -62,12 +62,12 @@ def test_without_a_checkpoint_nothing_changes(tmp_path):
     assert_equal(values(these), before)
 
 
-def test_the_last_two_are_kept(tmp_path):
+def test_the_last_two_checkpoints_are_kept(tmp_path):
     saved(tmp_path, steps=(1, 2, 30, 400))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000030", "step-000000400"]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+def test_training_continues_while_a_checkpoint_is_written(tmp_path):
     """What is saved are the values of the moment, however the variables change meanwhile."""
     these = variables()
     expected = values(these)
@@ -108,7 +108,9 @@ def edit(path):
 
 @pytest.mark.parametrize("file", [checkpoint.ARRAYS, checkpoint.MANIFEST])
 @pytest.mark.parametrize("damage", [flip, cut, empty, delete, edit])
-def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path, caplog, file, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
+    tmp_path, caplog, file, damage
+):
     saved(tmp_path, steps=(7, 8))
     damage(tmp_path / "step-000000008" / file)
     these = variables(99)
@@ -119,7 +121,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path, caplog, file
     assert not (tmp_path / "step-000000008").exists()
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     saved(tmp_path)
     random = np.random.default_rng(0)
     for path in sorted((tmp_path / "step-000000007").iterdir()):
@@ -134,7 +136,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     checkpoint.read(tmp_path / "step-000000007")
 
 
-def test_one_of_other_variables_is_refused_and_kept(tmp_path):
+def test_a_checkpoint_of_other_variables_is_refused_and_kept(tmp_path):
     saved(tmp_path)
     others = {**variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
     with pytest.raises(UserError, match=r"has other variables .*: delete the folder"):
@@ -142,7 +144,7 @@ def test_one_of_other_variables_is_refused_and_kept(tmp_path):
     assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
 
 
-def test_what_a_stopped_process_left_is_removed(tmp_path):
+def test_files_of_a_stopped_process_are_removed(tmp_path):
     saved(tmp_path)
     left = tmp_path / "step-000000009.123.unfinished"
     left.mkdir()
@@ -159,14 +161,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_refuses_is_told(tmp_path):
+def test_a_disk_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("in the way")
     checkpoints = Checkpoints(tmp_path / "file", variables(), 1.0)
     with pytest.raises(OSError):
         checkpoints.save(1, {}, wait=True)
 
 
-def test_the_next_one_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
+def test_the_next_checkpoint_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
     checkpoints = Checkpoints(tmp_path, variables(), 0.0)
     assert checkpoints.is_due
     started = time.monotonic()

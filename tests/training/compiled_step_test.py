@@ -76,12 +76,12 @@ def is_compiled(trainer):
         ),
     ],
 )
-def test_the_loss_of_a_step_of_every_family_is_the_same_plain_and_compiled(name, side):
+def test_the_loss_of_a_step_of_every_family_is_the_same_with_and_without_xla(name, side):
     plain, compiled = (trained(name, side, mode)[0] for mode in ("off", "on"))
     np.testing.assert_allclose(compiled, plain, rtol=1e-5)
 
 
-def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
+def test_several_steps_and_their_weights_are_the_same_with_and_without_xla():
     plain, compiled = (trained("resnet8", 8, mode, num_steps=3) for mode in ("off", "on"))
     assert not is_compiled(plain[2])
     assert is_compiled(compiled[2])
@@ -101,7 +101,7 @@ def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
         pytest.param({"rematerialize": True}, marks=pytest.mark.slow),
     ],
 )
-def test_parts_and_recomputed_blocks_are_compiled_as_well(changes):
+def test_micro_batches_and_recomputed_blocks_are_compiled_as_well(changes):
     plain, compiled = (trained("resnet8", 8, mode, **changes) for mode in ("off", "on"))
     assert is_compiled(compiled[2])
     np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-5)
@@ -170,7 +170,7 @@ def train(jit_compile, folder, monkeypatch):
     return losses, warnings
 
 
-def test_what_cannot_be_compiled_runs_plain_and_loses_no_batch(tmp_path, monkeypatch):
+def test_a_step_that_cannot_be_compiled_runs_without_xla_and_loses_no_batch(tmp_path, monkeypatch):
     plain, nothing = train("off", tmp_path / "plain", monkeypatch)
     fallen_back, warnings = train("on", tmp_path / "compiled", monkeypatch)
     assert len(plain) == 4 and len(set(plain)) == 4
@@ -181,7 +181,7 @@ def test_what_cannot_be_compiled_runs_plain_and_loses_no_batch(tmp_path, monkeyp
     assert reason.startswith("Detected unsupported operations") and "PyFunc" in reason
 
 
-def test_replicas_run_plain_and_the_log_says_why(monkeypatch):
+def test_replicas_run_without_xla_and_the_log_says_why(monkeypatch):
     warnings = []
     monkeypatch.setattr(
         "nsk.distributed.compilation.logging.warning", lambda *arguments: warnings.append(arguments)

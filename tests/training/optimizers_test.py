@@ -69,7 +69,7 @@ def test_adamw_decays_all_but_batch_norm_and_apart_from_the_gradient(variable_na
 
 
 @pytest.mark.parametrize("strategy_name", ["one", "mirrored"])
-def test_only_batch_norm_is_spared_by_decay_whatever_layers_are_called(strategy_name):
+def test_weight_decay_excludes_only_batch_norm_for_any_layer_names(strategy_name):
     """Weights of a layer whose path merely contains `gamma` or `beta` decay as all others."""
     strategy = strategies.make_strategy(strategy_name)
     with strategy.scope():

@@ -69,7 +69,7 @@ def test_warmup_replaces_the_schedule_and_may_be_longer_than_the_stage(schedule)
         assert np.isfinite(rates).all()
 
 
-def test_multistep_falls_are_shares_of_all_steps_warmup_included():
+def test_multistep_drops_are_at_fractions_of_all_steps_with_warmup():
     rates = learning_rates("multistep", 1.0, 10, warmup_steps=2)
     np.testing.assert_allclose(rates, [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 

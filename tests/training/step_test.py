@@ -119,7 +119,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(strategy, changes):
     assert_same(whole, parts, 1e-5)
 
 
-def test_parts_stand_once_in_the_graph_of_one_device():
+def test_micro_batches_are_a_loop_in_the_graph_of_one_device():
     whole, parts = (
         [node.op for node in nodes_of(trained(resnet, accumulation_steps=steps)[2])]
         for steps in (1, 4)
@@ -137,13 +137,13 @@ def nodes_of(trainer):
     return [*graph.node, *nested]
 
 
-def test_parts_are_the_same_on_one_device_and_two():
+def test_micro_batches_are_the_same_on_one_device_and_two():
     """BatchNorm's statistics of each part included."""
     parts = {"accumulation_steps": 2, "learning_rates": np.full(2, 0.01, np.float32)}
     assert_same(trained(resnet, **parts), trained(resnet, "mirrored", **parts), 1e-4)
 
 
-def test_batch_norm_sees_the_parts():
+def test_batch_norm_uses_the_statistics_of_micro_batches():
     """The one difference, which the docs tell of: each part has statistics of its own."""
     whole, parts = trained(resnet), trained(resnet, accumulation_steps=2)
     assert whole[0][0] != parts[0][0]
@@ -237,7 +237,7 @@ def test_one_step_of_every_family_on_two_devices_is_that_of_one(name, side):
 
 
 @pytest.mark.slow
-def test_a_step_of_efficientnet_b0_at_224_in_parts_is_that_of_the_whole_batch():
+def test_micro_batches_of_efficientnet_b0_at_224_equal_the_whole_batch():
     def build(synchronized):
         return models.build_model(
             "efficientnet_b0",

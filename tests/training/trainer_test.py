@@ -336,7 +336,7 @@ def read_events(folder):
     return scalars
 
 
-def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
+def test_a_small_run_learns_and_writes_to_tensorboard(tmp_path):
     images, labels = digits()
     recipe = Recipe(
         learning_rates=np.linspace(0.2, 0.0, 61, dtype=np.float32)[:60],
@@ -478,7 +478,7 @@ def train_in_parts(folder, stops=(), evaluations=4):
     return result, [one.numpy() for one in trainer.publish().variables]
 
 
-def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp_path, monkeypatch):
+def test_a_resumed_training_ends_with_identical_weights_and_curves(tmp_path, monkeypatch):
     monkeypatch.setattr("nsk.training.checkpoint.MAX_TIME_SHARE", 1e9)  # After every call.
     expected, weights = train_in_parts(tmp_path / "whole")
     received, received_weights = train_in_parts(tmp_path / "parts", stops=(2, 3, 3))
