@@ -1,4 +1,4 @@
-"""Each optimizer against its formula in NumPy, over several steps with a rate of its own each."""
+"""Each optimizer against its formula in NumPy, over several steps with different rates."""
 
 import keras
 import numpy as np
@@ -99,8 +99,12 @@ def test_weight_decay_excludes_only_batch_norm_for_any_layer_names(strategy_name
         "gamma/kernel": decayed,
         "gamma/bias": decayed,
     }
-    spared = [one.path for one in model.trainable_variables if not optimizers.is_decayed(one)]
-    assert spared == ["norm/gamma", "norm/beta"]
+    excluded = [
+        variable.path
+        for variable in model.trainable_variables
+        if not optimizers.is_decayed(variable)
+    ]
+    assert excluded == ["norm/gamma", "norm/beta"]
 
 
 def test_the_rate_table_gives_each_step_its_rate_and_then_the_last():

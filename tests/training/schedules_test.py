@@ -23,7 +23,7 @@ def test_paper_schedule():
 
 
 def test_fractional_stairs():
-    # Stairs of 2.4 steps begin at 0, 2.4, 4.8, 7.2, 9.6, 12.
+    # Stairs of 2.4 steps start at 0, 2.4, 4.8, 7.2, 9.6, 12.
     rates = learning_rates("exponential", 1.0, 14, decay_steps=2.4, decay_rate=0.5)
     powers = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5]
     np.testing.assert_allclose(rates, 0.5 ** np.array(powers), rtol=1e-6)
