@@ -91,7 +91,7 @@ def require_better_than_chance(teacher: Generation, p_value: float) -> None:
         p_value: highest p-value allowed, of a one-sided binomial test.
 
     Raises:
-        CannotTeachError: the teacher is not significantly better.
+        GenerationFailedError: the teacher is not significantly better.
     """
     truth, labels = _dev_predictions(teacher)
     num_correct = int((truth == labels).sum())

@@ -1,10 +1,18 @@
-"""Hashes that are equal in every process and on every machine: of image ids, of files, of bytes."""
+"""Hashes that are equal in every process and on every machine: of image ids, of files, of bytes.
+
+NumPy is imported inside functions: `--help` and the command verify, which hashes files, start
+without it.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def stable_key(image_id: str | bytes) -> np.uint64:
@@ -13,13 +21,22 @@ def stable_key(image_id: str | bytes) -> np.uint64:
     Args:
         image_id: string or bytes; a string counts as its UTF-8 bytes.
     """
-    encoded = image_id.encode() if isinstance(image_id, str) else image_id
-    return np.uint64(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little"))
+    import numpy as np
+
+    return np.uint64(_blake2b(image_id))
 
 
 def stable_keys(image_ids: Iterable[str | bytes]) -> np.ndarray:
     """Returns `stable_key` of each id: uint64 array of shape (n,)."""
-    return np.fromiter(map(stable_key, image_ids), np.uint64)
+    import numpy as np
+
+    return np.fromiter(map(_blake2b, image_ids), np.uint64)
+
+
+def _blake2b(image_id):
+    """64-bit hash as a Python int."""
+    encoded = image_id.encode() if isinstance(image_id, str) else image_id
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
 
 
 def hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -37,6 +54,8 @@ def hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
     Reference:
         [Steele et al., 2014](https://doi.org/10.1145/2660193.2660195)
     """
+    import numpy as np
+
     z = keys ^ stable_key(str(int(seed)))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

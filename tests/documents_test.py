@@ -20,8 +20,9 @@ TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
 MAX_README_LINES = 150
 # Flags of other programs, allowed in texts that name the program.
 OTHER_FLAGS = {
-    "absl": {"help", "helpfull", "flagfile", "name"},  # --name=value stands for any flag.
+    "absl": {"help", "helpfull", "flagfile", "name", "noname"},  # --name=value: any flag.
     "tensorboard": {"logdir"},
+    "xla_flags": {"tf_xla_persistent_cache_directory", "xla_gpu_per_fusion_autotune_cache_dir"},
     "beam": {
         "runner",
         "flink_master",
@@ -30,9 +31,6 @@ OTHER_FLAGS = {
         "pickle_library",
     },
 }
-# Marks a passage about files that do not exist yet.
-UNSETTLED = "TODO(merge)"
-
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
 TOOL = re.compile(r"(?<!\w)tools\.(\w+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -85,10 +83,9 @@ def missing_paths(text):
     missing = []
     for passage in passages(text):
         for path in REPOSITORY_PATH.findall(passage):
-            if UNSETTLED not in passage:
-                name = ROOT / path
-                target = name.parent if PLACEHOLDER.search(path) else name
-                missing += [] if target.exists() else [path]
+            name = ROOT / path
+            target = name.parent if PLACEHOLDER.search(path) else name
+            missing += [] if target.exists() else [path]
     return missing
 
 

@@ -1,3 +1,5 @@
+"""The command line: flags, exit codes, and errors of one line."""
+
 import json
 import os
 import signal
@@ -10,36 +12,53 @@ import pytest
 
 import nsk
 from nsk import main
-from nsk.config import config
-from nsk.store import folders as stage
+from nsk.commands import COMMANDS
+from nsk.config.config import settings
+from nsk.store.folders import StageKey, build_or_reuse
 
 ROOT = Path(nsk.__file__).parents[1]
 MAIN = ("-m", "nsk.main")
 SETTINGS = ("--train_steps=5", "--num_labeled=20", "--num_dev=20")
 
-# Takes the place of TensorFlow where a test is not about it: imports in no time, and talks to the
-# file descriptor of stderr as its C++ libraries do.
+# Replaces TensorFlow in tests that do not need it: fast to import, and prints to the descriptor
+# of stderr as TensorFlow's C++ libraries do.
 FAKE_TENSORFLOW = """
     import os
     from types import SimpleNamespace
     os.write(2, b"I0000 native message\\n")
     config = SimpleNamespace(list_physical_devices=lambda: os.write(2, b"E0000 cuInit\\n"))
 """
-# Stands before `nsk.main`: replaces the work by a function of the test's.
+# Replaces all that commands import after TensorFlow, and runs `nsk.main`. {work} is the body of the
+# function that trains.
 FAKE_WORK = """
-    import runpy, sys, types
-    models = types.ModuleType("nsk.models")
-    models.check_name = lambda name: None
-    self_training = types.ModuleType("nsk.self_training")
-    import nsk
-    nsk.models, nsk.self_training = models, self_training
-    sys.modules |= {{"nsk.models": models, "nsk.self_training": self_training}}
-    def run(config):
+    import runpy, sys
+    from types import SimpleNamespace
+    from unittest.mock import MagicMock
+    from nsk.commands import plan
+
+    def make_runner(config, runtime):
+        return MagicMock(config=config, workdir=config.workdir)
+
+    def train_chain(runner):
+        config = runner.config
         {work}
-    self_training.run = run
-    self_training.plan = lambda config: print("planned")
-    self_training.score = lambda config: print("scored as", config.run.shard_index)
-    self_training.select = lambda config: print("selected for", config.run.generation)
+        return MagicMock(), [MagicMock()]
+
+    def train_generations(runner, count):
+        print("generation", count, "shard", runner.config.command.shard_index)
+        return MagicMock(), [MagicMock()]
+
+    heavy = ("chain", "data.ingest", "distributed.runtime", "models", "report",
+             "report.run_report", "report.terminal", "stages")
+    sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
+    sys.modules["nsk.chain"].best_generation = lambda chain: 0
+    sys.modules["nsk.stages.runner"] = SimpleNamespace(
+        StageRunner=make_runner, ReadOnlyRunner=make_runner, shard_set=MagicMock()
+    )
+    sys.modules["nsk.self_training"] = SimpleNamespace(
+        train_chain=train_chain, train_generations=train_generations
+    )
+    plan.print_plan = lambda *_: print("planned")
     runpy.run_module("nsk.main", run_name="__main__", alter_sys=True)
 """
 
@@ -59,7 +78,7 @@ def start(*arguments, path=None, **environment):
 def run(*arguments, **options):
     """Runs Python in the project's folder; returns exit code, stdout and stderr."""
     process = start(*arguments, **options)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -83,11 +102,20 @@ def fake_run(work):
     return ("-c", textwrap.dedent(FAKE_WORK.format(work=work)))
 
 
-def test_help_shows_every_setting_and_exits_with_0():
-    code, out, err = run(*MAIN, "--help")
+# As `python -m nsk.main`, and as the installed command `nsk`.
+CONSOLE = ("-c", "import sys; sys.argv[0] = 'nsk'; from nsk.main import console; console()")
+
+
+@pytest.mark.parametrize("program", [MAIN, CONSOLE], ids=["module", "console"])
+def test_help_shows_every_command_and_setting_and_exits_with_0(program):
+    code, out, err = run(*program, "--help")
     assert (code, err) == (0, "")
-    for field in config.settings():
+    for field in settings():
         assert f"--{field.name}:" in out or f"--[no]{field.name}:" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    for name, command in COMMANDS.items():
+        assert f"{name} {command.__doc__.splitlines()[0]}" in lines
+    assert "Exit codes: 0: done; 2: a flag, the data or a file is wrong" in out
 
 
 def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
@@ -122,16 +150,19 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--calibrate=many"], ["--calibrate=many", "expected true or false"]),
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
-        ([f"--flagfile={sys.executable}"], ["--flagfile", "no text"]),
-        (["train", *SETTINGS], ["'train'", "expected run, plan, score, select"]),
+        ([f"--flagfile={sys.executable}"], ["--flagfile", "is not text"]),
+        (["train", *SETTINGS], ["'train'", "expected run, plan, score, select or verify"]),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),
         (["--workdir=runs/x"], ["exactly one budget"]),
         ([*SETTINGS, "--workdir=runs/x", "--dataset=cifar"], ["'cifar'", "tfds:NAME"]),
         ([*SETTINGS, "--workdir=runs/x", "--teacher=/not/there.keras"], ["/not/there.keras"]),
-        ([*SETTINGS, "--workdir=runs/x", "--init_from=/not/there.h5"], ["/not/there.h5 is not"]),
-        ([*SETTINGS, "--workdir=runs/x", "--init_from=~/" + 300 * "x"], ["xxx is not there"]),
+        (
+            [*SETTINGS, "--workdir=runs/x", "--init_from=/not/there.h5"],
+            ["/not/there.h5 does not exist"],
+        ),
+        ([*SETTINGS, "--workdir=runs/x", "--init_from=~/" + 300 * "x"], ["xxx does not exist"]),
         ([*SETTINGS, "--workdir=runs/x", "--init_from=teacher"], ["--init_from=scratch,teacher"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--shard_index=-1"], ["--shard_index=-1"]),
         (["score", *SETTINGS, "--workdir=runs/x", "--num_shard_workers=0"], ["at least 1"]),
@@ -139,28 +170,31 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
             ["score", *SETTINGS, "--workdir=runs/x", "--shard_index=3", "--num_shard_workers=3"],
             ["--shard_index=3", "--num_shard_workers=3", "expected 0 to 2"],
         ),
-        (["select", *SETTINGS, "--workdir=runs/x", "--models=resnet20,resnet20"], ["not there"]),
+        (
+            ["select", *SETTINGS, "--workdir=runs/x", "--models=resnet20,resnet20"],
+            ["does not exist"],
+        ),
         (
             [*SETTINGS, "--workdir=runs/x", "--engine=beam", "--beam_options=--runer=x"],
             ["--runer=x is unknown"],
         ),
         (
             [*SETTINGS, "--workdir=runs/x", "--teacher=" + 300 * "x" + ".keras"],
-            ["xxx.keras is not there"],
+            ["xxx.keras does not exist"],
         ),
         ([*SETTINGS, f"--workdir={__file__}"], [__file__, "File exists"]),
         ([*SETTINGS, f"--workdir={__file__}/below"], ["Not a directory"]),
-        ([*SETTINGS, "--workdir=/proc/nsk"], ["/proc/nsk", "cannot be made"]),
+        ([*SETTINGS, "--workdir=/proc/nsk"], ["/proc/nsk", "Cannot create the folder"]),
     ],
 )
-def test_wrong_input_is_told_in_one_line_and_exits_with_2(arguments, parts):
+def test_wrong_input_is_reported_in_one_line_and_exits_with_2(arguments, parts):
     assert_one_line(*run(*MAIN, *arguments), *parts)
     assert not (ROOT / "runs" / "x").exists()
 
 
-def test_output_that_nobody_reads_is_no_bug(tmp_path):
-    """As `verify | head` does it, once the first lines are read."""
-    stage.run(tmp_path, "gen0/teacher", lambda folder: {}, settings={}, inputs={})
+def test_output_without_a_reader_is_not_a_bug(tmp_path):
+    """As with `verify | head`, after the first lines."""
+    build_or_reuse(StageKey(tmp_path, "gen0/teacher", {}, {}), lambda folder: {})
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as unread:
@@ -174,7 +208,7 @@ def test_output_that_nobody_reads_is_no_bug(tmp_path):
     assert (outcome.returncode, outcome.stderr) == (main.UNREAD, "")
 
 
-def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
+def test_wrong_input_found_by_the_work_is_reported_in_one_line_too(tmp_path):
     """Four runs of one process with the real TensorFlow, whose import is the slow part."""
     (tmp_path / "empty").mkdir()
     common = [*SETTINGS, f"--workdir={tmp_path / 'run'}"]
@@ -193,18 +227,16 @@ def test_wrong_input_that_only_work_can_find_is_told_in_one_line_too(tmp_path):
     code, out, err = run("-c", textwrap.dedent(program))
     assert (code, out.split()) == (0, ["2"] * 4), err
     lines = err.splitlines()
-    # Nothing of TensorFlow's, whose libraries are talkative when they are loaded.
+    # And no messages of TensorFlow's libraries, which print much when they are loaded.
     assert len(lines) == 4 and all(line.startswith("nsk: ") for line in lines), err
     assert "'resnet21'" in lines[0] and "/not/there" in lines[1] and "empty" in lines[2]
     assert "data/images is not finished" in lines[3]
 
 
-def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
-    tmp_path, fake_tensorflow
-):
+def test_flags_reach_the_command_and_override_the_flagfile(tmp_path, fake_tensorflow):
     flagfile = tmp_path / "base.flags"
     flagfile.write_text("# A comment.\n--train_steps=5\n--seed=3\n--models=resnet20,resnet26\n")
-    work = "print(config.run.seed, config.model.models, config.train.nesterov, sep='|')"
+    work = "print(config.run.seed, config.chain.models, config.train.nesterov, sep='|')"
     code, out, err = run(
         *fake_run(work),
         f"--flagfile={flagfile}",
@@ -217,20 +249,26 @@ def test_flags_reach_the_work_and_the_command_line_overrides_the_flagfile(
     assert (tmp_path / "new" / "run").is_dir()
 
 
-def test_plan_plans_and_does_not_run(tmp_path, fake_tensorflow):
+def test_plan_does_not_train(tmp_path, fake_tensorflow):
     arguments = ("plan", *SETTINGS, f"--workdir={tmp_path}/run")
-    assert run(*fake_run("print('ran')"), *arguments, path=fake_tensorflow) == (0, "planned\n", "")
+    assert run(*fake_run("print('trained')"), *arguments, path=fake_tensorflow) == (
+        0,
+        "planned\n",
+        "",
+    )
 
 
-def test_score_and_select_do_a_part_of_a_run(tmp_path, fake_tensorflow):
+def test_score_and_select_train_a_part_of_the_chain(tmp_path, fake_tensorflow):
     common = (*SETTINGS, f"--workdir={tmp_path}/run", "--models=convnet5,convnet5,convnet5")
     workers = ("--shard_index=2", "--num_shard_workers=3")
-    for arguments, said in (
-        (("score", *common), "scored as 0\n"),
-        (("score", *common, *workers), "scored as 2\n"),
-        (("select", *common, "--generation=2"), "selected for 2\n"),
+    for arguments, expected in (
+        (("score", *common), "generation 1 shard 0\n"),
+        (("score", *common, *workers), "generation 1 shard 2\n"),
+        (("select", *common, "--generation=2"), "generation 2 shard 0\n"),
     ):
-        assert run(*fake_run("pass"), *arguments, path=fake_tensorflow) == (0, said, "")
+        (tmp_path / "run").mkdir(exist_ok=True)
+        outcome = run(*fake_run("print('trained')"), *arguments, path=fake_tensorflow)
+        assert outcome == (0, expected, "")
 
 
 @pytest.mark.parametrize(
@@ -246,26 +284,27 @@ def test_score_and_select_do_a_part_of_a_run(tmp_path, fake_tensorflow):
         (["run", "--image_size=32", "--plan_images=9,9,9"], ["--plan_images=9,9,9", "out of run"]),
     ],
 )
-def test_settings_that_do_not_fit_the_command_are_told_in_one_line(
+def test_settings_that_do_not_fit_the_command_are_reported_in_one_line(
     tmp_path, fake_tensorflow, arguments, parts
 ):
     common = (*SETTINGS, f"--workdir={tmp_path}/run", "--models=convnet5,convnet5,convnet5")
     command, *settings = arguments
-    result = run(*fake_run("print('ran')"), command, *common, *settings, path=fake_tensorflow)
+    result = run(*fake_run("print('trained')"), command, *common, *settings, path=fake_tensorflow)
     assert_one_line(*result, *parts)
 
 
-def test_every_flagfile_of_the_project_is_understood():
+def test_every_flagfile_of_the_project_is_valid():
     flagfiles = sorted((ROOT / "flags").rglob("*.flags"))
     assert flagfiles
     program = f"""
         from absl import flags
         from nsk import main
+        from nsk.config.config import Config
         main.define_flags()
         for path in {[os.fspath(path) for path in flagfiles]!r}:
             flags.FLAGS.unparse_flags()
             main.parse_flags(["nsk", "--flagfile=" + path])
-            main.read_config()
+            Config.from_values(main.flag_values())
             for name in flags.FLAGS:
                 flags.FLAGS[name].unparse()
     """
@@ -277,8 +316,8 @@ def wait_for_line(process, line):
     assert process.stdout.readline().strip() == line
 
 
-# A library in whose callback the interrupt arrives may raise an error of its own.
-IN_A_LIBRARY = textwrap.dedent(
+# A library that is interrupted inside a callback may raise an error of its own.
+INTERRUPTED_LIBRARY = textwrap.dedent(
     """
     import time
     try:
@@ -292,14 +331,14 @@ IN_A_LIBRARY = textwrap.dedent(
 
 @pytest.mark.parametrize(
     "work",
-    ["print('working', flush=True); import time; time.sleep(60)", f"exec({IN_A_LIBRARY!r})"],
+    ["print('working', flush=True); import time; time.sleep(60)", f"exec({INTERRUPTED_LIBRARY!r})"],
 )
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_says_so_and_exits_with_75(tmp_path, fake_tensorflow, kind, work):
+def test_a_stopped_run_exits_with_75(tmp_path, fake_tensorflow, kind, work):
     process = start(*fake_run(work), *SETTINGS, f"--workdir={tmp_path}/run", path=fake_tensorflow)
     wait_for_line(process, "working")
     process.send_signal(kind)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 75
     assert err.count("\n") == 1 and err.startswith("nsk: stopped.") and "same command again" in err
 
@@ -319,14 +358,14 @@ def test_a_bug_shows_its_traceback_and_exits_with_1(tmp_path, fake_tensorflow):
     assert "Traceback" in err and "RuntimeError: a bug" in err
 
 
-def test_native_messages_are_hidden_unless_they_are_asked_for(tmp_path, fake_tensorflow):
+def test_native_messages_are_hidden_unless_requested(tmp_path, fake_tensorflow):
     arguments = (*fake_run("pass"), *SETTINGS, f"--workdir={tmp_path}/run")
     assert run(*arguments, path=fake_tensorflow) == (0, "", "")
     shown = run(*arguments, path=fake_tensorflow, TF_CPP_MIN_LOG_LEVEL="0")
     assert shown == (0, "", "I0000 native message\nE0000 cuInit\n")
 
 
-def test_a_tensorflow_that_cannot_be_imported_says_why(tmp_path, fake_tensorflow):
+def test_an_error_while_tensorflow_is_imported_is_shown(tmp_path, fake_tensorflow):
     (tmp_path / "fake" / "tensorflow.py").write_text(
         "raise ImportError('libwhatever.so is missing')"
     )
@@ -365,8 +404,8 @@ def test_xla_keeps_compiled_programs_where_the_flag_says(tmp_path, fake_tensorfl
 def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
     program = f"""
         import pathlib
-        from nsk import main
-        main.keep_compiled_programs(pathlib.Path({str(tmp_path)!r}))
+        from nsk.commands import preparation
+        preparation.keep_compiled_programs(pathlib.Path({str(tmp_path)!r}))
         import tensorflow as tf
         double = tf.function(lambda numbers: numbers * 2 + 1, jit_compile=True)
         print(double(tf.constant([1.0, 2.0])).numpy().tolist())

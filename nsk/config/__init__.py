@@ -1,0 +1,1 @@
+"""The settings of a run: what a setting is, one module per section, and `Config`."""

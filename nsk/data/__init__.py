@@ -1,0 +1,1 @@
+"""Images: sources, ingestion, records, shards, augmentation and training batches."""

@@ -6,7 +6,6 @@ from the others: a worker whose file holds the number of this process has been a
 process started.
 """
 
-import hashlib
 import json
 import secrets
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from absl import logging
 
 from nsk.errors import UserError
+from nsk.hashing import sha256_of_bytes
 from nsk.store.files import atomic_write
 
 POLL_SECONDS = 0.2
@@ -33,7 +33,7 @@ def wait_for_workers(workdir: Path, index: int, count: int, flags: str) -> None:
         UserError: another worker was given other flags.
     """
     try:
-        _poll(workdir, index, count, hashlib.sha256(flags.encode()).hexdigest())
+        _poll(workdir, index, count, sha256_of_bytes(flags.encode()))
     except KeyboardInterrupt:  # After an error about flags the file stays, for others to read.
         remove_presence_file(workdir, index, count)
         raise

@@ -78,7 +78,7 @@ class Workers:
 
     @contextlib.contextmanager
     def propagate_errors(self) -> Iterator[None]:
-        """Raises a CannotTeachError of one worker on all workers, at the same time.
+        """Raises a GenerationFailedError of one worker on all workers, at the same time.
 
         Any other error ends its worker, and so the others.
         """

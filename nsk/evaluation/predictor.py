@@ -77,7 +77,7 @@ class Predictor:
             `Predictions` of each batch.
 
         Raises:
-            CannotTeachError: the outputs are not finite.
+            GenerationFailedError: the outputs are not finite.
         """
         for batch in batches:
             yield Predictions(

@@ -5,14 +5,13 @@ network.
 """
 
 import dataclasses
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 
 from nsk.errors import UserError
-from nsk.hashing import sha256_of_file
+from nsk.hashing import sha256_of_bytes, sha256_of_file
 from nsk.models import keras_formats, tf1_checkpoint
 
 CLASSIFIER = "logits"  # Name of the classifier's layer.
@@ -94,7 +93,7 @@ def _with_suffix(path, suffix):
 def sha256(path: Path) -> str:
     """SHA-256, in hex, of the content of the `weight_files` at a path, wherever they are."""
     digests = [f"{file.suffix} {sha256_of_file(file)}\n" for file in weight_files(path)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_of_bytes("".join(digests).encode())
 
 
 def read(path: Path) -> Weights:

@@ -1,0 +1,1 @@
+"""Pseudo-labels: calibration, selection policies and the engines that process many files."""

@@ -1,0 +1,1 @@
+"""Results of a run: collected once, shown on the terminal and in TensorBoard."""

@@ -103,7 +103,7 @@ def print_selection(
 
 
 def selection_table(images: StageFolder, scores: StageFolder, selected: StageFolder) -> str:
-    """What a selection keeps of each class, and the precision on dev; no test or sealed labels."""
+    """What a selection keeps of each class, and the precision on dev; no test or hidden labels."""
     counts = selected.counts
     per_class = counts["per_class"]
     # Earlier versions did not count dev images before the cut.

@@ -1,0 +1,1 @@
+"""The stages, one module each: what a stage depends on and how it is built."""

@@ -99,7 +99,7 @@ class StageRunner:
             The stage; None if `build` returned None.
 
         Raises:
-            CannotTeachError: raised by `build` of any worker.
+            GenerationFailedError: raised by `build` of any worker.
             UserError: the stage is damaged or locked, the disk cannot be written, or workers have
                 different data.
         """

@@ -90,7 +90,7 @@ def select_images(
         confident image selected.
 
     Raises:
-        CannotTeachError: nothing is selected.
+        GenerationFailedError: nothing is selected.
     """
     confidence = "calibrated_confidence" if settings.calibrate else "confidence"
     dev_table = read_table(dev_path, ["label", confidence, "truth"])

@@ -1,0 +1,1 @@
+"""Stage folders on disk: atomic files, manifests, locks, reuse and verification."""

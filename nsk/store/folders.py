@@ -243,12 +243,18 @@ def _reuse(key):
 
 
 def describe_closest_match(key: StageKey) -> str:
-    """How the most similar stage in the workdir differs, as ` (NAME has ...)`; "" if none."""
+    """How the most similar stage in the workdir differs, as ` (NAME has ...)`; "" if none.
+
+    Stages with a damaged manifest, or one of another format, are left out.
+    """
     if key.partial_path.exists():
         return " (it is unfinished)"
     matches = []
     for path in Path(key.workdir).glob(f"{key.name}-*/{MANIFEST}"):
-        differences = _differences(key, path.parent)
+        try:
+            differences = _differences(key, read_manifest(path.parent))
+        except UserError:
+            continue
         hidden = len(differences) - MAX_LISTED_DIFFERENCES
         more = f" and {hidden} more" if hidden > 0 else ""
         listed = ", ".join(differences[:MAX_LISTED_DIFFERENCES]) + more
@@ -256,12 +262,8 @@ def describe_closest_match(key: StageKey) -> str:
     return min(matches)[1] if matches else ""
 
 
-def _differences(key, folder):
-    """What differs between a finished stage and a key, each in a few words."""
-    try:
-        manifest = read_manifest(folder)
-    except UserError:
-        return ["a manifest that cannot be used"]
+def _differences(key, manifest):
+    """What differs between a finished stage's manifest and a key, each in a few words."""
     differences = list(_differing_settings(manifest["settings"], key.settings))
     differences += [
         f"another {role}"

@@ -4,12 +4,12 @@ It holds the stage's settings, inputs and counts, and the size and SHA-256 of ev
 the SHA-256 of its own content, shows changes to the manifest itself.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from nsk.errors import UserError
+from nsk.hashing import sha256_of_bytes
 from nsk.store.disk_errors import naming_disk_errors
 from nsk.store.files import atomic_write
 
@@ -27,7 +27,7 @@ def fingerprint(name: str, settings: dict, inputs: dict[str, str]) -> str:
     """
     content = {"format": FORMAT, "stage": name, "settings": settings, "inputs": inputs}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return sha256_of_bytes(text.encode())[:10]
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -81,4 +81,4 @@ def write_json(path: Path, value: Any) -> None:
 def _seal(manifest):
     """SHA-256 of a manifest without its seal."""
     content = {key: value for key, value in manifest.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())

@@ -1,0 +1,1 @@
+"""The trainer: steps, losses, schedules, optimizers, averages, checkpoints and curves."""

@@ -9,7 +9,6 @@ its SHA-256 when it is read, so that a damaged checkpoint is reported and the on
 TensorFlow's and Keras' own formats load some flipped bits silently.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ import numpy as np
 from absl import logging
 
 from nsk.errors import GenerationFailedError, UserError
+from nsk.hashing import sha256_of_bytes
 from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
@@ -73,7 +73,7 @@ class Checkpoints:
                 are finite.
 
         Raises:
-            CannotTeachError: a variable is not finite.
+            GenerationFailedError: a variable is not finite.
             OSError: this checkpoint or the one before it cannot be written.
         """
         started = time.monotonic()
@@ -209,10 +209,10 @@ def _write_files(folder, step, arrays, state):
         "state": {name: value for name, value in state.items() if name not in state_arrays},
         "variables": list(arrays),
         "arrays": list(state_arrays),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": sha256_of_bytes(content),
     }
     text = json.dumps(manifest, indent=1, sort_keys=True)
-    seal = hashlib.sha256(text.encode()).hexdigest()
+    seal = sha256_of_bytes(text.encode())
     write_synced(folder / MANIFEST, f"{text}\n{seal}\n".encode())
 
 
@@ -224,13 +224,13 @@ def read(path: Path) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
     """
     try:
         text, _, seal = (path / MANIFEST).read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
-        if hashlib.sha256(text.encode()).hexdigest() != seal:
+        if sha256_of_bytes(text.encode()) != seal:
             raise ValueError(f"{MANIFEST} does not match its SHA-256")
         manifest = json.loads(text)
         content = (path / ARRAYS).read_bytes()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+    if sha256_of_bytes(content) != manifest["sha256"]:
         raise ValueError(f"{ARRAYS} does not match its SHA-256")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         values = [stored[f"arr_{number}"] for number in range(len(stored.files))]

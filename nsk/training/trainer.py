@@ -17,13 +17,12 @@ from nsk import stopping
 from nsk.distributed import compilation
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
-from nsk.errors import GenerationFailedError
 from nsk.models import blocks
-from nsk.progress import Progress
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
+from nsk.training.session import Session
 from nsk.training.step import ReplicaStep
 
 SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
@@ -119,66 +118,61 @@ class Trainer:
             dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.
 
         Raises:
-            CannotTeachError: the loss, a gradient or a weight is not finite.
+            GenerationFailedError: the loss, a gradient or a weight is not finite.
             LostWorkerError: another worker is lost.
             Stopped: a stop was requested; a checkpoint of the last step is on disk.
         """
-        num_steps, batch = self.recipe.num_steps, self.recipe.global_batch_size
-        stops = evaluation_steps(num_steps, evaluations)
-        workers = self.workers
-        curves = Curves(summary_folder if workers.is_chief else None, self.recipe.learning_rates)
-        if workers.is_chief:
-            curves.add_images(self._first_images(make_batches))
-        checkpoints = Checkpoints(checkpoint_folder, self.variables(), checkpoint_seconds)
-        step, seconds_before = self._restore(checkpoints, curves)
-        if step:
-            logging.info("%s: resumes from step %d of %d", title, step, num_steps)
-        batches = self.iterate(make_batches, step, num_steps)
-        progress = Progress(title, num_steps * batch, done=step * batch)
-        started, pace, note = time.monotonic(), Pace(), ""
+        stops = evaluation_steps(self.recipe.num_steps, evaluations)
+        session = self._start(
+            make_batches, title, summary_folder, checkpoint_folder, checkpoint_seconds
+        )
+        batches, pace = self.iterate(make_batches, session.step, self.recipe.num_steps), Pace()
         with stopping.graceful_stop() as stop:
-            while step < num_steps:
-                count = min(pace.steps, min(end for end in stops if end > step) - step)
+            while not session.is_finished:
+                count = min(
+                    pace.steps, min(end for end in stops if end > session.step) - session.step
+                )
                 called = time.monotonic()
                 try:
-                    losses, norms = self.call_steps(batches, step, count)
+                    losses, norms = self.call_steps(batches, session.step, count)
                 except compilation.ERRORS as error:
                     if not self._retry_plain(error):
                         raise
-                    batches = self.iterate(make_batches, step, num_steps)  # One was taken.
+                    # The failed call has consumed a batch.
+                    batches = self.iterate(make_batches, session.step, self.recipe.num_steps)
                     continue
                 seconds = time.monotonic() - called
-                _check_finite(losses, norms, step, checkpoints)
-                step += count
-                curves.add_steps(losses, norms, count * batch / seconds)
-                if step in stops:
-                    curves.add_evaluation(self.measured(evaluate, publish=True))
+                session.add_steps(losses, norms, seconds)
+                if session.step in stops:
+                    session.curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.take(count, seconds)
                 is_due, pace.steps, stopped = self._agree(
-                    checkpoints.is_due, pace.steps, stop.requested
+                    session.checkpoints.is_due, pace.steps, stop.requested
                 )
                 if is_due or stopped:
-                    spent = seconds_before + time.monotonic() - started
-                    state = {"seconds": spent, **curves.state}
-                    checkpoints.save(step, state, wait=stopped, write=workers.is_chief)
+                    session.save(wait=stopped, write=self.workers.is_chief)
                 if stopped:
-                    workers.wait()
-                    logging.info("%s: stopped after step %d of %d", title, step, num_steps)
-                    raise stopping.Stopped
-                note = f"loss {losses.mean():.3f}"
-                if curves.last_evaluation:
-                    note += f", dev accuracy {curves.last_evaluation['accuracy']:.2%}"
-                progress.update(step * batch, note)
-        checkpoints.finish()
-        curves.close()
-        progress.close(note=note)
-        return {
-            "steps": num_steps,
-            "images_seen": num_steps * batch,
-            "seconds": round(seconds_before + time.monotonic() - started, 1),
-            "final_loss": curves.final_loss,
-            "dev": curves.last_evaluation,
-        }
+                    self._stop(title, session.step)
+                session.show(losses)
+        return session.finish()
+
+    def _start(self, make_batches, title, summary_folder, checkpoint_folder, checkpoint_seconds):
+        """The `Session` of a training, restored from its last checkpoint; see `train`."""
+        is_chief, recipe = self.workers.is_chief, self.recipe
+        curves = Curves(summary_folder if is_chief else None, recipe.learning_rates)
+        if is_chief:
+            curves.add_images(self._first_images(make_batches))
+        checkpoints = Checkpoints(checkpoint_folder, self.variables(), checkpoint_seconds)
+        step, seconds = self._restore(checkpoints, curves)
+        if step:
+            logging.info("%s: resumes from step %d of %d", title, step, recipe.num_steps)
+        return Session(title, recipe, curves, checkpoints, step, seconds)
+
+    def _stop(self, title, step):
+        """Ends the training on all workers at the same step."""
+        self.workers.wait()
+        logging.info("%s: stopped after step %d of %d", title, step, self.recipe.num_steps)
+        raise stopping.Stopped
 
     def _first_images(self, make_batches):
         """Images of the first step by stream: as many as a worker holds at a time."""
@@ -311,14 +305,3 @@ def evaluation_steps(num_steps, evaluations):
     """Set of the steps after which a training is evaluated: evenly spread, including the last."""
     evaluations = min(evaluations, num_steps)
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}
-
-
-def _check_finite(losses, norms, first_step, checkpoints):
-    for name, values in (("loss", losses), ("gradient's norm", norms)):
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                raise GenerationFailedError(
-                    f"The {name} became {value} at step {first_step + i}, in the steps "
-                    f"{first_step} to {first_step + len(values) - 1}; {checkpoints.last}. Lower "
-                    "--learning_rate, lengthen --warmup_epochs or set --gradient_clip_norm."
-                )

@@ -1,17 +1,19 @@
-"""What `plan` tells of a run, against the same run's settings worked out by hand."""
+"""The command plan: estimates of a run, compared with those computed by hand."""
 
 import pytest
 
-from nsk import models, self_training
-from nsk.config.config import Config
+from nsk import models
+from nsk.commands import plan
 from nsk.data.batch_blocks import bytes_of_batches
 from nsk.distributed.batch_share import Share
 from nsk.errors import UserError
+from nsk.models import blocks
 from nsk.models.cost import estimate_cost
 
 
-def make_config(workdir, **values):
-    return Config.from_values(
+def run_plan(workdir, **values):
+    """The plan of a small run on handwritten digits."""
+    return plan.execute(
         {
             "workdir": str(workdir),
             "dataset": "digits",
@@ -26,8 +28,21 @@ def make_config(workdir, **values):
     )
 
 
+def plan_placeholders(tmp_path, **settings):
+    """The plan of a run on a data set that does not exist, with placeholder counts."""
+    return run_plan(
+        tmp_path / "run",
+        **{
+            "dataset": f"folder:{tmp_path}/missing",
+            "image_size": ["32"],
+            "plan_images": "2000,30000,7",
+            **settings,
+        },
+    )
+
+
 def test_steps_batches_epochs_and_disk(tmp_path, capsys):
-    plan = self_training.plan(make_config(tmp_path / "run"))
+    plan = run_plan(tmp_path / "run")
     teacher, student = plan["stages"]
     unlabeled = plan["images"]["unlabeled"]
     assert sum(plan["images"].values()) == 1797
@@ -52,11 +67,9 @@ def test_steps_batches_epochs_and_disk(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir() if path.is_dir()] == ["data"]
 
 
-def test_union_batches_are_one_stream_and_a_stated_class_size_counts(tmp_path):
-    plan = self_training.plan(
-        make_config(
-            tmp_path / "run", mixing="union", loss_normalization="all", images_per_class=200
-        )
+def test_union_batches_are_one_stream_and_images_per_class_count(tmp_path):
+    plan = run_plan(
+        tmp_path / "run", mixing="union", loss_normalization="all", images_per_class=200
     )
     student = plan["stages"][1]
     assert student["batch_sizes"] == [64]
@@ -65,52 +78,50 @@ def test_union_batches_are_one_stream_and_a_stated_class_size_counts(tmp_path):
     }
 
 
-def cost(name):
-    return estimate_cost(models.build_model(name, num_classes=10, image_size=8))
+def cost(name, num_classes=10):
+    return estimate_cost(models.build_model(name, num_classes=num_classes, image_size=8))
 
 
 def test_cost_of_every_stage(tmp_path):
-    plan = self_training.plan(make_config(tmp_path / "run", image_size=["8"]))
+    plan = run_plan(tmp_path / "run", image_size=["8"])
     for stage, name, images in zip(plan["stages"], ("convnet5", "resnet9"), (25, 64), strict=True):
         assert stage["image_size"] == 8 and stage["unknown_layers"] == {}
         assert stage["multiply_adds"] == cost(name).training
         assert stage["activation_bytes"] == images * cost(name).activation_bytes
 
 
-def test_the_activations_are_those_of_one_replica(tmp_path):
-    one, two = (
-        self_training.plan(
-            make_config(tmp_path / name, labeled_batch_size=["32"], strategy=name, image_size=["8"])
-        )["stages"][1]["activation_bytes"]
+def test_activations_are_those_of_a_single_replica(tmp_path):
+    single, half = (
+        plan_placeholders(tmp_path, labeled_batch_size=["32"], strategy=name, image_size=["8"])[
+            "stages"
+        ][1]["activation_bytes"]
         for name in ("one", "mirrored")  # The tests split the CPU into two devices.
     )
-    assert one == 128 * cost("resnet9").activation_bytes == 2 * two
+    assert single == 128 * cost("resnet9", num_classes=7).activation_bytes == 2 * half
 
 
 def test_accumulation_and_rematerialization_need_less_memory(tmp_path):
     def activations(**settings):
-        return self_training.plan(stated(tmp_path, **settings))["stages"][1]["activation_bytes"]
+        return plan_placeholders(tmp_path, **settings)["stages"][1]["activation_bytes"]
 
     assert activations() == 2 * activations(accumulation_steps=["1", "2"])
     assert activations() > activations(rematerialize=True)
 
 
 def test_fine_tuning_is_a_stage_of_its_own(tmp_path):
-    plan = self_training.plan(
-        stated(
-            tmp_path,
-            finetune_resolution=["0", "64"],
-            finetune_epochs=["2.5"],
-            finetune_frozen_blocks=["2"],
-        )
+    plan = plan_placeholders(
+        tmp_path,
+        finetune_resolution=["0", "64"],
+        finetune_epochs=["2.5"],
+        finetune_frozen_blocks=["2"],
     )
     _, student, finetuning = plan["stages"]
-    assert [one["index"] for one in plan["stages"]] == [0, 1, 1]
+    assert [stage["index"] for stage in plan["stages"]] == [0, 1, 1]
     assert finetuning["role"] == "finetune" and finetuning["image_size"] == 64
     assert finetuning["parameters"] == student["parameters"]
     assert finetuning["steps"] == round(2.5 * 2000 / 16) and finetuning["batch_sizes"] == [16]
     assert finetuning["images_per_class"] is None
-    # Four times the pixels, but the backward pass of one block of three alone.
+    # Four times the pixels, but the backward pass of only one of the three blocks.
     assert student["multiply_adds"] < finetuning["multiply_adds"] < 3 * student["multiply_adds"]
 
 
@@ -123,72 +134,61 @@ def test_fine_tuning_is_a_stage_of_its_own(tmp_path):
         ({"policy": "none"}, None),
     ],
 )
-def test_images_of_each_class_that_a_selection_makes(tmp_path, settings, expected):
-    teacher, student = self_training.plan(stated(tmp_path, **settings))["stages"]
+def test_images_per_class_of_a_selection(tmp_path, settings, expected):
+    teacher, student = plan_placeholders(tmp_path, **settings)["stages"]
     assert teacher["images_per_class"] is None and student["images_per_class"] == expected
 
 
-def stated(tmp_path, **settings):
-    """Settings of a data set that is not there."""
-    return make_config(
-        tmp_path / "run",
-        **{
-            "dataset": f"folder:{tmp_path}/nowhere",
-            "image_size": ["32"],
-            "plan_images": "2000,30000,7",
-            **settings,
-        },
-    )
-
-
-def test_a_plan_of_stated_images_reads_nothing(tmp_path, capsys):
-    plan = self_training.plan(stated(tmp_path, images_per_class=500))
+def test_a_plan_with_placeholder_counts_reads_nothing(tmp_path, capsys):
+    plan = plan_placeholders(tmp_path, images_per_class=500)
     assert plan["images"] == {"labeled": 2000, "unlabeled": 30000, "dev": 0, "test": 0}
     teacher, student = plan["stages"]
     assert teacher["epochs"] == {"labelled": 0.5}
     assert student["epochs"] == {"labelled": 50 * 16 / 2000, "pseudo": round(50 * 48 / 3500, 2)}
-    assert teacher["parameters"] == 104_042 - 3 * 129  # Seven classes, and not ten.
+    assert teacher["parameters"] == 104_042 - 3 * 129  # Seven classes instead of ten.
     text = capsys.readouterr().out
-    assert "2,000 labeled, 30,000 unlabeled; 7 classes. None was read." in text
-    assert "images and pseudo-label shards come on top" in text
+    assert "2,000 labeled, 30,000 unlabeled; 7 classes. No image was read." in text
+    assert "without images and pseudo-label shards" in text
     assert plan["disk_bytes"]["scores"] > 30000 * 2 * 7
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_plan_of_stated_images_is_checked_as_every_other(tmp_path):
+def test_a_plan_with_placeholder_counts_is_checked(tmp_path):
     with pytest.raises(UserError, match="cutout_side=32 of images of 32 pixels"):
-        self_training.plan(stated(tmp_path, cutout_side=["32"]))
+        plan_placeholders(tmp_path, cutout_side=["32"])
 
 
-def test_layers_whose_cost_is_not_known_are_named(tmp_path, capsys, monkeypatch):
+def test_layers_of_unknown_cost_are_listed(tmp_path, capsys, monkeypatch):
     from nsk.models import cost as cost_module
 
     known = {kind: needs for kind, needs in cost_module.NEEDS.items() if "ReLU" not in str(kind)}
     monkeypatch.setattr(cost_module, "NEEDS", known)
-    self_training.plan(stated(tmp_path, models=["convnet6"], plan_images="2000,30000,9"))
-    assert (
-        "Not counted of convnet6, so that it costs more: 5 layers ReLU" in capsys.readouterr().out
-    )
+    plan_placeholders(tmp_path, models=["convnet6"], plan_images="2000,30000,9")
+    assert "Not counted in the cost of convnet6: 5 layers ReLU" in capsys.readouterr().out
 
 
-def test_networks_that_are_not_what_one_may_expect_are_told(tmp_path, caplog):
-    large = {"models": ["resnet20", "resnet20", "efficientnet_b0"], "rematerialize": True}
-    self_training.plan(stated(tmp_path, **large, image_size=["65", "65", "224"]))
+def test_networks_for_small_images_trigger_one_warning_at_large_sizes(tmp_path, caplog):
+    models = ["resnet20", "resnet20", "efficientnet_b0"]
+    plan_placeholders(tmp_path, models=models, rematerialize=True, image_size=["65", "65", "224"])
     assert caplog.text.count("resnet20 is a network for small images: at 65 pixels") == 1
-    assert "efficientnet_b0 is" not in caplog.text and "leaves" not in caplog.text
+    assert "efficientnet_b0 is" not in caplog.text and "no effect" not in caplog.text
     caplog.clear()
-    mobile = {"models": ["resnet20", "kerascv:mobilenet_v3_small"], "rematerialize": True}
-    self_training.plan(stated(tmp_path, **mobile, image_size=["64"]))
+    plan_placeholders(tmp_path, models=["resnet20"] * 2, image_size=["64"])
     assert "small images" not in caplog.text
-    assert "--rematerialize leaves kerascv:mobilenet_v3_small as it is" in caplog.text
+
+
+def test_rematerialize_triggers_a_warning_if_blocks_are_not_known(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(blocks, "block_names", lambda model: [])
+    plan_placeholders(tmp_path, models=["convnet5"], rematerialize=True)
+    assert "--rematerialize has no effect on convnet5" in caplog.text
 
 
 def test_batches_in_main_memory(tmp_path):
     def batches(**settings):
-        return self_training.plan(stated(tmp_path, **settings))["stages"][1]["batch_bytes"]
+        return plan_placeholders(tmp_path, **settings)["stages"][1]["batch_bytes"]
 
     assert batches() == bytes_of_batches([16, 48], 32)
-    # Large enough for pieces, which a batch whose images are mixed is not made in.
+    # Large batches are made in pieces, unless their images are mixed with each other.
     large = {"labeled_batch_size": ["64"], "image_size": ["512"], "models": ["convnet5"] * 2}
     assert batches(**large) == bytes_of_batches([64, 192], 512)
     mixed = batches(**large, mixup_alpha=["0.2"])
@@ -197,13 +197,13 @@ def test_batches_in_main_memory(tmp_path):
     assert two == bytes_of_batches([64, 192], 512, Share(0, 1, 2))
 
 
-def test_disk_by_what_it_is_for(tmp_path):
+def test_disk_space_by_purpose(tmp_path):
     settings = {"finetune_resolution": ["0", "0", "16"], "images_per_class": 300}
     settings["models"] = ["convnet5", "resnet9", "resnet9"]
-    plan = self_training.plan(make_config(tmp_path / "run", **settings))
+    plan = run_plan(tmp_path / "run", **settings)
     images = plan["images"]
     parameters = [104_042, 317_930, 317_930, 317_930]
-    encoded = sum(one.stat().st_size for one in (tmp_path / "run").glob("data/*/unlabeled/*"))
+    encoded = sum(path.stat().st_size for path in tmp_path.glob("run/data/*/unlabeled/*"))
     expected = {
         "models": 3 * 4 * sum(parameters),
         "checkpoints": 3 * 4 * 4 * max(parameters),  # Weights, two slots and an average: three.

@@ -1,69 +1,132 @@
-"""Two real workers agree, fail, stop and are lost together."""
+"""Two real workers communicate, fail, stop and are lost together."""
 
+import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
-from nsk.distributed import strategy as strategies
-from nsk.distributed.workers import Workers
-from nsk.errors import GenerationFailedError
+from nsk.distributed.strategy import make_strategy
+from nsk.distributed.workers import Workers, call_interruptibly
+from nsk.errors import GenerationFailedError, LostWorkerError
 from nsk.main import OK, STOPPED
 from tools import start_workers
 
 PROGRAM = Path(__file__).with_name("workers_program.py")
 
 
-def run(tmp_path, case):
-    """(exit codes, lines that each worker has written) of a case of the program."""
-    start = f"import runpy, sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); "
-    start += f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
-    command = [sys.executable, "-c", start, case, str(tmp_path / "folder")]
-    logs = [tmp_path / f"worker-{index}" for index in range(2)]
-    codes = [one.wait(timeout=200) for one in start_workers.start([command] * 2, logs)]
-    return codes, [log.read_text().splitlines() for log in logs]
+def run(folder, *cases):
+    """(exit codes, output by worker) of some cases of the program, one after the other."""
+    start = f"import runpy; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", start, str(folder / "training"), *cases]
+    logs = [folder / f"worker-{index}" for index in range(2)]
+    processes = start_workers.start([command] * 2, logs)
+    codes = [process.wait(timeout=400) for process in processes]
+    return codes, [log.read_text() for log in logs]
 
 
-def test_a_worker_alone_agrees_with_itself():
-    workers = Workers(strategies.make_strategy("one"))
+def test_a_single_worker_agrees_with_itself():
+    workers = Workers(make_strategy("one"))
     assert (workers.index, workers.count, workers.is_chief) == (0, 1, True)
+    assert workers.share.is_whole and workers.share.replicas == 1
     assert workers.sum(3, True) == workers.broadcast_from_chief(3, True) == [3, 1]
     workers.wait()
-    with pytest.raises(GenerationFailedError, match="mine"), workers.propagate_errors():
-        raise GenerationFailedError("mine")
+    with pytest.raises(GenerationFailedError, match="own error"), workers.propagate_errors():
+        raise GenerationFailedError("own error")
 
 
-def test_what_workers_tell_each_other(tmp_path):
-    codes, told = run(tmp_path, "sums")
-    assert codes == [OK, OK], told
-    for lines in told:
-        assert f"[3, 2, {2**41}] [7]" in lines
+def test_errors_of_a_single_worker_are_never_the_loss_of_another():
+    workers = Workers(make_strategy("one"))
+    with pytest.raises(tf.errors.UnavailableError), workers.detect_lost_workers():
+        raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: /task:1")
 
 
 @pytest.mark.parametrize(
-    ("case", "code", "said"),
+    ("message", "named"),
     [
-        ("one_cannot_teach", OK, (["worker 0", "Another worker tells"], ["Another", "worker 1"])),
-        ("evaluation_cannot_teach", OK, (["no finite prediction"], ["Another worker tells why"])),
-        pytest.param(
-            "stopped_in_the_last_evaluation",
-            STOPPED,
-            (["stopped after step 60 of 60"],) * 2,
-            marks=pytest.mark.slow,
-        ),
-        ("lost_before_the_trainer", STOPPED, (["nsk: another worker has ended"], [])),
+        ("unhealthy: /job:worker/task:0, /job:worker/replica:0/task:2", "^worker 0, worker 2$"),
+        ("timeout", "^unknown which$"),
     ],
 )
-def test_what_one_worker_meets_is_met_by_all(tmp_path, case, code, said):
-    codes, told = run(tmp_path, case)
-    expected = [code, 9] if case == "lost_before_the_trainer" else [code, code]
-    assert codes == expected, told
-    for lines, parts in zip(told, said, strict=True):
-        assert all(part in "\n".join(lines) for part in parts), lines
+def test_lost_workers_are_named(message, named):
+    workers = Workers(make_strategy("one"))
+    workers.index, workers.count = 1, 3
+    with pytest.raises(LostWorkerError, match=named), workers.detect_lost_workers():
+        raise tf.errors.InternalError(None, None, f"Collective ops is aborted by: {message}")
+    with pytest.raises(tf.errors.InternalError), workers.detect_lost_workers():
+        raise tf.errors.InternalError(None, None, "Collective ops is aborted by: shape mismatch")
+
+
+def test_signals_interrupt_a_call_that_blocks():
+    released = threading.Event()
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_interruptibly(released.wait, 60)
+        assert not released.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        released.set()
+
+
+def test_a_call_that_blocks_returns_its_result_or_error():
+    def fail():
+        raise ValueError("from the thread")
+
+    assert call_interruptibly(lambda value: value + 1, 2) == 3
+    with pytest.raises(ValueError, match="from the thread"):
+        call_interruptibly(fail)
+
+
+@pytest.fixture(scope="module")
+def output_of_cases(tmp_path_factory):
+    """{case: output by worker} of all cases after which both workers continue."""
+    cases = ("sums", "each_cannot_teach", "evaluation_cannot_teach")
+    codes, logs = run(tmp_path_factory.mktemp("cases"), *cases)
+    assert codes == [OK, OK], logs
+    parts = [re.split(r"^case .*\n", log, flags=re.MULTILINE)[1:] for log in logs]
+    return dict(zip(cases, zip(*parts, strict=True), strict=True))
+
+
+def test_sums_and_broadcasts_of_two_workers(output_of_cases):
+    for output in output_of_cases["sums"]:
+        assert f"received [3, 2, {2**41}] [7]\n" in output
+
+
+OTHER_REPORTS = "Another worker reports why it cannot teach"
+
+
+def test_an_error_of_either_worker_is_raised_on_both(output_of_cases):
+    chief, other = output_of_cases["each_cannot_teach"]
+    assert re.search(rf"worker 0\n(.*\n)*{OTHER_REPORTS}", chief) and "worker 1" not in chief
+    assert re.search(rf"{OTHER_REPORTS}.\n(.*\n)*worker 1\n", other) and "worker 0" not in other
+
+
+def test_an_error_of_the_evaluation_by_the_chief_is_raised_on_both(output_of_cases):
+    chief, other = output_of_cases["evaluation_cannot_teach"]
+    assert "no finite prediction\n" in chief and OTHER_REPORTS not in chief
+    assert f"{OTHER_REPORTS}.\n" in other
 
 
 @pytest.mark.slow
-def test_workers_at_different_places_are_a_bug_and_no_loss(tmp_path):
-    codes, told = run(tmp_path, "at_different_places")
-    assert 1 in codes and OK not in codes, told
-    assert "mismatch" in "".join(map(str, told))
+def test_a_stop_during_the_last_evaluation_stops_both(tmp_path):
+    codes, logs = run(tmp_path, "stopped_in_the_last_evaluation")
+    assert codes == [STOPPED, STOPPED], logs
+    assert all("stopped after step 60 of 60" in log for log in logs)
+
+
+def test_a_lost_worker_is_noticed_before_training(tmp_path):
+    codes, logs = run(tmp_path, "lost_before_the_trainer")
+    assert codes == [STOPPED, 9], logs
+    assert "nsk: another worker has ended" in logs[0]
+
+
+@pytest.mark.slow
+def test_different_operations_are_a_bug_and_not_a_loss(tmp_path):
+    codes, logs = run(tmp_path, "different_operations")
+    assert 1 in codes and OK not in codes, logs
+    assert "mismatch" in "".join(logs)

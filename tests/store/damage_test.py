@@ -1,7 +1,7 @@
-"""Every kind of damage to every kind of file that a run leaves is noticed, or harms nothing.
+"""Every kind of damage to every kind of file that a run leaves is noticed, or is harmless.
 
-What really happens is collected as the table in `docs/recovery.md`, row by row; the last test
-compares them. `NSK_WRITE_DOCS=1` writes the table anew.
+The outcomes are collected as the table in `docs/recovery.md`, row by row; the last test compares
+them. `NSK_WRITE_DOCS=1` rewrites the table.
 """
 
 import contextlib
@@ -17,19 +17,22 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from nsk.stages.all_stages import CHECKPOINTS, MODEL, Stages, shard_set
 
-from nsk import self_training
+from nsk.commands import run as run_command
 from nsk.commands import verify
 from nsk.config.config import Config
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
 from nsk.errors import UserError
-from nsk.models import files as model_files
-from nsk.stages import pseudo_shards as write
-from nsk.stages import scoring as score
-from nsk.stages import training as train_stage
-from nsk.store import folders as stage
-from nsk.store.files import WRITTEN, atomic_write
+from nsk.evaluation.shard_predictor import load_predictor
+from nsk.models.files import load_model
+from nsk.stages import ingestion, pseudo_shards, scoring, training
+from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.stages.training import CHECKPOINTS
+from nsk.store import folders
+from nsk.store.folders import StageKey, build_or_reuse, load_stage
 from nsk.store.manifest import MANIFEST
+from nsk.store.verification import find_damage, finished_stages
 from nsk.training import checkpoint
 
 SETTINGS = {
@@ -51,7 +54,7 @@ SETTINGS = {
     "gap_floor": 150,
     "evaluations": 1,
 }
-# Kinds of file: those of finished stages, others, and what a stopped run leaves.
+# Kinds of file: those of finished stages, others, and those that an interrupted run leaves.
 FINISHED = (
     "*/stage.json",
     "data/images-<id>/*/*.tfrecord",
@@ -80,40 +83,41 @@ OTHERS = (
 CHECKPOINT_FILES = tuple(
     f"gen*/*-<id>.checkpoints/step-*/{name}" for name in (checkpoint.ARRAYS, checkpoint.MANIFEST)
 )
-STOPPED_SCORES = (
+INTERRUPTED_SCORES = (
     "gen*/scores-<id>.partial/unlabeled/*.parquet",
     "gen*/scores-<id>.partial/dev.parquet",
     "gen*/scores-<id>.partial/temperature.json",
     "gen*/scores-<id>.lock",
 )
-STOPPED_PSEUDO = "gen*/pseudo-<id>.partial/shards/*.tfrecord"
-STOPPED_TRAINING = "gen*/*-<id>.partial/model.keras"
+INTERRUPTED_PSEUDO = "gen*/pseudo-<id>.partial/shards/*.tfrecord"
+INTERRUPTED_TRAINING = "gen*/*-<id>.partial/model.keras"
 ROWS = (
     *FINISHED,
     *OTHERS,
     *CHECKPOINT_FILES,
-    *STOPPED_SCORES,
-    STOPPED_PSEUDO,
-    STOPPED_TRAINING,
+    *INTERRUPTED_SCORES,
+    INTERRUPTED_PSEUDO,
+    INTERRUPTED_TRAINING,
 )
-# What may happen; docs/recovery.md explains the words.
+# Outcomes; docs/recovery.md explains the words.
 REFUSED, PREVIOUS, HARMLESS = "refused", "previous", "harmless"
-TOLD, ANEW = "warned, rebuilt", "rebuilt"
+WARNED, REBUILT = "warned, rebuilt", "rebuilt"
 IMPOSSIBLE = "-"
 
+RESUMED = "resumes from step"  # In the log of a training.
 DOCS = Path(__file__).parents[2] / "docs" / "recovery.md"
 BEGIN, END = "<!-- table: tests/store/damage_test.py -->", "<!-- end of table -->"
 
 
 class ImpossibleError(Exception):
-    """There is no such damage to this file."""
+    """This kind of damage cannot be done to this file."""
 
 
-# Damages: functions of a file and of those of its kind, it included.
+# Kinds of damage: functions of a file and of all files of its kind.
 
 
 def flip(path, _, place=0.5, bit=4):
-    """Another bit in the byte at a place between 0 and 1."""
+    """Flips a bit in the byte at a place between 0 and 1."""
     content = bytearray(path.read_bytes())
     if not content:
         raise ImpossibleError
@@ -134,7 +138,7 @@ def cut(path, _, seed=0):
 
 
 def cut_record(path, _):
-    """Whole records alone are left, which TFRecord's own checksums do not tell."""
+    """Cuts between two records, which TFRecord's own checksums do not detect."""
     if path.suffix != ".tfrecord":
         raise ImpossibleError
     content, ends = path.read_bytes(), [0]
@@ -155,15 +159,15 @@ def delete(path, _):
     path.unlink()
 
 
-def swap(path, others):
-    """It and another file of its kind change places: the one whose size is most like its own."""
+def swap(path, paths):
+    """Swaps the contents of the file and of the most similar one in size with another content."""
     content = path.read_bytes()
-    others = [one for one in others if one != path and one.read_bytes() != content]
-    if not others:
+    candidates = [other for other in paths if other != path and other.read_bytes() != content]
+    if not candidates:
         raise ImpossibleError
-    other = min(others, key=lambda one: abs(one.stat().st_size - len(content)))
-    path.write_bytes(other.read_bytes())
-    other.write_bytes(content)
+    partner = min(candidates, key=lambda other: abs(other.stat().st_size - len(content)))
+    path.write_bytes(partner.read_bytes())
+    partner.write_bytes(content)
 
 
 DAMAGES = {
@@ -181,8 +185,8 @@ DAMAGES = {
 }
 
 
-def of_kind(workdir, kind):
-    """Paths of the files of a kind, in order."""
+def files_of_kind(workdir, kind):
+    """Paths of the files of a kind, sorted."""
     pattern = re.escape(kind).replace("<id>", "[0-9a-f]{10}")
     pattern = pattern.replace(r"\*", "[^/]*", kind.count("*"))
     if kind == "*/stage.json":
@@ -195,59 +199,72 @@ def of_kind(workdir, kind):
 
 
 @contextlib.contextmanager
-def damaged(path, others, damage):
-    """Does a damage and mends it; yields the paths that are damaged."""
-    whole = {one: one.read_bytes() for one in others}
-    damage(path, others)
+def damaged(path, paths, damage):
+    """Damages a file of a kind, yields the paths that were changed, and restores them."""
+    intact = {path: path.read_bytes() for path in paths}
+    damage(path, paths)
     try:
-        yield [one for one in others if not one.exists() or one.read_bytes() != whole[one]]
+        yield [
+            path
+            for path, content in intact.items()
+            if not path.exists() or path.read_bytes() != content
+        ]
     finally:
-        for one, content in whole.items():
-            one.write_bytes(content)
+        for path, content in intact.items():
+            path.write_bytes(content)
 
 
-def outcomes(workdir, kinds, happens, variants=None):
-    """{(kind, damage's name): what happens}, where one file of each kind is damaged.
+def collect_outcomes(workdir, kinds, outcome_of, variants=None):
+    """{(kind of file, kind of damage): outcome} of damage to one file of each kind.
 
     Args:
-        workdir: path of a run; it is whole again afterwards.
+        workdir: path of a run; it is unchanged afterwards.
         kinds: kinds of file.
-        happens: function of the list of damaged paths that says what happens.
-        variants: of how many kinds each damage is, at most.
+        outcome_of: function of the list of damaged paths that returns the outcome.
+        variants: variants of each kind of damage, at most.
     """
-    found = {}
+    outcomes = {}
     for kind in kinds:
-        paths = of_kind(workdir, kind)
+        paths = files_of_kind(workdir, kind)
         assert paths, kind
         for name, damages in DAMAGES.items():
             received = set()
             for damage in damages[:variants]:
                 path = paths[len(paths) // 2]
-                with contextlib.suppress(ImpossibleError), damaged(path, paths, damage) as wrong:
-                    received.add(happens(wrong))
+                with contextlib.suppress(ImpossibleError), damaged(path, paths, damage) as changed:
+                    received.add(outcome_of(changed))
             assert len(received) <= 1, (kind, name, received)
-            found[kind, name] = received.pop() if received else IMPOSSIBLE
-    return found
+            outcomes[kind, name] = received.pop() if received else IMPOSSIBLE
+    return outcomes
+
+
+def rerun(workdir, **values):
+    """The summary of the command run."""
+    return run_command.execute({**SETTINGS, **values, "workdir": str(workdir)})
+
+
+def make_runner(workdir, **values):
+    config = Config.from_values({**SETTINGS, **values, "workdir": str(workdir)})
+    return StageRunner(config, Runtime.from_strategy(make_strategy(config.run.strategy)))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = Config.from_values({**SETTINGS, "workdir": str(tmp_path_factory.mktemp("run"))})
-    self_training.run(config)
-    return config
+def workdir(tmp_path_factory):
+    """Folder of a finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    rerun(folder)
+    return folder
 
 
-def in_copy(run, folder, *names, **values):
-    """(config, Stages) of a copy of a run: of the folders with these names alone."""
+def copy_stages(workdir, folder, *names):
+    """Copies the folders of a run with these names."""
     for name in names:
-        for path in run.workdir.glob(name):
-            shutil.copytree(path, folder / path.relative_to(run.workdir))
-    config = Config.from_values({**SETTINGS, **values, "workdir": str(folder)})
-    return config, Stages(config)
+        for path in workdir.glob(name):
+            shutil.copytree(path, folder / path.relative_to(workdir))
 
 
 def contents(folder):
-    """{name: bytes} of a stage's files but its manifest, which tells the time it took."""
+    """{name: bytes} of a stage's files without its manifest, which holds the time it took."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -256,13 +273,13 @@ def contents(folder):
 
 
 @contextlib.contextmanager
-def stopped(owner, name, calls):
-    """A function is stopped, as by Ctrl-C, before it is called more often."""
-    left, original = [calls], getattr(owner, name)
+def interrupted(owner, name, calls):
+    """Interrupts the code within, as Ctrl-C does, before a function is called more often."""
+    remaining, original = [calls], getattr(owner, name)
 
     def counted(*arguments, **keywords):
-        left[0] -= 1
-        if left[0] < 0:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise KeyboardInterrupt
         return original(*arguments, **keywords)
 
@@ -273,294 +290,314 @@ def stopped(owner, name, calls):
 # Finished stages.
 
 
-def test_every_file_is_of_one_kind_and_of_a_stage_or_harms_nothing(run):
-    assert verify.verify(run.workdir) == len(stage.finished(run.workdir)) == 9
-    stages = stage.finished(run.workdir)
-    kinds = {kind: of_kind(run.workdir, kind) for kind in ROWS}
-    for path in (path for path in run.workdir.rglob("*") if path.is_file()):
+def test_every_file_is_of_one_kind(workdir):
+    """And those of stages are of other kinds than the rest."""
+    stages = finished_stages(workdir)
+    assert verify.verify_workdir(workdir) == len(stages) == 9
+    kinds = {kind: files_of_kind(workdir, kind) for kind in ROWS}
+    for path in (path for path in workdir.rglob("*") if path.is_file()):
         (kind,) = (kind for kind, paths in kinds.items() if path in paths)
-        assert kind in (FINISHED if any(one in path.parents for one in stages) else OTHERS)
+        assert kind in (FINISHED if any(stage in path.parents for stage in stages) else OTHERS)
 
 
-def named(folder):
-    """Set of the files that are told to be damaged."""
+def reported_damage(folder):
+    """The paths that are reported as damaged."""
     try:
-        return {path for path, _ in stage.damages(folder)}
+        return {path for path, _ in find_damage(folder)}
     except UserError as error:
         assert str(folder) in str(error)
         return {folder / MANIFEST}
 
 
-@pytest.fixture(scope="module")
-def of_finished(run):
-    """What happens to a run whose finished stages are damaged."""
+def assert_not_reused(folder):
+    """As every run does it."""
+    key = mock.Mock(path=folder, label=folder.name)
+    with pytest.raises(UserError, match=r"delete the folder .*and run again") as error:
+        folders._reuse(key)
+    assert str(folder) in str(error.value)
 
-    def happens(wrong):
-        folders = {next(one for one in stages if one in path.parents) for path in wrong}
-        for folder in folders:
-            of_folder = {path for path in wrong if folder in path.parents}
-            assert named(folder) == of_folder or of_folder == {folder / MANIFEST}
-        if tuple(wrong) not in tried:
-            tried.add(tuple(wrong))
+
+@pytest.fixture(scope="module")
+def outcomes_of_finished(workdir):
+    """Outcomes of damage to finished stages."""
+
+    def outcome_of(changed):
+        damaged_stages = {
+            next(stage for stage in stages if stage in path.parents) for path in changed
+        }
+        for stage in damaged_stages:
+            expected = {path for path in changed if stage in path.parents}
+            assert reported_damage(stage) == expected or expected == {stage / MANIFEST}
+            assert_not_reused(stage)
+        if tuple(changed) not in tried:  # The commands, once for each set of files.
+            tried.add(tuple(changed))
             with pytest.raises(UserError) as error:
-                verify.verify(run.workdir)
-            assert f"{len(folders)} of 9 stages are damaged" in str(error.value)
-            assert all(folder.name in str(error.value) for folder in folders)
+                verify.verify_workdir(workdir)
+            assert f"{len(damaged_stages)} of 9 stages are damaged" in str(error.value)
+            assert all(stage.name in str(error.value) for stage in damaged_stages)
             with pytest.raises(UserError, match=r"delete the folder .* run again") as error:
-                self_training.run(run)
-            assert any(str(folder) in str(error.value) for folder in folders)
-        for folder in folders:  # As each run does it.
-            with pytest.raises(UserError, match=r"delete the folder .*and run again") as error:
-                stage._reuse(folder, folder.name)
-            assert str(folder) in str(error.value)
+                rerun(workdir)
+            assert any(str(stage) in str(error.value) for stage in damaged_stages)
         return REFUSED
 
     tried = set()
-    stages = stage.finished(run.workdir)
-    found = outcomes(run.workdir, FINISHED, happens)
-    verify.verify(run.workdir)
-    return found
+    stages = finished_stages(workdir)
+    outcomes = collect_outcomes(workdir, FINISHED, outcome_of)
+    verify.verify_workdir(workdir)
+    return outcomes
 
 
-def test_damage_to_a_stage_is_refused(of_finished):
-    assert set(of_finished.values()) == {REFUSED, IMPOSSIBLE}
-    possible = [name for (_, name), what in of_finished.items() if what == REFUSED]
+def test_damage_to_a_stage_is_refused(outcomes_of_finished):
+    assert set(outcomes_of_finished.values()) == {REFUSED, IMPOSSIBLE}
+    refused = [name for (_, name), outcome in outcomes_of_finished.items() if outcome == REFUSED]
     for name in ("a bit flipped", "cut anywhere", "emptied", "deleted"):
-        assert possible.count(name) == len(FINISHED)
-    assert possible.count("cut between records") == 2 and possible.count("two swapped") >= 8
+        assert refused.count(name) == len(FINISHED)
+    assert refused.count("cut between records") == 2 and refused.count("two swapped") >= 8
 
 
-def test_damage_to_every_file_of_a_stage_is_named_exactly(run, capsys):
-    damages = [damage for several in DAMAGES.values() for damage in several]
+def test_damage_to_every_file_of_a_stage_is_named(workdir, capsys):
+    damages = [damage for variants in DAMAGES.values() for damage in variants]
     count = 0
     for kind in FINISHED:
-        paths = of_kind(run.workdir, kind)
+        paths = files_of_kind(workdir, kind)
         for number, path in enumerate(paths):
-            # One after the other, which is enough for so many files.
+            # Two of the damages to each file, which is enough for so many files.
             for damage in (damages[number % 9], delete):
-                with contextlib.suppress(ImpossibleError), damaged(path, paths, damage) as wrong:
+                with contextlib.suppress(ImpossibleError), damaged(path, paths, damage) as changed:
                     count += 1
                     with pytest.raises(UserError, match=r"\d of 9 stages are damaged"):
-                        verify.verify(run.workdir)
-                    told = capsys.readouterr().out
-                    assert all(str(one if one.exists() else one.parent) in told for one in wrong)
+                        verify.verify_workdir(workdir)
+                    printed = capsys.readouterr().out
+                    assert all(
+                        str(path if path.exists() else path.parent) in printed for path in changed
+                    )
     assert count > 80
-    verify.verify(run.workdir)
+    verify.verify_workdir(workdir)
 
 
-def test_stages_that_change_places_are_named(run, capsys):
-    one, other = sorted(run.workdir.glob("gen*/evaluation-*"))
+def test_swapped_stages_are_named(workdir, capsys):
+    first, second = sorted(workdir.glob("gen*/evaluation-*"))
 
-    def exchange():
-        one.rename(run.workdir / "between")
-        other.rename(one)
-        (run.workdir / "between").rename(other)
+    def swap_folders():
+        first.rename(workdir / "between")
+        second.rename(first)
+        (workdir / "between").rename(second)
 
-    exchange()
+    swap_folders()
     with pytest.raises(UserError, match="2 of 9 stages are damaged"):
-        verify.verify(run.workdir)
-    assert capsys.readouterr().out.count("stage.json: it is of another stage") == 2
-    with pytest.raises(UserError, match=f"{one.name} is damaged .*of another stage"):
-        self_training.run(run)
-    exchange()
-    verify.verify(run.workdir)
+        verify.verify_workdir(workdir)
+    assert capsys.readouterr().out.count("stage.json: it belongs to another stage") == 2
+    with pytest.raises(UserError, match=rf"{first.name} is damaged .*belongs to another stage"):
+        rerun(workdir)
+    swap_folders()
+    verify.verify_workdir(workdir)
 
 
-def test_files_that_are_not_the_stages_are_told_and_harm_nothing(run, capsys, caplog):
-    strays = [stage.finished(run.workdir)[0] / "unlabeled/99999.tfrecord"]
-    strays += [path / ".DS_Store" for path in stage.finished(run.workdir)]
-    (scores,) = run.workdir.glob("gen1/scores-*/unlabeled")
-    strays.append(scores / "notes.txt")
-    for stray in strays:
-        stray.write_bytes(b"more")
-    verify.verify(run.workdir)
-    assert all(f"{stray}: not of this stage" in capsys.readouterr().out for stray in strays[:1])
-    assert len(self_training.run(run)["generations"]) == 2
-    assert all(f"{stray} is not of its stage" in caplog.text for stray in strays)
-    for stray in strays:
-        stray.unlink()
+def test_foreign_files_are_reported_and_harmless(workdir, capsys, caplog):
+    stages = finished_stages(workdir)
+    foreign = [stages[0] / "unlabeled/99999.tfrecord", *(stage / ".DS_Store" for stage in stages)]
+    (scores,) = workdir.glob("gen1/scores-*/unlabeled")
+    foreign.append(scores / "notes.txt")
+    for path in foreign:
+        path.write_bytes(b"more")
+    verify.verify_workdir(workdir)
+    printed = capsys.readouterr().out
+    assert all(f"{path}: does not belong to this stage, ignored" in printed for path in foreign)
+    assert len(rerun(workdir)["generations"]) == 2
+    assert all(f"{path} does not belong to its stage" in caplog.text for path in foreign)
+    for path in foreign:
+        path.unlink()
 
 
-def test_only_the_damaged_stage_is_made_again(run):
-    def made():
-        """When each finished stage was made."""
-        return {path: (path / MANIFEST).stat().st_mtime_ns for path in stage.finished(run.workdir)}
+def test_only_the_damaged_stage_is_rebuilt(workdir):
+    def modification_times():
+        stages = finished_stages(workdir)
+        return {stage: (stage / MANIFEST).stat().st_mtime_ns for stage in stages}
 
-    before = made()
-    (pseudo,) = (path for path in before if path.name.startswith("pseudo-"))
-    kept = contents(pseudo)
+    before = modification_times()
+    (pseudo,) = (stage for stage in before if stage.name.startswith("pseudo-"))
+    expected = contents(pseudo)
     flip(pseudo / "shards/00000.tfrecord", None)
     with pytest.raises(UserError, match=r"is damaged .*00000\.tfrecord: its SHA-256"):
-        self_training.run(run)
+        rerun(workdir)
     shutil.rmtree(pseudo)
-    assert len(self_training.run(run)["generations"]) == 2
-    after = made()
-    assert {path for path in after if after[path] != before[path]} == {pseudo}
-    assert contents(pseudo) == kept
+    assert len(rerun(workdir)["generations"]) == 2
+    after = modification_times()
+    assert {stage for stage in after if after[stage] != before[stage]} == {pseudo}
+    assert contents(pseudo) == expected
 
 
-def test_a_folder_without_stages_is_refused(tmp_path):
-    with pytest.raises(UserError, match="has no finished stage"):
-        verify.verify(tmp_path)
-
-
-# What is in no stage: reports for a person, and settings.
+# Files outside of stages: reports for a person, and settings.
 
 
 @pytest.fixture(scope="module")
-def of_others(run):
-    def happens(wrong):
-        def beside():
-            return {one: one.read_bytes() for one in wrong[0].parent.iterdir() if one.is_file()}
+def outcomes_of_others(workdir):
+    """Outcomes of damage to files outside of stages."""
 
-        before = beside()
-        assert len(self_training.run(run)["generations"]) == 2
-        assert stages == stage.finished(run.workdir)
-        return HARMLESS if beside() == before else ANEW
+    def outcome_of(changed):
+        def read_folder():
+            files = (path for path in changed[0].parent.iterdir() if path.is_file())
+            return {path: path.read_bytes() for path in files}
 
-    stages = stage.finished(run.workdir)
-    found = outcomes(run.workdir, OTHERS, happens, variants=1)
-    self_training.run(run)
-    return found
+        before = read_folder()
+        assert len(rerun(workdir)["generations"]) == 2
+        assert stages == finished_stages(workdir)
+        return HARMLESS if read_folder() == before else REBUILT
 
-
-def test_damage_to_reports_harms_nothing(of_others):
-    for (kind, _), what in of_others.items():
-        assert what in (HARMLESS if kind == OTHERS[3] else ANEW, IMPOSSIBLE)
+    stages = finished_stages(workdir)
+    outcomes = collect_outcomes(workdir, OTHERS, outcome_of, variants=1)
+    rerun(workdir)
+    return outcomes
 
 
-# A training that was stopped.
+def test_damage_to_reports_is_harmless(outcomes_of_others):
+    for (kind, _), outcome in outcomes_of_others.items():
+        assert outcome in (HARMLESS if kind == OTHERS[3] else REBUILT, IMPOSSIBLE)
+
+
+# An interrupted training.
 
 
 @pytest.fixture(scope="module")
-def stopped_training(run, tmp_path_factory):
-    """Workdir of a teacher that was stopped midway, with two checkpoints."""
-    folder = tmp_path_factory.mktemp("stopped")
-    _, stages = in_copy(run, folder, "data", evaluations=6, checkpoint_minutes=0.0)
+def interrupted_training(workdir, tmp_path_factory):
+    """Workdir of a teacher that was interrupted midway, with two checkpoints."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    copy_stages(workdir, folder, "data")
+    runner = make_runner(folder, evaluations=6, checkpoint_minutes=0.0)
     with (
-        mock.patch.object(checkpoint, "LARGEST_SHARE", 1e9),
-        stopped(checkpoint.Checkpoints, "save", 3),
+        mock.patch.object(checkpoint, "MAX_TIME_SHARE", 1e9),
+        interrupted(checkpoint.Checkpoints, "save", 3),
     ):
-        stages.train(0, stages.ingest())
-    assert len(of_kind(folder, CHECKPOINT_FILES[0])) == 2
+        train_teacher(runner)
+    assert len(files_of_kind(folder, CHECKPOINT_FILES[0])) == 2
     return folder
 
 
-@pytest.fixture(scope="module")
-def of_checkpoints(stopped_training):
-    (folder,) = stopped_training.glob(f"gen0/*{CHECKPOINTS}")
-    previous = min(folder.iterdir())
-    number, arrays, _ = checkpoint.read(previous)
+def train_teacher(runner):
+    """The finished stage of the teacher."""
+    return training.train(runner, 0, ingestion.ingest_images(runner))
 
-    def happens(wrong):
+
+@pytest.fixture(scope="module")
+def outcomes_of_checkpoints(interrupted_training):
+    """Outcomes of damage to the last checkpoint."""
+    (folder,) = interrupted_training.glob(f"gen0/*{CHECKPOINTS}")
+    previous = min(folder.iterdir())
+    step, arrays, _ = checkpoint.read(previous)
+
+    def outcome_of(changed):
         copy = Path(shutil.copytree(folder, folder.with_name("copy")))
         variables = {name: tf.Variable(tf.zeros_like(value)) for name, value in arrays.items()}
         with mock.patch.object(checkpoint.logging, "warning") as warning:
             restored = checkpoint.Checkpoints(copy, variables, 1.0).restore()
         shutil.rmtree(copy)
         assert {call.args[1].name for call in warning.call_args_list} == {
-            path.parent.name for path in wrong
+            path.parent.name for path in changed
         }
         if restored is None:
-            return TOLD
-        assert restored[0] == number
+            return WARNED
+        assert restored[0] == step
         for name, value in arrays.items():
             np.testing.assert_array_equal(variables[name], value)
         return PREVIOUS
 
-    return outcomes(stopped_training, CHECKPOINT_FILES, happens)
+    return collect_outcomes(interrupted_training, CHECKPOINT_FILES, outcome_of)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_previous_one_used(of_checkpoints):
-    told = {name: what for (_, name), what in of_checkpoints.items()}
-    assert told.pop("cut between records") == IMPOSSIBLE
-    assert told.pop("two swapped") == TOLD  # Both are damaged.
-    assert set(told.values()) == {PREVIOUS}
+def test_the_previous_one_of_a_damaged_checkpoint_is_used(outcomes_of_checkpoints):
+    outcomes = {name: outcome for (_, name), outcome in outcomes_of_checkpoints.items()}
+    assert outcomes.pop("cut between records") == IMPOSSIBLE
+    assert outcomes.pop("two swapped") == WARNED  # Both are damaged.
+    assert set(outcomes.values()) == {PREVIOUS}
 
 
-@pytest.mark.parametrize(("how_many", "damage"), [(1, flip), (2, cut)])
-def test_a_training_ends_the_same_without_its_damaged_checkpoints(
-    run, stopped_training, tmp_path, caplog, how_many, damage
+@pytest.mark.parametrize(("num_damaged", "damage"), [(1, flip), (2, cut)])
+def test_a_training_without_its_damaged_checkpoints_ends_with_the_same_weights(
+    workdir, interrupted_training, tmp_path, caplog, num_damaged, damage
 ):
     caplog.set_level(logging.INFO, "absl")
-    workdir = Path(shutil.copytree(stopped_training, tmp_path / "copy"))
-    paths = of_kind(workdir, CHECKPOINT_FILES[0])
-    for path in paths[-how_many:]:
+    copy = Path(shutil.copytree(interrupted_training, tmp_path / "copy"))
+    paths = files_of_kind(copy, CHECKPOINT_FILES[0])
+    for path in paths[-num_damaged:]:
         damage(path, paths)
-    stages = Stages(Config.from_values({**SETTINGS, "workdir": str(workdir)}))
-    made = stages.train(0, stages.ingest())
-    assert caplog.text.count("is damaged") == how_many
-    assert ("goes on from step" in caplog.text) == (how_many == 1)
-    assert not list(workdir.glob(f"gen0/*{CHECKPOINTS}"))
-    assert_same_weights(made.path, run.workdir / made.name)
+    trained = train_teacher(make_runner(copy))
+    assert caplog.text.count("is damaged") == num_damaged
+    assert (RESUMED in caplog.text) == (num_damaged == 1)
+    assert not list(copy.glob(f"gen0/*{CHECKPOINTS}"))
+    assert_same_weights(trained.path, workdir / trained.name)
 
 
-def assert_same_weights(one, other):
-    """Of two stages, as folders."""
+def assert_same_weights(folder, expected_folder):
+    """Compares the models of two finished stages."""
     received, expected = (
-        model_files.load_model(path / MODEL).get_weights() for path in (one, other)
+        load_model(path / MODEL_FILE).get_weights() for path in (folder, expected_folder)
     )
-    for number, value in enumerate(expected):
-        np.testing.assert_array_equal(received[number], value)
+    for value, expected_value in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(value, expected_value)
 
 
 @pytest.fixture(scope="module")
-def of_stopped_training(run, tmp_path_factory):
-    """The model was saved, and the process killed before its stage was finished."""
+def outcomes_of_interrupted_training(workdir, tmp_path_factory):
+    """Outcomes of damage to a model whose process was killed before it finished the stage."""
 
-    def train(config):
-        stages = Stages(config)
-        with mock.patch.object(train_stage.Trainer, "train", lambda *_, **__: {}):
-            return stages.train(0, stages.ingest()).path
+    def train(folder):
+        with mock.patch.object(training.Trainer, "train", lambda *_, **__: {}):
+            return train_teacher(make_runner(folder)).path
 
-    def happens(_):
-        copy = Path(shutil.copytree(config.workdir, config.workdir.with_name("copy")))
-        assert_same_weights(train(Config.from_values({**SETTINGS, "workdir": str(copy)})), whole)
+    def outcome_of(_):
+        copy = Path(shutil.copytree(folder, folder.with_name("copy")))
+        assert_same_weights(train(copy), undisturbed)
         shutil.rmtree(copy)
-        return ANEW
+        return REBUILT
 
-    whole = train(in_copy(run, tmp_path_factory.mktemp("whole"), "data")[0])
-    config, _ = in_copy(run, tmp_path_factory.mktemp("stopped") / "run", "data")
-    with stopped(stage, "_sync_and_describe", 0):
-        train(config)
-    return outcomes(config.workdir, [STOPPED_TRAINING], happens, variants=1)
+    folder, complete = (tmp_path_factory.mktemp(name) / "run" for name in ("stopped", "complete"))
+    for target in (folder, complete):
+        copy_stages(workdir, target, "data")
+    undisturbed = train(complete)
+    with interrupted(folders, "_sync_and_describe", 0):
+        train(folder)
+    return collect_outcomes(folder, [INTERRUPTED_TRAINING], outcome_of, variants=1)
 
 
-# Scoring and writing that were stopped: they go on with the files that are there.
+# Interrupted scoring and writing, which resume from the files that exist.
 
 
-def goes_on(workdir, kinds, finish, whole):
-    """What happens to a stopped stage whose files are damaged before it goes on.
+def collect_resumed(workdir, kinds, finish, expected):
+    """Outcomes of damage to an interrupted stage before it resumes.
 
     Args:
-        workdir: path of the stopped run.
+        workdir: path of the interrupted run.
         kinds: kinds of file.
-        finish: function of a copy of the workdir that finishes the stage; its folder.
-        whole: `contents` of the same stage of an undisturbed run.
+        finish: function of a copy of the workdir that finishes the stage and returns its folder.
+        expected: `contents` of the same stage of an undisturbed run.
     """
 
-    def happens(wrong):
+    def outcome_of(changed):
         copy = Path(shutil.copytree(workdir, workdir.with_name("copy")))
-        with mock.patch.object(stage.logging, "warning") as warning:
-            made = finish(copy)
-        assert contents(made) == whole
+        with mock.patch.object(folders.logging, "warning") as warning:
+            finished = finish(copy)
+        assert contents(finished) == expected
         shutil.rmtree(copy)
-        told = [call.args[1].relative_to(copy) for call in warning.call_args_list]
-        if told:
-            assert told == [path.relative_to(workdir) for path in wrong]
-            return TOLD
-        return HARMLESS if wrong[0].suffix == ".lock" else ANEW
+        reported = [call.args[1].relative_to(copy) for call in warning.call_args_list]
+        if reported:
+            assert reported == [path.relative_to(workdir) for path in changed]
+            return WARNED
+        return HARMLESS if changed[0].suffix == ".lock" else REBUILT
 
-    return outcomes(workdir, kinds, happens, variants=2)
+    return collect_outcomes(workdir, kinds, outcome_of, variants=2)
+
+
+def load_stages(workdir, *names):
+    """The finished stages with the given names."""
+    return [load_stage(*workdir.glob(f"{name}-??????????")) for name in names]
 
 
 @pytest.fixture(scope="module")
-def predictions(run):
-    """What the teacher says of each shard, so that its network need not be loaded again."""
-    (teacher, images) = (
-        stage.load_stage(*run.workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
-    )
-    predict = Stages(run)._predictor(teacher, None)()
+def predictions(workdir):
+    """The teacher's predictions of each shard, so that its network is loaded once."""
+    teacher, images = load_stages(workdir, "gen0/teacher", "data/images")
+    strategy = make_strategy("one")
+    predict = load_predictor(teacher.path / MODEL_FILE, 512, strategy, "image")
     return {
         (split, shard): list(predict(shard_set(images, split), [shard]))
         for split in ("unlabeled", "dev")
@@ -568,167 +605,132 @@ def predictions(run):
     }
 
 
-def score_again(workdir, predictions, **values):
+def score(workdir, predictions, **values):
     """The stage of the teacher's scores."""
-    stages = Stages(Config.from_values({**SETTINGS, **values, "workdir": str(workdir)}))
-    (teacher, images) = (
-        stage.load_stage(*workdir.glob(f"{one}-*")) for one in ("gen0/teacher", "data/images")
-    )
+    teacher, images = load_stages(workdir, "gen0/teacher", "data/images")
 
     def predict(shard_set, shards):
         for shard in shards:
             yield from predictions[shard_set.folder.name, shard]
 
-    with mock.patch.object(stages, "_predictor", lambda *_: lambda: predict):
-        return stages.score(1, teacher, images)
+    with mock.patch.object(scoring, "load_predictor", lambda *_: predict):
+        return scoring.score(make_runner(workdir, **values), 1, teacher, images)
 
 
 @pytest.fixture(scope="module")
-def stopped_scoring(run, predictions, tmp_path_factory):
-    """Workdir of a scoring that was stopped after dev and two shards."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    in_copy(run, folder, "data", "gen0")
-    with stopped(score, "write_scores", 3):
-        score_again(folder, predictions)
+def interrupted_scoring(workdir, predictions, tmp_path_factory):
+    """Workdir of a scoring that was interrupted after dev and two shards."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    copy_stages(workdir, folder, "data", "gen0")
+    with interrupted(scoring, "write_predictions", 3):
+        score(folder, predictions)
     return folder
 
 
 @pytest.fixture(scope="module")
-def of_stopped_scoring(run, predictions, stopped_scoring):
-    (scores,) = run.workdir.glob("gen1/scores-*")
-    return goes_on(
-        stopped_scoring,
-        STOPPED_SCORES,
-        lambda workdir: score_again(workdir, predictions).path,
+def outcomes_of_interrupted_scoring(workdir, predictions, interrupted_scoring):
+    (scores,) = workdir.glob("gen1/scores-*")
+    return collect_resumed(
+        interrupted_scoring,
+        INTERRUPTED_SCORES,
+        lambda copy: score(copy, predictions).path,
         contents(scores),
     )
 
 
 @pytest.fixture(scope="module")
-def of_stopped_writing(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    folder.mkdir()
-    finished = {path.name.split("-")[0]: path for path in stage.finished(run.workdir)}
-    unlabeled = shard_set(stage.load_stage(finished["images"]), "unlabeled")
+def outcomes_of_interrupted_writing(workdir, tmp_path_factory):
+    names = ("data/images", "gen1/scores", "gen1/selection")
+    images, scores, selection = load_stages(workdir, *names)
 
-    def build(partial):
-        return write.write(
-            unlabeled, finished["scores"], finished["selection"], partial, shard_bytes=100_000
+    def build(folder):
+        return pseudo_shards.write_pseudo_shards(
+            shard_set(images, "unlabeled"),
+            scores.path,
+            selection.path,
+            folder,
+            shard_bytes=100_000,
         )
 
-    def finish(workdir):
-        return stage.run(workdir, "gen1/pseudo", build, settings={}, inputs={}, goes_on=True).path
+    def finish(folder):
+        return build_or_reuse(StageKey(folder, "gen1/pseudo", {}, {}), build, resumes=True).path
 
-    with stopped(write.shards, "write_manifest", 0):
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    with interrupted(pseudo_shards.shards, "write_manifest", 0):
         finish(folder)
-    assert len(of_kind(folder, STOPPED_PSEUDO)) > 2
-    whole = contents(finish(tmp_path_factory.mktemp("whole")))
-    return goes_on(folder, [STOPPED_PSEUDO], finish, whole)
+    assert len(files_of_kind(folder, INTERRUPTED_PSEUDO)) > 2
+    expected = contents(finish(tmp_path_factory.mktemp("complete")))
+    return collect_resumed(folder, [INTERRUPTED_PSEUDO], finish, expected)
 
 
-def test_a_stopped_stage_goes_on_with_whole_files_alone(of_stopped_scoring, of_stopped_writing):
-    for (kind, name), what in {**of_stopped_scoring, **of_stopped_writing}.items():
-        if what != IMPOSSIBLE:
+def test_an_interrupted_stage_resumes_with_intact_files_alone(
+    outcomes_of_interrupted_scoring, outcomes_of_interrupted_writing
+):
+    outcomes = {**outcomes_of_interrupted_scoring, **outcomes_of_interrupted_writing}
+    for (kind, name), outcome in outcomes.items():
+        if outcome != IMPOSSIBLE:
             if kind.endswith(".lock"):
-                assert what == HARMLESS
+                assert outcome == HARMLESS
             else:
-                assert what == (ANEW if name == "deleted" else TOLD)
-    assert of_stopped_writing[STOPPED_PSEUDO, "cut between records"] == TOLD
-    assert of_stopped_scoring[STOPPED_SCORES[0], "two swapped"] == TOLD
+                assert outcome == (REBUILT if name == "deleted" else WARNED)
+    assert outcomes[INTERRUPTED_PSEUDO, "cut between records"] == WARNED
+    assert outcomes[INTERRUPTED_SCORES[0], "two swapped"] == WARNED
 
 
-def test_one_of_several_workers_removes_nothing(stopped_scoring, predictions, tmp_path):
-    workdir = Path(shutil.copytree(stopped_scoring, tmp_path / "copy"))
-    path = of_kind(workdir, STOPPED_SCORES[0])[0]
+def test_one_of_several_workers_does_not_delete_a_damaged_file(
+    interrupted_scoring, predictions, tmp_path
+):
+    copy = Path(shutil.copytree(interrupted_scoring, tmp_path / "copy"))
+    path = files_of_kind(copy, INTERRUPTED_SCORES[0])[0]
     flip(path, None)
     with pytest.raises(UserError, match=f"{path.name} is damaged: stop the other workers"):
-        score_again(workdir, predictions, num_shard_workers=2, shard_index=1)
+        score(copy, predictions, num_shard_workers=2, shard_index=1)
     assert path.exists()
-
-
-def test_a_damaged_lock_still_locks(tmp_path):
-    def build(folder):
-        (lock,) = folder.parent.glob("*.lock")
-        lock.write_bytes(b"\xff\x00\n")
-        with pytest.raises(UserError, match="is being made by"):
-            stage.run(tmp_path, "gen1/made", None, settings={}, inputs={})
-        return {}
-
-    stage.run(tmp_path, "gen1/made", build, settings={}, inputs={})
-    assert not list(tmp_path.rglob("*.lock"))
-
-
-def test_files_of_the_same_size_that_change_places_are_noticed(tmp_path):
-    def build(folder):
-        for name in "ab":
-            if not (folder / name).exists():
-                with atomic_write(folder / name) as unfinished:
-                    unfinished.write_text(f"{name}'s")
-        return None if stops else {}
-
-    def make():
-        return stage.run(tmp_path, "gen1/made", build, settings={}, inputs={}, goes_on=True)
-
-    def exchange(folder):
-        swap(folder / "a", [folder / "a", folder / "b"])
-        assert (folder / "a").read_text() == "b's"
-
-    stops = True
-    make()
-    (partial,) = tmp_path.glob("gen1/*.partial")
-    assert (partial / WRITTEN).is_dir()
-    exchange(partial)
-    stops = False
-    made = make()
-    assert contents(made.path) == {"a": b"a's", "b": b"b's"}
-    exchange(made.path)
-    with pytest.raises(UserError, match=r"a: its SHA-256 .*b: its SHA-256"):
-        make()
 
 
 # The table.
 
 
-def table(found):
+def format_table(outcomes):
     """The outcomes as Markdown."""
     lines = [["", *DAMAGES]] + [
-        [f"`{kind}`", *(found[kind, name] for name in DAMAGES)] for kind in ROWS
+        [f"`{kind}`", *(outcomes[kind, name] for name in DAMAGES)] for kind in ROWS
     ]
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def test_the_table_in_the_docs_is_what_happens(
-    of_finished,
-    of_others,
-    of_checkpoints,
-    of_stopped_training,
-    of_stopped_scoring,
-    of_stopped_writing,
+def test_the_table_in_the_docs_is_up_to_date(
+    outcomes_of_finished,
+    outcomes_of_others,
+    outcomes_of_checkpoints,
+    outcomes_of_interrupted_training,
+    outcomes_of_interrupted_scoring,
+    outcomes_of_interrupted_writing,
 ):
-    found = {
-        **of_finished,
-        **of_others,
-        **of_checkpoints,
-        **of_stopped_training,
-        **of_stopped_scoring,
-        **of_stopped_writing,
+    outcomes = {
+        **outcomes_of_finished,
+        **outcomes_of_others,
+        **outcomes_of_checkpoints,
+        **outcomes_of_interrupted_training,
+        **outcomes_of_interrupted_scoring,
+        **outcomes_of_interrupted_writing,
     }
     text = DOCS.read_text(encoding="utf-8")
     before, _, rest = text.partition(f"{BEGIN}\n")
     written, _, after = rest.partition(END)
     assert before and after, f"{DOCS} lacks the lines {BEGIN} and {END}."
-    received = f"\n{table(found)}\n"
+    received = f"\n{format_table(outcomes)}\n"
     if os.environ.get("NSK_WRITE_DOCS"):
         DOCS.write_text(f"{before}{BEGIN}\n{received}{END}{after}", encoding="utf-8")
     elif written != received:
-        differing = difflib.unified_diff(written.splitlines(), received.splitlines(), lineterm="")
+        differences = difflib.unified_diff(written.splitlines(), received.splitlines(), lineterm="")
         pytest.fail(
             "\n".join(
                 [
-                    f"The table in {DOCS} is not what happens. Look whether it should be; then",
-                    "NSK_WRITE_DOCS=1 python -m pytest tests/store/damage_test.py writes it anew.",
-                    *differing,
+                    f"The table in {DOCS} differs from the outcomes. If they are as intended,",
+                    "NSK_WRITE_DOCS=1 python -m pytest tests/store/damage_test.py rewrites it.",
+                    *differences,
                 ]
             ),
             pytrace=False,

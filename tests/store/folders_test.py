@@ -1,22 +1,39 @@
+"""Stage folders: built once, published when complete, resumed after an interruption, reused."""
+
 import concurrent.futures
 import dataclasses
 import errno
-import functools
 import hashlib
 import json
 import logging
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 
 import pytest
 
 from nsk.errors import UserError
-from nsk.store import folders as stage
+from nsk.store import manifest
 from nsk.store.files import WRITTEN, atomic_write
-from nsk.store.manifest import write_json
+from nsk.store.folders import StageKey, build_or_reuse, describe_closest_match, find_stage
+
+FORMAT = manifest.FORMAT
+
+
+def scores_key(workdir, settings=None, **inputs):
+    return StageKey(workdir, "gen1/scores", settings or {}, inputs)
+
+
+def teacher_key(workdir, **settings):
+    return StageKey(workdir, "gen0/teacher", settings, {})
+
+
+def write_result(folder):
+    (folder / "result.txt").write_text("x")
+    return {"images": 3}
+
+
+def must_not_build(folder):
+    raise AssertionError(f"{folder} was built again.")
 
 
 def write(path, content):
@@ -24,89 +41,46 @@ def write(path, content):
         unfinished.write_text(content)
 
 
-def make(workdir, *, name="gen1/scores", settings=None, inputs=None, content="x"):
-    def build(folder):
-        (folder / "result.txt").write_text(content)
-        return {"images": 3}
-
-    return stage.run(workdir, name, build, settings=settings or {}, inputs=inputs or {})
+def names_in(folder):
+    """Names in a folder, without the records of what was written."""
+    return sorted(path.name for path in folder.iterdir() if path.name != WRITTEN)
 
 
-def must_not_build(folder):
-    raise AssertionError(f"{folder} was built again.")
+# One process.
 
 
-def start_process(workdir, build):
-    """Another process that runs the stage gen1/slow, whose build function is `build`."""
-    program = f"""
-        import sys, time, os
-        from nsk.store import folders as stage
-        def build(folder):
-            {build}
-            return {{}}
-        stage.run({os.fspath(workdir)!r}, "gen1/slow", build, settings={{}}, inputs={{}})
-    """
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
-    )
+def test_a_finished_stage_is_reused_and_a_changed_setting_builds_beside_it(tmp_path):
+    def build(text):
+        def build_text(folder):
+            (folder / "result.txt").write_text(text)
+            return {"images": 3}
 
+        return build_text
 
-def test_fingerprint_depends_on_everything_but_the_order_of_settings(tmp_path):
-    teacher = make(tmp_path, name="gen0/teacher")
-    other = make(tmp_path, name="gen0/teacher", settings={"seed": 1})
-    settings = {"seed": 0, "model": {"depth": 20, "rate": 0.5}, "operations": ["rotate", "invert"]}
-    base = stage.fingerprint("gen1/scores", settings, {"teacher": teacher})
-    assert len(base) == 10 and int(base, 16) >= 0
-
-    reordered = {
-        "operations": ["rotate", "invert"],
-        "model": {"rate": 0.5, "depth": 20},
-        "seed": 0,
-    }
-    assert stage.fingerprint("gen1/scores", reordered, {"teacher": teacher}) == base
-
-    changed = [
-        stage.fingerprint("gen2/scores", settings, {"teacher": teacher}),
-        stage.fingerprint("gen1/scores", settings | {"seed": 1}, {"teacher": teacher}),
-        stage.fingerprint(
-            "gen1/scores", settings | {"model": {"depth": 26, "rate": 0.5}}, {"teacher": teacher}
-        ),
-        stage.fingerprint(
-            "gen1/scores", settings | {"operations": ["invert", "rotate"]}, {"teacher": teacher}
-        ),
-        stage.fingerprint("gen1/scores", settings | {"new": None}, {"teacher": teacher}),
-        stage.fingerprint("gen1/scores", settings, {"teacher": other}),
-        stage.fingerprint("gen1/scores", settings, {"images": teacher}),
-        stage.fingerprint("gen1/scores", settings, {}),
-    ]
-    assert len({base, *changed}) == 1 + len(changed)
-
-
-def test_finished_stage_is_used_again_and_a_changed_setting_builds_beside_it(tmp_path):
-    first = make(tmp_path, settings={"seed": 0}, content="first")
+    first = build_or_reuse(scores_key(tmp_path, {"seed": 0}), build("first"))
     assert not first.reused and first.counts == {"images": 3}
     assert first.path == tmp_path / f"gen1/scores-{first.fingerprint}"
     assert first.name == f"gen1/scores-{first.fingerprint}"
 
-    again = stage.run(tmp_path, "gen1/scores", must_not_build, settings={"seed": 0}, inputs={})
-    assert again.reused
-    assert (again.path, again.fingerprint, again.counts) == (
-        first.path,
-        first.fingerprint,
-        first.counts,
-    )
+    again = build_or_reuse(scores_key(tmp_path, {"seed": 0}), must_not_build)
+    assert again == dataclasses.replace(first, reused=True)
 
-    second = make(tmp_path, settings={"seed": 1}, content="second")
+    second = build_or_reuse(scores_key(tmp_path, {"seed": 1}), build("second"))
     assert second.path != first.path
     assert (first.path / "result.txt").read_text() == "first"
     assert (second.path / "result.txt").read_text() == "second"
-    assert sorted(path.name for path in (tmp_path / "gen1").iterdir()) == sorted(
-        [first.path.name, second.path.name]
-    )
+    assert names_in(tmp_path / "gen1") == sorted([first.path.name, second.path.name])
 
 
-def test_manifest_has_settings_inputs_counts_and_every_files_bytes_and_digest(tmp_path):
-    teacher = make(tmp_path, name="gen0/teacher")
+def test_a_stage_depends_on_the_fingerprints_of_its_inputs(tmp_path):
+    teachers = [build_or_reuse(teacher_key(tmp_path, seed=seed), write_result) for seed in (0, 1)]
+    first, second = (scores_key(tmp_path, teacher=teacher) for teacher in teachers)
+    assert first.fingerprint == scores_key(tmp_path / "other", teacher=teachers[0]).fingerprint
+    assert len({first.fingerprint, second.fingerprint, scores_key(tmp_path).fingerprint}) == 3
+
+
+def test_the_manifest_lists_settings_inputs_counts_and_files(tmp_path):
+    teacher = build_or_reuse(teacher_key(tmp_path), write_result)
     contents = {"a.bin": bytes(range(256)), "sub/b.txt": b"b", "sub/deeper/empty": b""}
 
     def build(folder):
@@ -115,185 +89,281 @@ def test_manifest_has_settings_inputs_counts_and_every_files_bytes_and_digest(tm
             (folder / name).write_bytes(content)
         return {"scored": 7}
 
-    made = stage.run(
-        tmp_path, "gen1/scores", build, settings={"seed": 5}, inputs={"teacher": teacher}
-    )
-    manifest = json.loads((made.path / "stage.json").read_text())
-    assert manifest["stage"] == "gen1/scores"
-    assert manifest["fingerprint"] == made.fingerprint
-    assert manifest["settings"] == {"seed": 5}
-    assert manifest["counts"] == {"scored": 7}
-    assert manifest["inputs"] == {
+    stage = build_or_reuse(scores_key(tmp_path, {"seed": 5}, teacher=teacher), build)
+    content = json.loads((stage.path / "stage.json").read_text())
+    assert content["stage"] == "gen1/scores"
+    assert content["fingerprint"] == stage.fingerprint
+    assert content["settings"] == {"seed": 5}
+    assert content["counts"] == {"scored": 7}
+    assert content["inputs"] == {
         "teacher": {"stage": teacher.name, "fingerprint": teacher.fingerprint}
     }
-    assert manifest["files"] == {
+    assert content["files"] == {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
 
 
-def test_build_that_raises_leaves_nothing_finished_and_the_next_run_succeeds(tmp_path):
+def test_a_build_that_raises_leaves_nothing_finished_and_the_next_one_succeeds(tmp_path):
     def fail(folder):
         (folder / "half.txt").write_text("half")
         raise RuntimeError("broken")
 
+    key = scores_key(tmp_path)
     with pytest.raises(RuntimeError, match="broken"):
-        stage.run(tmp_path, "gen1/scores", fail, settings={}, inputs={})
-    print_ = stage.fingerprint("gen1/scores", {}, {})
-    assert not (tmp_path / f"gen1/scores-{print_}").exists()
+        build_or_reuse(key, fail)
+    assert not key.path.exists()
 
-    made = make(tmp_path)
-    assert not made.reused
-    # What the failed build left behind is not part of the result.
-    assert sorted(path.name for path in made.path.iterdir()) == ["result.txt", "stage.json"]
+    stage = build_or_reuse(key, write_result)
+    assert not stage.reused
+    assert names_in(stage.path) == ["result.txt", "stage.json"]  # And no half.txt.
 
 
-def test_leftover_partial_folder_is_redone(tmp_path):
-    print_ = stage.fingerprint("gen1/scores", {}, {})
-    leftover = tmp_path / f"gen1/scores-{print_}.partial"
-    (leftover / "sub").mkdir(parents=True)
-    (leftover / "sub" / "old.txt").write_text("old")
-    (leftover / "stage.json").write_text("{}")
+def test_a_partial_folder_of_an_earlier_process_is_rebuilt(tmp_path):
+    key = scores_key(tmp_path)
+    (key.partial_path / "sub").mkdir(parents=True)
+    (key.partial_path / "sub" / "old.txt").write_text("old")
+    (key.partial_path / "stage.json").write_text("{}")
 
-    made = make(tmp_path)
-    assert not made.reused and not leftover.exists()
-    assert sorted(path.name for path in made.path.iterdir()) == ["result.txt", "stage.json"]
-
-
-def test_second_process_is_refused_with_the_owner_and_goes_on_when_it_has_died(tmp_path):
-    owner = start_process(tmp_path, "print('building', flush=True); time.sleep(60)")
-    try:
-        assert owner.stdout.readline().strip() == "building"
-        with pytest.raises(UserError) as refused:
-            stage.run(tmp_path, "gen1/slow", must_not_build, settings={}, inputs={})
-        assert f"process {owner.pid} on {os.uname().nodename}" in str(refused.value)
-        # Another stage is nobody's: locks are one for each.
-        make(tmp_path)
-    finally:
-        owner.kill()
-        owner.communicate()
-    # The dead process left its lock file and its partial folder, which the next one takes over.
-    assert list((tmp_path / "gen1").glob("slow-*.lock"))
-    heir = start_process(tmp_path, "print('building', flush=True); time.sleep(60)")
-    try:
-        assert heir.stdout.readline().strip() == "building"
-        with pytest.raises(UserError, match=f"made by process {heir.pid} on [^:]*: wait"):
-            stage.run(tmp_path, "gen1/slow", must_not_build, settings={}, inputs={})
-    finally:
-        heir.kill()
-        heir.communicate()
-    made = stage.run(tmp_path, "gen1/slow", lambda folder: {"mine": 1}, settings={}, inputs={})
-    assert made.counts == {"mine": 1}
-    assert not list((tmp_path / "gen1").glob("slow-*.*"))
+    stage = build_or_reuse(key, write_result)
+    assert not stage.reused and not key.partial_path.exists()
+    assert names_in(stage.path) == ["result.txt", "stage.json"]
 
 
-# Stages that go on, and several workers.
+def test_a_damaged_manifest_is_not_reused(tmp_path):
+    stage = build_or_reuse(scores_key(tmp_path), write_result)
+    (stage.path / "stage.json").write_text("{")
+    with pytest.raises(UserError, match=r"stage\.json is damaged .*delete the folder"):
+        build_or_reuse(scores_key(tmp_path), must_not_build)
 
 
-def goes_on(workdir, build, worker=0, num_workers=1, settings=None):
-    return stage.run(
-        workdir,
-        "gen1/scores",
+def test_a_folder_without_manifest_is_not_reused(tmp_path):
+    stage = build_or_reuse(scores_key(tmp_path), write_result)
+    (stage.path / "stage.json").unlink()
+    with pytest.raises(UserError, match=r"not a finished stage.*stage\.json"):
+        build_or_reuse(scores_key(tmp_path), must_not_build)
+
+
+def test_stages_of_another_format_are_not_reused(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "FORMAT", FORMAT - 1)
+    old = build_or_reuse(scores_key(tmp_path), write_result)
+    monkeypatch.undo()
+    new = build_or_reuse(scores_key(tmp_path), write_result)
+    assert not new.reused and new.path != old.path
+    assert names_in(tmp_path / "gen1") == sorted([old.path.name, new.path.name])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_error_of_a_build_is_a_user_error(tmp_path, code):
+    def build(folder):
+        raise OSError(code, os.strerror(code), os.fspath(folder / "shard"))
+
+    with pytest.raises(UserError) as error:
+        build_or_reuse(scores_key(tmp_path), build)
+    assert os.strerror(code) in str(error.value) and "shard" in str(error.value)
+    build_or_reuse(scores_key(tmp_path), write_result)
+
+
+def test_other_os_errors_of_a_build_are_bugs_and_are_not_converted(tmp_path):
+    def build(folder):
+        (folder / "missing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        build_or_reuse(scores_key(tmp_path), build)
+
+
+def test_a_workdir_that_is_not_a_folder_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"Cannot create the folder .*--workdir"):
+            build_or_reuse(scores_key(workdir), must_not_build)
+
+
+def test_the_log_says_which_stages_were_built_and_reused(tmp_path, caplog):
+    key = StageKey(tmp_path, "export", {}, {})
+    with caplog.at_level(logging.INFO, "absl"):
+        stage = build_or_reuse(key, write_result)
+        build_or_reuse(key, must_not_build)
+    assert f"export-{stage.fingerprint}: done in" in caplog.text
+    assert f"export-{stage.fingerprint}: already done, reused" in caplog.text
+    assert f"{tmp_path.name}/export" not in caplog.text
+
+
+# Finding stages without building.
+
+
+def test_find_stage_builds_nothing(tmp_path):
+    assert find_stage(scores_key(tmp_path / "run", {"seed": 1})) is None
+    assert not (tmp_path / "run").exists()
+    teacher = build_or_reuse(teacher_key(tmp_path), write_result)
+    key = scores_key(tmp_path, {"seed": 1}, teacher=teacher)
+    stage = build_or_reuse(key, write_result)
+    assert find_stage(key) == dataclasses.replace(stage, reused=True)
+    assert find_stage(scores_key(tmp_path, {"seed": 2}, teacher=teacher)) is None
+    assert find_stage(scores_key(tmp_path, {"seed": 1})) is None
+    (stage.path / "stage.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        find_stage(key)
+
+
+def test_the_closest_match_is_described_by_its_differences(tmp_path):
+    assert describe_closest_match(scores_key(tmp_path, {"seed": 1})) == ""
+    settings = {"seed": 1, "model": {"depth": 20, "rate": 0.5}}
+    stage = build_or_reuse(scores_key(tmp_path, settings), write_result)
+    far = {"seed": 2, "model": {"depth": 26, "rate": 0.5}}
+    build_or_reuse(scores_key(tmp_path, far), write_result)
+    wanted = {"seed": 3, "model": {"depth": 20, "rate": 0.5}}
+    assert describe_closest_match(scores_key(tmp_path, wanted)) == (
+        f" ({stage.path.name} has seed=1, not 3)"
+    )
+    wanted["model"] = {"depth": 20, "rate": 0.0}
+    assert "seed=1, not 3, rate=0.5, not 0.0" in describe_closest_match(
+        scores_key(tmp_path, wanted)
+    )
+
+
+def test_the_closest_match_names_inputs_and_few_settings(tmp_path):
+    teachers = [build_or_reuse(teacher_key(tmp_path, seed=seed), write_result) for seed in (0, 1)]
+    settings = {f"setting{number}": 0 for number in range(7)}
+    stage = build_or_reuse(scores_key(tmp_path, settings, teacher=teachers[0]), write_result)
+    key = scores_key(tmp_path, settings, teacher=teachers[1])
+    assert describe_closest_match(key) == f" ({stage.path.name} has another teacher)"
+    changed = {name: 1 for name in settings}
+    description = describe_closest_match(scores_key(tmp_path, changed, teacher=teachers[1]))
+    assert "setting4=0, not 1 and 3 more)" in description and "setting5" not in description
+
+
+def test_the_closest_match_of_an_unfinished_stage_is_itself(tmp_path):
+    key = scores_key(tmp_path)
+    key.partial_path.mkdir(parents=True)
+    assert describe_closest_match(key) == " (it is unfinished)"
+
+
+def test_stages_whose_manifest_cannot_be_read_are_not_the_closest_match(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "FORMAT", FORMAT - 1)
+    build_or_reuse(scores_key(tmp_path, {"seed": 1}), write_result)
+    monkeypatch.undo()
+    assert describe_closest_match(scores_key(tmp_path, {"seed": 1})) == ""
+    stage = build_or_reuse(scores_key(tmp_path, {"seed": 2, "top_k": 0}), write_result)
+    assert describe_closest_match(scores_key(tmp_path, {"seed": 1, "top_k": 1})) == (
+        f" ({stage.path.name} has seed=2, not 1, top_k=0, not 1)"
+    )
+
+
+# Builds that resume.
+
+
+def resume(workdir, build, worker=0, num_workers=1, **settings):
+    return build_or_reuse(
+        scores_key(workdir, settings),
         build,
-        settings=settings or {},
-        inputs={},
-        goes_on=True,
+        resumes=True,
         worker=worker,
         num_workers=num_workers,
     )
 
 
-def left(folder):
-    """Names of what is in a folder, beside the notes of what was written."""
-    return sorted(path.name for path in folder.iterdir() if path.name != WRITTEN)
-
-
-def test_a_build_that_goes_on_finds_what_a_stopped_one_has_left(tmp_path):
-    def stop(folder):
+def test_a_build_resumes_from_the_files_of_an_interrupted_one(tmp_path):
+    def interrupt(folder):
         write(folder / "0.txt", "zero")
         raise KeyboardInterrupt
 
-    def go_on(folder):
-        assert left(folder) == ["0.txt"]
+    def complete(folder):
+        assert names_in(folder) == ["0.txt"]
         write(folder / "1.txt", "one")
         return {"files": 2}
 
     with pytest.raises(KeyboardInterrupt):
-        goes_on(tmp_path, stop)
+        resume(tmp_path, interrupt)
     with pytest.raises(AssertionError):  # Another setting has a folder of its own.
-        goes_on(tmp_path, go_on, settings={"seed": 1})
-    made = goes_on(tmp_path, go_on)
-    assert made.counts == {"files": 2} and left(made.path) == ["0.txt", "1.txt", "stage.json"]
-    assert goes_on(tmp_path, must_not_build).reused
+        resume(tmp_path, complete, seed=1)
+    stage = resume(tmp_path, complete)
+    assert stage.counts == {"files": 2}
+    assert names_in(stage.path) == ["0.txt", "1.txt", "stage.json"]
+    assert resume(tmp_path, must_not_build).reused
 
 
-def test_a_file_of_which_nothing_is_noted_is_made_anew(tmp_path, caplog):
-    """Nobody can tell whether it is as it was written."""
+def test_a_file_without_recorded_digest_is_rebuilt(tmp_path, caplog):
+    """Whether it is as it was written cannot be known."""
 
-    def stop(folder):
+    def interrupt(folder):
         (folder / "0.txt").write_text("zero")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        goes_on(tmp_path, stop)
-    goes_on(tmp_path, lambda folder: {"left": left(folder)})
-    assert "0.txt is damaged: it is made anew" in caplog.text
+        resume(tmp_path, interrupt)
+    stage = resume(tmp_path, lambda folder: {"found": names_in(folder)})
+    assert stage.counts == {"found": []}
+    assert "0.txt is damaged: it is rebuilt" in caplog.text
 
 
-def test_what_a_stopped_process_was_writing_is_removed_before_a_build_goes_on(tmp_path):
-    def stop(folder):
+def test_swapped_files_of_the_same_size_are_noticed(tmp_path):
+    def build(folder):
+        for name in "ab":
+            if not (folder / name).exists():
+                write(folder / name, f"{name}'s")
+        return None if interrupted else {}
+
+    def swap(folder):
+        (folder / "a").rename(folder / "c")
+        (folder / "b").rename(folder / "a")
+        (folder / "c").rename(folder / "b")
+        assert (folder / "a").read_text() == "b's"
+
+    interrupted = True
+    resume(tmp_path, build)
+    swap(scores_key(tmp_path).partial_path)
+    interrupted = False
+    stage = resume(tmp_path, build)
+    assert [(stage.path / name).read_text() for name in "ab"] == ["a's", "b's"]
+    swap(stage.path)
+    with pytest.raises(UserError, match=r"a: its SHA-256 .*b: its SHA-256"):
+        resume(tmp_path, must_not_build)
+
+
+def test_unfinished_files_are_removed_before_a_build_resumes(tmp_path):
+    def interrupt(folder):
         (folder / "0.txt.77.unfinished").write_text("ze")
         (folder / "model.unfinished").mkdir()
         (folder / "model.unfinished" / "model.keras").write_text("mo")
         raise KeyboardInterrupt
 
-    def go_on(folder):
-        assert left(folder) == []
-        return {}
-
     with pytest.raises(KeyboardInterrupt):
-        goes_on(tmp_path, stop)
-    assert left(goes_on(tmp_path, go_on).path) == ["stage.json"]
+        resume(tmp_path, interrupt)
+    stage = resume(tmp_path, lambda folder: {"found": names_in(folder)})
+    assert stage.counts == {"found": []} and names_in(stage.path) == ["stage.json"]
 
 
-def test_a_build_that_goes_on_is_not_described_by_the_manifest_of_a_killed_one(
-    tmp_path, monkeypatch
-):
-    """A process may be killed between writing its manifest and renaming its folder."""
+def test_the_manifest_of_a_killed_process_is_not_part_of_a_resumed_stage(tmp_path, monkeypatch):
+    """A process may be killed after it wrote the manifest and before it renamed the folder."""
 
-    def build(folder):
-        (folder / "result.txt").write_text("x")
-        return {}
+    def kill(*_):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-
-        def killed(*_):
-            raise KeyboardInterrupt
-
-        patch.setattr(os, "rename", killed)
-        goes_on(tmp_path, build)
-    made = goes_on(tmp_path, build)
-    files = json.loads((made.path / "stage.json").read_text())["files"]
-    assert set(files) == {"result.txt"}
+        patch.setattr(os, "rename", kill)
+        resume(tmp_path, write_result)
+    assert (scores_key(tmp_path).partial_path / "stage.json").exists()
+    stage = resume(tmp_path, write_result)
+    assert set(json.loads((stage.path / "stage.json").read_text())["files"]) == {"result.txt"}
 
 
-def test_a_build_that_does_not_go_on_begins_with_an_empty_folder(tmp_path):
-    def stop(folder):
-        (folder / "half.txt").write_text("half")
+def test_a_build_that_does_not_resume_starts_with_an_empty_folder(tmp_path):
+    def interrupt(folder):
+        write(folder / "half.txt", "half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_or_stop(tmp_path, stop)
-    made = make_or_stop(tmp_path, lambda folder: {"left": left(folder)})
-    assert made.counts == {"left": []}
+        build_or_reuse(scores_key(tmp_path), interrupt)
+    stage = build_or_reuse(scores_key(tmp_path), lambda folder: {"found": names_in(folder)})
+    assert stage.counts == {"found": []}
 
 
-def make_or_stop(workdir, build):
-    return stage.run(workdir, "gen1/scores", build, settings={}, inputs={})
+# Several workers. Those in processes of their own are in locks_test.py.
 
 
-def share_of(worker, num_workers, total=5):
-    """A build of every `num_workers`-th of some files; complete where all are there."""
+def build_share(worker, num_workers, total=5):
+    """A build of every `num_workers`-th of some files, complete if all of them exist."""
 
     def build(folder):
         for number in range(worker, total, num_workers):
@@ -304,222 +374,55 @@ def share_of(worker, num_workers, total=5):
     return build
 
 
-def test_the_last_worker_publishes_what_all_have_made(tmp_path):
-    assert goes_on(tmp_path, share_of(2, 3), 2, 3) is None
-    assert goes_on(tmp_path, share_of(0, 3), 0, 3) is None
-    assert stage.find(tmp_path, "gen1/scores", settings={}, inputs={}) is None
-    (partial,) = (tmp_path / "gen1").glob("*.partial")
-    assert left(partial) == ["0.txt", "2.txt", "3.txt"]
-    (partial / "4.txt.999.unfinished").write_text("of a worker that was killed")
-    made = goes_on(tmp_path, share_of(1, 3), 1, 3)
-    assert made.counts == {"files": 5} and not made.reused
+def test_the_last_worker_publishes_the_shares_of_all(tmp_path):
+    assert resume(tmp_path, build_share(2, 3), 2, 3) is None
+    assert resume(tmp_path, build_share(0, 3), 0, 3) is None
+    key = scores_key(tmp_path)
+    assert find_stage(key) is None
+    assert names_in(key.partial_path) == ["0.txt", "2.txt", "3.txt"]
+    (key.partial_path / "4.txt.999.unfinished").write_text("of a killed worker")
+    stage = resume(tmp_path, build_share(1, 3), 1, 3)
+    assert stage.counts == {"files": 5} and not stage.reused
     names = [f"{number}.txt" for number in range(5)]
-    assert left(made.path) == [*names, "stage.json"]
-    assert set(json.loads((made.path / "stage.json").read_text())["files"]) == set(names)
-    assert goes_on(tmp_path, must_not_build, 0, 3).reused
+    assert names_in(stage.path) == [*names, "stage.json"]
+    assert set(json.loads((stage.path / "stage.json").read_text())["files"]) == set(names)
+    assert resume(tmp_path, must_not_build, 0, 3).reused
 
 
-def test_the_same_worker_may_come_again_until_the_others_are_done(tmp_path):
+def test_a_worker_may_run_again_until_the_others_have_finished(tmp_path):
     for _ in range(2):
-        assert goes_on(tmp_path, share_of(0, 2), 0, 2) is None
-    # One process alone takes up what workers have left.
-    assert goes_on(tmp_path, share_of(0, 1)).counts == {"files": 5}
+        assert resume(tmp_path, build_share(0, 2), 0, 2) is None
+    # A single process completes what workers have left.
+    assert resume(tmp_path, build_share(0, 1)).counts == {"files": 5}
 
 
-def start_worker(workdir, worker, num_workers, total=4):
-    """A process that makes its share of files when it is told to; then it is told the rest."""
-    program = f"""
-        import sys
-        from nsk.store import folders as stage
-        from nsk.errors import UserError
-        from nsk.store.files import written_whole
-        def build(folder):
-            print("building", flush=True)
-            sys.stdin.readline()
-            for number in range({worker}, {total}, {num_workers}):
-                with written_whole(folder / f"{{number}}.txt") as path:
-                    path.write_text(str(number))
-            done = len(list(folder.glob("*.txt")))
-            return {{"files": done}} if done == {total} else None
-        try:
-            made = stage.run(
-                {os.fspath(workdir)!r}, "gen1/scores", build, settings={{}}, inputs={{}},
-                goes_on=True, worker={worker}, num_workers={num_workers},
-            )
-            print("left to others" if made is None else f"published {{made.counts['files']}}")
-        except UserError as error:
-            print(error)
-    """
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def test_one_of_several_workers_does_not_delete_a_damaged_file(tmp_path):
+    resume(tmp_path, build_share(0, 2), 0, 2)
+    damaged = scores_key(tmp_path).partial_path / "2.txt"
+    damaged.write_text("3")
+    with pytest.raises(UserError, match=r"2\.txt is damaged: stop the other workers, delete"):
+        resume(tmp_path, must_not_build, 1, 2)
+    assert damaged.exists()
 
 
-def finish(process):
-    """Tells a worker to go on; what it says at its end."""
-    return process.communicate("go on\n", timeout=60)[0].strip()
-
-
-@pytest.fixture
-def workers(tmp_path):
-    """Function that starts a worker and waits until it builds; all are stopped at the end."""
-    started = []
-
-    def start(worker, num_workers):
-        started.append(start_worker(tmp_path, worker, num_workers))
-        assert started[-1].stdout.readline().strip() == "building"
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_workers_share_a_stage_and_the_last_one_publishes_it(tmp_path, workers):
-    first, second = workers(0, 2), workers(1, 2)
-    assert finish(first) == "left to others"
-    assert list((tmp_path / "gen1").glob("*.partial"))
-    assert finish(second) == "published 4"
-    made = goes_on(tmp_path, must_not_build)
-    assert left(made.path) == ["0.txt", "1.txt", "2.txt", "3.txt", "stage.json"]
-
-
-def test_the_same_worker_twice_is_refused(tmp_path, workers):
-    first = workers(1, 3)
-    with pytest.raises(UserError, match=f"is being made by process {first.pid} on"):
-        goes_on(tmp_path, must_not_build, 1, 3)
-    with pytest.raises(UserError, match="is being made by"):
-        goes_on(tmp_path, must_not_build)  # One process alone would take all shares.
-    assert goes_on(tmp_path, share_of(0, 3, 4), 0, 3) is None  # The others may.
-
-
-def test_a_worker_is_refused_beside_a_process_that_makes_the_stage_alone(tmp_path, workers):
-    owner = workers(0, 1)
-    with pytest.raises(UserError, match=f"is being made by process {owner.pid} on"):
-        goes_on(tmp_path, must_not_build, 0, 2)
-    assert finish(owner) == "published 4"
-    assert goes_on(tmp_path, must_not_build, 0, 2).reused
-
-
-def test_the_share_of_a_worker_that_was_killed_is_made_by_the_next_one(tmp_path, workers):
-    killed, other = workers(0, 2), workers(1, 2)
-    killed.kill()
-    killed.communicate()
-    assert finish(other) == "left to others"
-    assert finish(workers(0, 2)) == "published 4"
-
-
-def test_of_two_workers_that_find_it_complete_one_publishes_and_both_have_it(tmp_path):
+def test_if_two_workers_find_the_stage_complete_one_publishes_it_and_both_get_it(tmp_path):
     """Both have seen the last file before either has published: the second one finds it done."""
     both_complete = threading.Barrier(2)
 
     def build(folder):
-        share_of(0, 1)(folder)
-        both_complete.wait(timeout=30)
+        build_share(0, 1)(folder)
+        both_complete.wait(timeout=60)
         return {"files": 5}
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(lambda worker: goes_on(tmp_path, build, worker, 2), range(2)))
-    assert sorted(one.reused for one in made) == [False, True]
-    assert made[0].path == made[1].path and made[0].counts == made[1].counts == {"files": 5}
-    assert not list((tmp_path / "gen1").glob("*.partial"))
+        stages = list(pool.map(lambda worker: resume(tmp_path, build, worker, 2), range(2)))
+    assert sorted(stage.reused for stage in stages) == [False, True]
+    assert stages[0].path == stages[1].path
+    assert stages[0].counts == stages[1].counts == {"files": 5}
+    assert names_in(tmp_path / "gen1") == [stages[0].path.name]
 
 
-def test_no_lock_is_left_of_a_stage_that_workers_have_published(tmp_path):
+def test_a_published_stage_leaves_no_lock(tmp_path):
     for worker in range(3):
-        made = goes_on(tmp_path, share_of(worker, 3), worker, 3)
-    assert left(tmp_path / "gen1") == [made.path.name]
-
-
-def test_find_makes_nothing(tmp_path):
-    found = stage.find(tmp_path / "run", "gen1/scores", settings={"seed": 1}, inputs={})
-    assert found is None and not (tmp_path / "run").exists()
-    teacher = make(tmp_path, name="gen0/teacher")
-    made = make(tmp_path, settings={"seed": 1}, inputs={"teacher": teacher})
-    find = functools.partial(stage.find, tmp_path, "gen1/scores")
-    found = find(settings={"seed": 1}, inputs={"teacher": teacher})
-    assert found == dataclasses.replace(made, reused=True)
-    assert find(settings={"seed": 2}, inputs={"teacher": teacher}) is None
-    assert find(settings={"seed": 1}, inputs={}) is None
-    (made.path / "stage.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        find(settings={"seed": 1}, inputs={"teacher": teacher})
-
-
-def test_stage_that_another_process_finished_is_used(tmp_path):
-    start_process(tmp_path, "(folder / 'a').write_text('theirs')").communicate()
-    made = stage.run(tmp_path, "gen1/slow", must_not_build, settings={}, inputs={})
-    assert made.reused and (made.path / "a").read_text() == "theirs"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '"text"', "{}", '{"fingerprint": "0"}', "\xff\xfe"]
-)
-def test_damaged_manifest_is_a_user_error(tmp_path, text):
-    made = make(tmp_path)
-    (made.path / "stage.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"stage\.json is damaged .*delete the folder"):
-        make(tmp_path)
-
-
-def test_folder_without_manifest_is_a_user_error(tmp_path):
-    made = make(tmp_path)
-    (made.path / "stage.json").unlink()
-    with pytest.raises(UserError, match=r"not a finished stage.*stage\.json"):
-        make(tmp_path)
-
-
-def test_workdir_that_cannot_be_a_folder_is_a_user_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"cannot be made .*--workdir"):
-            make(workdir)
-
-
-def test_folder_that_cannot_be_written_into_is_a_user_error(tmp_path, monkeypatch):
-    # The rights themselves do not stop an administrator, who may be running this test.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match="cannot be written into"):
-        make(tmp_path)
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_the_disk_refuses_is_a_user_error(tmp_path, code):
-    def build(folder):
-        raise OSError(code, os.strerror(code), os.fspath(folder / "shard"))
-
-    with pytest.raises(UserError) as error:
-        stage.run(tmp_path, "gen1/scores", build, settings={}, inputs={})
-    assert os.strerror(code) in str(error.value) and "shard" in str(error.value)
-    make(tmp_path)
-
-
-def test_other_os_errors_of_a_build_are_bugs_and_stay_what_they_are(tmp_path):
-    def build(folder):
-        (folder / "not there").read_text()
-
-    with pytest.raises(FileNotFoundError):
-        stage.run(tmp_path, "gen1/scores", build, settings={}, inputs={})
-
-
-def test_write_json_atomically_replaces_the_file_and_leaves_nothing_else(tmp_path):
-    write_json(tmp_path / "summary.json", {"a": 1})
-    write_json(tmp_path / "summary.json", {"a": 2})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 2}
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "summary.json", {"a": object()})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 2}
-
-
-def test_log_tells_what_was_made_and_what_was_used_again(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "absl"):
-        made = make(tmp_path, name="export")
-        make(tmp_path, name="export")
-    assert f"export-{made.fingerprint}: done in" in caplog.text
-    assert f"export-{made.fingerprint}: already done, used again" in caplog.text
-    assert f"{tmp_path.name}/export" not in caplog.text
+        stage = resume(tmp_path, build_share(worker, 3), worker, 3)
+    assert names_in(tmp_path / "gen1") == [stage.path.name]

@@ -1,0 +1,54 @@
+"""The command run: settings, summary and workers. End to end it is in end_to_end_test.py."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from nsk import chain as decisions
+from nsk import self_training
+from nsk.commands import run
+from nsk.report import run_report
+from nsk.stages import export
+
+VALUES = {"train_steps": ["5"], "num_labeled": 20, "num_dev": 20, "strategy": "one"}
+
+
+@pytest.fixture
+def reported(monkeypatch):
+    """Replaces the stages; arguments of the report are collected in the list."""
+    reports = []
+    chain = [SimpleNamespace(model="teacher"), SimpleNamespace(model="student")]
+    monkeypatch.setattr(self_training, "train_chain", lambda runner: ("images", chain))
+    monkeypatch.setattr(decisions, "best_generation", lambda chain: 1)
+    monkeypatch.setattr(export, "export", lambda runner, model, images: f"export of {model}")
+
+    def report(*arguments):
+        reports.append(arguments)
+        return {"best": 1}
+
+    monkeypatch.setattr(run_report, "report_run", report)
+    return reports
+
+
+def test_run_saves_all_settings_and_exports_the_best_generation(tmp_path, reported):
+    workdir = tmp_path / "run"
+    assert run.execute({**VALUES, "workdir": str(workdir), "seed": 3}) == {"best": 1}
+    settings = json.loads((workdir / "config.json").read_text())
+    assert settings["run"]["seed"] == 3 and settings["data"]["num_labeled"] == 20
+    assert settings["train"]["train_steps"] == [5]
+    ((config, images, chain, best, exported, all_reused),) = reported
+    assert config.run.seed == 3 and images == "images" and len(chain) == 2
+    assert (best, exported, all_reused) == (1, "export of student", True)
+
+
+def test_only_the_chief_writes_settings_and_summary(tmp_path, reported, monkeypatch):
+    def prepare(values):
+        runner = run_prepare(values)
+        runner.workers.index = 1
+        return runner
+
+    run_prepare = run.prepare
+    monkeypatch.setattr(run, "prepare", prepare)
+    assert run.execute({**VALUES, "workdir": str(tmp_path)}) is None
+    assert reported == [] and not (tmp_path / "config.json").exists()

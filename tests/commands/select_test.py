@@ -1,0 +1,88 @@
+"""The command select: what the settings keep of finished scores."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from nsk.commands import score, select
+from nsk.errors import UserError
+from tests.commands.small_run import STAGES_BEFORE_STUDENTS, make_values, stage_names
+
+
+def test_select_prints_a_table_and_trains_nothing(copied_workdir, capsys):
+    counts = select.execute(make_values(copied_workdir, images_per_class=30))
+    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {"gen1/selection"}
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line[:2].strip().isdigit()]
+    assert [row[0] for row in rows] == [str(digit) for digit in range(10)]
+    per_class = counts["per_class"]
+    for label, row in enumerate(rows):
+        columns = ("candidates", "kept", "copies")
+        assert row[2:5] == [str(per_class[name][label]) for name in columns]
+        assert per_class["dev_correct"][label] <= per_class["dev_kept"][label]
+    assert "Nothing was trained" in output
+    assert str(copied_workdir / "gen1" / "selection") in output
+    assert counts["copies"] == sum(per_class["copies"])
+
+    # Another setting selects beside it.
+    select.execute(make_values(copied_workdir, images_per_class=30, min_confidence=["0.1"]))
+    assert len(list(copied_workdir.glob("gen1/selection-*"))) == 2
+    assert not (copied_workdir / "summary.json").exists()
+    assert not (copied_workdir / "config.json").exists()
+
+
+def test_select_reads_neither_hidden_labels_nor_test(copied_workdir, monkeypatch):
+    paths, read_table = [], pq.read_table
+
+    def record_path(path, **settings):
+        paths.append(path.relative_to(copied_workdir).as_posix())
+        return read_table(path, **settings)
+
+    monkeypatch.setattr(pq, "read_table", record_path)
+    select.execute(make_values(copied_workdir))
+    files = {(path.partition("-")[0], path.rpartition("/")[2]) for path in paths}
+    expected = {"dev.parquet", *(f"{number:05d}.parquet" for number in range(4))}
+    assert files == {("gen1/scores", name) for name in expected}
+
+
+def test_select_refuses_unfinished_stages_and_builds_nothing(copied_workdir, tmp_path):
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match="data/images is not finished"):
+        select.execute(make_values(tmp_path / "new"))
+    assert list((tmp_path / "new").iterdir()) == []
+    expected = (
+        r"gen0/teacher is not finished .* for these settings "
+        r"\(teacher-\w+ has learning_rate=0.1, not 0.5\): give"  # And no other setting.
+    )
+    with pytest.raises(UserError, match=expected):
+        select.execute(make_values(copied_workdir, learning_rate=["0.5"]))
+    with pytest.raises(UserError, match="gen1/scores is not finished"):
+        select.execute(make_values(copied_workdir, top_k=3))
+    with pytest.raises(UserError, match=r"gen1/.* is not finished"):
+        select.execute(make_values(copied_workdir, generation=2))
+    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"generation": 3}, "--generation=3 of 2 students: expected 1 to 2"),
+        ({"models": ["convnet5"]}, "--generation=1 of 0 students: .* more networks in --models"),
+        ({}, "--workdir=.*/run does not exist: give the workdir of a run"),
+        ({"workdir": ""}, "--workdir is not given"),
+    ],
+)
+def test_settings_that_do_not_fit_the_command_are_refused(tmp_path, values, message):
+    with pytest.raises(UserError, match=message):
+        select.execute(make_values(tmp_path / "run") | values)
+    assert not (tmp_path / "run").exists()
+
+
+def test_score_and_select_of_the_second_generation(copied_workdir, capsys):
+    scores = score.execute(make_values(copied_workdir, generation=2))
+    assert scores.path.parent.name == "gen2"
+    first_student = {"gen1/selection", "gen1/pseudo", "gen1/student", "gen1/evaluation"}
+    scored = STAGES_BEFORE_STUDENTS | first_student | {"gen2/scores"}
+    assert stage_names(copied_workdir) == scored
+    select.execute(make_values(copied_workdir, generation=2))
+    assert stage_names(copied_workdir) == scored | {"gen2/selection"}
+    assert str(copied_workdir / "gen2" / "selection") in capsys.readouterr().out

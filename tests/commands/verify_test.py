@@ -1,0 +1,58 @@
+"""The command verify: prints the state of each finished stage, and fails if one is damaged."""
+
+import pytest
+
+from nsk.commands import verify
+from nsk.errors import UserError
+from nsk.store.folders import StageKey, build_or_reuse
+
+
+def build_stage(workdir, name):
+    def build(folder):
+        (folder / "result.txt").write_text(name)
+        return {}
+
+    return build_or_reuse(StageKey(workdir, name, {}, {}), build).path
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return [build_stage(tmp_path, name) for name in ("data/images", "export", "gen0/teacher")]
+
+
+def test_intact_stages_are_ok(tmp_path, stages, capsys):
+    assert verify.execute({"workdir": str(tmp_path)}) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{stage.relative_to(tmp_path)}: ok" for stage in stages]
+
+
+def test_damaged_stages_are_named_with_the_remedy(tmp_path, stages, capsys):
+    images, export, teacher = stages
+    (images / "result.txt").write_text("data/imagez")
+    (teacher / "stage.json").unlink()
+    with pytest.raises(UserError, match="2 of 3 stages are damaged: delete the folders") as error:
+        verify.execute({"workdir": str(tmp_path)})
+    for stage in (images, teacher):
+        assert str(stage.relative_to(tmp_path)) in str(error.value)
+    assert export.name not in str(error.value)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{images.relative_to(tmp_path)}: DAMAGED"
+    assert lines[1] == f"  {images}/result.txt: its SHA-256 differs from what was written"
+    assert lines[2] == f"{export.name}: ok"
+    assert lines[3] == f"{teacher.relative_to(tmp_path)}: DAMAGED"
+    assert "is not a finished stage" in lines[4]
+
+
+def test_foreign_files_are_reported_and_ignored(tmp_path, stages, capsys):
+    (stages[1] / ".DS_Store").write_text("")
+    assert verify.execute({"workdir": str(tmp_path)}) == 3
+    line = f"  {stages[1]}/.DS_Store: does not belong to this stage, ignored"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_a_workdir_without_stages_is_refused(tmp_path):
+    for workdir in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="has no finished stage: nothing to verify"):
+            verify.execute({"workdir": str(workdir)})
+    with pytest.raises(UserError, match="--workdir is not given"):
+        verify.execute({"workdir": ""})
