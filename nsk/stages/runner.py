@@ -57,10 +57,10 @@ class StageRunner:
         folders = stages_of_other_formats(self.workdir) if self.workers.is_chief else []
         if folders:
             logging.warning(
-                "Stages in %s: %d, such as %s, were written by another version of nsk and are not "
-                "reused: delete them to free the space.",
-                self.workdir,
+                "Not reused: %d of the stages in %s, written by another version of nsk, such as "
+                "%s: delete them to free the space.",
                 len(folders),
+                self.workdir,
                 folders[0].relative_to(self.workdir),
             )
 
