@@ -106,11 +106,11 @@ class Config:
                         f"--{field.name}={_as_flag(value)} has no effect: it needs {used_if.text}."
                     )
                 elif isinstance(value, PerGeneration) and field.name != "models":
-                    lines += self._unused_values(field, value)
+                    lines += self._values_beyond_chain(field, value)
         return lines
 
-    def _unused_values(self, field, value):
-        """A line if a comma list is longer than the chain."""
+    def _values_beyond_chain(self, field, value):
+        """A line if a comma list has more values than the chain uses."""
         used = max(1, self.num_students + 1 - field.metadata["first_generation"])
         if field.name == "min_confidence" and self.chain.select == "once":
             used = 1

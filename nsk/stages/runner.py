@@ -59,8 +59,8 @@ class StageRunner:
         folders = stages_of_other_formats(self.workdir) if self.workers.is_chief else []
         if folders:
             logging.warning(
-                "%d stages in %s were written by another version of nsk and are not reused, such "
-                "as %s: delete them to free the space.",
+                "Not reused: %d of the stages in %s, written by another version of nsk, such as "
+                "%s: delete them to free the space.",
                 len(folders),
                 self.workdir,
                 folders[0].relative_to(self.workdir),

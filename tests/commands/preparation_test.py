@@ -127,8 +127,8 @@ def test_stages_of_another_format_trigger_one_warning(tmp_path, monkeypatch, cap
     caplog.set_level(logging.WARNING)
     runner = preparation.prepare(make_values(tmp_path))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"2 stages in {tmp_path} were written by another version of nsk")
-    assert "are not reused, such as data/images-" in line
+    assert line.startswith(f"Not reused: 2 of the stages in {tmp_path}, written by")
+    assert "such as data/images-" in line
     stage = runner.build_or_reuse("data/images", lambda folder: {"built": True})
     assert not stage.reused and stage.counts == {"built": True} and not runner.all_reused
     assert len(list(tmp_path.glob("data/images-*"))) == 2

@@ -7,7 +7,8 @@ import pytest
 
 from nsk import chain as decisions
 from nsk import self_training
-from nsk.commands import run
+from nsk.commands import plan, run
+from nsk.config.config import settings
 from nsk.report import run_report
 from nsk.stages import export
 
@@ -34,9 +35,11 @@ def reported(monkeypatch):
 def test_run_saves_all_settings_and_exports_the_best_generation(tmp_path, reported):
     workdir = tmp_path / "run"
     assert run.execute({**VALUES, "workdir": str(workdir), "seed": 3}) == {"best": 1}
-    settings = json.loads((workdir / "config.json").read_text())
-    assert settings["run"]["seed"] == 3 and settings["data"]["num_labeled"] == 20
-    assert settings["train"]["train_steps"] == [5]
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["run"]["seed"] == 3 and saved["data"]["num_labeled"] == 20
+    assert saved["train"]["train_steps"] == [5] and saved["train"]["momentum"] == 0.9
+    names = [name for section in saved.values() for name in section]
+    assert names == [field.name for field in settings()]
     ((config, images, chain, best, exported, all_reused),) = reported
     assert config.run.seed == 3 and images == "images" and len(chain) == 2
     assert (best, exported, all_reused) == (1, "export of student", True)
@@ -52,3 +55,11 @@ def test_only_the_chief_writes_settings_and_summary(tmp_path, reported, monkeypa
     monkeypatch.setattr(run, "prepare", prepare)
     assert run.execute({**VALUES, "workdir": str(tmp_path)}) is None
     assert reported == [] and not (tmp_path / "config.json").exists()
+
+
+def test_plan_does_not_change_the_saved_settings(tmp_path, reported):
+    values = {**VALUES, "workdir": str(tmp_path), "models": ["convnet5"]}
+    run.execute({**values, "temperature": 0.5})
+    plan.execute({**values, "temperature": 0.7, "plan_images": "50,0,10", "image_size": ["8"]})
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["targets"]["temperature"] == 0.5

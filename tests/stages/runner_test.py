@@ -78,7 +78,7 @@ def test_stages_of_another_version_trigger_a_warning(make_runner, tmp_path, capl
     manifest = json.loads((stage.path / MANIFEST).read_text())
     (stage.path / MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
     runner.warn_of_other_formats()
-    assert f"1 stages in {tmp_path} were written by another version" in caplog.text
+    assert f"Not reused: 1 of the stages in {tmp_path}, written by another" in caplog.text
     assert f"such as data/{stage.path.name}" in caplog.text
 
 
