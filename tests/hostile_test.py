@@ -36,7 +36,7 @@ from nsk.data import normalization, records, shards, sources
 from nsk.data.ingest import describe, ingest
 from nsk.data.sources import folder as folder_source
 from nsk.errors import UserError
-from nsk.models import files as model_files
+from nsk.models import model_files
 from nsk.store import folders as stage
 from nsk.store.manifest import MANIFEST
 from nsk.training import checkpoint
@@ -838,4 +838,4 @@ def test_pickle_is_not_used_and_models_are_loaded_in_a_single_place():
             if function.startswith("keras."):
                 assert keywords.get("safe_mode", "True") == "True", path
                 loaders.add(path.relative_to(ROOT).as_posix())
-    assert loaders == {"nsk/models/files.py", "tools/chaos.py"}
+    assert loaders == {"nsk/models/model_files.py"}

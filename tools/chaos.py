@@ -134,7 +134,7 @@ def digests(workdir: Path) -> dict[str, Any]:
     import numpy as np
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from nsk.models.files import load_model
+    from nsk.models.model_files import load_model
 
     results = {}
     for path in sorted(workdir.rglob("*")):

@@ -65,7 +65,9 @@ def show(argv):
 def check(config: Config) -> None:
     """UserError if the flags are not those of a run that fine-tunes."""
     if not config.workdir.is_dir():
-        raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
+        raise UserError(
+            f"--workdir={config.run.workdir} does not exist: give the workdir of a run."
+        )
     if not any(config.finetune.finetune_resolution):
         raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
 
@@ -77,7 +79,7 @@ def measure(generation, images, batch_size):
     from nsk.data import pipeline
     from nsk.evaluation import metrics
     from nsk.evaluation.predictor import Predictor, collect
-    from nsk.models import files as model_files
+    from nsk.models import model_files
     from nsk.stages.runner import shard_set
 
     trained, tuned = (
@@ -99,8 +101,7 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """Counts the frozen tensors and the others that fine-tuning has left unchanged: a dict."""
-    from nsk.models import blocks
-    from nsk.models import files as model_files
+    from nsk.models import blocks, model_files
 
     before, after = (
         model_files.load_model(stage.path / "model.keras")

@@ -20,7 +20,7 @@ from nsk.data import records, shards
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
 from nsk.data.sources.folder import IMAGE_SUFFIXES
-from nsk.data.splits import FIXED_SEED, choose_splits, hash_keys
+from nsk.data.splits import FIXED_SEED, choose_splits, hash_ids
 from nsk.data.spool import read_external_teacher, read_image, spool_images
 from nsk.progress import Progress
 
@@ -84,7 +84,7 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         for split, rows in splits.items():
             order_seed = FIXED_SEED if split == "test" else seed
             splits[split] = rows[
-                np.argsort(hash_keys(order_seed, f"order/{split}", index.ids, rows))
+                np.argsort(hash_ids(order_seed, f"order/{split}", index.ids, rows))
             ]
         ids = _opaque_ids(index, splits["unlabeled"], pools)
         _write_shard_sets(folder, config, class_names, index, splits, ids, spool)

@@ -184,7 +184,7 @@ class _Division:
                 f"{flag} gives {number} labelled images but none of class "
                 f"{self.class_names[missing[0]]!r}: raise it, every class needs one."
             )
-        order = np.lexsort((hash_keys(seed, split, self.images.ids, rows), labels))
+        order = np.lexsort((hash_ids(seed, split, self.images.ids, rows), labels))
         ordered = rows[order]
         starts = np.cumsum(available) - available
         return np.concatenate(
@@ -225,8 +225,8 @@ def proportional_quotas(number: int, available: np.ndarray) -> np.ndarray:
     return quotas
 
 
-def hash_keys(seed: int | str, purpose: str, ids: list[str], rows: np.ndarray) -> np.ndarray:
-    """Pseudo-random numbers to sort images by; a function of seed, purpose and id only.
+def hash_ids(seed: int | str, purpose: str, ids: list[str], rows: np.ndarray) -> np.ndarray:
+    """Hashes the ids of images, to sort them in random order; a function of seed, purpose and id.
 
     Args:
         seed: int or string.

@@ -8,7 +8,7 @@ import tensorflow as tf
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictions, Predictor
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 
 PredictShards = Callable[[ShardSet, Sequence[int] | None], Iterator[Predictions]]
 

@@ -3,7 +3,7 @@
 import shutil
 
 from nsk.hashing import sha256_of_file
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner
 from nsk.stages.training import trainable_parameters
 from nsk.store.folders import StageFolder

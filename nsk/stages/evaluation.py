@@ -10,7 +10,7 @@ from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites import SUITES, run_suites
 from nsk.evaluation.suites.suite import Metrics, SplitImages
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
 from nsk.store.folders import StageFolder
 

@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from nsk.data.decoding import decode_image
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner
 from nsk.store.folders import StageFolder
 

@@ -11,7 +11,7 @@ from nsk.config.config import Config
 from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
 from nsk.models import blocks, weights
-from nsk.models.files import load_model, read_class_names
+from nsk.models.model_files import load_model, read_class_names
 from nsk.models.weight_assignment import assign, describe_pixel_mismatch, variables_by_layer
 from nsk.stages.hyperparameters import (
     Hyperparameters,

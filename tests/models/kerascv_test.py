@@ -14,9 +14,9 @@ import tensorflow as tf
 from nsk import noise
 from nsk.errors import UserError
 from nsk.models import build_model, check_name, kerascv
-from nsk.models.files import load_model
 from nsk.models.kerascv_backbones import BACKBONES, MOBILENETS_V3, Backbone
 from nsk.models.layers import Dropout, StochasticDepth, survival_probabilities
+from nsk.models.model_files import load_model
 from nsk.stages import export
 
 
@@ -339,7 +339,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from nsk import models
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 folder, pixels = Path(sys.argv[1]), np.load(sys.argv[1] + "/pixels.npy")
 models.build_model("convnet5", num_classes=2, image_size=8)
 for name, imported in (("ours", False), ("theirs", True)):

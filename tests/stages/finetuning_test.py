@@ -10,7 +10,7 @@ from nsk.commands import run
 from nsk.config.config import Config
 from nsk.distributed.runtime import Runtime
 from nsk.distributed.strategy import make_strategy
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.report.terminal import closing_table
 from nsk.stages.runner import MODEL_FILE, ReadOnlyRunner
 from nsk.store.manifest import MANIFEST

@@ -14,7 +14,7 @@ from nsk.distributed.strategy import make_strategy
 from nsk.errors import UserError
 from nsk.evaluation import metrics
 from nsk.evaluation.predictor import Predictor, collect
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.stages import ingestion, training
 from nsk.stages.input_streams import make_streams
 from nsk.stages.runner import MODEL_FILE

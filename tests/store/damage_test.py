@@ -23,7 +23,7 @@ from nsk.distributed.runtime import Runtime
 from nsk.distributed.strategy import make_strategy
 from nsk.errors import UserError
 from nsk.evaluation.shard_predictor import load_predictor
-from nsk.models.files import load_model
+from nsk.models.model_files import load_model
 from nsk.stages import ingestion, pseudo_shards, scoring, training
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
 from nsk.stages.training import CHECKPOINTS

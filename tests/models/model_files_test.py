@@ -8,7 +8,7 @@ import pytest
 
 from nsk import models
 from nsk.errors import UserError
-from nsk.models.files import load_model, read_class_names
+from nsk.models.model_files import load_model, read_class_names
 
 # NumPy 2 warns of the way in which Keras 3.15 reads variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -19,7 +19,7 @@ def test_custom_layers_are_registered_in_a_process_that_only_loads_models(tmp_pa
     model = models.build_model("resnet8", num_classes=3, image_size=8, survival_probability=0.5)
     model.save(tmp_path / "model.keras")
     program = (
-        "import pathlib; from nsk.models.files import load_model; "
+        "import pathlib; from nsk.models.model_files import load_model; "
         f"print(load_model(pathlib.Path({str(tmp_path / 'model.keras')!r})).count_params())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
