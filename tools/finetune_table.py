@@ -65,7 +65,9 @@ def show(argv):
 def check(config: Config) -> None:
     """UserError if the flags are not those of a run that fine-tunes."""
     if not config.workdir.is_dir():
-        raise UserError(f"--workdir={config.run.workdir} does not exist: give that of a run.")
+        raise UserError(
+            f"--workdir={config.run.workdir} does not exist: give the workdir of a run."
+        )
     if not any(config.finetune.finetune_resolution):
         raise UserError("--finetune_resolution is 0: give the flags of a run that fine-tunes.")
 

@@ -39,7 +39,7 @@ def test_the_memory_of_every_way_to_train_is_measured():
 def test_keras_network_is_ours_without_noise():
     theirs = benchmark_models.keras_efficientnet(image_size=32, num_classes=1000)
     ours = benchmark_models.models.build_model("efficientnet_b0", num_classes=1000, image_size=32)
-    trainable = benchmark_models.train_stage.trainable_parameters
+    trainable = benchmark_models.trainable_parameters
     assert trainable(theirs) == trainable(ours) == 5_288_548
     assert not any(getattr(layer, "rate", 0) for layer in theirs.layers)
 

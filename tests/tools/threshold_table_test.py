@@ -109,4 +109,4 @@ def test_a_missing_workdir_is_an_error_and_is_not_created(tmp_path):
         cwd=Path(threshold_table.__file__).parents[1],
     )
     assert done.returncode == 2 and not workdir.exists()
-    assert done.stderr == f"nsk: --workdir={workdir} does not exist: give that of a run.\n"
+    assert done.stderr == f"nsk: --workdir={workdir} does not exist: give the workdir of a run.\n"
