@@ -112,6 +112,6 @@ def _dev_predictions(generation):
 
 
 def _correct_on_dev(generation):
-    """bool array (n,): whether the generation classifies each dev image correctly."""
+    """Whether the generation classifies each dev image correctly: bool array (n,)."""
     truth, labels = _dev_predictions(generation)
     return truth == labels

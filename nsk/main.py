@@ -10,6 +10,8 @@ import logging as python_logging
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -22,7 +24,7 @@ from nsk.errors import LostWorkerError, UserError
 OK, WRONG_INPUT, STOPPED, UNREAD = 0, 2, 75, 141
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines a flag for every setting in `nsk.config`."""
     define = {
         bool: flags.DEFINE_bool,
@@ -38,12 +40,12 @@ def define_flags():
             define[field.type](name, field.default, help_text)
 
 
-def flag_values():
+def flag_values() -> dict[str, Any]:
     """The values of all settings by name, as they were given."""
     return {field.name: flags.FLAGS[field.name].value for field in settings()}
 
 
-def parse_flags(argv):
+def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a wrong flag is reported in one line, with exit code 2."""
     try:
         return flags.FLAGS(argv)
@@ -64,7 +66,7 @@ def parse_flags(argv):
         sys.exit(OK)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Runs a command and returns its exit code."""
     command, *rest = argv[1:] or ["run"]
     if command not in COMMANDS or rest:
@@ -77,8 +79,8 @@ def main(argv):
     return OK
 
 
-def print_error(message):
-    """Prints one line to stderr, whatever the message contains."""
+def print_error(message: str) -> None:
+    """Prints a message to stderr in one line."""
     # On a terminal a progress bar may be in the line.
     start = "\r\x1b[K" if sys.stderr.isatty() else ""
     line = "".join(
@@ -101,7 +103,7 @@ def _is_shown(record):
     return is_ours or (record.levelno >= python_logging.WARNING and not hidden)
 
 
-def exit_at_once(code):
+def exit_at_once(code: int) -> None:
     """Ends the process without waiting for the threads of libraries, which may take a minute."""
     stopping.ignore_signals()  # The work is done.
     for stream in (logging, sys.stdout, sys.stderr):
@@ -110,7 +112,7 @@ def exit_at_once(code):
     os._exit(code)
 
 
-def run_main(argv, main=main):
+def run_main(argv: list[str], main: Callable[[list[str]], int] = main) -> int:
     """Runs a `main` function and turns errors into exit codes."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
@@ -162,7 +164,7 @@ def _describe_help():
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def console():
+def console() -> None:
     """Parses flags, runs the command and exits: entry point of `nsk` and `python -m nsk.main`."""
     define_flags()
     _describe_help()

@@ -57,6 +57,8 @@ def photographs(count: int, size: int) -> np.ndarray:
 
 
 class Contender(Protocol):
+    """An implementation of RandAugment that is timed."""
+
     def seconds(self, num_images: int) -> float:
         """The time of augmenting this many images."""
 
@@ -81,6 +83,7 @@ class Dataset:
         self.function, self.images_per_element = function, images_per_element
 
     def seconds(self, num_images: int) -> float:
+        """The time of augmenting this many images, without tracing."""
         from nsk.data.parallel_map import map_in_parallel
 
         elements = self.elements.take(-(-num_images // self.images_per_element))
@@ -92,10 +95,12 @@ class Dataset:
         return time.perf_counter() - started
 
     def close(self) -> None:
+        """Does nothing: there are no processes."""
         pass
 
 
 def ours(images: np.ndarray) -> Dataset:
+    """`nsk.data.rand_augment` on whole batches, with the operations that Pillow also has."""
     from nsk import noise
     from nsk.data.image_operations import RandAugmentOptions
     from nsk.data.rand_augment import rand_augment
@@ -117,6 +122,7 @@ def ours(images: np.ndarray) -> Dataset:
 
 
 def keras_cv(images: np.ndarray) -> Dataset:
+    """KerasCV's layer, on single images."""
     import keras_cv
 
     # A constant magnitude, given as a share; no operation is skipped at random.
@@ -131,6 +137,7 @@ def keras_cv(images: np.ndarray) -> Dataset:
 
 
 def keras(images: np.ndarray) -> Dataset:
+    """Keras' layer, on whole batches."""
     import keras
 
     layer = keras.layers.RandAugment(
@@ -148,12 +155,14 @@ class Pillow:
         self.pool = multiprocessing.get_context("spawn").Pool(PROCESSES, _keep_images, [images])
 
     def seconds(self, num_images: int) -> float:
+        """The time of augmenting this many images, divided among the processes."""
         share = -(-num_images // PROCESSES)
         started = time.perf_counter()
         self.pool.map(_augment_kept, [share] * PROCESSES, chunksize=1)
         return time.perf_counter() - started
 
     def close(self) -> None:
+        """Stops the processes."""
         self.pool.terminate()
         self.pool.join()
 
@@ -279,6 +288,8 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Times the contenders at each size and prints a table and a line of JSON."""
+
     def integers(text):
         return [int(number) for number in text.split(",")]
 

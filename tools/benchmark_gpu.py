@@ -1,7 +1,7 @@
-"""Images/s of whole training steps on one accelerator; `tools.benchmark_models --device=gpu`.
+"""Speed of training steps on an accelerator, for `tools.benchmark_models --device=gpu`.
 
-Every way to make a step is timed in turn, for several rounds; medians. PyTorch runs in a process of
-its own, by any Python that has it (`--torch_python`), which waits while ours are timed.
+The ways to train are timed in turn; results are medians over several rounds. PyTorch runs in a
+separate process of any Python that has it (`--torch_python`), which waits while nsk is timed.
 """
 
 import contextlib
@@ -28,8 +28,10 @@ class Part:
     """A network and the batch that it is timed on.
 
     Attributes:
-        batch_size, image_size, num_classes: ints.
-        noise: keyword arguments of `models.build_model`.
+        batch_size: images in a step.
+        image_size: side of the images, pixels.
+        num_classes: number of classes.
+        noise: keyword arguments of `models.build_model`, such as `dropout_rate`.
     """
 
     batch_size: int
@@ -44,7 +46,7 @@ PARTS = {
     "wrn28_2": Part(512, 32, 10),
     "efficientnet_b0": Part(256, 224, 1000),
 }
-# Ways to make a step of ours: --jit_compile and --precision.
+# Ways to train with nsk: --jit_compile and --precision.
 OURS = {
     "plain_float32": ("off", "float32"),
     "plain_bf16": ("off", "bf16"),
@@ -77,25 +79,25 @@ class TorchProcess:
         )
 
     def time_steps(self, **request):
-        """The answer to a request, see `torch_networks`: a dict."""
+        """Times training steps in PyTorch; request and result as in `torch_networks`."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
+        line = self._process.stdout.readline()
+        if not line:
             raise SystemExit(f"PyTorch's process ended with {self._process.wait()}.")
-        return json.loads(answer)
+        return json.loads(line)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self._process.stdin.close()  # So it ends.
+        self._process.stdin.close()  # The process ends at the end of its input.
         self._process.wait()
         self._process.stdout.close()
 
 
 def our_turn(name, part, way, steps):
-    """Function without arguments that times steps of ours: {images_per_second, first_seconds}."""
+    """Function without arguments that times nsk: dict of `images_per_second`, `first_seconds`."""
     jit_compile, precision = OURS[way]
     images, labels = benchmark_models.make_batch(part.batch_size, part.image_size, part.num_classes)
     build = functools.partial(
@@ -121,7 +123,7 @@ def our_turn(name, part, way, steps):
 
 
 def benchmark(name, part, ways, rounds, steps, torch_process):
-    """Times one network in all ways, in turn.
+    """Times a network, all ways to train it in turn.
 
     Returns:
         dict from a way to a dict: `images_per_second` (median), `rounds` (all of them) and
@@ -142,9 +144,9 @@ def benchmark(name, part, ways, rounds, steps, torch_process):
             )
     first = {}
     for way, turn in turns.items():
-        answer = turn()
-        first[way] = answer["first_seconds"]
-        _check_parameters(name, part, answer.get("parameters"))
+        result = turn()
+        first[way] = result["first_seconds"]
+        _check_parameters(name, part, result.get("parameters"))
         print(f"{name}, {way}: first call {first[way]:.1f} s", flush=True)
     speeds = {way: [] for way in turns}
     for _ in range(rounds):
@@ -162,14 +164,14 @@ def benchmark(name, part, ways, rounds, steps, torch_process):
     return results
 
 
-def _check_parameters(name, part, theirs):
-    """Ends the benchmark if PyTorch's network is another one than ours."""
+def _check_parameters(name, part, in_pytorch):
+    """Ends the benchmark if PyTorch's network has another number of parameters."""
     sizes = {"num_classes": part.num_classes, "image_size": part.image_size}
-    if theirs is None:
+    if in_pytorch is None:
         return
-    ours = trainable_parameters(models.build_model(name, **sizes))
-    if theirs != ours:
-        raise SystemExit(f"{name} has {theirs:,} parameters in PyTorch, {ours:,} here.")
+    in_nsk = trainable_parameters(models.build_model(name, **sizes))
+    if in_pytorch != in_nsk:
+        raise SystemExit(f"{name} has {in_pytorch:,} parameters in PyTorch, {in_nsk:,} here.")
 
 
 def device_name():
@@ -181,25 +183,26 @@ def device_name():
 
 
 def ratio_to_pytorch(results):
-    """Our fastest way over PyTorch's fastest one; None unless both were timed."""
+    """Speed of nsk's fastest way to train over PyTorch's; None unless both were timed."""
     speeds = {way: result["images_per_second"] for way, result in results.items()}
     ours = [speed for way, speed in speeds.items() if way in OURS]
-    theirs = [speed for way, speed in speeds.items() if way in PYTORCH]
-    return round(max(ours) / max(theirs), 3) if ours and theirs else None
+    pytorch = [speed for way, speed in speeds.items() if way in PYTORCH]
+    return round(max(ours) / max(pytorch), 3) if ours and pytorch else None
 
 
 def run(parts, ways, rounds, steps, torch_python, sizes=None):
-    """Times networks and prints one JSON object as last line.
+    """Times networks and prints a JSON object as last line.
 
     Args:
         parts: names of `PARTS`.
         ways: names of `OURS` and `PYTORCH`.
-        rounds, steps: ints, turns and the steps in a turn.
+        rounds: int, timed turns of each way.
+        steps: int, training steps in a turn.
         torch_python: path of a Python that has PyTorch.
         sizes: dict of fields of `Part` that are replaced; None: none.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)  # PyTorch needs its share.
+        tf.config.experimental.set_memory_growth(gpu, True)  # Leaves memory for PyTorch.
     results, needs_torch = {}, bool(set(ways) & set(PYTORCH))
     with TorchProcess(torch_python) if needs_torch else contextlib.nullcontext() as torch_process:
         for name in parts:

@@ -77,6 +77,7 @@ def stream(folder: Path) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the peak memory at each number of copies, and a line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,23 +1,23 @@
-"""How fast our networks train beside the same networks elsewhere.
+"""Training speed of this project's networks, compared with other implementations of them.
 
     python -m tools.benchmark_models [--rounds=5] [--steps=5] [--parts=keras,pytorch]
 
-- keras: EfficientNet-B0 at 224 pixels against `keras.applications.EfficientNetB0`, both in our
-  compiled steps (`Trainer.run_steps`) with one optimizer, without noise in the model.
-- pytorch: ResNet-20 and WRN-28-2 at 32 pixels, batch 128, in our compiled steps against the same
-  networks in PyTorch on the CPU (channels-last, `torch.optim.SGD`), as many threads each. PyTorch
-  is needed for this part alone: `pip install torch`.
+- keras: EfficientNet-B0 at 224 pixels against `keras.applications.EfficientNetB0`, both in the
+  compiled steps of nsk (`Trainer.run_steps`) with the same optimizer, without noise in the model.
+- pytorch: ResNet-20 and WRN-28-2 at 32 pixels, batch 128, in the compiled steps of nsk against the
+  same networks in PyTorch on the CPU (channels-last, `torch.optim.SGD`), with the same number of
+  threads. Only this part needs PyTorch: `pip install torch`.
 
-A step is forward, backward and an update of SGD with momentum, on one batch that stays in memory.
-The two alternate, and each ratio is of neighbours; medians over the rounds. The last line is one
-JSON object; `ratio` above 1 means that ours is faster.
+A step is a forward pass, a backward pass and an update of SGD with momentum, on one batch that
+stays in memory. The two alternate, and ratios are of adjacent measurements; medians over the
+rounds. The last line is a JSON object; a `ratio` above 1 means that nsk is faster.
 
     python -m tools.benchmark_models --device=gpu [--parts=resnet20,efficientnet_b0]
         [--ways=compiled_bf16,pytorch_bf16] [--torch_python=python3]
 
 times ResNet-20, ResNet-38 (dropout and stochastic depth), WRN-28-2 (batch 512, 32 pixels) and
 EfficientNet-B0 (batch 256, 224 pixels) on the GPU, plain and compiled by XLA, in float32 (TF32
-where the card has it) and bf16, beside PyTorch: eager, bf16 autocast and bf16 `torch.compile`.
+where the card has it) and bf16, and in PyTorch: eager, bf16 autocast and bf16 `torch.compile`.
 """
 
 import argparse
@@ -46,25 +46,26 @@ WARM_UP_STEPS = 2
 
 
 def make_batch(batch_size, image_size, num_classes):
-    """uint8 images (batch, side, side, 3) and int labels (batch,), at random."""
+    """Random uint8 images (batch, side, side, 3) and int labels (batch,)."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, image_size, image_size, 3), np.uint8)
     return images, random.integers(0, num_classes, batch_size)
 
 
 def our_steps(build, images, labels, num_classes, steps, jit_compile="auto"):
-    """Function of nothing that returns images per second of a network in our compiled steps.
+    """Function without arguments that returns the images per second of a network in compiled steps.
 
     Args:
         build: function of `synchronized` that returns a `keras.Model` from pixels to logits.
-        images, labels: as of `make_batch`.
+        images: uint8 array (batch, side, side, 3).
+        labels: int array (batch,).
         num_classes: int.
         steps: int, training steps in a turn.
         jit_compile: of `Trainer`.
     """
     batch_size = len(images)
     recipe = Recipe(
-        learning_rates=np.full(1, LEARNING_RATE, np.float32),  # Which goes on.
+        learning_rates=np.full(1, LEARNING_RATE, np.float32),  # Also used in later steps.
         batch_sizes={"labeled": batch_size},
         momentum=MOMENTUM,
     )
@@ -87,9 +88,9 @@ def our_steps(build, images, labels, num_classes, steps, jit_compile="auto"):
 
 
 def keras_efficientnet(image_size, num_classes, synchronized=False):
-    """EfficientNet-B0 of `keras.applications`, from pixels to logits, without noise as ours is.
+    """EfficientNet-B0 of `keras.applications`, from pixels to logits, without noise.
 
-    Of one device, where `synchronized` says nothing.
+    `synchronized` has no effect on one device.
     """
     network = keras.applications.EfficientNetB0(
         weights=None,
@@ -104,22 +105,22 @@ def keras_efficientnet(image_size, num_classes, synchronized=False):
 
 
 def benchmark_keras(image_size, batch_size, rounds, steps):
-    """Ours against `keras.applications`; what `summarize` returns."""
+    """Compares with `keras.applications`; returns the result of `summarize`."""
     num_classes = 1000
     images, labels = make_batch(batch_size, image_size, num_classes)
     sizes = {"num_classes": num_classes, "image_size": image_size}
-    networks = (
+    builders = (
         functools.partial(models.build_model, "efficientnet_b0", **sizes),
         functools.partial(keras_efficientnet, **sizes),
     )
-    ours, theirs = (our_steps(one, images, labels, num_classes, steps) for one in networks)
+    measures = (our_steps(build, images, labels, num_classes, steps) for build in builders)
     title = f"efficientnet_b0, {image_size} pixels"
-    return summarize(title, alternate(rounds, ours, theirs), "ours", "keras.applications")
+    return summarize(title, alternate(rounds, *measures), "ours", "keras.applications")
 
 
 def benchmark_pytorch(name, batch_size, rounds, steps):
-    """Ours against PyTorch; what `summarize` returns."""
-    # Threads that wait would else keep the cores from those that work, TensorFlow's among them.
+    """Compares with PyTorch on the CPU; returns the result of `summarize`."""
+    # Otherwise PyTorch's waiting threads would occupy the cores that TensorFlow needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tools import torch_networks  # Needs PyTorch.
 
@@ -131,7 +132,7 @@ def benchmark_pytorch(name, batch_size, rounds, steps):
     )
     ours = trainable_parameters(build())
     if run.num_parameters != ours:
-        raise SystemExit(f"{name} has {run.num_parameters:,} parameters there, {ours:,} here.")
+        raise SystemExit(f"{name} has {run.num_parameters:,} parameters in PyTorch, {ours:,} here.")
 
     def timed():
         run(WARM_UP_STEPS)
@@ -144,7 +145,7 @@ def benchmark_pytorch(name, batch_size, rounds, steps):
 
 
 def _on_gpu(parser, options):
-    """The benchmark of `--device=gpu`."""
+    """Runs the benchmark of `--device=gpu`."""
     from tools import benchmark_gpu  # It imports this module.
 
     known = {"parts": benchmark_gpu.PARTS, "ways": benchmark_gpu.OURS | benchmark_gpu.PYTORCH}
@@ -164,6 +165,7 @@ def _on_gpu(parser, options):
 
 
 def main(arguments=None):
+    """Times the networks and prints a line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,15 +175,19 @@ def main(arguments=None):
         choices=("auto", "cpu", "gpu"),
         help="auto: a GPU if there is one",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="alternations that are timed")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
     parser.add_argument(
         "--steps", type=int, default=0, help="training steps in a turn; 0: 5, on a GPU 50"
     )
     parser.add_argument(
-        "--parts", default="", help="what ours are compared with; on a GPU: networks; empty: all"
+        "--parts",
+        default="",
+        help="implementations to compare with; on a GPU: networks; empty: all",
     )
     parser.add_argument("--ways", default="", help="on a GPU: ways to train; empty: all")
-    parser.add_argument("--torch_python", default="python3", help="on a GPU: has PyTorch")
+    parser.add_argument(
+        "--torch_python", default="python3", help="on a GPU: path of a Python that has PyTorch"
+    )
     parser.add_argument(
         "--gpu_sizes", default="{}", help='on a GPU: JSON of other sizes, as {"batch_size": 64}'
     )

@@ -126,6 +126,7 @@ def select_with_duckdb(folder, classes, rows):
 
 
 def main(arguments=None):
+    """Selects from files of three sizes, each in a process of its own, and prints the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -91,6 +91,7 @@ def peak_mebibytes() -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures each method in a process of its own and prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

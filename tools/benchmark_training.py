@@ -233,6 +233,7 @@ def summarize(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Times training, scoring and decoding and prints a line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

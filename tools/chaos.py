@@ -196,6 +196,7 @@ def without_times(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
+    """Runs the test and returns whether every killed run has the results of the undisturbed one."""
     options = parse_arguments(arguments)
     flags = f"{FLAGS} {options.flags}"
     signal_number = getattr(signal, f"SIG{options.signal}")
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the tool's command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

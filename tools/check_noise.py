@@ -1,10 +1,10 @@
-"""Whether a device draws the noise of training steps to the bit as the CPU does.
+"""Checks that every device draws exactly the same noise for training steps as the CPU.
 
     python -m tools.check_noise [--keys=50]
 
-Draws plain and compiled by XLA, on the CPU and on every GPU, and compares them with what
-TensorFlow's own operations return on the CPU without XLA. The last line is one JSON object; the
-exit code is 1 if a draw differs.
+Draws with and without XLA, on the CPU and on every GPU, and compares with the results of
+TensorFlow's own operations on the CPU without XLA. The last line is a JSON object; the exit code is
+1 if a draw differs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SHAPES = ((1, 1), (13, 7), (128, 64), (512, 1280))  # Global batch, features.
 
 
 def native_noise(key, step, batch_size, features):
-    """What a step draws, by TensorFlow's own operations on the CPU: a list of arrays."""
+    """The draws of a step by TensorFlow's own operations on the CPU: a list of arrays."""
     with tf.device("CPU:0"):
         step_key = noise.fold_in(key, step)
         shapes = {name: [batch_size] for name in LAYERS} | {"dropout": [batch_size, features]}
@@ -45,7 +45,7 @@ def make_draw(batch_size, features, is_compiled):
 
 
 def count_differences(device, is_compiled, num_keys):
-    """(draws, draws that differ) of a device."""
+    """Counts a device's draws and those that differ from the CPU's: (draws, differences)."""
     draws = differences = 0
     for batch_size, features in SHAPES:
         draw = make_draw(batch_size, features, is_compiled)
@@ -62,10 +62,13 @@ def count_differences(device, is_compiled, num_keys):
 
 
 def main(arguments=None):
+    """Compares every device with the CPU; returns the exit code, 1 if draws differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keys", type=int, default=50, help="keys and steps of every shape")
+    parser.add_argument(
+        "--keys", type=int, default=50, help="number of keys and steps for each shape"
+    )
     options = parser.parse_args(arguments)
     results = {}
     for device in tf.config.list_logical_devices():

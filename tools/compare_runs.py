@@ -44,6 +44,7 @@ def compare(workdirs):
 
 
 def main(arguments=None):
+    """Prints the table of runs and a line of JSON with the means."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,7 +5,7 @@
 Flags are those of the run, which must be finished. Each fine-tuned generation has three rows with
 accuracies on dev and test: the trained network at its own resolution, the same network at the test
 resolution, and the fine-tuned one. Below the table, a line for each generation says whether the
-frozen layers, with BatchNorm's statistics, are unchanged to the bit. The last line is a JSON
+frozen layers, with BatchNorm's statistics, are exactly unchanged. The last line is a JSON
 object.
 
 Reference: [Touvron et al., 2019](https://arxiv.org/abs/1906.06423)
@@ -101,7 +101,6 @@ def measure(generation, images, batch_size):
 
 def compare_frozen(generation, num_blocks):
     """Counts the frozen tensors and the others that fine-tuning has left unchanged: a dict."""
-
     from nsk.models import blocks
     from nsk.models import files as model_files
 

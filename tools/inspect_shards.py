@@ -183,6 +183,7 @@ def make_sheet(shard_set: ShardSet, num_images: int) -> Image.Image:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table of shard sets; verifies them and draws a sheet on request."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -218,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_sets = _count(len(sets), "shard set")
         if found:
             files, them = _count(len(found), "damaged file"), "it" if len(found) == 1 else "them"
-            raise UserError(f"{files} in {num_sets}: make {them} again.")
+            raise UserError(f"{files} in {num_sets}: rebuild {them}.")
         print(f"{num_sets}: all records and checksums are ok.")
 
 

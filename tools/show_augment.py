@@ -4,10 +4,9 @@
         [--output=augment.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
 
 Flags are those of `nsk.main` and the four above; `--generation` selects the noise, with 0 for the
-teacher. The images are the first labelled ones of the workdir; they are ingested if they are not
-there yet. A row is an operation, or one of its two directions; below every cell is what its
-magnitude means. The last row shows the images with all noise of the generation's training, drawn
-again for every column.
+teacher. The images are the first labelled ones of the workdir, which are ingested if needed. A row
+is an operation, or one of its two directions; below every cell is the amount at its magnitude. The
+last row shows the images with all noise of the generation's training, drawn again for every column.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ Row = tuple[str, list[tuple[str, np.ndarray]]]  # Label, and (caption, images) o
 
 
 def operation_rows(
-    images: np.ndarray, noises: NoiseConfig, magnitudes: Sequence[float]
+    images: np.ndarray, noise_config: NoiseConfig, magnitudes: Sequence[float]
 ) -> list[Row]:
     """Applies each operation to the images.
 
     Args:
         images: uint8 (n, height, width, 3).
-        noises: the section with the values of a generation.
+        noise_config: the section with the values of a generation.
         magnitudes: of the columns.
 
     Returns:
@@ -59,10 +58,10 @@ def operation_rows(
 
     height, width = images.shape[1:3]
     options = RandAugmentOptions(
-        max_level=noises.randaugment_max_level,
-        profile=noises.randaugment_profile,
-        translate_share=noises.translate_share,
-        fill=noises.fill,
+        max_level=noise_config.randaugment_max_level,
+        profile=noise_config.randaugment_profile,
+        translate_share=noise_config.translate_share,
+        fill=noise_config.fill,
     )
 
     def cell(name, magnitude, sign):
@@ -72,7 +71,7 @@ def operation_rows(
         return OPERATIONS[name].caption(float(amount)), augmented.numpy()
 
     rows = []
-    for name in noises.operations:
+    for name in noise_config.operations:
         rows.append((name, [cell(name, magnitude, 1.0) for magnitude in magnitudes]))
         if OPERATIONS[name].is_signed(options.profile):
             rows.append((f"{name} (-)", [cell(name, magnitude, -1.0) for magnitude in magnitudes]))
@@ -194,10 +193,10 @@ def make_sheet(
         )
     images = ingest_images(runner)
     settings = training_hyperparameters(config, generation, images.counts)
-    noises = settings.noise
-    max_level = noises.randaugment_max_level
+    noise_config = settings.noise
+    max_level = noise_config.randaugment_max_level
     magnitudes = magnitudes or [max_level * share for share in (0.1, 0.3, 0.5, 0.7, 1.0)]
-    largest = max_level if noises.randaugment_profile == "increasing" else float("inf")
+    largest = max_level if noise_config.randaugment_profile == "increasing" else float("inf")
     if not all(0 <= magnitude <= largest for magnitude in magnitudes):
         raise UserError(
             f"--magnitudes={','.join(map(str, magnitudes))}: expected numbers >= 0, and with "
@@ -207,14 +206,15 @@ def make_sheet(
     (serialized,) = labeled.read().batch(num_images).take(1)
     encoded = records.parse_images(serialized)["encoded"]
     decoded = decode_images(encoded, settings.image_size)
-    rows = operation_rows(decoded.numpy(), noises, magnitudes)
+    rows = operation_rows(decoded.numpy(), noise_config, magnitudes)
     rows.insert(0, ("original", [("", decoded.numpy())]))
-    inputs = encoded if noises.min_crop_area else decoded
+    inputs = encoded if noise_config.min_crop_area else decoded
     rows.append(noise_row(inputs, settings, len(magnitudes)))
     title = (
         f"{config.data.dataset}, {settings.image_size} pixels; profile "
-        f"{noises.randaugment_profile}; {settings.name} draws "
-        f"{noises.randaugment_num_ops} operations of magnitude {noises.randaugment_magnitude}"
+        f"{noise_config.randaugment_profile}; {settings.name} draws "
+        f"{noise_config.randaugment_num_ops} operations of magnitude "
+        f"{noise_config.randaugment_magnitude}"
     )
     return draw_sheet(title, [f"{magnitude:g} of {max_level:g}" for magnitude in magnitudes], rows)
 

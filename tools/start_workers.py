@@ -61,6 +61,7 @@ def start(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Starts the workers, forwards signals to them and returns the run's exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -35,7 +35,7 @@ def measure(labels, confidences, truth, num_classes, threshold):
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedImages:
+class LabeledPredictions:
     """The teacher's predictions of n images, and their true labels.
 
     Attributes:
@@ -64,20 +64,20 @@ class JudgedImages:
 
 
 def read_unlabeled(images, scores):
-    """`JudgedImages` of the unlabelled images with a known true label; None if there are none."""
+    """Predictions of the unlabelled images with a known true label; None if there are none."""
     from nsk.report.collect import read_truth
 
     truth = read_truth(images)
     if not truth:
         return None
-    return JudgedImages.from_tables(
+    return LabeledPredictions.from_tables(
         _read_tables(scores, "id"),
         lambda table: np.array([truth.get(image_id, -1) for image_id in table["id"].to_pylist()]),
     )
 
 
 def read_dev(scores):
-    """`JudgedImages` of dev; UserError if dev was not scored."""
+    """Predictions of dev; UserError if dev was not scored."""
     from nsk.evaluation.prediction_files import read_table
 
     table = read_table(scores.path / "dev.parquet", ["label", *KINDS, "truth"])
@@ -86,7 +86,7 @@ def read_dev(scores):
             "The true labels of the unlabelled images are unknown, and the external teacher's "
             "predictions of dev too: there is nothing to report."
         )
-    return JudgedImages.from_tables([table], lambda table: table["truth"].to_numpy())
+    return LabeledPredictions.from_tables([table], lambda table: table["truth"].to_numpy())
 
 
 def count_kept(scores, num_classes, kind, thresholds):
@@ -113,7 +113,7 @@ def format_results(class_names, results, counts=None):
     Args:
         class_names: names of all classes.
         results: {threshold: result of `measure`}.
-        counts: result of `count_kept`, shown instead of the numbers of judged images kept.
+        counts: result of `count_kept`, shown instead of the images kept in `results`.
     """
     header = ["class"] + [f"{threshold:g}" for threshold in results]
     totals = {threshold: tuple(map(np.sum, result)) for threshold, result in results.items()}
@@ -160,20 +160,20 @@ def parse_thresholds(texts):
 def report(images, scores, thresholds):
     """Yields the lines of both tables and the JSON object."""
     class_names = images.counts["class_names"]
-    judged, summary, suffix = read_unlabeled(images, scores), {}, ""
-    is_known = judged is not None
+    predictions, summary, suffix = read_unlabeled(images, scores), {}, ""
+    is_known = predictions is not None
     if not is_known:
-        judged, suffix = read_dev(scores), " on dev"
+        predictions, suffix = read_dev(scores), " on dev"
         summary["precision_and_coverage"] = "dev"
         yield (
             "The true labels of the unlabelled images are unknown: precision and coverage are "
-            f"those of {len(judged.truth):,} dev images; images kept are counted among "
+            f"those of {len(predictions.truth):,} dev images; images kept are counted among "
             f"{scores.counts['scored']:,} unlabelled ones."
         )
-    for kind, confidences in judged.confidences.items():
+    for kind, confidences in predictions.confidences.items():
         results = {
             threshold: measure(
-                judged.labels, confidences, judged.truth, len(class_names), threshold
+                predictions.labels, confidences, predictions.truth, len(class_names), threshold
             )
             for threshold in thresholds
         }

@@ -1,15 +1,15 @@
-"""Networks in PyTorch, layer by layer those of `nsk.models`; for benchmarks alone.
+"""Networks of `nsk.models` in PyTorch, layer by layer; for benchmarks only.
 
     python3 tools/torch_networks.py
 
-answers requests to time training steps on the GPU (on the CPU if there is none), for
-`tools.benchmark_gpu`: it needs PyTorch (and timm for EfficientNet-B0) and neither TensorFlow nor
-the rest of this project. A request is a line of JSON on stdin,
+The command times training steps on the GPU (on the CPU if there is none) for `tools.benchmark_gpu`.
+It needs PyTorch (and timm for EfficientNet-B0), but neither TensorFlow nor the rest of this
+project. A request is a line of JSON on stdin:
 
     {"network": "resnet20", "precision": "bf16", "batch_size": 512, "image_size": 32, "steps": 20}
 
-and so is the answer on stdout: `images_per_second`, `first_seconds` (building and warming up) and
-`parameters`.
+The result is a line of JSON on stdout: `images_per_second`, `first_seconds` (building and warming
+up) and `parameters`.
 """
 
 import json
@@ -28,11 +28,12 @@ WARM_UP_STEPS = 5
 
 
 def conv(inputs, outputs, kernel_size=3, stride=1):
+    """Convolution without bias, padded by half of the kernel."""
     return nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
 
 
 def drop_samples(branch, survival):
-    """Stochastic depth by sample."""
+    """Stochastic depth: drops the branch of whole samples, (batch, channels, height, width)."""
     if survival == 1:
         return branch
     kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) < survival
@@ -49,6 +50,7 @@ class Block(nn.Module):
         self.conv2, self.norm2 = conv(filters, filters), nn.BatchNorm2d(filters)
 
     def forward(self, features):
+        """Output of the block: (batch, channels, height, width) to (batch, filters, ...)."""
         shortcut = features
         if self.missing:
             half = self.missing // 2
@@ -70,6 +72,7 @@ class WideBlock(nn.Module):
         self.shortcut = conv(inputs, filters, 1, stride) if inputs != filters else None
 
     def forward(self, features):
+        """Output of the block: (batch, channels, height, width) to (batch, filters, ...)."""
         active = functional.relu(self.norm1(features))
         shortcut = self.shortcut(active) if self.shortcut else features
         branch = self.conv2(functional.relu(self.norm2(self.conv1(active))))
@@ -81,10 +84,11 @@ class Network(nn.Module):
 
     Args:
         block: `Block` or `WideBlock`.
-        filters: of the three stages.
-        blocks_per_stage, num_classes: ints.
-        dropout: rate before the dense layer.
-        survival: where the line of stochastic depth ends; 1: off.
+        filters: channels of the three stages.
+        blocks_per_stage: number of blocks in each stage.
+        num_classes: number of classes.
+        dropout: rate in [0, 1) before the dense layer.
+        survival: in (0, 1], end of the linear decay of stochastic depth; 1: off.
 
     Input shape: uint8 pixels (batch, 3, height, width). Output shape: logits (batch, num_classes).
     """
@@ -104,24 +108,26 @@ class Network(nn.Module):
         self.logits = nn.Linear(inputs, num_classes)
 
     def forward(self, pixels):
+        """Logits of uint8 pixels."""
         features = self.blocks(self.stem(pixels.float() / 127.5 - 1))
         features = functional.relu(self.norm(features)).mean(dim=(2, 3))
         return self.logits(self.dropout(features))
 
 
-class PixelsTo(nn.Module):
-    """A network on normalised pixels, from uint8 ones."""
+class NormalizedInput(nn.Module):
+    """Normalises uint8 pixels to [-1, 1] before a network."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def forward(self, pixels):
+        """Output of the network for uint8 pixels, scaled to [-1, 1]."""
         return self.network(pixels.float() / 127.5 - 1)
 
 
 def build(name):
-    """A network by our name of it; ResNet-38 is the student, with its noise."""
+    """Builds a network by its name in `nsk.models`; ResNet-38 has the noise of a student."""
     if name == "resnet20":
         return Network(Block, FILTERS, 3)
     if name == "resnet38":
@@ -129,24 +135,25 @@ def build(name):
     if name == "wrn28_2":
         return Network(WideBlock, WIDE_FILTERS, 4)
     if name == "efficientnet_b0":
-        import timm  # Not needed for the others.
+        import timm  # Only needed for this network.
 
-        return PixelsTo(timm.create_model("efficientnet_b0", num_classes=1000))
+        return NormalizedInput(timm.create_model("efficientnet_b0", num_classes=1000))
     raise ValueError(f"name={name!r}: expected resnet20, resnet38, wrn28_2 or efficientnet_b0.")
 
 
 class TrainingSteps:
-    """Training steps of a network on one batch, channels last.
+    """Training steps of a network on one batch, in channels-last memory format.
 
     Args:
-        name: of `build`.
+        name: name of the network, see `build`.
         images: uint8 array (batch, side, side, 3).
         labels: int array (batch,).
-        learning_rate, momentum: of SGD.
-        threads: int, of PyTorch; 0: its default.
+        learning_rate: of SGD.
+        momentum: of SGD.
+        threads: number of PyTorch's threads; 0: its default.
         device: cpu | cuda.
-        precision: of `PRECISIONS`: float32 (TF32 where the device has it) | bf16: autocast |
-            bf16_compiled: the same, by `torch.compile`.
+        precision: float32 (TF32 where the device has it) | bf16: autocast | bf16_compiled:
+            autocast and `torch.compile`.
     """
 
     def __init__(
@@ -170,16 +177,18 @@ class TrainingSteps:
         network = build(name).to(device, memory_format=torch.channels_last).train()
         self._parameters = list(network.parameters())
         self._network = torch.compile(network) if precision == "bf16_compiled" else network
-        # In memory as NHWC, which is what PyTorch means by channels_last.
+        # A permuted NHWC tensor has the memory format channels_last.
         self._images = torch.tensor(images, device=device).permute(0, 3, 1, 2)
         self._labels = torch.tensor(labels, device=device)
         self._optimizer = torch.optim.SGD(self._parameters, learning_rate, momentum)
 
     @property
     def num_parameters(self):
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self._parameters)
 
     def __call__(self, steps):
+        """Runs steps on the batch and waits until the device has finished."""
         for _ in range(steps):
             self._optimizer.zero_grad()
             with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
@@ -191,14 +200,14 @@ class TrainingSteps:
 
 
 class Server:
-    """Answers requests, see the module's docstring; what was built stays."""
+    """Answers requests, see the module's docstring; keeps the last network."""
 
     def __init__(self):
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._steps = {}
 
     def answer(self, request):
-        """Times the steps of a request: a dict from a dict."""
+        """Times the steps of a request; both are dicts as in the module's docstring."""
         network, precision = request["network"], request["precision"]
         batch_size, side = request["batch_size"], request["image_size"]
         key = (network, precision, batch_size, side)
@@ -224,15 +233,16 @@ class Server:
         )
         self._steps = {(network, precision, batch_size, side): run} | {
             key: steps for key, steps in self._steps.items() if key[0] == network
-        }  # Another network's are freed.
+        }  # Steps of other networks are freed.
         return run
 
 
 def main():
-    server, answers = Server(), sys.stdout
-    sys.stdout = sys.stderr  # What libraries print is no answer.
+    """Answers the requests on stdin until it ends."""
+    server, results = Server(), sys.stdout
+    sys.stdout = sys.stderr  # Output of libraries is not a result.
     for line in sys.stdin:
-        print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(server.answer(json.loads(line))), file=results, flush=True)
 
 
 if __name__ == "__main__":

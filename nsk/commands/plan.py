@@ -3,9 +3,13 @@
 import functools
 import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare, reject_other_commands_settings
+
+if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
+    from nsk.stages.runner import StageRunner
 
 FLOAT_BYTES = 4
 # Of a score's id, key, label and confidence, about; log-probabilities are added to it.
@@ -55,11 +59,13 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     return print_plan(runner, counts, folder) if runner.workers.is_chief else None
 
 
-def print_plan(runner, counts, folder) -> dict[str, Any]:
+def print_plan(
+    runner: "StageRunner", counts: Mapping[str, Any], folder: Path | None
+) -> dict[str, Any]:
     """Prints the plan and returns it.
 
     Args:
-        runner: `nsk.stages.runner.StageRunner`.
+        runner: the runner of stages.
         counts: those of the ingested images, or placeholders.
         folder: where the ingested images are; None for placeholders.
 
@@ -172,8 +178,10 @@ def _network(name, frozen_blocks, rematerialize, **settings):
 
 
 def _epochs(selection, counts, role, steps, sizes):
-    """Epochs over each stream, rounded; as if all unlabelled images were kept, each once, unless
-    the settings say how many."""
+    """Epochs over each stream, rounded.
+
+    Every unlabelled image is assumed to be kept once, unless the settings give a number of images.
+    """
     num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
     if selection.policy == "paper" and selection.images_per_class:
         num_pseudo = selection.images_per_class * counts["num_classes"]
@@ -190,7 +198,7 @@ def _epochs(selection, counts, role, steps, sizes):
 
 
 def _images_per_class(selection):
-    """Images per class that a selection makes or at least asks for; None: any number."""
+    """Images per class, or their minimum, after a selection; None: any number."""
     if selection.policy == "paper":
         return selection.images_per_class or "mean"
     return selection.gap_floor if selection.policy == "gap" else None

@@ -1,6 +1,6 @@
-"""What commands share: from the values of settings to a runner of stages.
+"""Preparation of a command: from the values of settings to a runner of stages.
 
-What is cheap to check is checked before TensorFlow is imported, which takes seconds.
+Cheap checks come before TensorFlow is imported, which takes seconds.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -20,8 +20,13 @@ from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.store.disk_errors import make_folder
 
+if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
+    from nsk.stages.runner import StageRunner
 
-def prepare(values: Mapping[str, Any], check: Callable[[Config], None] | None = None):
+
+def prepare(
+    values: Mapping[str, Any], check: Callable[[Config], None] | None = None
+) -> "StageRunner":
     """Checks all settings, creates the workdir, loads TensorFlow and connects to the workers.
 
     Args:
@@ -29,7 +34,7 @@ def prepare(values: Mapping[str, Any], check: Callable[[Config], None] | None = 
         check: more checks of the configuration, before TensorFlow is loaded.
 
     Returns:
-        `nsk.stages.runner.StageRunner`.
+        The runner of stages.
 
     Raises:
         UserError: a setting is wrong.
@@ -165,12 +170,12 @@ def hide_native_messages() -> Iterator[None]:
         return
     sys.stderr.flush()
     saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    null_device = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null_device, 2)
         yield
     finally:
         sys.stderr.flush()
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
+        os.close(null_device)

@@ -1,9 +1,12 @@
 """Trains teacher and students and exports the best model (the default command)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare, reject_other_commands_settings
+
+if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
+    from nsk.stages.runner import StageRunner
 
 
 def execute(values: Mapping[str, Any]) -> dict | None:
@@ -34,7 +37,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     return report_run(runner.config, images, chain, best, exported, runner.all_reused)
 
 
-def save_config(runner) -> None:
+def save_config(runner: "StageRunner") -> None:
     """Writes every setting of this call into the workdir."""
     from nsk.store.manifest import write_json
 

@@ -1,7 +1,7 @@
 """Runs the chain up to the scores for --generation; several processes may share the work."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -9,8 +9,11 @@ from nsk.commands.preparation import prepare, reject_other_commands_settings
 from nsk.config.config import Config
 from nsk.errors import UserError
 
+if TYPE_CHECKING:
+    from nsk.store.folders import StageFolder
 
-def execute(values: Mapping[str, Any]):
+
+def execute(values: Mapping[str, Any]) -> "StageFolder | None":
     """Runs the chain up to the scores for `--generation`.
 
     Args:

@@ -1,11 +1,15 @@
 """Prints what the settings would keep of finished scores, class by class; trains nothing."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare, reject_other_commands_settings, require_workdir
 from nsk.config.config import Config
 from nsk.errors import UserError
+
+if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
+    from nsk.stages.runner import StageRunner
+    from nsk.store.folders import StageFolder
 
 
 def execute(values: Mapping[str, Any]) -> dict | None:
@@ -30,7 +34,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     return print_selection(images, scores, selected) if runner.workers.is_chief else None
 
 
-def find_scores(runner):
+def find_scores(runner: "StageRunner") -> tuple["StageFolder", "StageFolder"]:
     """(images, scores for `--generation`), both finished `StageFolder`s; UserError if missing."""
     from nsk import self_training
     from nsk.stages import scoring

@@ -44,7 +44,7 @@ def verify_workdir(workdir: Path) -> int:
 
 
 def _print_state(workdir, path):
-    """Prints the state of one stage; whether it is intact."""
+    """Prints the state of one stage and returns whether it is intact."""
     try:
         lines = [f"{file}: {reason}" for file, reason in find_damage(path)]
         foreign = foreign_files(path)

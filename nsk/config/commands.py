@@ -19,8 +19,8 @@ class CommandConfig(Section):
     )
     generation: int = setting(
         1,
-        "Commands score and select: the student whose pseudo-labels are meant; 1: those that the "
-        "teacher makes for the first student.",
+        "Commands score and select: generation of the student that learns from the pseudo-labels; "
+        "1: the first student, with labels from the teacher.",
         minimum=0,
         changes_results=False,
     )

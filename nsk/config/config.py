@@ -87,7 +87,7 @@ class Config:
     def unused_settings(self) -> list[str]:
         """A line for each setting that was given and has no effect.
 
-        This is no error, since the lists of a flagfile remain if a shorter `--models` is given
+        This is not an error, since the lists of a flagfile remain if a shorter `--models` is given
         beside it. For the same reason, a chain without students does not make students' settings
         unused.
         """

@@ -19,6 +19,7 @@ class PerGeneration(tuple):
     """One value per generation; the last value applies to all later generations."""
 
     def at(self, index: int) -> Any:
+        """The value of generation `index`, 0 or more."""
         return self[min(index, len(self) - 1)]
 
 
@@ -87,7 +88,8 @@ def setting(
         default: the default value.
         help: what it does, with its unit.
         choices: the allowed values.
-        minimum, maximum: the allowed range, both ends included.
+        minimum: the smallest allowed number; None: no limit.
+        maximum: the largest allowed number; None: no limit.
         used_if: when the setting has an effect. If it has none, a value that was given triggers a
             warning, and stages do not depend on it.
         changes_results: False if no stage depends on it, since it changes only speed, memory, what

@@ -47,12 +47,12 @@ class ImageNoise:
 
 
 def augment(images: tf.Tensor, key: tf.Tensor, image_noise: ImageNoise) -> tf.Tensor:
-    """Crops, flips, applies RandAugment and cuts out, in this order; what is off costs nothing.
+    """Crops, flips, applies RandAugment and cuts out, in this order; disabled ones cost nothing.
 
     Args:
         images: uint8 (batch, height, width, 3).
         key: int64 (2,), a key of `nsk.noise`.
-        image_noise: of which everything but `min_crop_area` and the alphas is used.
+        image_noise: all fields but `min_crop_area` and the alphas are used.
 
     Returns:
         uint8 tensor of the same shape.

@@ -67,7 +67,8 @@ def bytes_of_batches(
     Args:
         batch_sizes: images of each stream in a step.
         image_size: side of the images, pixels.
-        share, mixes: see `pipeline.training_batches`.
+        share: the worker's part of a batch.
+        mixes: whether images of a batch are mixed with each other.
     """
     steps = steps_in_block(sum(batch_sizes), image_size)
     pieces = 1 if mixes else pieces_of_batch(batch_sizes, image_size, share)

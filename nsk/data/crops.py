@@ -32,7 +32,9 @@ def random_resized_crop(
         encoded: string (batch,), 8-bit JPEG or PNG as shards hold them.
         key: int64 (2,), a key of `nsk.noise`.
         image_size: int, pixels of the result's side.
-        min_area, max_area, ratio: see `crop_boxes`.
+        min_area: in (0, 1], smallest area of a crop, as a share of the image's.
+        max_area: in (0, 1], largest area.
+        ratio: the range of a crop's width over height.
 
     Returns:
         uint8 tensor (batch, image_size, image_size, 3); resized bilinearly, antialiased.
@@ -71,9 +73,11 @@ def crop_boxes(
     Args:
         draws: float32 (batch, attempts + 1, 2) in [0, 1): area and ratio of each attempt, and
             finally the position of the box.
-        heights, widths: int32 (batch,), pixels of the images.
-        min_area, max_area: in (0, 1], the range of a box's area, as a share of the image's; drawn
+        heights: int32 (batch,), pixels of the images.
+        widths: int32 (batch,), pixels.
+        min_area: in (0, 1], smallest area of a box, as a share of the image's; areas are drawn
             uniformly.
+        max_area: in (0, 1], largest area.
         ratio: the range of a box's width over height; drawn log-uniformly.
 
     Returns:

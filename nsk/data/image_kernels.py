@@ -49,6 +49,7 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
 
 
 def invert(images: tf.Tensor) -> tf.Tensor:
+    """Replaces each value v by 255 - v."""
     return 255 - images
 
 
@@ -74,17 +75,20 @@ def solarize_add(images: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
 
 
 def color(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Blends with the gray image: factor 0 is gray, 1 the image itself."""
     values = tf.cast(images, tf.float32)
     return _blend(_gray(values, channels=3), values, factor)
 
 
 def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Blends with the image's mean luma: factor 0 is that gray, 1 the image itself."""
     values = tf.cast(images, tf.float32)
     mean = tf.reduce_mean(_gray(values, channels=1), axis=1, keepdims=True)
     return _blend(tf.floor(mean + 0.5), values, factor)
 
 
 def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Multiplies the values by the factor: 0 is black, 1 the image itself."""
     return factor[:, None] * tf.cast(flat(images), tf.float32)
 
 
@@ -146,29 +150,33 @@ def rotate(images: tf.Tensor, degrees: tf.Tensor, fill: int) -> tf.Tensor:
 
 
 def shear_x(images: tf.Tensor, amount: tf.Tensor, fill: int) -> tf.Tensor:
+    """Shifts each row horizontally by `amount` pixels per pixel of its height y."""
     _, y = _centers(images)
     x = _affine(images, tf.ones_like(amount), amount, tf.zeros_like(amount))
     return _nearest(images, x, y[None, :, None], fill)
 
 
 def shear_y(images: tf.Tensor, amount: tf.Tensor, fill: int) -> tf.Tensor:
+    """Shifts each column vertically by `amount` pixels per pixel of its position x."""
     x, _ = _centers(images)
     y = _affine(images, amount, tf.ones_like(amount), tf.zeros_like(amount))
     return _nearest(images, x[None, None, :], y, fill)
 
 
 def translate_x(images: tf.Tensor, pixels: tf.Tensor, fill: int) -> tf.Tensor:
+    """Shifts to the left; a negative number of pixels shifts to the right."""
     x, y = _centers(images)
     return _nearest(images, x[None, None, :] + pixels[:, None, None], y[None, :, None], fill)
 
 
 def translate_y(images: tf.Tensor, pixels: tf.Tensor, fill: int) -> tf.Tensor:
+    """Shifts upwards; a negative number of pixels shifts downwards."""
     x, y = _centers(images)
     return _nearest(images, x[None, None, :], y[None, :, None] + pixels[:, None, None], fill)
 
 
 def cutout(images: tf.Tensor, side: tf.Tensor, fill: int, center: tf.Tensor) -> tf.Tensor:
-    """Fills a square around a pixel, of which the border may cut a part.
+    """Fills a square around a pixel; parts outside of the image are cut off.
 
     Args:
         images: uint8 (batch, height, width, 3).
@@ -191,14 +199,14 @@ def cutout(images: tf.Tensor, side: tf.Tensor, fill: int, center: tf.Tensor) -> 
 
 
 def _centers(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """x (width,) and y (height,) of the pixels' centres, float32."""
+    """The pixels' centres: x (width,) and y (height,), float32."""
     _, height, width = sizes(images)
     x, y = (tf.range(tf.cast(side, tf.float32)) + 0.5 for side in (width, height))
     return x, y
 
 
 def _affine(images: tf.Tensor, a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-    """a x + b y + c at each pixel's centre, with coefficients (batch,): (batch, height, width)."""
+    """Computes a x + b y + c at each pixel's centre: (batch,) x 3 to (batch, height, width)."""
     _, height, width = sizes(images)
     grid = [tf.reshape(values, [-1]) for values in tf.meshgrid(*_centers(images))]
     grid = tf.stack([*grid, tf.ones_like(grid[0])])

@@ -84,8 +84,9 @@ def operation_amount(
         name: of an operation.
         level: float tensor or number >= 0; at most 1 under the profile "increasing".
         sign: float tensor or number, -1 or 1.
-        height, width: of the images, pixels; ints or scalar tensors.
-        options: of which `profile` and `translate_share` are used.
+        height: of the images, pixels; int or scalar tensor.
+        width: of the images, pixels; int or scalar tensor.
+        options: only `profile` and `translate_share` are used.
 
     Returns:
         float64 tensor of the shape of `level`, broadcast with `sign` if it matters; 0 if the
@@ -119,7 +120,7 @@ def apply_operation(
         level: float or (batch,), see `operation_amount`.
         sign: float or (batch,), -1 or 1.
         center: float or (batch, 2) in [0, 1), cutout's row and column as a share of the sides.
-        options: of which `profile`, `translate_share` and `fill` are used.
+        options: only `profile`, `translate_share` and `fill` are used.
 
     Returns:
         uint8 tensor of the same shape.

@@ -197,11 +197,11 @@ def _distinct_sources(pools: dict[str, Pool]):
 
 
 def _opaque_ids(index: ImageIndex, rows: np.ndarray, pools: dict[str, Pool]) -> dict[int, str]:
-    """dict from row to another id, for the rows whose own id may reveal the label."""
-    reveals = np.zeros(len(index.ids), bool)
+    """Neutral ids, by row, of the labelled images with an id that may reveal the label."""
+    id_reveals_label = np.zeros(len(index.ids), bool)
     for name, pool in pools.items():
-        reveals[index.pools[name]] = pool.source.ids_reveal_labels
-    rows = rows[reveals[rows] & (index.labels[rows] >= 0)]
+        id_reveals_label[index.pools[name]] = pool.source.ids_reveal_labels
+    rows = rows[id_reveals_label[rows] & (index.labels[rows] >= 0)]
     return {
         row: "image-" + hashlib.blake2b(index.ids[row].encode(), digest_size=16).hexdigest()
         for row in rows.tolist()

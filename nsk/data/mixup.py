@@ -19,7 +19,7 @@ def mixup(
     alpha: float,
     batch_size: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """lambda x + (1 - lambda) y, with a lambda for each image drawn from Beta(alpha, alpha).
+    """Mixes pairs: lambda x + (1 - lambda) y, lambda of each image drawn from Beta(alpha, alpha).
 
     Args:
         images: uint8 (batch, height, width, 3).
@@ -114,8 +114,8 @@ def draw_partners(
     """
     size = tf.maximum(count, 1) if batch_size is None else batch_size
     draws = tf.reshape(noise.uniform(noise.named(key, "partners"), [count]), [-1, size])
-    firsts = tf.range(0, count, size)[:, None]
-    order = firsts + tf.argsort(draws, axis=1, stable=True)
+    batch_starts = tf.range(0, count, size)[:, None]
+    order = batch_starts + tf.argsort(draws, axis=1, stable=True)
     previous = tf.roll(order, 1, axis=1)
     positions = tf.math.invert_permutation(tf.reshape(order, [-1]))
     return tf.gather(tf.reshape(previous, [-1]), positions)

@@ -37,7 +37,7 @@ UPRIGHT_TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# `normalize_image` has its own limit. Pillow's would warn and refuse at another one, and can only
+# `normalize_image` has its own limit. Pillow warns and refuses at a different limit, which can only
 # be removed for the whole process: silencing a warning is not thread-safe.
 Image.MAX_IMAGE_PIXELS = None
 

@@ -19,7 +19,7 @@ def perturb(
     image_size: int,
     image_noise: ImageNoise,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes if needed, augments every image, then mixes pairs; what is off costs nothing.
+    """Decodes if needed, augments every image, then mixes pairs; disabled noise costs nothing.
 
     Args:
         images: uint8 (n, image_size, image_size, 3), or encoded: string (n,).

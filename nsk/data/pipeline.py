@@ -89,8 +89,9 @@ def training_batches(
             hold them; targets are float32 (n, classes). It returns both, the images as uint8. It
             draws the noise of images with `noise.for_examples`.
         image_size: side of the images that `perturb` returns, pixels.
-        first_step, num_steps: ints.
-        share: the worker's part, of which rows are made.
+        first_step: number of the first step, from 0.
+        num_steps: number of the step after the last.
+        share: the worker's part of a batch; only its rows are made.
         mixes: whether `perturb` mixes images of a batch with each other. A worker then perturbs the
             global batch, which contains its images' partners, and keeps its rows.
 
@@ -120,12 +121,16 @@ def training_batches(
     if pieces == 1:
         batches = map_in_parallel(elements, lambda block, *rest: make(block, rest)).unbatch()
     else:
-        made = map_in_parallel(
+        pieces_of_batches = map_in_parallel(
             elements.flat_map(functools.partial(_repeat_for_pieces, pieces)),
             lambda piece, block, *rest: make(block, rest, share.piece(piece, pieces)),
         )
         pieces_of_replica = pieces // share.replicas
-        batches = made.unbatch().batch(pieces_of_replica, drop_remainder=True).map(_join_pieces)
+        batches = (
+            pieces_of_batches.unbatch()
+            .batch(pieces_of_replica, drop_remainder=True)
+            .map(_join_pieces)
+        )
     skipped = first_step - first_block * steps
     batches = batches.skip(skipped * share.replicas)
     return batches.take((num_steps - first_step) * share.replicas).prefetch(steps * share.replicas)
@@ -154,18 +159,16 @@ def _make_block(
 ) -> tuple[dict[str, tf.Tensor], ...]:
     """The batches of a block of steps, for each step and replica; see `training_batches`.
 
-    Args:
-        elements: the block's element of each stream.
-        steps: number of steps in a block.
-        block: int64 scalar tensor, the block's number.
+    `elements` are the block's element of each stream, `steps` the number of steps in a block, and
+    `block` its number, an int64 scalar tensor.
     """
     sizes = [stream.batch_size for stream in streams]
-    made_share = WHOLE if mixes else share
-    made_sizes = made_share.sizes(sizes)
+    share_to_perturb = WHOLE if mixes else share
+    sizes_to_perturb = share_to_perturb.sizes(sizes)
     replica_sizes = [size // share.replicas for size in share.sizes(sizes)]
     examples = [
         stream.examples(
-            _flat(_share_of_rows(_by_step(element, steps, stream.batch_size), made_share))
+            _flat(_share_of_rows(_by_step(element, steps, stream.batch_size), share_to_perturb))
         )
         for stream, element in zip(streams, elements, strict=True)
     ]
@@ -174,13 +177,13 @@ def _make_block(
         """The rows of all streams, step by step."""
         rows = [
             _by_step(example[name], steps, size)
-            for example, size in zip(examples, made_sizes, strict=True)
+            for example, size in zip(examples, sizes_to_perturb, strict=True)
         ]
         return _flat(tf.concat(rows, axis=1))
 
     def divide(rows):
         """The rows of each stream, for each step and replica."""
-        parts = tf.split(_by_step(rows, steps, sum(made_sizes)), made_sizes, axis=1)
+        parts = tf.split(_by_step(rows, steps, sum(sizes_to_perturb)), sizes_to_perturb, axis=1)
         if mixes:
             parts = [_share_of_rows(part, share) for part in parts]
         return [
@@ -189,8 +192,8 @@ def _make_block(
         ]
 
     key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
-    with _noise_scope(key, sizes, steps, made_share):
-        images, targets = perturb(join("image"), join("target"), key, sum(made_sizes))
+    with _noise_scope(key, sizes, steps, share_to_perturb):
+        images, targets = perturb(join("image"), join("target"), key, sum(sizes_to_perturb))
     return tuple(
         {"image": image, "target": target, "weight": tf.ones(target.shape[:2])}
         for image, target in zip(divide(images), divide(targets), strict=True)
@@ -219,7 +222,7 @@ def _flat(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _share_of_rows(rows: tf.Tensor, share: Share) -> tf.Tensor:
-    """A worker's part of each step's rows, (steps, batch, ...)."""
+    """A worker's share of each step's rows, (steps, batch, ...)."""
     steps, size, *shape = rows.shape
     by_worker = tf.reshape(rows, [steps, share.num_workers, size // share.num_workers, *shape])
     return by_worker[:, share.worker]

@@ -37,6 +37,7 @@ class Strength(NamedTuple):
     translate_share: float
 
     def shorter_side(self, xp: ModuleType) -> Any:
+        """The smaller of height and width, pixels."""
         return xp.minimum(self.height, self.width)
 
 
@@ -63,6 +64,7 @@ class Amount:
     signed: tuple[str, ...] = ()
 
     def function(self, profile: str) -> AmountFunction:
+        """The function that computes the amount under a profile."""
         if profile == "reference" and self.reference is not None:
             return self.reference
         return self.increasing

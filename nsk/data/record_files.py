@@ -25,10 +25,12 @@ class RecordWriter:
             self._writer = tf.io.TFRecordWriter(self._path)
 
     def write(self, serialized: bytes) -> None:
+        """Appends a record."""
         with self._as_os_errors():
             self._writer.write(serialized)
 
     def close(self) -> None:
+        """Flushes and closes the file."""
         with self._as_os_errors():
             self._writer.close()
 
@@ -76,11 +78,11 @@ def read_records(
                 yield record
     except tf.errors.OpError as error:
         raise UserError(
-            f"{path} cannot be read after {count} records ({type(error).__name__}): make it again."
+            f"{path} cannot be read after {count} records ({type(error).__name__}): rebuild it."
         ) from error
     if expected is not None and count != expected:
         raise UserError(
-            f"{path} has {count} records, its manifest says {expected}: make the shard set again."
+            f"{path} has {count} records, its manifest says {expected}: rebuild the shard set."
         )
 
 
@@ -99,12 +101,12 @@ def _check_lengths(path: Path, max_bytes: int | None) -> None:
                 if length > limit:
                     raise UserError(
                         f"{path} has a record of {length:,} bytes after {count} others, expected "
-                        f"at most {limit:,}: make it again."
+                        f"at most {limit:,}: rebuild it."
                     )
                 offset += LENGTH.size + length + CHECKSUM_BYTES
                 count += 1
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it again.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): rebuild it.") from error
 
 
 def read_counted(path: tf.Tensor, expected: tf.Tensor) -> tf.data.Dataset:

@@ -108,7 +108,7 @@ def parse_images(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         serialized: string tensor (batch,).
 
     Returns:
-        dict of `id` and `encoded` (string) and `label` (int64, -1 if absent), each of shape
+        dict of `id` and `encoded` (string) and `label` (int64, -1 if absent), equal_share of shape
         (batch,).
     """
     parsed = tf.io.parse_example(
@@ -162,7 +162,7 @@ def parse_pseudo(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dic
 
     Returns:
         dict of `id` and `encoded` (string), `label` (int64), `confidence` (float32) and `copies`
-        (int64), each of shape (batch,), and `log_probabilities` (float32) of shape (batch,
+        (int64), equal_share of shape (batch,), and `log_probabilities` (float32) of shape (batch,
         num_classes).
     """
     scalar = tf.io.FixedLenFeature
@@ -192,11 +192,12 @@ def parse_examples(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> d
 
     Args:
         serialized: string tensor (batch,).
-        num_classes, top_k: as for `parse_pseudo`.
+        num_classes: records of another number of classes fail.
+        top_k: number of classes with a stored log-probability; 0: all.
 
     Returns:
         dict of `encoded` (string), `label` (int64; a pseudo-label if `is_pseudo`) and `is_pseudo`
-        (bool), each of shape (batch,), and `log_probabilities` (float32) of shape (batch,
+        (bool), equal_share of shape (batch,), and `log_probabilities` (float32) of shape (batch,
         num_classes), undefined for labelled images.
     """
     scalar = tf.io.FixedLenFeature
@@ -243,22 +244,22 @@ def _dense_log_probabilities(
     if not top_k:
         return stored
     classes = tf.io.decode_raw(parsed["pseudo/classes"], tf.int32, little_endian=True)
-    each = parsed["pseudo/remaining_probability"] / max(1, num_classes - top_k)
-    log_remaining = tf.math.log(tf.maximum(each, MIN_PROBABILITY / num_classes))
+    equal_share = parsed["pseudo/remaining_probability"] / max(1, num_classes - top_k)
+    log_remaining = tf.math.log(tf.maximum(equal_share, MIN_PROBABILITY / num_classes))
     dense = tf.repeat(log_remaining[:, tf.newaxis], num_classes, axis=1)
     rows = tf.repeat(tf.range(tf.shape(classes)[0])[:, tf.newaxis], top_k, axis=1)
     return tf.tensor_scatter_nd_update(dense, tf.stack([rows, classes], axis=-1), stored)
 
 
 def parse_copies(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses how often each record of a batch occurs in an epoch, without its image.
+    """Parses how often equal_share record of a batch occurs in an epoch, without its image.
 
     Args:
         serialized: string tensor (batch,).
 
     Returns:
         dict of `id` (string), `is_pseudo` (bool) and `copies` (int64, 1 if the record has no such
-        field), each of shape (batch,).
+        field), equal_share of shape (batch,).
     """
     parsed = tf.io.parse_example(
         serialized,

@@ -102,8 +102,12 @@ def resident_stream(
     """A `ResidentStream` over shard sets.
 
     Args:
-        name, shard_sets, make_targets, labeled_copies, batch_size: as of `ShardStream`.
-        image_size: as of `load_images`.
+        name: name of the stream.
+        shard_sets: the shard sets, read into memory one after another.
+        make_targets: as for `ShardStream`.
+        labeled_copies: copies in an epoch by the id of a labelled image; 1 if it is missing.
+        batch_size: rows of a global batch.
+        image_size: side of the decoded images, pixels; None: they stay encoded.
     """
     parts, num_images = [], 0
     for shard_set in shard_sets:

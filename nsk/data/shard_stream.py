@@ -113,7 +113,7 @@ class ShardStream:
         return batches.map(lambda batch_rows: tf.gather(window, batch_rows))
 
     def examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        """dict `image` (encoded: string (batch,)) and `target` (float32 (batch, classes))."""
+        """A dict of `image` (encoded, string (batch,)) and `target` (float32 (batch, classes))."""
         top_k = max(shard_set.top_k for shard_set in self.shard_sets)
         parsed = records.parse_examples(serialized, self.shard_sets[0].num_classes, top_k)
         return {"image": parsed["encoded"], "target": self.make_targets(parsed)}

@@ -143,7 +143,7 @@ class ShardSet:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(
-                f"{path} is missing, so {folder} is not a complete shard set: make it again."
+                f"{path} is missing, so {folder} is not a complete shard set: rebuild it."
             )
         try:
             if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -166,21 +166,22 @@ class ShardSet:
             ) from error
         for shard in shard_set.paths:
             if not os.path.isfile(shard):
-                raise UserError(
-                    f"{shard} is missing but {path} names it: make the shard set again."
-                )
+                raise UserError(f"{shard} is missing but {path} names it: rebuild the shard set.")
         return shard_set
 
     @property
     def paths(self) -> tuple[Path, ...]:
+        """Paths of the shards, in order."""
         return tuple(self.folder / name for name in self.names)
 
     @property
     def num_records(self) -> int:
+        """Records in all shards."""
         return sum(self.counts)
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     def records(self, index: int) -> Iterator[bytes]:

@@ -146,7 +146,7 @@ class _Division:
         self._taken_digests.update(self.images.digests[row] for row in rows.tolist())
 
     def unused(self) -> dict[str, int]:
-        """dict from each pool to the number of its images in no split, without duplicates."""
+        """Number of images of each pool that are in no split, without duplicates."""
         is_used = self._is_used
         return {pool: int((~is_used[rows]).sum()) for pool, rows in self.images.pools.items()}
 

@@ -146,7 +146,7 @@ def _chunks(source_images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]
 
 def _check_unique(ids: list[str], pool: str) -> None:
     if len(set(ids)) < len(ids):
-        duplicate = next(id for id, following in itertools.pairwise(sorted(ids)) if id == following)
+        duplicate = next(id for id, next_id in itertools.pairwise(sorted(ids)) if id == next_id)
         raise UserError(
             f"The id {duplicate!r} is duplicated in {pool}: ids must be unique, rename one."
         )

@@ -43,7 +43,7 @@ class Stream(Protocol):
         """The elements of blocks first_block .. num_blocks - 1 of `steps` steps each."""
 
     def examples(self, element: tf.Tensor) -> dict[str, tf.Tensor]:
-        """dict `image` (uint8 pixels or encoded) and `target` (float32) of an element's rows."""
+        """A dict of `image` (uint8 pixels or encoded) and `target` (float32) of an element."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,7 @@ class ResidentStream:
 
     @property
     def epoch_size(self) -> int:
+        """Rows in an epoch, copies included."""
         return int(self.copies.sum())
 
     def elements(
@@ -83,6 +84,7 @@ class ResidentStream:
         return tf.data.Dataset.range(first_block, num_blocks).map(indices)
 
     def examples(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The images and targets at the indices of an element."""
         return {
             "image": tf.gather(self.images, indices),
             "target": tf.gather(self.targets, indices),

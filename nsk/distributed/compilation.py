@@ -1,10 +1,12 @@
-"""Which functions XLA compiles, and what happens if it cannot.
+"""Which functions XLA compiles, and the fallback for those that it cannot compile.
 
 `--jit_compile=auto` compiles training steps and predictions on GPUs and TPUs. On the CPU XLA's
 convolutions are slower than TensorFlow's own, so it compiles there only with `on`, as tests do.
 """
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -22,7 +24,7 @@ UNINFORMATIVE = re.compile("Graph execution error|Detected at node|<stack traces
 MAX_REASON_CHARACTERS = 300
 
 
-def is_compiled(mode, strategy):
+def is_compiled(mode: str, strategy: tf.distribute.Strategy) -> bool:
     """Whether functions under a strategy are compiled.
 
     Args:
@@ -39,14 +41,14 @@ def is_compiled(mode, strategy):
     return device_type(strategy) in ACCELERATORS
 
 
-def obstacle(strategy):
-    """Why a training step cannot be compiled under a strategy: a string; None if it can be."""
+def obstacle(strategy: tf.distribute.Strategy) -> str | None:
+    """Why a training step cannot be compiled under a strategy; None if it can be."""
     if isinstance(strategy, tf.distribute.OneDeviceStrategy | tf.distribute.TPUStrategy):
         return None
     return f"{type(strategy).__name__} sums gradients outside of what XLA compiles"
 
 
-def device_type(strategy):
+def device_type(strategy: tf.distribute.Strategy) -> str:
     """Device type of a strategy's replicas: CPU, GPU or TPU."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return "TPU"
@@ -66,24 +68,26 @@ class Compilable:
         title: its name in the log.
     """
 
-    def __init__(self, function, is_compiled, title):
+    def __init__(self, function: Callable, is_compiled: bool, title: str):
         self._function, self._title = function, title
         self._compiled = tf.function(function, jit_compile=True) if is_compiled else None
         self._called = False
 
     @property
-    def is_compiled(self):
+    def is_compiled(self) -> bool:
+        """Whether calls run the function compiled by XLA."""
         return self._compiled is not None
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
+        """Calls the function, compiled unless it has fallen back."""
         return (self._compiled or self._function)(*args)
 
-    def succeeded(self):
+    def succeeded(self) -> None:
         """Records that a call has succeeded."""
         self._called = True
 
-    def fall_back(self, error):
-        """Switches to the plain function if the first call failed because of XLA, and logs why.
+    def fall_back(self, error: Exception | str) -> bool:
+        """Switches to the function without XLA if its first call failed, and logs the reason.
 
         The surrounding `tf.function` must then be created again, and called again.
 
@@ -91,7 +95,7 @@ class Compilable:
             error: the error, one of `ERRORS`, or a string.
 
         Returns:
-            bool, whether the function was compiled and is plain now.
+            Whether the function was compiled and now runs without XLA.
         """
         if self._called or not self.is_compiled:
             return False
@@ -103,5 +107,5 @@ class Compilable:
 def _reason(error):
     """The line of an error's message that contains the reason, without stack traces."""
     lines = getattr(error, "message", str(error)).strip().splitlines()
-    said = [line for line in lines if line.strip() and not UNINFORMATIVE.match(line)]
-    return (said or lines or [type(error).__name__])[0].strip()[:MAX_REASON_CHARACTERS]
+    informative = [line for line in lines if line.strip() and not UNINFORMATIVE.match(line)]
+    return (informative or lines or [type(error).__name__])[0].strip()[:MAX_REASON_CHARACTERS]

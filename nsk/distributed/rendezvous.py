@@ -1,9 +1,9 @@
 """The rendezvous of several workers, before TensorFlow connects them.
 
-TensorFlow's own waiting can neither be interrupted nor says who is missing. So each worker writes a
-presence file into the workdir, with a random number of its own and the numbers that it has read
-from the others: a worker whose file holds the number of this process has been alive since this
-process started.
+While TensorFlow waits for workers, it cannot be interrupted and does not report which are missing.
+So each worker first writes a presence file into the workdir, with a random number of its own and
+the numbers that it has read from the others: if a worker's file contains the number of this
+process, it has been alive since this process started.
 """
 
 import json
@@ -26,7 +26,8 @@ def wait_for_workers(workdir: Path, index: int, count: int, flags: str) -> None:
 
     Args:
         workdir: a folder of a file system that all workers share.
-        index, count: index of this worker and number of workers.
+        index: index of this worker, 0 to `count` - 1.
+        count: number of workers.
         flags: text that must be the same for all workers.
 
     Raises:
@@ -40,7 +41,7 @@ def wait_for_workers(workdir: Path, index: int, count: int, flags: str) -> None:
 
 
 def remove_presence_file(workdir: Path, index: int, count: int) -> None:
-    """Removes what `wait_for_workers` has written, once all workers are connected."""
+    """Removes the file of `wait_for_workers`, once all workers are connected."""
     _presence_path(workdir, index, count).unlink(missing_ok=True)
 
 
@@ -91,7 +92,7 @@ def _presence_path(workdir, index, count):
 
 
 def _read(path):
-    """What another worker has written; None if there is no complete file."""
+    """The content of another worker's file; None if there is no complete file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if {"number", "seen", "flags"} <= content.keys() else None

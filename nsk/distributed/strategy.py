@@ -58,8 +58,11 @@ def _cpus():
 
 @functools.cache
 def _mirrored(devices):
-    """Cached: two strategies over the same devices would give their collective operations the same
-    numbers, and TensorFlow would confuse them."""
+    """The one MirroredStrategy over some devices.
+
+    A second one would give its collective operations the same numbers, and TensorFlow would confuse
+    the two.
+    """
     return tf.distribute.MirroredStrategy(devices)
 
 

@@ -1,7 +1,7 @@
 """The machines of a run from TF_CONFIG, checked before TensorFlow waits for them.
 
-While TensorFlow waits it handles no signals and its messages say little, so errors that can be
-found earlier are reported earlier.
+While TensorFlow waits, it handles no signals and its messages are vague, so errors are reported
+before if possible.
 
 Reference: [Multi-worker training](https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras)
 """
@@ -20,7 +20,7 @@ EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers of a run and which one this process is.
+    """The workers of a run, and the index of this process.
 
     Attributes:
         addresses: host:port of each worker.
@@ -77,11 +77,11 @@ def read_tf_config(text: str) -> Cluster:
 def check_port(cluster: Cluster) -> None:
     """UserError if the port of this worker is in use."""
     _, port = cluster.addresses[cluster.index].rsplit(":", 1)
-    with socket.socket() as probe:
+    with socket.socket() as listener:
         # A process that has ended does not hold the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", int(port)))
+            listener.bind(("", int(port)))
         except OSError as error:
             raise UserError(
                 f"The port {port} of worker {cluster.index} in TF_CONFIG cannot be used "

@@ -20,8 +20,8 @@ import tensorflow as tf
 from nsk.distributed.batch_share import Share
 from nsk.errors import GenerationFailedError, LostWorkerError
 
-LOST = "Collective ops is aborted by"  # In TensorFlow's message if another worker is lost.
-NOT_LOST = "mismatch"  # Workers that run different operations: a bug.
+# Parts of TensorFlow's messages: another worker is lost, or runs other operations, which is a bug.
+ABORTED, MISMATCH = "Collective ops is aborted by", "mismatch"
 POLL_SECONDS = 0.1
 
 
@@ -67,11 +67,11 @@ class Workers:
         try:
             yield
         except tf.errors.OpError as error:
-            is_lost = LOST in error.message or isinstance(error, tf.errors.UnavailableError)
-            if self.count == 1 or not is_lost or NOT_LOST in error.message:
+            is_lost = ABORTED in error.message or isinstance(error, tf.errors.UnavailableError)
+            if self.count == 1 or not is_lost or MISMATCH in error.message:
                 raise
-            unhealthy = error.message.partition("unhealthy")[2] or error.message
-            named = set(re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", unhealthy))
+            causes = error.message.partition("unhealthy")[2] or error.message
+            named = set(re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", causes))
             others = sorted(map(int, named - {str(self.index)}))
             names = ", ".join(f"worker {number}" for number in others)
             raise LostWorkerError(names or "unknown which") from error
@@ -89,7 +89,9 @@ class Workers:
             error = caught
         (failures,) = self.sum(error is not None)
         if failures:
-            raise error or GenerationFailedError("Another worker reports why it cannot teach.")
+            raise error or GenerationFailedError(
+                "The generation has failed on another worker, which reports why."
+            )
 
     def sum(self, *values: int) -> list[int]:
         """The sums over all workers of the ints that each of them passes."""

@@ -94,8 +94,9 @@ def paired_standard_error(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     are easy or hard for both.
 
     Args:
-        correct_a, correct_b: bool arrays of shape (n,), whether each model classifies each image
+        correct_a: bool array of shape (n,), whether the first model classifies each image
             correctly.
+        correct_b: the same for the second model.
 
     Returns:
         float, the standard deviation of correct_a - correct_b over images, divided by sqrt(n).

@@ -1,4 +1,4 @@
-"""What a training image costs a network: multiply-adds, and the memory of its activations."""
+"""The cost of training a network per image: multiply-adds, and memory of activations."""
 
 import collections
 import dataclasses
@@ -50,7 +50,7 @@ ACTIVATION_NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """The cost of one image.
 
     Attributes:
         forward: multiply-adds of a forward pass.
@@ -67,7 +67,7 @@ class Cost:
 
 
 def estimate_cost(model: keras.Model, segments: Sequence[keras.Model] = ()) -> Cost:
-    """Estimates what an image costs, layer by layer.
+    """Estimates the cost of an image, layer by layer.
 
     Multiply-adds are counted as the EfficientNet paper counts its FLOPs: only those of
     convolutions and dense layers, padding included. A layer's backward pass costs two forward

@@ -108,7 +108,7 @@ def model_names() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES for name in family.names)
 
 
-def build_model(
+def build_model(  # noqa: PLR0913 (keyword arguments only)
     name: str,
     *,
     num_classes: int,
@@ -170,7 +170,7 @@ def check_image_size(name: str, image_size: int, flag: str = "image_size") -> No
 
 
 def is_for_small_images(name: str) -> bool:
-    """Whether a network's total stride is so small that large images are expensive."""
+    """Whether a network has a small total stride, so that large images are expensive."""
     return _find_family(name)[0].stride < 32
 
 

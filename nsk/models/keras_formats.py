@@ -44,7 +44,7 @@ def check_archive(path: Path) -> None:
     for entry in entries:
         entry_path = PurePosixPath(entry.filename.replace("\\", "/"))
         if entry_path.is_absolute() or ".." in entry_path.parts:
-            raise ValueError(f"its entry {entry.filename!r} leads out of it")
+            raise ValueError(f"its entry {entry.filename!r} points outside the archive")
     unpacked = sum(entry.file_size for entry in entries)
     limit = MAX_EXPANSION * path.stat().st_size
     if unpacked > limit:

@@ -167,7 +167,7 @@ def _with_new_layer_counters(make, *args):
 
 def _make_backbone(name, data, image_size):
     """A KerasCV backbone without composite layers; pretrained if `data` is not None."""
-    import keras_cv  # Takes a second, which other networks should not cost.
+    import keras_cv  # Takes a second, so only if such a network is used.
 
     backbone = BACKBONES[name]
     backbone_class = getattr(keras_cv.models, backbone.class_name)
@@ -175,7 +175,7 @@ def _make_backbone(name, data, image_size):
     if data:
         try:
             model = backbone_class.from_preset(backbone.presets[data], **inputs)
-        except Exception as error:  # Whatever the network, the cache and the file raise.
+        except Exception as error:  # Download, cache and file may raise any exception.
             reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
             raise UserError(
                 f"--models=kerascv:{name}@{data}: the weights {backbone.presets[data]} cannot be "

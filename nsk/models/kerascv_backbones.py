@@ -156,8 +156,7 @@ def _stages(channels, depth):
     return {"stackwise_channels": channels, "stackwise_depth": depth}
 
 
-def _backbones():
-    """Yields (name, `Backbone`)."""
+def _efficientnets():
     for scale in EFFICIENTNET_SCALES:
         arguments = _efficientnet_v1(scale)
         with_squeeze = {**arguments, "stackwise_squeeze_and_excite_ratios": [0.25] * 7}
@@ -168,10 +167,9 @@ def _backbones():
         name = f"efficientnetv2_{variant}"
         presets = {"imagenet": f"{name}_imagenet"} if variant in ("s", "b0", "b1", "b2") else {}
         yield name, Backbone("EfficientNetV2Backbone", _efficientnet_v2(variant), presets)
-    for variant in MOBILENETS_V3:
-        name = f"mobilenet_v3_{variant}"
-        presets = {"imagenet": f"{name}_imagenet"}
-        yield name, Backbone("MobileNetV3Backbone", _mobilenet_v3(variant), presets)
+
+
+def _resnets():
     for suffix, class_name in (("", "ResNetBackbone"), ("_v2", "ResNetV2Backbone")):
         for depth, (blocks, block_type) in RESNETS.items():
             arguments = {
@@ -182,6 +180,16 @@ def _backbones():
             }
             presets = {"imagenet": f"resnet50{suffix}_imagenet"} if depth == 50 else {}
             yield f"resnet{depth}{suffix}", Backbone(class_name, arguments, presets)
+
+
+def _backbones():
+    """Yields (name, `Backbone`)."""
+    yield from _efficientnets()
+    for variant in MOBILENETS_V3:
+        name = f"mobilenet_v3_{variant}"
+        presets = {"imagenet": f"{name}_imagenet"}
+        yield name, Backbone("MobileNetV3Backbone", _mobilenet_v3(variant), presets)
+    yield from _resnets()
     for depth, repeats in DENSENETS.items():
         presets = {"imagenet": f"densenet{depth}_imagenet"}
         arguments = {"stackwise_num_repeats": repeats}

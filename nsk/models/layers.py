@@ -1,6 +1,7 @@
 """Layers that the networks share: noise, the padded shortcut and common sequences of layers."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,9 +14,9 @@ class StochasticDepth(keras.layers.Layer):
     """Drops the residual branch of whole samples at random during training.
 
     Each sample's branch is kept with `survival_probability` and then divided by it, so that the
-    expectation stays what it is at inference, where the layer is the identity. The draws come from
-    `nsk.noise` under this layer's name. A frozen layer (`trainable` is False) is at inference, as
-    Keras' BatchNormalization is.
+    expectation equals that at inference, where the layer is the identity. Draws come from
+    `nsk.noise` under this layer's name. A frozen layer (`trainable` is False) runs in inference
+    mode, like Keras' BatchNormalization.
 
     Args:
         survival_probability: float in (0, 1]; 1 turns the layer off at no cost.
@@ -35,7 +36,7 @@ class StochasticDepth(keras.layers.Layer):
         the EfficientNet code.
     """
 
-    def __init__(self, survival_probability, **kwargs):
+    def __init__(self, survival_probability: float, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0 < survival_probability <= 1:
             raise ValueError(
@@ -43,22 +44,25 @@ class StochasticDepth(keras.layers.Layer):
             )
         self.survival_probability = float(survival_probability)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Drops and scales samples in training, the identity otherwise."""
         if not training or not self.trainable or self.survival_probability == 1:
             return inputs
         draws = noise.example_uniform(self.name, tf.shape(inputs)[0])
         scale = _keep_scale(draws, self.survival_probability, inputs.dtype)
         return inputs * tf.reshape(scale, [-1] + [1] * (inputs.shape.rank - 1))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """The shape of the input."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
 
-def stochastic_depth_names(model):
-    """Names of a network's layers that drop samples when it trains: a list."""
+def stochastic_depth_names(model: keras.Model) -> list[str]:
+    """Names of a network's layers that drop samples during training."""
     return [
         layer.name
         for layer in model.layers
@@ -68,11 +72,11 @@ def stochastic_depth_names(model):
 
 @keras.saving.register_keras_serializable(package="nsk")
 class Dropout(keras.layers.Layer):
-    """Sets single elements to 0 during training and divides the others by `1 - rate`.
+    """Sets random elements to 0 during training and divides the others by `1 - rate`.
 
     Unlike `keras.layers.Dropout` it draws from `nsk.noise` under this layer's name: the replicas of
-    a `tf.distribute` strategy draw different masks, and a resumed run draws those of the
-    undisturbed one. A frozen layer (`trainable` is False) drops nothing.
+    a `tf.distribute` strategy draw different masks, and a resumed run draws those of an
+    uninterrupted one. A frozen layer (`trainable` is False) drops nothing.
 
     Args:
         rate: float in [0, 1), the share of elements that is dropped; 0 turns the layer off at no
@@ -92,23 +96,26 @@ class Dropout(keras.layers.Layer):
         [Srivastava et al., 2014](https://jmlr.org/papers/v15/srivastava14a.html)
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: float, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"rate={rate}: expected at least 0 and below 1.")
         self.rate = float(rate)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Drops and scales elements in training, the identity otherwise."""
         if not training or not self.trainable or self.rate == 0:
             return inputs
         batch_size, *shape = keras.ops.shape(inputs)
         draws = noise.example_uniform(self.name, batch_size, shape)
         return inputs * _keep_scale(draws, 1 - self.rate, inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """The shape of the input."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -122,11 +129,11 @@ def _keep_scale(draws, keep_probability, dtype):
 
 @keras.saving.register_keras_serializable(package="nsk")
 class PaddedShortcut(keras.layers.Layer):
-    """A shortcut without weights: takes every `strides`-th pixel and pads channels with zeros.
+    """A shortcut without weights: keeps every `strides`-th pixel and pads channels with zeros.
 
     Args:
         filters: int, channels of the output; half of the zero channels come before the input's.
-        strides: int, distance in pixels between those taken.
+        strides: int, distance in pixels between those that are kept.
 
     Call arguments:
         inputs: the block's input.
@@ -141,17 +148,19 @@ class PaddedShortcut(keras.layers.Layer):
         [He et al., 2015](https://arxiv.org/abs/1512.03385), option A.
     """
 
-    def __init__(self, filters, strides, **kwargs):
+    def __init__(self, filters: int, strides: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.filters = filters
         self.strides = strides
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Subsamples the pixels and pads their channels."""
         missing = self.filters - inputs.shape[-1]
         pixels = inputs[:, :: self.strides, :: self.strides]
         return tf.pad(pixels, [[0, 0], [0, 0], [0, 0], [missing // 2, missing - missing // 2]])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
 
 
@@ -260,14 +269,14 @@ class Builder:
         )(inputs)
 
     def conv_bn(
-        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments
+        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments: Any
     ) -> keras.KerasTensor:
         """Convolution and BatchNorm; `conv_arguments` are those of `conv`."""
         outputs = self.conv(inputs, filters, f"{name}_conv", **conv_arguments)
         return self.batch_norm(outputs, f"{name}_bn")
 
     def conv_bn_relu(
-        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments
+        self, inputs: keras.KerasTensor, filters: int, name: str, **conv_arguments: Any
     ) -> keras.KerasTensor:
         """Convolution, BatchNorm and ReLU; `conv_arguments` are those of `conv`."""
         outputs = self.conv_bn(inputs, filters, name, **conv_arguments)

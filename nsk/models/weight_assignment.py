@@ -134,10 +134,10 @@ def _mismatch(layer, variables, arrays):
         return f"{layer} is not in the network"
     missing = [f"{name} is missing" for name in variables.keys() - arrays.keys()]
     unexpected = [f"{name} is not in the network" for name in arrays.keys() - variables.keys()]
-    misshapen = [
+    wrong_shapes = [
         f"{name} is {arrays[name].shape} and not {tuple(variable.shape)}"
         for name, variable in variables.items()
         if name in arrays and arrays[name].shape != tuple(variable.shape)
     ]
-    problems = ", ".join([*sorted(missing), *sorted(unexpected), *misshapen])
+    problems = ", ".join([*sorted(missing), *sorted(unexpected), *wrong_shapes])
     return f"{layer}: {problems}" if problems else ""

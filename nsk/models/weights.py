@@ -91,7 +91,7 @@ def _with_suffix(path, suffix):
 
 
 def sha256(path: Path) -> str:
-    """SHA-256, in hex, of the content of the `weight_files` at a path, wherever they are."""
+    """SHA-256, in hex, of the content of the `weight_files` at a path."""
     digests = [f"{file.suffix} {sha256_of_file(file)}\n" for file in weight_files(path)]
     return sha256_of_bytes("".join(digests).encode())
 

@@ -1,4 +1,4 @@
-"""Random numbers of training: all of them are drawn here.
+"""All random numbers of training are drawn here.
 
 Every draw is a pure function of a key and of the example's position in the *global* batch. So
 replicas draw different noise, one device draws the same as N replicas together, and a resumed run
@@ -8,8 +8,8 @@ A key is derived from the run's seed and names (`key(seed, "gen1/student")`), fo
 (`fold_in`), and then with the name of the layer or augmentation that draws (`named`). The generator
 is Philox. The input pipeline, which always runs on the CPU, draws with TensorFlow's own operations
 (`tf.random.stateless_uniform(alg="philox")`). Under XLA these return other numbers, so all draws of
-a training step come from `nsk.noise.philox`: the same numbers to the bit, by operations with the
-same result plain, compiled and on every device type.
+a training step come from `nsk.noise.philox`: bit-identical numbers, by operations that have the
+same result with and without XLA and on every device type.
 
 Keras does not pass a key to the layers of a model. The trainer opens a `scope` around the forward
 pass, and layers draw with `example_uniform`. If a worker prepares a part of a global batch, a scope
@@ -22,6 +22,7 @@ import functools
 import hashlib
 import operator
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -29,9 +30,10 @@ import tensorflow as tf
 from nsk.noise import philox
 
 ALGORITHM = "philox"
+Key = np.ndarray | tf.Tensor  # int64 (2,).
 
 
-def key(seed, *names):
+def key(seed: int, *names: str | int) -> np.ndarray:
     """Derives a key from the run's seed and any names.
 
     Args:
@@ -45,49 +47,49 @@ def key(seed, *names):
     return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.int64).copy()
 
 
-def python_seed(seed, *names):
+def python_seed(seed: int, *names: str | int) -> int:
     """An int in [0, 2**31) for libraries that take one integer (NumPy, Keras initializers)."""
     return int(key(seed, *names)[0] & 0x7FFFFFFF)
 
 
-def fold_in(parent, number):
+def fold_in(parent: Key, number: int | tf.Tensor) -> tf.Tensor:
     """A child key for a number (a step, an epoch), which may be a tensor; int64 (2,)."""
     return tf.random.experimental.stateless_fold_in(
         parent, tf.cast(number, tf.int64), alg=ALGORITHM
     )
 
 
-def named(parent, name):
+def named(parent: Key, name: str) -> tf.Tensor:
     """A child key for a name, of a layer or of a kind of augmentation; int64 (2,)."""
     return fold_in(parent, key(0, name)[0])
 
 
-def uniform(draw_key, shape, minval=0.0, maxval=1.0):
+def uniform(draw_key: Key, shape: Sequence, minval: float = 0.0, maxval: float = 1.0) -> tf.Tensor:
     """float32 tensor of `shape`, uniform in [minval, maxval)."""
     return tf.random.stateless_uniform(
         shape, seed=draw_key, minval=minval, maxval=maxval, dtype=tf.float32, alg=ALGORITHM
     )
 
 
-def step_key(stage_key, step):
+def step_key(stage_key: Key, step: int | tf.Tensor) -> tf.Tensor:
     """`fold_in(stage_key, step)` for a training step, which XLA may compile: `nsk.noise.philox`."""
     return philox.fold_in(tf.convert_to_tensor(stage_key), tf.cast(step, tf.int64)[None])[0]
 
 
-def portable_uniform(draw_key, shape):
+def portable_uniform(draw_key: tf.Tensor, shape: Sequence) -> tf.Tensor:
     """`uniform(draw_key, shape)` for a training step, which XLA may compile: `nsk.noise.philox`."""
     draws = philox.uniform(draw_key[None], functools.reduce(operator.mul, shape, 1))
     return tf.reshape(draws, shape)
 
 
-def integers(draw_key, shape, maxval):
+def integers(draw_key: Key, shape: Sequence, maxval: int | tf.Tensor) -> tf.Tensor:
     """int32 tensor of `shape`, uniform over 0..maxval-1."""
     return tf.random.stateless_uniform(
         shape, seed=draw_key, minval=0, maxval=maxval, dtype=tf.int32, alg=ALGORITHM
     )
 
 
-def gamma(draw_key, shape, alpha):
+def gamma(draw_key: Key, shape: Sequence, alpha: float) -> tf.Tensor:
     """float64 tensor of `shape` from the Gamma distribution of shape `alpha` > 0 and scale 1."""
     return tf.random.stateless_gamma(shape, draw_key, alpha, dtype=tf.float64)
 
@@ -97,15 +99,20 @@ class _Scope:
     key: tf.Tensor
     positions: tf.Tensor
     global_batch_size: int | tf.Tensor
-    example_draws: dict  # From a name to float32 (local_batch,).
+    example_draws: dict[str, tf.Tensor]  # By the name of a layer; float32 (local_batch,).
 
 
 _active = threading.local()  # MirroredStrategy traces each replica in a thread of its own.
 
 
 @contextlib.contextmanager
-def scope(step_key, positions, global_batch_size, layer_names=()):
-    """Within it, noise of a step is drawn for some rows of the global batch, such as a replica's.
+def scope(
+    step_key: Key,
+    positions: tf.Tensor,
+    global_batch_size: int | tf.Tensor,
+    layer_names: Sequence[str] = (),
+) -> Iterator[None]:
+    """Context in which a step's noise is drawn for some rows of the global batch.
 
     Args:
         step_key: int64 tensor of shape (2,), a key already folded with the step.
@@ -135,7 +142,9 @@ def _example_draws(step_key, positions, global_batch_size, names):
     return dict(zip(names, tf.unstack(draws, len(names)), strict=True))
 
 
-def for_examples(draw, draw_key, count, shape=()):
+def for_examples(
+    draw: Callable, draw_key: Key, count: int | tf.Tensor, shape: Sequence = ()
+) -> tf.Tensor:
     """Draws for `count` examples; within a `scope`, for its rows of the global batch.
 
     Numbers are drawn for the whole global batch, and the local rows are gathered: cheap for a few
@@ -157,13 +166,13 @@ def for_examples(draw, draw_key, count, shape=()):
     return tf.gather(draw(draw_key, [active.global_batch_size, *shape]), active.positions)
 
 
-def example_uniform(name, batch_size, shape=()):
+def example_uniform(name: str, batch_size: int | tf.Tensor, shape: Sequence = ()) -> tf.Tensor:
     """Uniform draws in [0, 1) for every example of a layer's batch.
 
-    Inside a `scope` they depend on the scope's key, on `name` and on the example's position in the
-    global batch alone: they are the same plain, compiled by XLA and on every device. Outside a
-    scope (such as a model trained by `model.fit`) they come from TensorFlow's global generator and
-    are not reproducible.
+    Inside a `scope` they depend only on the scope's key, on `name` and on the example's position in
+    the global batch: they are the same with and without XLA and on every device. Outside a scope
+    (such as a model trained by `model.fit`) they come from TensorFlow's global generator and are
+    not reproducible.
 
     Args:
         name: string, unique for the layer within its model.

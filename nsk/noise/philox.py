@@ -1,9 +1,9 @@
-"""Philox4x32-10 in integer operations: the same bits plain, compiled by XLA, and on every device.
+"""Philox4x32-10 in integer operations: the same bits with and without XLA and on every device.
 
-Under XLA TensorFlow's own stateless operations return other numbers than outside of it. The
-functions here return, to the bit, what `tf.random.stateless_uniform(alg="philox")` and
-`stateless_fold_in(alg="philox")` return on the CPU without XLA, from operations that have one
-meaning everywhere. The native operations are faster where many numbers are drawn.
+TensorFlow's own stateless operations return different numbers when compiled by XLA. The functions
+here return exactly what `tf.random.stateless_uniform(alg="philox")` and
+`stateless_fold_in(alg="philox")` return on the CPU without XLA, from operations that have the same
+result everywhere. The native operations are faster if many numbers are drawn.
 
 All 32-bit words are held in int64 tensors: TensorFlow keeps int32 in the host's memory even on a
 GPU, and has no uint32 arithmetic on some devices. A product of two words wraps around in int64, but
@@ -26,8 +26,8 @@ SEED_KEY = np.array([0x3EC8F720, 0x02461E29], np.int64)
 MANTISSA_BITS = 23
 
 
-def philox(counters, keys):
-    """The blocks of random words of some counters.
+def philox(counters: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Computes the block of random words of each counter.
 
     Args:
         counters: int64 tensor (4, ...), 32-bit words, the least significant first.
@@ -73,7 +73,7 @@ def _blocks(keys, count):
     return philox(tf.concat([low[:1], tf.zeros_like(low[:1]), high], axis=0), mixed[:2])
 
 
-def uniform(keys, count):
+def uniform(keys: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
     """Draws in [0, 1) for several keys: `tf.random.stateless_uniform([count], key)` of each.
 
     Args:
@@ -90,8 +90,8 @@ def uniform(keys, count):
     return tf.reshape(tf.transpose(draws, [1, 2, 0]), [num_keys, -1])[:, :count]
 
 
-def fold_in(key, numbers):
-    """Child keys of a key: `stateless_fold_in(key, number)` for each of several numbers.
+def fold_in(key: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Child keys of a key: `stateless_fold_in(key, number)` for each number.
 
     Args:
         key: int64 tensor (2,).

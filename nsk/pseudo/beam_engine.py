@@ -1,6 +1,6 @@
 """Scoring, selection and writing of pseudo-labels as Apache Beam pipelines, on any runner.
 
-The functions are those that run on one machine, so the files are equal to the byte. The code and
+The functions are those that run on one machine, so the files are bit-identical. The code and
 the workdir must be reachable by every worker under the same path, as on a shared file system. Files
 appear completely or not at all: a task that runs twice does no harm, and finished files are kept if
 a pipeline fails.
@@ -19,7 +19,9 @@ import shlex
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -109,13 +111,15 @@ class BeamEngine:
         parse_beam_options(options)
         self.options, self.folder, self.items_per_task = options, Path(folder), items_per_task
 
-    def run(self, items, make_function):
+    def run(
+        self, items: Sequence[Any], make_function: Callable[[], Callable[[list], None]]
+    ) -> None:
         """Processes every item; see `engine.Engine.run`."""
         if items:
             do_fn = _ProcessTasks(make_function)
             self._run_pipeline(items, lambda tasks: tasks | "work" >> beam.ParDo(do_fn))
 
-    def map_reduce(self, items, function):
+    def map_reduce(self, items: Sequence[Any], function: Callable[[list], Any]) -> Any:
         """Adds up the results of all tasks; see `engine.Engine.map_reduce`."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = Path(folder) / "sum.npz"

@@ -147,7 +147,9 @@ def count_correct(
     """Counts the dev images that thresholds keep, and the correct ones among them.
 
     Args:
-        labels, confidences, truth: as for `precision_thresholds`.
+        labels: int array of shape (n,), the most probable class of each dev image.
+        confidences: float32 array of shape (n,), the probability of that class.
+        truth: int array of shape (n,), the true classes.
         thresholds: float32 array of shape (num_classes,).
 
     Returns:

@@ -41,12 +41,14 @@ class Engine(Protocol):
 class LocalEngine:
     """Uses the threads of this process; methods as in `Engine`."""
 
-    def run(self, items, make_function):
+    def run(
+        self, items: Sequence[Any], make_function: Callable[[], Callable[[list], None]]
+    ) -> None:
         """Processes all items as one list; see `Engine.run`."""
         if items:
             make_function()(items)
 
-    def map_reduce(self, items, function):
+    def map_reduce(self, items: Sequence[Any], function: Callable[[list], Any]) -> Any:
         """Adds up the results of several threads; see `Engine.map_reduce`."""
         # Several lists for each thread, so that a stop request waits for little work.
         num_lists = min(len(items), LISTS_PER_THREAD * num_cores())

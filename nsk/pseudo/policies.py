@@ -68,8 +68,8 @@ class Selection:
         """Returns the copies of some images: int32 array of shape (n,); 0: not selected."""
         copies = np.zeros(len(images), np.int32)
         for candidates in self.ranking.candidates(images):
-            has_one_more = self.cuts.select(images, candidates)
-            copies[candidates.rows] = self.base_copies[candidates.labels] + has_one_more
+            is_before_cut = self.cuts.select(images, candidates)
+            copies[candidates.rows] = self.base_copies[candidates.labels] + is_before_cut
         return copies
 
     def labeled_copies(self, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:

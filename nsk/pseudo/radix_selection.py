@@ -110,7 +110,7 @@ class Cuts:
         return is_before
 
     def _is_last(self, candidates, label):
-        """bool array (k,): which candidates have the code and hash of a class's last one."""
+        """Which candidates have the code and hash of a class's last one: bool array (k,)."""
         is_last = (candidates.labels == label) & (candidates.codes == self.codes[label])
         return is_last & (candidates.hashes == self.hashes[label])
 
@@ -187,7 +187,7 @@ class _Intervals:
         return self.bits == CODE_BITS
 
     def contain(self, candidates):
-        """bool array (k,): which candidates lie in the interval of their class."""
+        """Which candidates lie in the interval of their class: bool array (k,)."""
         labels = candidates.labels
         if self.hold_all_codes:
             return self.is_searched[labels]
@@ -309,9 +309,9 @@ def _cut_members(members, intervals, ranks):
     num_last = np.bincount(members.labels[is_last], minlength=num_classes)
     for label in np.flatnonzero(num_last > 1).tolist():
         class_members = order[first[label] :][: intervals.num_members[label]]
-        before = int(is_last[class_members[: ranks_inside[label]]].sum())
-        if before < num_last[label]:
-            num_tied[label] = before
+        num_before = int(is_last[class_members[: ranks_inside[label]]].sum())
+        if num_before < num_last[label]:
+            num_tied[label] = num_before
     return cuts, num_tied
 
 

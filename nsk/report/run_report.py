@@ -25,7 +25,11 @@ def report_run(
     """Writes `summary.json` and TensorBoard's events, and prints the closing table.
 
     Args:
-        config, images, chain, best, export: as for `collect.collect_summary`.
+        config: the settings of the run.
+        images: the ingest stage.
+        chain: the generations, the teacher first.
+        best: index of the best generation on dev.
+        export: the export stage.
         all_reused: whether every stage was finished before.
 
     Returns:

@@ -93,7 +93,9 @@ def print_selection(
     """Prints the table of a selection.
 
     Args:
-        images, scores, selected: the finished stages.
+        images: the ingest stage.
+        scores: the scoring stage.
+        selected: the selection stage.
 
     Returns:
         the selection's counts.

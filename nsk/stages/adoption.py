@@ -10,7 +10,7 @@ from nsk.store.folders import StageFolder
 
 
 def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
-    """The stage that copies the model of `--teacher` into the workdir."""
+    """Returns the stage that copies the model of `--teacher` into the workdir."""
     path = runner.config.teacher_path
     model = load_model(path)
 

@@ -16,7 +16,7 @@ from nsk.store.folders import StageFolder
 
 
 def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
-    """The stage that evaluates a model: per-image predictions and metrics on dev and on test.
+    """Returns the stage that evaluates a model: predictions and metrics on dev and test.
 
     Args:
         runner: the runner of stages.

@@ -26,7 +26,7 @@ from nsk.store.folders import StageFolder
 
 
 def export(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
-    """The stage that exports the model to keep."""
+    """Returns the stage that exports the best model."""
     class_names = images.counts["class_names"]
     return runner.build_or_reuse(
         "export",

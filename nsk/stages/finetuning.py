@@ -13,7 +13,7 @@ from nsk.store.folders import StageFolder
 def finetune(
     runner: StageRunner, generation: int, images: StageFolder, trained: StageFolder
 ) -> StageFolder:
-    """The stage that fine-tunes a trained model; the trained model itself if that is off."""
+    """Returns the stage that fine-tunes a trained model; the trained model itself if it is off."""
     settings = finetuning_hyperparameters(runner.config, generation, images.counts)
     if settings is None:
         return trained

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Self
 
+import numpy as np
+
 from nsk import noise
 from nsk.config.config import Config
 from nsk.config.fields import used_values
@@ -76,7 +78,7 @@ class Hyperparameters:
         return None if self.noise.min_crop_area else self.image_size
 
     @property
-    def noise_key(self):
+    def noise_key(self) -> np.ndarray:
         """Key of all noise of the stage, int64 (2,)."""
         return noise.key(self.seed, self.name)
 
@@ -105,8 +107,10 @@ class Hyperparameters:
         return self.num_labeled / self.train.labeled_batch_size
 
     def for_fingerprint(self) -> dict[str, Any]:
-        """The settings that can change the result, JSON-like: those of a schedule, optimizer or
-        label type that is not used are left out."""
+        """The settings that can change the result, JSON-like.
+
+        Settings of a schedule, optimizer or label type that is not used are left out.
+        """
         sections = [self.model, self.noise, self.train, *filter(None, [self.targets])]
         return {
             "name": self.name,

@@ -11,7 +11,7 @@ from nsk.store.folders import StageFolder
 
 
 def ingest_images(runner: StageRunner) -> StageFolder:
-    """The stage that ingests all images; checks that every generation can be trained on them.
+    """Returns the stage that ingests all images, and checks every generation with them.
 
     Raises:
         UserError: there are no unlabelled images for students, or a generation cannot be trained.

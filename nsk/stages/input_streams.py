@@ -103,26 +103,26 @@ def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Call
 
 
 def make_perturbation(settings: Hyperparameters) -> Callable:
-    """Function of (images, targets, key, batch_size), all noise on a stage's images; `perturb`."""
-    noises = settings.noise
+    """Function of (images, targets, key, batch_size): all noise on images, see `perturb`."""
+    noise_config = settings.noise
     image_noise = ImageNoise(
-        min_crop_area=noises.min_crop_area,
-        crop_padding=noises.crop_padding,
-        crop_mode=noises.crop_mode,
-        flip=noises.flip == "on",
+        min_crop_area=noise_config.min_crop_area,
+        crop_padding=noise_config.crop_padding,
+        crop_mode=noise_config.crop_mode,
+        flip=noise_config.flip == "on",
         rand_augment=RandAugmentOptions(
-            num_ops=noises.randaugment_num_ops,
-            magnitude=noises.randaugment_magnitude,
-            max_level=noises.randaugment_max_level,
-            profile=noises.randaugment_profile,
-            operations=noises.operations,
-            magnitude_mode=noises.magnitude_mode,
-            translate_share=noises.translate_share,
-            fill=noises.fill,
+            num_ops=noise_config.randaugment_num_ops,
+            magnitude=noise_config.randaugment_magnitude,
+            max_level=noise_config.randaugment_max_level,
+            profile=noise_config.randaugment_profile,
+            operations=noise_config.operations,
+            magnitude_mode=noise_config.magnitude_mode,
+            translate_share=noise_config.translate_share,
+            fill=noise_config.fill,
         ),
-        cutout_side=noises.cutout_side,
-        mixup_alpha=noises.mixup_alpha,
-        cutmix_alpha=noises.cutmix_alpha,
+        cutout_side=noise_config.cutout_side,
+        mixup_alpha=noise_config.mixup_alpha,
+        cutmix_alpha=noise_config.cutmix_alpha,
     )
     return functools.partial(
         perturb.perturb, image_size=settings.image_size, image_noise=image_noise

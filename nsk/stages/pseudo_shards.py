@@ -55,8 +55,8 @@ class ShardPlan:
 
     def groups_in(self, shard: int) -> Iterator[tuple[int, int]]:
         """Yields (distance, group) of the groups with images in an output shard."""
-        spreads = (self.num_shards_for(max(images)) for images in self.images if images)
-        for distance in range(max(spreads, default=1)):
+        num_shards = (self.num_shards_for(max(images)) for images in self.images if images)
+        for distance in range(max(num_shards, default=1)):
             group = (shard - distance) % len(self.groups)
             if any(self.num_shards_for(copies) > distance for copies in self.images[group]):
                 yield distance, group
@@ -66,9 +66,9 @@ class ShardPlan:
         entry = {"name": f"{shard:05d}.tfrecord", "records": 0, "copies": 0, "images": 0}
         for distance, group in self.groups_in(shard):
             for copies, num_images in self.images[group].items():
-                copies_here = self.copies_at(copies, distance)
-                entry["records"] += num_images if copies_here else 0
-                entry["copies"] += num_images * copies_here
+                copies_in_shard = self.copies_at(copies, distance)
+                entry["records"] += num_images if copies_in_shard else 0
+                entry["copies"] += num_images * copies_in_shard
                 entry["images"] += num_images if distance == 0 else 0
         return entry
 
@@ -102,7 +102,7 @@ def write(
     scores: StageFolder,
     selected: StageFolder,
 ) -> StageFolder:
-    """The stage that writes the selected images with their pseudo-labels as shards.
+    """Returns the stage that writes the selected images with their pseudo-labels as shards.
 
     Args:
         runner: the runner of stages.

@@ -3,12 +3,14 @@
 import functools
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from nsk.config.config import Config
 from nsk.data.shards import ShardSet
 from nsk.distributed.runtime import Runtime
+from nsk.distributed.workers import Workers
 from nsk.errors import UserError
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.store.disk_errors import naming_disk_errors
@@ -48,7 +50,7 @@ class StageRunner:
         self.all_reused = True
 
     @property
-    def workers(self):
+    def workers(self) -> Workers:
         """The `Workers` of the run."""
         return self.runtime.workers
 
@@ -92,7 +94,9 @@ class StageRunner:
             settings: JSON-like dict of all settings that the result depends on.
             join: function of the same folder that all workers but the chief call while the chief
                 builds; None: they wait.
-            resumes, worker, num_workers: of `nsk.store.folders.build_or_reuse`.
+            resumes: as for `nsk.store.folders.build_or_reuse`.
+            worker: as for `nsk.store.folders.build_or_reuse`.
+            num_workers: as for `nsk.store.folders.build_or_reuse`.
             **inputs: the stages that it is built from, by role.
 
         Returns:
@@ -131,8 +135,8 @@ class StageRunner:
                 if not started:
                     workers.broadcast_from_chief(False, number)
             else:
-                started, chiefs_number = workers.broadcast_from_chief(False, 0)
-                if chiefs_number != number:
+                started, chief_number = workers.broadcast_from_chief(False, 0)
+                if chief_number != number:
                     raise UserError(
                         f"Worker {workers.index} has other data than worker 0 ({key.label} is not "
                         "the same stage): give all workers the same data."
@@ -146,7 +150,9 @@ class StageRunner:
 class ReadOnlyRunner(StageRunner):
     """Finds finished stages; a missing stage is a UserError."""
 
-    def build_or_reuse(self, name: str, build: Build, settings: dict | None = None, **options):
+    def build_or_reuse(
+        self, name: str, build: Build, settings: dict | None = None, **options: Any
+    ) -> StageFolder:
         """The finished stage; arguments as for `StageRunner.build_or_reuse`."""
         no_inputs = ("join", "resumes", "worker", "num_workers")
         inputs = {role: stage for role, stage in options.items() if role not in no_inputs}

@@ -44,7 +44,7 @@ class ScoringOptions:
 def score(
     runner: StageRunner, generation: int, teacher: StageFolder, images: StageFolder
 ) -> StageFolder | None:
-    """The stage that scores the unlabelled images, and dev, with a teacher.
+    """Returns the stage that scores the unlabelled images, and dev, with a teacher.
 
     Args:
         runner: the runner of stages.
@@ -153,7 +153,8 @@ def import_external_scores(
 
     Args:
         unlabeled: the unlabelled images.
-        folder, top_k: as for `score_shards`.
+        folder: where the score files are written, as by `score_shards`.
+        top_k: number of classes with a stored log-probability, the most probable ones; 0: all.
 
     Returns:
         dict of `scored`, the number of images, and `temperature`, which is None.

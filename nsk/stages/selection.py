@@ -36,7 +36,7 @@ LABELED_FILE = "labeled.parquet"
 def select(
     runner: StageRunner, generation: int, scores: StageFolder, images: StageFolder
 ) -> StageFolder:
-    """The stage that selects the unlabelled images that a student sees.
+    """Returns the stage that selects the unlabelled images that a student sees.
 
     Args:
         runner: the runner of stages.

@@ -50,7 +50,7 @@ def train(
     pseudo_labels: StageFolder | None = None,
     teacher: StageFolder | None = None,
 ) -> StageFolder:
-    """The stage that trains a teacher (generation 0), or a student.
+    """Returns the stage that trains a teacher (generation 0), or a student.
 
     Args:
         runner: the runner of stages.
@@ -92,7 +92,8 @@ def run_training(
         settings: the stage's hyperparameters.
         inputs: the stages that it is built from, by role, `images` among them.
         initial_weights: path of the initial weights; None: random ones.
-        pseudo, labeled_copies: see `Job`.
+        pseudo: the student's pseudo-labelled images; None for a teacher.
+        labeled_copies: copies in an epoch by the id of a labelled image; None: one each.
     """
     labeled, dev = (shard_set(inputs["images"], split) for split in ("labeled", "dev"))
     settings = settings.with_cache(labeled, dev, pseudo)
@@ -159,7 +160,7 @@ class Job:
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams of training images; each access opens them anew."""
+        """The streams of training images, opened again by every access."""
         return make_streams(self.settings, self.labeled, self.pseudo, self.labeled_copies)
 
 

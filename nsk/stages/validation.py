@@ -112,10 +112,10 @@ def _check_initial_weights(config, generation, model, teacher):
     logging.info(
         "Generation %d is initialised from %s: %s.", generation, init_from, ", ".join(details)
     )
-    foreign = describe_pixel_mismatch(model, given)
-    if foreign:
+    mismatch = describe_pixel_mismatch(model, given)
+    if mismatch:
         logging.warning(
-            "%s expects pixels of %s: training has to compensate for it.", init_from, foreign
+            "%s expects pixels of %s: training has to compensate for it.", init_from, mismatch
         )
 
 
@@ -143,15 +143,15 @@ def _check_budget(generation, settings):
 
 def _check_noise(settings):
     """UserError if the noise on the images is larger than the images."""
-    size, noises = settings.image_size, settings.noise
-    if noises.crop_mode == "reflect" and noises.crop_padding >= size:
+    size, image_noise = settings.image_size, settings.noise
+    if image_noise.crop_mode == "reflect" and image_noise.crop_padding >= size:
         raise UserError(
-            f"--crop_padding={noises.crop_padding} of images of {size} pixels: give less "
+            f"--crop_padding={image_noise.crop_padding} of images of {size} pixels: give less "
             "than their side, or --crop_mode=constant."
         )
-    if noises.cutout_side >= size:
+    if image_noise.cutout_side >= size:
         raise UserError(
-            f"--cutout_side={noises.cutout_side} of images of {size} pixels would cut out the "
+            f"--cutout_side={image_noise.cutout_side} of images of {size} pixels would cut out the "
             "whole image: give less than their side."
         )
 

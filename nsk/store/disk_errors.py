@@ -46,9 +46,12 @@ def _find_disk_error(error):
     """
     for candidate in filter(None, (error.__cause__, error)):
         if isinstance(candidate, OSError):
-            # A missing permission may concern other things than files.
-            about_files = candidate.filename or candidate.errno not in (errno.EACCES, errno.EPERM)
-            if candidate.errno in REMEDIES and about_files:
+            # Permissions may be missing for other things than files.
+            concerns_files = candidate.filename or candidate.errno not in (
+                errno.EACCES,
+                errno.EPERM,
+            )
+            if candidate.errno in REMEDIES and concerns_files:
                 return candidate.errno, candidate.filename
         elif type(candidate).__module__.startswith("tensorflow."):
             for code in REMEDIES:

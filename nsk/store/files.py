@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_once(path: Path, content: bytes) -> bytes:
-    """Writes a file unless it exists, and returns what it holds: the first of several writers wins.
+    """Writes a file unless it exists, and returns its content: the first of several writers wins.
 
     Args:
         path: path of the file.

@@ -4,7 +4,7 @@ A stage's folder is named after the fingerprint of its settings and its inputs' 
 
     gen1/student-3f9a1c04d2/
         stage.json      the manifest (`nsk.store.manifest`), written last
-        ...             what the stage makes
+        ...             the files of the stage
 
 A finished stage with the same fingerprint is reused; a changed setting builds a new folder beside
 the old one and never overwrites it. While a stage is being built its folder is called
@@ -49,7 +49,7 @@ class StageFolder:
         path: its folder.
         fingerprint: 10 hex digits that identify its settings and inputs.
         counts: what its build function returned: numbers and names, JSON-like.
-        reused: whether it was there before.
+        reused: whether it was finished before.
     """
 
     path: Path
@@ -81,6 +81,7 @@ class StageKey:
 
     @property
     def fingerprint(self) -> str:
+        """Ten hexadecimal digits that identify the name, settings and inputs."""
         inputs = {role: stage.fingerprint for role, stage in self.inputs.items()}
         return fingerprint(self.name, self.settings, inputs)
 
@@ -114,8 +115,9 @@ def build_or_reuse(
             other workers' shares are missing.
         resumes: whether `build` resumes from what an interrupted process left in the folder;
             otherwise the folder is empty.
-        worker, num_workers: several workers may fill one folder at the same time, with a `build`
-            that resumes; the worker that finds it complete publishes it.
+        worker: index of this worker, 0 to `num_workers` - 1.
+        num_workers: several workers may fill one folder at the same time, with a `build` that
+            resumes; the worker that finds it complete publishes it.
 
     Returns:
         The stage; None if `build` returned None.
@@ -134,7 +136,7 @@ def build_or_reuse(
             locks.enter_context(lock_folder(path, f".worker-{worker}-of-{num_workers}"))
         if path.exists():  # Finished by the process that held the lock before.
             return _reuse(key)
-        _prepare(partial, resumes, alone=num_workers == 1)
+        _prepare(partial, resumes, exclusive=num_workers == 1)
         started = time.time()
         counts = build(partial)
         if counts is None:
@@ -149,22 +151,22 @@ def build_or_reuse(
     return load_stage(path)
 
 
-def _prepare(partial, resumes, alone):
+def _prepare(partial, resumes, exclusive):
     """Makes the folder to build in; leaves in it only files that a resumed build can trust.
 
     Args:
         partial: the folder.
         resumes: whether the build resumes.
-        alone: whether no other process is building the stage.
+        exclusive: whether no other process may be building the stage.
     """
     if partial.exists() and not resumes:
         shutil.rmtree(partial)
-    if alone:  # Files of other processes may be about to be finished.
+    if exclusive:  # Files of other processes may be about to be finished.
         remove_unfinished(partial)
     partial.mkdir(exist_ok=True)
     (partial / MANIFEST).unlink(missing_ok=True)  # Left by a process stopped before the rename.
     for path in changed_since_written(partial):
-        if not alone:
+        if not exclusive:
             raise UserError(
                 f"{path} is damaged: stop the other workers, delete the file and run again."
             )

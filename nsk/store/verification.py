@@ -1,4 +1,4 @@
-"""Verification: are the files of finished stages as they were written?"""
+"""Verification: compares the files of finished stages with what was written."""
 
 import concurrent.futures
 import json
@@ -17,7 +17,7 @@ def find_damage(folder: Path) -> list[tuple[Path, str]]:
     """(path, reason) of each damaged file of a finished stage.
 
     Every file is read and compared with its SHA-256, several in parallel. Files that do not belong
-    to the stage, such as those of file managers, are no damage; see `foreign_files`.
+    to the stage, such as those of file managers, are not damage; see `foreign_files`.
 
     Raises:
         UserError: the manifest is missing or damaged.

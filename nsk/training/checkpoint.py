@@ -2,7 +2,7 @@
 
     student-3f9a1c04d2.checkpoints/step-000001200/
         arrays.npz          every variable's value, by number
-        checkpoint.json     step, further state, names, shapes and SHA-256; written last
+        checkpoint.json     step, additional state, names, shapes and SHA-256; written last
 
 A folder is written under another name and renamed when it is on disk. Its content is compared with
 its SHA-256 when it is read, so that a damaged checkpoint is reported and the one before it used:
@@ -67,7 +67,7 @@ class Checkpoints:
 
         Args:
             step: steps that were trained.
-            state: further state by name: arrays and JSON-like values.
+            state: additional state by name: arrays and JSON-like values.
             wait: whether to return only when the checkpoint is on disk.
             write: whether this process writes; the other workers only check that their variables
                 are finite.
@@ -125,7 +125,7 @@ class Checkpoints:
         """Restores the variables from the last intact checkpoint.
 
         Returns:
-            Its step and further state; None if there is none.
+            Its step and additional state; None if there is none.
 
         Raises:
             UserError: it is intact, but has other variables.
@@ -143,7 +143,7 @@ class Checkpoints:
         return None
 
     def restore_step(self, step: int) -> dict[str, Any]:
-        """Restores the variables from the checkpoint of a step, and returns its further state.
+        """Restores the variables from the checkpoint of a step, and returns its additional state.
 
         For workers that follow the chief: nothing is removed.
 
@@ -181,7 +181,7 @@ def write(path: Path, step: int, arrays: dict[str, np.ndarray], state: dict[str,
         path: its folder.
         step: steps that were trained.
         arrays: the values of variables by name.
-        state: further state by name: arrays and JSON-like values.
+        state: additional state by name: arrays and JSON-like values.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)

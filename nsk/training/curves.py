@@ -1,6 +1,9 @@
-"""TensorBoard curves of one training, and images as the network sees them."""
+"""TensorBoard curves of one training, and its images with noise."""
 
 import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +28,7 @@ class Curves:
         learning_rates: float32 array (num_steps,).
     """
 
-    def __init__(self, folder, learning_rates):
+    def __init__(self, folder: Path | None, learning_rates: np.ndarray):
         self._rates = learning_rates
         self._losses = np.zeros(len(learning_rates), np.float32)
         self._norms = np.zeros(len(learning_rates), np.float32)
@@ -39,7 +42,7 @@ class Curves:
         self._writer = tf.summary.create_file_writer(str(folder))
 
     @property
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """The content of the curves, for a checkpoint: a dict of arrays and JSON-like values."""
         return {
             "losses": self._losses[: self._steps].copy(),
@@ -48,24 +51,26 @@ class Curves:
             "evaluations": list(self._evaluations),
         }
 
-    def restore(self, state):
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Writes the curves from the `state` of an earlier process."""
         evaluations = iter(state["evaluations"])
-        speeds, following = state["speeds"], next(evaluations, None)
+        speeds, evaluation = state["speeds"], next(evaluations, None)
         for start in range(0, len(state["losses"]), self._every):
             window = slice(start, start + self._every)
             speed = speeds[len(self._speeds)] if len(self._speeds) < len(speeds) else 0.0
             self.add_steps(state["losses"][window], state["norms"][window], speed)
-            while following and following["step"] <= self._steps:
-                self._write_evaluation(following)
-                following = next(evaluations, None)
+            while evaluation and evaluation["step"] <= self._steps:
+                self._write_evaluation(evaluation)
+                evaluation = next(evaluations, None)
 
     @property
-    def last_evaluation(self):
+    def last_evaluation(self) -> dict[str, float | None]:
         """The metrics of the last evaluation; {} before the first one."""
         return self._evaluations[-1]["metrics"] if self._evaluations else {}
 
-    def add_steps(self, losses, norms, images_per_second):
+    def add_steps(
+        self, losses: Sequence[float], norms: Sequence[float], images_per_second: float
+    ) -> None:
         """Adds losses and gradient norms of the next steps, float32 (count,), and their speed."""
         after = self._steps + len(losses)
         self._losses[self._steps : after], self._norms[self._steps : after] = losses, norms
@@ -80,7 +85,7 @@ class Curves:
                 tf.summary.scalar("train/learning_rate", self._rates[step - 1], step)
                 tf.summary.scalar("train/images_per_second", images_per_second, step)
 
-    def add_images(self, streams):
+    def add_images(self, streams: Mapping[str, Mapping[str, tf.Tensor]]) -> None:
         """Writes training images, noise included: a sheet of the first images of each stream.
 
         Args:
@@ -90,7 +95,7 @@ class Curves:
             for name, stream in streams.items():
                 tf.summary.image(f"train/{name}_images", sheet(stream["image"])[None])
 
-    def add_evaluation(self, metrics):
+    def add_evaluation(self, metrics: dict[str, float | None]) -> None:
         """Adds dev metrics after the steps so far: a dict of floats, None if not defined."""
         self._write_evaluation({"step": self._steps, "metrics": metrics})
 
@@ -102,17 +107,17 @@ class Curves:
                     tf.summary.scalar(f"dev/{name}", value)
 
     @property
-    def final_loss(self):
+    def final_loss(self) -> float:
         """Mean loss of the last steps."""
         count = max(1, min(FINAL_STEPS, self._steps // 10))
         return float(self._losses[self._steps - count : self._steps].mean())
 
-    def close(self):
+    def close(self) -> None:
         """Closes the event file."""
         self._writer.close()
 
 
-def sheet(images):
+def sheet(images: tf.Tensor) -> tf.Tensor:
     """A sheet of the first images of a batch: at most 8 x 8, and fewer if they are large.
 
     Args:

@@ -1,10 +1,11 @@
 """Exponential moving average of a model's weights, BatchNorm's moving statistics included."""
 
+import keras
 import tensorflow as tf
 
 
-def ramped_decay(decay, num_updates):
-    """min(d, (1 + n) / (10 + n)): early averages quickly forget the initial weights.
+def ramped_decay(decay: float, num_updates: int | tf.Tensor) -> tf.Tensor:
+    """Decay after n updates, min(d, (1 + n) / (10 + n)): averages quickly forget initial weights.
 
     As in `tf.train.ExponentialMovingAverage(num_updates=...)`, which the paper's code uses.
     """
@@ -24,7 +25,7 @@ class ExponentialMovingAverage:
         decay: d in [0, 1).
     """
 
-    def __init__(self, model, decay):
+    def __init__(self, model: keras.Model, decay: float):
         self.decay = decay
         self._sources = [variable.value for variable in model.variables]
         self.averages = [
@@ -32,8 +33,8 @@ class ExponentialMovingAverage:
             for i, source in enumerate(self._sources)
         ]
 
-    def update(self, strategy, num_updates):
-        """average += (1 - d) (weight - average), outside of replicas, after step `num_updates`."""
+    def update(self, strategy: tf.distribute.Strategy, num_updates: int | tf.Tensor) -> None:
+        """Adds (1 - d) (weight - average) to each average after a step, outside of replicas."""
         rate = 1.0 - ramped_decay(self.decay, num_updates)
         for average, source in zip(self.averages, self._sources, strict=True):
             strategy.extended.update(
@@ -42,7 +43,7 @@ class ExponentialMovingAverage:
                 args=(source,),
             )
 
-    def copy_to(self, model):
+    def copy_to(self, model: keras.Model) -> None:
         """Assigns the averages to another model of the same architecture."""
         for variable, average in zip(model.variables, self.averages, strict=True):
             variable.assign(average)

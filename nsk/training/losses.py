@@ -9,8 +9,8 @@ Reference: Xie et al., 2020 (arXiv 1911.04252), section 3.
 import tensorflow as tf
 
 
-def label_targets(labels, num_classes, label_smoothing=0.0):
-    """(1 - e) one-hot + e / C.
+def label_targets(labels: tf.Tensor, num_classes: int, label_smoothing: float = 0.0) -> tf.Tensor:
+    """Label-smoothed targets, (1 - e) one-hot + e / C.
 
     Args:
         labels: int tensor (batch,).
@@ -25,8 +25,14 @@ def label_targets(labels, num_classes, label_smoothing=0.0):
 
 
 def pseudo_targets(
-    labels, log_probabilities, kind, *, temperature=1.0, smooth_epsilon=0.1, label_smoothing=0.0
-):
+    labels: tf.Tensor,
+    log_probabilities: tf.Tensor,
+    kind: str,
+    *,
+    temperature: float = 1.0,
+    smooth_epsilon: float = 0.1,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
     """Targets of a student from a teacher's predictions.
 
     Args:
@@ -54,7 +60,7 @@ def pseudo_targets(
     raise ValueError(f"kind={kind!r}: expected soft, hard or smooth.")
 
 
-def summed_cross_entropy(targets, logits, weights):
+def summed_cross_entropy(targets: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Sum over the rows of weight x cross entropy; float32 scalar.
 
     A sum, not a mean: the rows of one mean are on several replicas, so the trainer divides by the

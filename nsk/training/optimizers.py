@@ -1,6 +1,10 @@
 """Keras optimizers of the recipes, with the learning rate of every step from a table."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -11,13 +15,15 @@ class RateTable(keras.optimizers.schedules.LearningRateSchedule):
         rates: float32 array (num_steps,).
     """
 
-    def __init__(self, rates):
+    def __init__(self, rates: np.ndarray):
         self.rates = rates
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Learning rate of a step, counted from 0; after the table its last entry."""
         return tf.gather(self.rates, tf.minimum(tf.cast(step, tf.int32), len(self.rates) - 1))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The table, for the configuration of an optimizer."""
         return {"rates": [float(rate) for rate in self.rates]}
 
 
@@ -28,14 +34,23 @@ class TensorFlowRMSprop(keras.optimizers.RMSprop):
     root in both.
     """
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slots and initialises the mean squares to 1."""
         if not self.built:
             super().build(variables)
             for mean_square in self._velocities:
                 mean_square.assign(tf.ones_like(mean_square))
 
 
-def make_optimizer(name, rates, variables, *, momentum=0.9, nesterov=False, weight_decay=0.0):
+def make_optimizer(
+    name: str,
+    rates: np.ndarray,
+    variables: Sequence[keras.Variable],
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> keras.Optimizer:
     """A built Keras optimizer without clipping of its own (the trainer clips the global gradient).
 
     Args:
@@ -64,6 +79,6 @@ def make_optimizer(name, rates, variables, *, momentum=0.9, nesterov=False, weig
     return optimizer
 
 
-def is_decayed(variable):
+def is_decayed(variable: keras.Variable) -> bool:
     """Whether weight decay applies: to every trainable weight but BatchNorm's scale and offset."""
     return variable.name not in ("gamma", "beta")

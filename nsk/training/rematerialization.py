@@ -9,7 +9,7 @@ from nsk.models.blocks import block_name
 
 
 class Rematerialized:
-    """A network whose activations inside blocks are not kept for the backward pass.
+    """A network that does not keep the activations inside its blocks for the backward pass.
 
     Only the tensors between blocks are kept; the inside of a block is recomputed when the backward
     pass reaches it. Outputs and gradients equal those of the network, and so does the noise, which
@@ -22,10 +22,10 @@ class Rematerialized:
         [Chen et al., 2016](https://arxiv.org/abs/1604.06174)
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self._segments = [_recomputed(segment) for segment in segments(model)]
 
-    def __call__(self, images, training):
+    def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         """Logits of images; arguments as for the network."""
         features = images
         for segment in self._segments:
@@ -33,7 +33,7 @@ class Rematerialized:
         return features
 
 
-def segments(model):
+def segments(model: keras.Model) -> list[keras.Model]:
     """A network as a list of consecutive networks: stem, blocks and head."""
     borders = [model.input, *_find_borders(model), model.output]
     return [

@@ -1,21 +1,23 @@
 """The learning rate of every step of a training, computed in advance; pure NumPy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SCHEDULES = ("constant", "exponential", "multistep", "cosine")
 
 
 def learning_rates(
-    schedule,
-    peak,
-    num_steps,
+    schedule: str,
+    peak: float,
+    num_steps: int,
     *,
-    warmup_steps=0,
-    decay_steps=1.0,
-    decay_rate=0.97,
-    multistep_fractions=(0.5, 0.75),
-    multistep_factor=0.1,
-):
+    warmup_steps: int = 0,
+    decay_steps: float = 1.0,
+    decay_rate: float = 0.97,
+    multistep_fractions: Sequence[float] = (0.5, 0.75),
+    multistep_factor: float = 0.1,
+) -> np.ndarray:
     """Learning rate of each step.
 
     - constant: `peak`.

@@ -1,5 +1,6 @@
 """One training step of one replica: forward pass, backward pass, update."""
 
+import keras
 import tensorflow as tf
 
 from nsk import noise
@@ -8,6 +9,7 @@ from nsk.models.blocks import block_names
 from nsk.models.layers import stochastic_depth_names
 from nsk.training import optimizers
 from nsk.training.losses import summed_cross_entropy
+from nsk.training.recipe import Recipe
 from nsk.training.rematerialization import Rematerialized
 
 
@@ -15,26 +17,34 @@ class ReplicaStep:
     """A step on a replica's share of the global batch.
 
     With gradient accumulation (`accumulation_steps`) the share is divided into micro-batches, and
-    the sum of their gradients makes one update: the same as for the whole share, with the memory
-    of one micro-batch. The noise of an image, the loss's denominator, clipping and weight decay
-    depend on the global batch. Only BatchNorm sees a difference: it computes its statistics over a
+    one update is made with the sum of their gradients: the same as for the whole share, with the
+    memory of one micro-batch. The noise of an image, the loss's denominator, clipping and weight
+    decay depend on the global batch. Only BatchNorm differs: it computes its statistics over a
     micro-batch, and updates its moving averages with each.
 
     Args:
-        model, optimizer: of the trainer; create this object in the strategy's scope.
+        model: the network; create this object in the strategy's scope.
+        optimizer: a built optimizer of its trainable weights.
         recipe: `Recipe`.
         noise_key: int64 (2,), the stage's key.
         num_replicas: int.
     """
 
-    def __init__(self, model, optimizer, recipe, noise_key, num_replicas):
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.Optimizer,
+        recipe: Recipe,
+        noise_key: noise.Key,
+        num_replicas: int,
+    ):
         self._model, self._optimizer, self._recipe = model, optimizer, recipe
         self._noise_key, self._num_replicas = noise_key, num_replicas
         self._forward = model
         if recipe.rematerialize and block_names(model):
             self._forward = Rematerialized(model)
 
-    def __call__(self, streams, step):
+    def __call__(self, streams: tuple[dict[str, tf.Tensor], ...], step: tf.Tensor) -> tf.Tensor:
         """Runs the step, in a replica's context.
 
         Args:

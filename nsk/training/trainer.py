@@ -9,11 +9,16 @@ covers BatchNorm.
 import functools
 import math
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from nsk import stopping
+from nsk import noise, stopping
 from nsk.distributed import compilation
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
@@ -22,6 +27,7 @@ from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
+from nsk.training.recipe import Recipe
 from nsk.training.session import Session
 from nsk.training.step import ReplicaStep
 
@@ -41,7 +47,14 @@ class Trainer:
         jit_compile: auto | on | off, whether XLA compiles a replica's step, see `compilation`.
     """
 
-    def __init__(self, build_model, recipe, noise_key, runtime: Runtime, jit_compile="auto"):
+    def __init__(
+        self,
+        build_model: Callable[..., keras.Model],
+        recipe: Recipe,
+        noise_key: noise.Key,
+        runtime: Runtime,
+        jit_compile: str = "auto",
+    ):
         strategy = runtime.strategy
         self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
         self.workers.wait()  # Variables are created by all workers together.
@@ -69,7 +82,7 @@ class Trainer:
         self.published_model = build_model(synchronized=False)
 
     def _compilable(self, replica_step, jit_compile):
-        """A replica's step, compiled if a mode wants it and the strategy allows it."""
+        """A replica's step, compiled if the mode requires it and the strategy allows it."""
         is_compiled = compilation.is_compiled(jit_compile, self.strategy)
         if isinstance(self.strategy, tf.distribute.TPUStrategy):
             is_compiled = False  # The strategy itself compiles what runs on a replica.
@@ -81,7 +94,7 @@ class Trainer:
         return step
 
     def _retry_plain(self, error):
-        """Whether the first call failed because of XLA; then the next one runs without it."""
+        """Switches to steps without XLA if the first call failed; whether it has switched."""
         failed = self._replica_step.fall_back(error)
         if failed:
             self.run_steps = tf.function(self._run_steps)
@@ -89,15 +102,15 @@ class Trainer:
 
     def train(
         self,
-        make_batches,
+        make_batches: Callable[..., tf.data.Dataset],
         *,
-        evaluate,
-        evaluations,
-        summary_folder,
-        title,
-        checkpoint_folder,
-        checkpoint_seconds,
-    ):
+        evaluate: Callable[[], dict[str, float | None]],
+        evaluations: int,
+        summary_folder: Path,
+        title: str,
+        checkpoint_folder: Path,
+        checkpoint_seconds: float,
+    ) -> dict[str, Any]:
         """Runs all steps, from the last checkpoint if there is one.
 
         Args:
@@ -145,7 +158,7 @@ class Trainer:
                 session.add_steps(losses, norms, seconds)
                 if session.step in stops:
                     session.curves.add_evaluation(self.measured(evaluate, publish=True))
-                pace.take(count, seconds)
+                pace.update(count, seconds)
                 is_due, pace.steps, stopped = self._agree(
                     session.checkpoints.is_due, pace.steps, stop.requested
                 )
@@ -205,7 +218,7 @@ class Trainer:
         due, steps, stops = self.workers.sum(chief and is_due, chief * steps_per_call, stop)
         return bool(due), steps, bool(stops)
 
-    def variables(self):
+    def variables(self) -> dict[str, Any]:
         """All variables that a step changes, by name.
 
         Names are positions: Keras' own names number networks and optimizers in the order of their
@@ -220,7 +233,9 @@ class Trainer:
             for number, variable in enumerate(variables)
         }
 
-    def iterate(self, make_batches, first_step, num_steps):
+    def iterate(
+        self, make_batches: Callable[..., tf.data.Dataset], first_step: int, num_steps: int
+    ) -> Iterator:
         """An iterator over batches for `call_steps`; for `make_batches` see `train`."""
         make = functools.partial(make_batches, first_step, num_steps, self.workers.share)
         if self.strategy.num_replicas_in_sync == 1:
@@ -229,7 +244,9 @@ class Trainer:
             return iter(make())
         return iter(self.strategy.distribute_datasets_from_function(lambda _: make()))
 
-    def call_steps(self, batches, first_step, count):
+    def call_steps(
+        self, batches: Iterator, first_step: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`run_steps` for ints, with all workers; float32 arrays (count,)."""
         losses, norms = self.workers.call(
             self.run_steps, batches, tf.constant(first_step), tf.constant(count)
@@ -237,7 +254,9 @@ class Trainer:
         self._replica_step.succeeded()
         return losses.numpy(), norms.numpy()
 
-    def measured(self, evaluate, publish=False):
+    def measured(
+        self, evaluate: Callable[[], dict[str, float | None]], publish: bool = False
+    ) -> dict[str, float | None]:
         """Metrics of the published model; {} for all workers but the chief.
 
         Args:
@@ -251,8 +270,8 @@ class Trainer:
                 self.publish()
             return evaluate()
 
-    def publish(self):
-        """The published model, with the averaged weights if there is an average."""
+    def publish(self) -> keras.Model:
+        """Updates the published model, with the averaged weights if there is an average."""
         if self.average:
             self.average.copy_to(self.published_model)
         else:
@@ -266,8 +285,9 @@ class Trainer:
         """Several steps in one call.
 
         Args:
-            batches: iterator of `iterate`, whose next batch is that of `first_step`.
-            first_step, count: int32 scalar tensors.
+            batches: iterator of `iterate` that continues with the batch of `first_step`.
+            first_step: int32 scalar tensor, number of the first step, from 0.
+            count: int32 scalar tensor, number of steps.
 
         Returns:
             loss and gradient norm (L2 penalty included, before clipping) of each step, float32
@@ -294,14 +314,14 @@ class Pace:
         self.steps = 1
         self._compiled = False
 
-    def take(self, count, seconds):
+    def update(self, count: int, seconds: float) -> None:
         """Adapts to the time of the last call of `count` steps; the first call also compiles."""
         if self._compiled:
             self.steps = max(1, math.ceil(SECONDS_PER_CALL * count / seconds))
         self._compiled = True
 
 
-def evaluation_steps(num_steps, evaluations):
-    """Set of the steps after which a training is evaluated: evenly spread, including the last."""
+def evaluation_steps(num_steps: int, evaluations: int) -> set[int]:
+    """The steps after which a training is evaluated: evenly spread, including the last."""
     evaluations = min(evaluations, num_steps)
     return {round(num_steps * (i + 1) / evaluations) for i in range(evaluations)}

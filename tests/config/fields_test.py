@@ -258,7 +258,7 @@ def configs():
     return random_configs(400)
 
 
-def test_the_conditions_here_are_those_of_all_settings():
+def test_the_tested_conditions_are_those_of_all_settings():
     assert set(CONDITIONAL) == set(CONDITIONS)
 
 

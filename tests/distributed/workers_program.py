@@ -54,7 +54,7 @@ def build_model(synchronized):
 
 
 def batches(first_step, num_steps, share=WHOLE):
-    """Each step has the same 16 images, of which each replica gets its part."""
+    """Each step has the same 16 images, and each replica gets its share of them."""
     random = np.random.default_rng(0)
     (positions,) = share.positions([16])
     labels = random.integers(10, size=16)[positions]

@@ -97,7 +97,7 @@ def test_sums_and_broadcasts_of_two_workers(output_of_cases):
         assert f"received [3, 2, {2**41}] [7]\n" in output
 
 
-OTHER_REPORTS = "Another worker reports why it cannot teach"
+OTHER_REPORTS = "The generation has failed on another worker, which reports why"
 
 
 def test_an_error_of_either_worker_is_raised_on_both(output_of_cases):
@@ -119,7 +119,7 @@ def test_a_stop_during_the_last_evaluation_stops_both(tmp_path):
     assert all("stopped after step 60 of 60" in log for log in logs)
 
 
-def test_a_lost_worker_is_noticed_before_training(tmp_path):
+def test_a_lost_worker_is_detected_before_training(tmp_path):
     codes, logs = run(tmp_path, "lost_before_the_trainer")
     assert codes == [STOPPED, 9], logs
     assert "nsk: another worker has ended" in logs[0]

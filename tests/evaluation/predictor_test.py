@@ -154,7 +154,7 @@ def compiles(predict, size):
 
 
 @pytest.mark.parametrize("views", ["image", "mirror"])
-def test_compiled_predictions_are_the_plain_ones(views):
+def test_compiled_predictions_equal_those_without_xla(views):
     model = noisy_model()
     plain, compiled = (Predictor(model, 40, None, views, mode) for mode in ("off", "on"))
     for count in (1, 40, 75):
@@ -167,7 +167,7 @@ def test_compiled_predictions_are_the_plain_ones(views):
     assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
 
 
-def test_a_model_that_cannot_be_compiled_predicts_plain():
+def test_a_model_that_cannot_be_compiled_predicts_without_xla():
     pixels = keras.Input([8, 8, 3])
     features = keras.layers.Lambda(
         lambda inputs: tf.ensure_shape(

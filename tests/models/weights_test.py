@@ -36,7 +36,7 @@ def flip_bit(path, position):
     path.write_bytes(bytes(content))
 
 
-def test_the_folder_of_a_stage_stands_for_its_model(network, tmp_path):
+def test_the_folder_of_a_stage_is_a_path_of_its_model(network, tmp_path):
     (tmp_path / "teacher-0123456789").mkdir()
     network.save(tmp_path / "teacher-0123456789" / "model.keras")
     read = weights.read(tmp_path / "teacher-0123456789")

@@ -77,7 +77,7 @@ def test_a_scope_gives_every_replica_its_rows_of_the_global_draw():
     assert len(np.unique(whole)) == whole.size
 
 
-def test_a_scope_tells_layers_and_steps_apart_and_nothing_else():
+def test_draws_within_a_scope_differ_only_by_layer_and_step():
     def draw(key, name):
         with noise.scope(key, tf.range(4), 4):
             return tuple(noise.example_uniform(name, 4).numpy())
@@ -126,7 +126,7 @@ def test_a_scope_holds_for_its_own_thread_alone():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_noise_of_a_step_is_that_of_native_operations_plain_and_compiled(compiled):
+def test_noise_of_a_step_is_that_of_native_operations_with_and_without_xla(compiled):
     """Of an odd global batch, drawn together and layer by layer."""
     positions = tf.constant([0, 3, 4, 12])
 

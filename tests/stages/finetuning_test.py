@@ -92,7 +92,7 @@ def test_frozen_layers_are_equal_bit_for_bit_and_the_others_learn(
             assert np.array_equal(before, after) == layer.name.startswith(frozen), layer.name
 
 
-def test_its_images_are_clean_and_its_learning_rate_decays_to_zero(finished):
+def test_fine_tuning_has_clean_images_and_a_learning_rate_that_decays_to_zero(finished):
     workdir, _ = finished
     settings = manifest(workdir, "gen1/finetune-*")["settings"]
     noises = (

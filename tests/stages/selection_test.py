@@ -296,7 +296,7 @@ def test_missing_and_damaged_score_files_are_user_errors(tmp_path, labeled, whic
         select_images(PAPER, 0, paths, scores / "dev.parquet", labeled, tmp_path / "selection")
 
 
-def test_starved_classes_are_named_in_a_warning(tmp_path, labeled, caplog):
+def test_classes_without_pseudo_labels_are_named_in_a_warning(tmp_path, labeled, caplog):
     scores = make_scores(tmp_path / "scores")
     with caplog.at_level(logging.WARNING):
         run(PAPER, scores, labeled, tmp_path / "first")

@@ -344,7 +344,7 @@ def outcomes_of_checkpoints(interrupted_training):
     return collect_outcomes(interrupted_training, CHECKPOINT_FILES, outcome_of)
 
 
-def test_the_previous_one_of_a_damaged_checkpoint_is_used(outcomes_of_checkpoints):
+def test_the_checkpoint_before_a_damaged_one_is_used(outcomes_of_checkpoints):
     outcomes = {name: outcome for (_, name), outcome in outcomes_of_checkpoints.items()}
     assert outcomes.pop("cut between records") == IMPOSSIBLE
     assert outcomes.pop("two swapped") == WARNED  # Both are damaged.

@@ -239,7 +239,7 @@ def test_the_closest_match_of_an_unfinished_stage_is_itself(tmp_path):
     assert describe_closest_match(key) == " (it is unfinished)"
 
 
-def test_stages_whose_manifest_cannot_be_read_are_not_the_closest_match(tmp_path, monkeypatch):
+def test_stages_with_an_unreadable_manifest_are_not_the_closest_match(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "FORMAT", FORMAT - 1)
     build_or_reuse(scores_key(tmp_path, {"seed": 1}), write_result)
     monkeypatch.undo()
@@ -297,7 +297,7 @@ def test_a_file_without_recorded_digest_is_rebuilt(tmp_path, caplog):
     assert "0.txt is damaged: it is rebuilt" in caplog.text
 
 
-def test_swapped_files_of_the_same_size_are_noticed(tmp_path):
+def test_swapped_files_of_the_same_size_are_detected(tmp_path):
     def build(folder):
         for name in "ab":
             if not (folder / name).exists():

@@ -83,7 +83,7 @@ def finish(process):
     return process.communicate("write\n", timeout=120)[0].strip()
 
 
-def test_a_second_process_is_refused_and_told_the_owner(tmp_path, start):
+def test_a_second_process_is_refused_with_the_name_of_the_owner(tmp_path, start):
     owner = start()
     with pytest.raises(UserError) as error:
         build_here(tmp_path, must_not_build)
@@ -122,7 +122,7 @@ def test_workers_share_a_stage_and_the_last_one_publishes_it(tmp_path, start):
     assert names == ["0.txt", "1.txt", "2.txt", "3.txt", "stage.json"]
 
 
-def test_the_same_worker_twice_is_refused(tmp_path, start):
+def test_a_duplicated_worker_is_refused(tmp_path, start):
     first = start(1, 3, total=2)
     with pytest.raises(UserError, match=f"is being built by process {first.pid} on"):
         build_here(tmp_path, must_not_build, 1, 3)

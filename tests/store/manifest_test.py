@@ -50,7 +50,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     assert read == CONTENT
 
 
-def test_every_change_to_a_manifest_is_noticed(tmp_path):
+def test_every_change_to_a_manifest_is_detected(tmp_path):
     manifest.write_manifest(tmp_path, CONTENT)
     path = tmp_path / MANIFEST
     text = path.read_text()

@@ -73,7 +73,7 @@ def test_a_damaged_manifest_is_a_user_error(scores):
             function(scores)
 
 
-def test_foreign_files_are_no_damage(scores, tmp_path, caplog):
+def test_foreign_files_are_not_damage(scores, tmp_path, caplog):
     paths = [scores / ".DS_Store", scores / "unlabeled" / "notes.txt"]
     for path in paths:
         path.write_text("")

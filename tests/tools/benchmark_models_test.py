@@ -23,14 +23,16 @@ def test_the_same_network_is_timed_on_both_sides(capsys):
 @pytest.mark.slow
 def test_the_memory_of_every_way_to_train_is_measured():
     def run(*arguments):
-        # In a process between, whose children do not take over how large this one was.
+        # In an intermediate process, as ru_maxrss of a child starts at the size of its parent.
         command = [sys.executable, "-m", "tools.benchmark_step_memory", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = run("--model=convnet5", "--image_size=16", "--batch=4")
     result = json.loads(done.stdout.splitlines()[-1])
     assert list(result) == list(benchmark_step_memory.WAYS)
-    assert all(one["mebibytes"] > 0 and one["seconds"] >= 0 for one in result.values())
+    assert all(
+        measured["mebibytes"] > 0 and measured["seconds"] >= 0 for measured in result.values()
+    )
     wrong = run("--model=convnet55")
     assert wrong.returncode == 2 and "unknown network 'convnet55'" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
@@ -48,7 +50,7 @@ def test_keras_network_is_ours_without_noise():
     "arguments, message",
     [(["--parts=jax"], "--parts=jax"), (["--parts=pytorch"], "pip install torch")],
 )
-def test_what_cannot_be_compared_with_is_told_in_one_line(arguments, message, capsys, monkeypatch):
+def test_an_unavailable_comparison_is_reported_in_one_line(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stopped:
         benchmark_models.main(arguments)

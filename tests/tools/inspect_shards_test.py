@@ -181,7 +181,7 @@ def test_the_command(workdir, tmp_path):
     cut(path)
     refused = run(workdir, "--verify")
     assert refused.returncode == 2
-    assert refused.stderr == "nsk: 1 damaged file in 2 shard sets: make it again.\n"
+    assert refused.stderr == "nsk: 1 damaged file in 2 shard sets: rebuild it.\n"
 
 
 @pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "folder.png", "file/sheet.png"])

@@ -40,10 +40,12 @@ def test_scores_are_joined_with_the_sealed_truth_by_id(tmp_path):
         ["image/1/0", "image/0/3"], log_probabilities, 0, np.float32([0.7, 0.8])
     )
     write_predictions(scores.path / "unlabeled/00000.parquet", predictions)
-    judged = threshold_table.read_unlabeled(images, scores)
-    assert judged.labels.tolist() == [2] and judged.truth.tolist() == [2]  # image/1/0 is unknown.
-    np.testing.assert_allclose(judged.confidences["confidence"], [0.6])
-    np.testing.assert_allclose(judged.confidences["calibrated_confidence"], [0.8])
+    predictions = threshold_table.read_unlabeled(images, scores)
+    assert predictions.labels.tolist() == [2] and predictions.truth.tolist() == [
+        2
+    ]  # image/1/0 is unknown.
+    np.testing.assert_allclose(predictions.confidences["confidence"], [0.6])
+    np.testing.assert_allclose(predictions.confidences["calibrated_confidence"], [0.8])
 
 
 def write(path, labels, confidences, truth=None):

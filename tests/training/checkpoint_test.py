@@ -10,7 +10,7 @@ from nsk.training import checkpoint
 from nsk.training.checkpoint import Checkpoints
 
 
-def variables(seed=0):
+def make_variables(seed=0):
     random = np.random.default_rng(seed)
     return {
         "model/0/dense/kernel": tf.Variable(random.normal(size=(3, 4)).astype(np.float32)),
@@ -19,8 +19,8 @@ def variables(seed=0):
     }
 
 
-def values(these):
-    return {name: one.numpy().copy() for name, one in these.items()}
+def values(variables):
+    return {name: variable.numpy().copy() for name, variable in variables.items()}
 
 
 def assert_equal(received, expected):
@@ -30,54 +30,54 @@ def assert_equal(received, expected):
         np.testing.assert_array_equal(received[name], value, err_msg=name)
 
 
-REMEMBERED = {"seconds": 2.5, "losses": np.float32([1, 0.5]), "evaluations": [{"step": 3}]}
+STATE = {"seconds": 2.5, "losses": np.float32([1, 0.5]), "evaluations": [{"step": 3}]}
 
 
 def saved(folder, steps=(7,)):
-    """Variables of which each step's checkpoint holds those of the seed of its number."""
-    these = variables()
-    checkpoints = Checkpoints(folder, these, 1e9)
+    """Saves a checkpoint for each step, with the variables of the seed `step`."""
+    variables = make_variables()
+    checkpoints = Checkpoints(folder, variables, 1e9)
     for step in steps:
-        for name, one in variables(step).items():
-            these[name].assign(one)
-        checkpoints.save(step, REMEMBERED)
+        for name, variable in make_variables(step).items():
+            variables[name].assign(variable)
+        checkpoints.save(step, STATE)
     checkpoints.finish()
-    return these
+    return variables
 
 
-def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+def test_saved_variables_are_restored_exactly(tmp_path):
     expected = values(saved(tmp_path))
-    these = variables(99)
-    step, remembered = Checkpoints(tmp_path, these, 1.0).restore()
+    variables = make_variables(99)
+    step, state = Checkpoints(tmp_path, variables, 1.0).restore()
     assert step == 7
-    assert_equal(values(these), expected)
-    assert remembered["seconds"] == 2.5 and remembered["evaluations"] == [{"step": 3}]
-    np.testing.assert_array_equal(remembered["losses"], REMEMBERED["losses"])
+    assert_equal(values(variables), expected)
+    assert state["seconds"] == 2.5 and state["evaluations"] == [{"step": 3}]
+    np.testing.assert_array_equal(state["losses"], STATE["losses"])
 
 
 def test_without_a_checkpoint_nothing_changes(tmp_path):
-    these = variables()
-    before = values(these)
-    assert Checkpoints(tmp_path / "none", these, 1.0).restore() is None
-    assert_equal(values(these), before)
+    variables = make_variables()
+    before = values(variables)
+    assert Checkpoints(tmp_path / "none", variables, 1.0).restore() is None
+    assert_equal(values(variables), before)
 
 
-def test_the_last_two_are_kept(tmp_path):
+def test_the_last_two_checkpoints_are_kept(tmp_path):
     saved(tmp_path, steps=(1, 2, 30, 400))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000030", "step-000000400"]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
-    """What is saved are the values of the moment, however the variables change meanwhile."""
-    these = variables()
-    expected = values(these)
-    checkpoints = Checkpoints(tmp_path, these, 1e9)
+def test_training_continues_while_a_checkpoint_is_written(tmp_path):
+    """The saved values are those at the call, although the variables change meanwhile."""
+    variables = make_variables()
+    expected = values(variables)
+    checkpoints = Checkpoints(tmp_path, variables, 1e9)
     checkpoints.save(5, {})
-    for one in these.values():
-        one.assign_add(tf.ones_like(one))
+    for variable in variables.values():
+        variable.assign_add(tf.ones_like(variable))
     checkpoints.finish()
-    assert Checkpoints(tmp_path, these, 1e9).restore()[0] == 5
-    assert_equal(values(these), expected)
+    assert Checkpoints(tmp_path, variables, 1e9).restore()[0] == 5
+    assert_equal(values(variables), expected)
 
 
 def flip(path):
@@ -108,25 +108,27 @@ def edit(path):
 
 @pytest.mark.parametrize("file", [checkpoint.ARRAYS, checkpoint.MANIFEST])
 @pytest.mark.parametrize("damage", [flip, cut, empty, delete, edit])
-def test_a_damaged_one_is_told_and_the_one_before_is_used(tmp_path, caplog, file, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
+    tmp_path, caplog, file, damage
+):
     saved(tmp_path, steps=(7, 8))
     damage(tmp_path / "step-000000008" / file)
-    these = variables(99)
-    step, _ = Checkpoints(tmp_path, these, 1.0).restore()
+    variables = make_variables(99)
+    step, _ = Checkpoints(tmp_path, variables, 1.0).restore()
     assert step == 7
-    assert_equal(values(these), values(variables(7)))
+    assert_equal(values(variables), values(make_variables(7)))
     assert "step-000000008 is damaged" in caplog.text
     assert not (tmp_path / "step-000000008").exists()
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     saved(tmp_path)
     random = np.random.default_rng(0)
     for path in sorted((tmp_path / "step-000000007").iterdir()):
         whole = path.read_bytes()
-        for place in random.choice(8 * (len(whole) - 1), 200, replace=False):
+        for bit in random.choice(8 * (len(whole) - 1), 200, replace=False):
             damaged = bytearray(whole)
-            damaged[place // 8] ^= 1 << (place % 8)
+            damaged[bit // 8] ^= 1 << (bit % 8)
             path.write_bytes(damaged)
             with pytest.raises(ValueError):
                 checkpoint.read(path.parent)
@@ -134,40 +136,40 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     checkpoint.read(tmp_path / "step-000000007")
 
 
-def test_one_of_other_variables_is_refused_and_kept(tmp_path):
+def test_a_checkpoint_of_other_variables_is_refused_and_kept(tmp_path):
     saved(tmp_path)
-    others = {**variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
+    other_variables = {**make_variables(), "model/1/dense/bias": tf.Variable(np.zeros(5))}
     with pytest.raises(UserError, match=r"has other variables .*: delete the folder"):
-        Checkpoints(tmp_path, others, 1.0).restore()
-    assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
+        Checkpoints(tmp_path, other_variables, 1.0).restore()
+    assert Checkpoints(tmp_path, make_variables(), 1.0).restore()[0] == 7
 
 
-def test_what_a_stopped_process_left_is_removed(tmp_path):
+def test_files_of_a_stopped_process_are_removed(tmp_path):
     saved(tmp_path)
-    left = tmp_path / "step-000000009.123.unfinished"
-    left.mkdir()
-    (left / checkpoint.ARRAYS).write_bytes(b"half")
-    assert Checkpoints(tmp_path, variables(), 1.0).restore()[0] == 7
-    assert not left.exists()
+    unfinished = tmp_path / "step-000000009.123.unfinished"
+    unfinished.mkdir()
+    (unfinished / checkpoint.ARRAYS).write_bytes(b"half")
+    assert Checkpoints(tmp_path, make_variables(), 1.0).restore()[0] == 7
+    assert not unfinished.exists()
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    these = variables()
-    these["model/1/dense/bias"].assign([0, np.nan, 0, 0])
+    variables = make_variables()
+    variables["model/1/dense/bias"].assign([0, np.nan, 0, 0])
     with pytest.raises(GenerationFailedError, match="dense/bias is not finite after step 3"):
-        Checkpoints(tmp_path, these, 1.0).save(3, {})
+        Checkpoints(tmp_path, variables, 1.0).save(3, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_refuses_is_told(tmp_path):
+def test_a_disk_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    checkpoints = Checkpoints(tmp_path / "file", variables(), 1.0)
+    checkpoints = Checkpoints(tmp_path / "file", make_variables(), 1.0)
     with pytest.raises(OSError):
         checkpoints.save(1, {}, wait=True)
 
 
-def test_the_next_one_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
-    checkpoints = Checkpoints(tmp_path, variables(), 0.0)
+def test_the_next_checkpoint_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
+    checkpoints = Checkpoints(tmp_path, make_variables(), 0.0)
     assert checkpoints.is_due
     started = time.monotonic()
     checkpoints.save(1, {}, wait=True)
@@ -175,7 +177,7 @@ def test_the_next_one_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_
     assert not checkpoints.is_due
     assert checkpoints.seconds_spent <= spent
     assert checkpoints._due - time.monotonic() > 50 * checkpoints.seconds_spent
-    assert not Checkpoints(tmp_path, variables(), 60.0).is_due
+    assert not Checkpoints(tmp_path, make_variables(), 60.0).is_due
 
 
 def test_a_manifest_is_readable(tmp_path):
@@ -183,4 +185,4 @@ def test_a_manifest_is_readable(tmp_path):
     text = (tmp_path / "step-000000007" / checkpoint.MANIFEST).read_text()
     manifest = json.loads(text[: text.rindex("\n", 0, -1)])
     assert manifest["step"] == 7
-    assert manifest["variables"] == list(variables())
+    assert manifest["variables"] == list(make_variables())

@@ -1,4 +1,4 @@
-"""Steps that XLA compiles are those that run plain, noise included."""
+"""Steps give the same results with and without XLA, noise included."""
 
 import functools
 
@@ -76,17 +76,17 @@ def is_compiled(trainer):
         ),
     ],
 )
-def test_the_loss_of_a_step_of_every_family_is_the_same_plain_and_compiled(name, side):
+def test_the_loss_of_a_step_of_every_family_is_the_same_with_and_without_xla(name, side):
     plain, compiled = (trained(name, side, mode)[0] for mode in ("off", "on"))
     np.testing.assert_allclose(compiled, plain, rtol=1e-5)
 
 
-def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
+def test_several_steps_and_their_weights_are_the_same_with_and_without_xla():
     plain, compiled = (trained("resnet8", 8, mode, num_steps=3) for mode in ("off", "on"))
     assert not is_compiled(plain[2])
     assert is_compiled(compiled[2])
-    for ours, theirs in zip(plain[:2], compiled[:2], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    for expected, received in zip(plain[:2], compiled[:2], strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4)
     assert len(set(plain[0])) == 3
     for name, variable in plain[2].variables().items():
         np.testing.assert_allclose(
@@ -101,7 +101,7 @@ def test_several_steps_and_their_weights_are_the_same_plain_and_compiled():
         pytest.param({"rematerialize": True}, marks=pytest.mark.slow),
     ],
 )
-def test_parts_and_recomputed_blocks_are_compiled_as_well(changes):
+def test_micro_batches_and_recomputed_blocks_are_compiled_as_well(changes):
     plain, compiled = (trained("resnet8", 8, mode, **changes) for mode in ("off", "on"))
     assert is_compiled(compiled[2])
     np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-5)
@@ -127,7 +127,7 @@ def linear_on_the_host(synchronized=False):
 
 
 def numbered_batches(first_step, num_steps, share=WHOLE):
-    """Batches whose images are black but for the step's number."""
+    """Batches of images in which every value is the number of the step."""
     streams = first_batch(8)
     images = [np.full((num_steps, *stream["image"].shape), 0, np.uint8) for stream in streams]
     for number in range(num_steps):
@@ -170,18 +170,18 @@ def train(jit_compile, folder, monkeypatch):
     return losses, warnings
 
 
-def test_what_cannot_be_compiled_runs_plain_and_loses_no_batch(tmp_path, monkeypatch):
-    plain, nothing = train("off", tmp_path / "plain", monkeypatch)
+def test_a_step_that_cannot_be_compiled_runs_without_xla_and_loses_no_batch(tmp_path, monkeypatch):
+    plain, no_warnings = train("off", tmp_path / "plain", monkeypatch)
     fallen_back, warnings = train("on", tmp_path / "compiled", monkeypatch)
     assert len(plain) == 4 and len(set(plain)) == 4
     np.testing.assert_array_equal(fallen_back, plain)
-    assert not nothing
+    assert not no_warnings
     ((message, title, reason),) = warnings
     assert "without XLA" in message and title == "Training steps of linear"
     assert reason.startswith("Detected unsupported operations") and "PyFunc" in reason
 
 
-def test_replicas_run_plain_and_the_log_says_why(monkeypatch):
+def test_replicas_run_without_xla_and_the_log_says_why(monkeypatch):
     warnings = []
     monkeypatch.setattr(
         "nsk.distributed.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
@@ -190,4 +190,4 @@ def test_replicas_run_plain_and_the_log_says_why(monkeypatch):
     ((_, _, reason),) = warnings
     assert reason.startswith("MirroredStrategy sums gradients")
     make_trainer("convnet5", 8, "auto", strategy="mirrored")
-    assert len(warnings) == 1  # Nothing was wanted on the CPU.
+    assert len(warnings) == 1  # On the CPU, `auto` does not compile.

@@ -41,12 +41,12 @@ def test_averages_of_all_variables_equal_numpy(strategy_name):
             expected[i] = expected[i] + rate * (variable.numpy() - expected[i])
         update(strategy, tf.constant(step))
 
-    kept = [variable.numpy() for variable in model.variables]
+    weights = [variable.numpy() for variable in model.variables]
     other = build()
     average.copy_to(other)
     for path, variable, value in zip(paths, other.variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-4, atol=1e-6, err_msg=path)
-    for variable, value in zip(model.variables, kept, strict=True):  # Training goes on undisturbed.
+    for variable, value in zip(model.variables, weights, strict=True):  # The model is unchanged.
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
@@ -58,7 +58,7 @@ def test_every_replica_holds_the_average():
     for variable in model.variables:
         variable.assign(tf.fill(variable.shape, 3.0))
     tf.function(average.update)(strategy, tf.constant(5))
-    for one in average.averages:
-        first, second = strategy.experimental_local_results(one)
+    for variable in average.averages:
+        first, second = strategy.experimental_local_results(variable)
         np.testing.assert_array_equal(first, second)
         assert first.device != second.device

@@ -1,9 +1,9 @@
-"""Trains some steps under one strategy; run by `equality_test.py`, in processes of its own.
+"""Trains some steps under one strategy; run by `equality_test.py` in separate processes.
 
     python tests/training/equality_program.py STRATEGY NETWORK PRECISION STEPS RATE FILE
 
-FILE, an .npz, gets losses, norms, weights and averages. Everything that training can do is on:
-noise on images and in layers, synchronised BatchNorm, averages, clipping, weight decay and unequal
+Writes losses, norms, weights and averages to FILE, an .npz. All features of training are on: noise
+on images and in layers, synchronised BatchNorm, averages, clipping, weight decay and different
 weights of images.
 """
 
@@ -53,8 +53,10 @@ def main(name, network, precision, steps, rate, path):
     losses, norms = (np.concatenate(parts) for parts in zip(first, rest, strict=True))
     averages = trainer.publish().get_weights()
     if trainer.workers.is_chief:
-        arrays = {f"weight {i}": one.numpy() for i, one in enumerate(trainer.model.variables)}
-        arrays |= {f"average {i}": one for i, one in enumerate(averages)}
+        arrays = {
+            f"weight {i}": variable.numpy() for i, variable in enumerate(trainer.model.variables)
+        }
+        arrays |= {f"average {i}": average for i, average in enumerate(averages)}
         np.savez(path, losses=losses, norms=norms, **arrays)
     trainer.workers.wait()
 

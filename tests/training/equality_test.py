@@ -10,12 +10,12 @@ import pytest
 from tools import start_workers
 
 PROGRAM = Path(__file__).with_name("equality_program.py")
-MEASURED = {"losses": 1e-6, "norms": 1e-6}  # They are float32.
+MEASURED = {"losses": 1e-6, "norms": 1e-6}  # Relative tolerances: these are float32.
 KINDS = {"one": 1, "mirrored": 1, "multi_worker": 2}  # Processes of each.
 
 
 def train(folder, name, network, precision, steps=100, rate=0.1):
-    """What the program's processes leave: a dict of arrays."""
+    """Results of the program's processes: a dict of arrays."""
     path, logs = folder / f"{name}.npz", [folder / f"{name}-{i}" for i in range(KINDS[name])]
     # The program's own folder is on Python's path, the project's is not.
     start = f"import runpy, sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); "
@@ -27,31 +27,34 @@ def train(folder, name, network, precision, steps=100, rate=0.1):
         return dict(arrays)
 
 
-def assert_equal(first, second, tolerance, **of_arrays):
-    """Equal to a tolerance relative to each array's largest; some may have one of their own.
+def assert_equal(first, second, tolerance, **tolerances_by_name):
+    """Compares arrays with tolerances relative to their largest values.
 
-    A bias in front of BatchNorm has no gradient but rounding's: 1e-3 is the least to compare with.
+    The gradient of a bias before BatchNorm is only rounding errors: values below 1e-3 count as
+    1e-3.
     """
     assert first.keys() == second.keys()
-    for name, ours in first.items():
-        relative = of_arrays.get(name, tolerance)
-        difference = np.abs(ours - second[name]).max()
-        assert difference <= relative * max(np.abs(ours).max(), 1e-3), (name, difference)
+    for name, array in first.items():
+        relative = tolerances_by_name.get(name, tolerance)
+        difference = np.abs(array - second[name]).max()
+        assert difference <= relative * max(np.abs(array).max(), 1e-3), (name, difference)
 
 
 def test_two_devices_and_two_processes_train_as_one(tmp_path):
     outcomes = {name: train(tmp_path, name, "small_noisy", "float64") for name in KINDS}
-    one = outcomes["one"]
+    single = outcomes["one"]
     for name in ("mirrored", "multi_worker"):
-        assert_equal(one, outcomes[name], 1e-9, **MEASURED)
-    # It would prove little had nothing happened: every step is clipped, averages lag behind.
-    assert one["norms"].min() > 0.25
-    assert one["losses"][-10:].mean() < one["losses"][:10].mean()
+        assert_equal(single, outcomes[name], 1e-9, **MEASURED)
+    # The training did something: every step is clipped, and averages lag behind.
+    assert single["norms"].min() > 0.25
+    assert single["losses"][-10:].mean() < single["losses"][:10].mean()
     pairs = [
-        (one[name], one[name.replace("weight", "average")]) for name in one if "weight" in name
+        (single[name], single[name.replace("weight", "average")])
+        for name in single
+        if "weight" in name
     ]
     assert sum(np.abs(weight - average).max() > 1e-4 for weight, average in pairs) >= 5
-    # Both divide the work alike.
+    # Both divide the work in the same way.
     assert_equal(outcomes["mirrored"], outcomes["multi_worker"], 1e-12, **MEASURED)
 
 
@@ -60,8 +63,8 @@ def test_two_devices_and_two_processes_train_as_one(tmp_path):
     ("precision", "rate", "tolerances"),
     [
         ("float64", 0.1, {"tolerance": 1e-9, **MEASURED}),
-        # A rounding error that turns a single ReLU on or off grows, faster at higher rates: that is
-        # chaos, which says nothing about the formulas.
+        # A rounding error that switches a single ReLU grows chaotically, faster at higher rates:
+        # weights are not compared.
         ("float32", 0.01, {"tolerance": np.inf, "losses": 1e-3}),
     ],
 )
@@ -79,5 +82,5 @@ def test_a_network_of_kerascv_trains_the_same_on_two_devices(tmp_path):
     outcomes = [
         train(tmp_path, name, "noisy_kerascv", "float64", steps=5) for name in ("one", "mirrored")
     ]
-    # Float32 is left in the pooling, and goes through more layers than above.
+    # The pooling is float32, and followed by more layers than above.
     assert_equal(*outcomes, 1e-7, **MEASURED)

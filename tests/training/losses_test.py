@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from nsk.training import losses
 
-# Two teachers' predictions: a sure one, and one whose second choice is close.
+# Predictions of two images: a confident one, and one with a close second class.
 PROBABILITIES = np.array([[0.90, 0.06, 0.03, 0.01], [0.20, 0.38, 0.02, 0.40]], np.float32)
 LOG_PROBABILITIES = np.log(PROBABILITIES)
 

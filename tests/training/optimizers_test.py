@@ -1,4 +1,4 @@
-"""Each optimizer against its formula in NumPy, over several steps with a rate of its own each."""
+"""Each optimizer against its formula in NumPy, over several steps with different rates."""
 
 import keras
 import numpy as np
@@ -69,7 +69,7 @@ def test_adamw_decays_all_but_batch_norm_and_apart_from_the_gradient(variable_na
 
 
 @pytest.mark.parametrize("strategy_name", ["one", "mirrored"])
-def test_only_batch_norm_is_spared_by_decay_whatever_layers_are_called(strategy_name):
+def test_weight_decay_excludes_only_batch_norm_for_any_layer_names(strategy_name):
     """Weights of a layer whose path merely contains `gamma` or `beta` decay as all others."""
     strategy = strategies.make_strategy(strategy_name)
     with strategy.scope():
@@ -99,8 +99,12 @@ def test_only_batch_norm_is_spared_by_decay_whatever_layers_are_called(strategy_
         "gamma/kernel": decayed,
         "gamma/bias": decayed,
     }
-    spared = [one.path for one in model.trainable_variables if not optimizers.is_decayed(one)]
-    assert spared == ["norm/gamma", "norm/beta"]
+    excluded = [
+        variable.path
+        for variable in model.trainable_variables
+        if not optimizers.is_decayed(variable)
+    ]
+    assert excluded == ["norm/gamma", "norm/beta"]
 
 
 def test_the_rate_table_gives_each_step_its_rate_and_then_the_last():

@@ -23,7 +23,7 @@ def test_paper_schedule():
 
 
 def test_fractional_stairs():
-    # Stairs of 2.4 steps begin at 0, 2.4, 4.8, 7.2, 9.6, 12.
+    # Stairs of 2.4 steps start at 0, 2.4, 4.8, 7.2, 9.6, 12.
     rates = learning_rates("exponential", 1.0, 14, decay_steps=2.4, decay_rate=0.5)
     powers = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5]
     np.testing.assert_allclose(rates, 0.5 ** np.array(powers), rtol=1e-6)
@@ -69,7 +69,7 @@ def test_warmup_replaces_the_schedule_and_may_be_longer_than_the_stage(schedule)
         assert np.isfinite(rates).all()
 
 
-def test_multistep_falls_are_shares_of_all_steps_warmup_included():
+def test_multistep_drops_are_at_fractions_of_all_steps_with_warmup():
     rates = learning_rates("multistep", 1.0, 10, warmup_steps=2)
     np.testing.assert_allclose(rates, [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 

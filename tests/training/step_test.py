@@ -1,4 +1,4 @@
-"""Accumulation, rematerialisation and frozen blocks: equal updates with less."""
+"""Gradient accumulation, gradient checkpointing and frozen blocks: same updates, less memory."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
 
 KEY = noise.key(0, "step test")
-# What two devices make of parts and of statistics is in a test of its own.
+# A separate test compares micro-batches and their statistics on two devices.
 each_strategy = pytest.mark.parametrize(
     "strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)]
 )
@@ -31,7 +31,7 @@ RECIPE = Recipe(
 
 
 def batches(side=8, sizes=SIZES):
-    """Function as `Trainer.train` wants it, of random images and soft labels."""
+    """The `make_batches` of `Trainer.train`, with random images and soft labels."""
 
     def make(first_step, num_steps, share=WHOLE):
         def stream(number, size):
@@ -48,12 +48,15 @@ def batches(side=8, sizes=SIZES):
             for _ in range(first_step, num_steps):
                 for replica in range(share.replicas):
                     yield tuple(
-                        {name: np.array_split(rows, share.replicas)[replica] for name, rows in one}
-                        for one in (stream.items() for stream in whole)
+                        {
+                            name: np.array_split(rows, share.replicas)[replica]
+                            for name, rows in batch.items()
+                        }
+                        for batch in whole
                     )
 
         first = next(parts())
-        signature = tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), first)
+        signature = tf.nest.map_structure(lambda rows: tf.TensorSpec(rows.shape, rows.dtype), first)
         return tf.data.Dataset.from_generator(parts, output_signature=signature)
 
     return make
@@ -95,11 +98,16 @@ def trained(build, strategy="one", make_batches=None, **changes):
 
 
 def assert_same(first, second, tolerance):
-    for ours, theirs in zip(first[:2], second[:2], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance)
-    for ours, theirs in zip(first[2].model.variables, second[2].model.variables, strict=True):
+    for values, other_values in zip(first[:2], second[:2], strict=True):
+        np.testing.assert_allclose(values, other_values, rtol=tolerance)
+    variables = zip(first[2].model.variables, second[2].model.variables, strict=True)
+    for variable, other in variables:
         np.testing.assert_allclose(
-            ours.numpy(), theirs.numpy(), rtol=tolerance, atol=tolerance, err_msg=ours.path
+            variable.numpy(),
+            other.numpy(),
+            rtol=tolerance,
+            atol=tolerance,
+            err_msg=variable.path,
         )
 
 
@@ -119,7 +127,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(strategy, changes):
     assert_same(whole, parts, 1e-5)
 
 
-def test_parts_stand_once_in_the_graph_of_one_device():
+def test_micro_batches_are_a_loop_in_the_graph_of_one_device():
     whole, parts = (
         [node.op for node in nodes_of(trained(resnet, accumulation_steps=steps)[2])]
         for steps in (1, 4)
@@ -137,19 +145,21 @@ def nodes_of(trainer):
     return [*graph.node, *nested]
 
 
-def test_parts_are_the_same_on_one_device_and_two():
-    """BatchNorm's statistics of each part included."""
+def test_micro_batches_are_the_same_on_one_device_and_two():
+    """Including BatchNorm's statistics of each micro-batch."""
     parts = {"accumulation_steps": 2, "learning_rates": np.full(2, 0.01, np.float32)}
     assert_same(trained(resnet, **parts), trained(resnet, "mirrored", **parts), 1e-4)
 
 
-def test_batch_norm_sees_the_parts():
-    """The one difference, which the docs tell of: each part has statistics of its own."""
+def test_batch_norm_uses_the_statistics_of_micro_batches():
+    """The only, documented difference: each micro-batch has its own statistics."""
     whole, parts = trained(resnet), trained(resnet, accumulation_steps=2)
     assert whole[0][0] != parts[0][0]
     name = "final_bn"
-    norms = [one[2].model.get_layer(name).moving_variance.numpy() for one in (whole, parts)]
-    assert np.abs(norms[0] - norms[1]).max() > 1e-3
+    variances = [
+        trainer.model.get_layer(name).moving_variance.numpy() for _, _, trainer in (whole, parts)
+    ]
+    assert np.abs(variances[0] - variances[1]).max() > 1e-3
 
 
 @each_strategy
@@ -169,9 +179,9 @@ def test_a_rematerialised_network_computes_its_blocks_again():
 
 @pytest.mark.parametrize("frozen", [1, 2])
 def test_frozen_blocks_stay_as_they_are(frozen):
-    """To the bit, BatchNorm's statistics and the averages included."""
+    """Bit-identical, including BatchNorm's statistics and the averages."""
     _, _, trainer = trained(resnet, frozen_blocks=frozen)
-    before = {one.path: one.numpy() for one in resnet(False).variables}
+    before = {variable.path: variable.numpy() for variable in resnet(False).variables}
     shallow = blocks.shallow_layers(trainer.model, frozen)
     names = {layer.name for layer in shallow}
     assert "stem_conv" in names and f"stage{frozen}_block1_add" in names
@@ -230,14 +240,14 @@ def test_one_step_of_every_family_on_two_devices_is_that_of_one(name, side):
         )
 
     one_step = {"learning_rates": np.full(1, 0.01, np.float32), "make_batches": batches(side)}
-    one, two = trained(build, **one_step), trained(build, "mirrored", **one_step)
-    for ours, theirs in zip(one[:2], two[:2], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
-    assert np.isfinite(two[0]).all()
+    single, mirrored = trained(build, **one_step), trained(build, "mirrored", **one_step)
+    for expected, received in zip(single[:2], mirrored[:2], strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-3)
+    assert np.isfinite(mirrored[0]).all()
 
 
 @pytest.mark.slow
-def test_a_step_of_efficientnet_b0_at_224_in_parts_is_that_of_the_whole_batch():
+def test_micro_batches_of_efficientnet_b0_at_224_equal_the_whole_batch():
     def build(synchronized):
         return models.build_model(
             "efficientnet_b0",

@@ -1,4 +1,4 @@
-"""Steps give the numbers of the written formulas, and a whole run is told to TensorBoard."""
+"""Steps agree with formulas in NumPy, and a complete run is written to TensorBoard."""
 
 import dataclasses
 import functools
@@ -76,7 +76,7 @@ def batches(first_step, num_steps, share=WHOLE):
 
 
 def noisy_resnet(synchronized):
-    """A ResNet-8, its classifier in the precision of the rest."""
+    """A ResNet-8 with a classifier in the precision of the other layers."""
     model = models.build_model(
         "resnet8",
         num_classes=10,
@@ -90,7 +90,7 @@ def noisy_resnet(synchronized):
 
 
 def noisy_kerascv(synchronized):
-    """One of KerasCV's networks, for images that are smaller than it is made for."""
+    """A KerasCV network, for images smaller than it supports."""
     builder = layers.Builder(seed=1, synchronized=synchronized)
     model = kerascv.build_kerascv(
         builder,
@@ -146,17 +146,17 @@ def assert_all_close(first, second, tolerance):
 
 
 def test_synchronised_batch_norm_on_one_device_changes_nothing():
-    """So that a model trained on several devices is the one that a single device evaluates."""
+    """A single device can evaluate a model that was trained on several devices."""
     model, synchronised = noisy_resnet(synchronized=False), noisy_resnet(synchronized=True)
     images = tf.cast(digits()[0][:32], tf.float32)
-    for one in (model, synchronised):
+    for network in (model, synchronised):
         with noise.scope(KEY, tf.range(32), 32):
-            one(images, training=True)
+            network(images, training=True)
     assert_all_close(weights(model), weights(synchronised), 1e-6)
     np.testing.assert_allclose(model(images), synchronised(images), rtol=1e-4, atol=1e-5)
 
 
-# The formulas, written out for a linear model.
+# The formulas in NumPy, for a linear model.
 
 
 def linear(synchronized):
@@ -167,7 +167,7 @@ def linear(synchronized):
 
 
 def weighted_batches(first_step, num_steps, share=WHOLE):
-    """4 labelled and 6 pseudo-labelled rows with unequal weights, other ones each step."""
+    """4 labelled and 6 pseudo-labelled rows with different weights, new ones in every step."""
     images, labels = digits()
     random = np.random.default_rng(1)
     targets = np.eye(10, dtype=np.float32)[labels]
@@ -195,8 +195,8 @@ def linear_training_by_hand(recipe):
     """Loss, gradient norm, weights and averages of every step, in float64."""
     model = linear(False)
     parameters = [variable.numpy().astype(np.float64) for variable in model.variables]
-    velocity = [np.zeros_like(one) for one in parameters]
-    averages = [one.copy() for one in parameters]
+    velocity = [np.zeros_like(parameter) for parameter in parameters]
+    averages = [parameter.copy() for parameter in parameters]
     losses_, norms = [], []
     for step, element in enumerate(weighted_batches(0, recipe.num_steps).as_numpy_iterator()):
         labeled, _ = element
@@ -213,14 +213,14 @@ def linear_training_by_hand(recipe):
         errors = row_weights[:, np.newaxis] * (probabilities - targets) / np.sum(counted)
         gradients = [pixels.T @ errors, errors.sum(axis=0)]
         gradients = [
-            one + recipe.weight_decay * parameter
-            for one, parameter in zip(gradients, parameters, strict=True)
+            gradient + recipe.weight_decay * parameter
+            for gradient, parameter in zip(gradients, parameters, strict=True)
         ]
-        norms.append(np.sqrt(sum(np.sum(one**2) for one in gradients)))
+        norms.append(np.sqrt(sum(np.sum(gradient**2) for gradient in gradients)))
         clip = min(1.0, (recipe.gradient_clip_norm or np.inf) / norms[-1])
         decay = min(recipe.ema_decay, (1 + step) / (10 + step))
-        for i, one in enumerate(gradients):
-            velocity[i] = 0.9 * velocity[i] - recipe.learning_rates[step] * clip * one
+        for i, gradient in enumerate(gradients):
+            velocity[i] = 0.9 * velocity[i] - recipe.learning_rates[step] * clip * gradient
             parameters[i] = parameters[i] + velocity[i]
             averages[i] += (1 - decay) * (parameters[i] - averages[i])
     return losses_, norms, parameters, averages
@@ -228,7 +228,7 @@ def linear_training_by_hand(recipe):
 
 @pytest.mark.parametrize("strategy", ["one", "mirrored"])
 @pytest.mark.parametrize(("normalization", "clip"), [("labelled", 0.0), ("all", 0.5)])
-def test_steps_equal_the_written_formulas(strategy, normalization, clip):
+def test_steps_equal_the_formulas_in_numpy(strategy, normalization, clip):
     recipe = Recipe(
         learning_rates=np.float32([0.3, 0.05, 0.2, 0.1]),
         batch_sizes={"labeled": 4, "pseudo": 6},
@@ -250,7 +250,7 @@ def test_steps_equal_the_written_formulas(strategy, normalization, clip):
 
 
 def small_noisy(synchronized):
-    """Every kind of layer that matters here, and quick to trace."""
+    """Every kind of layer that is relevant here; fast to trace."""
     pixels = keras.Input([8, 8, 3])
     features = keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
     initializer = keras.initializers.HeNormal(seed=5)
@@ -277,8 +277,8 @@ def test_weight_decay_is_the_gradient_of_the_penalty_without_batch_norm():
 
     start = small_noisy(synchronized=False).trainable_variables
     with tf.GradientTape() as tape:
-        decayed = [one.value for one in start if one.name in ("kernel", "bias")]
-        penalty = decay * sum(tf.nn.l2_loss(one) for one in decayed)
+        decayed = [variable.value for variable in start if variable.name in ("kernel", "bias")]
+        penalty = decay * sum(tf.nn.l2_loss(weight) for weight in decayed)
     gradients = iter(tape.gradient(penalty, decayed))
     for variable, with_decay, without in zip(start, after[decay], after[0.0], strict=True):
         is_decayed = variable.name in ("kernel", "bias")
@@ -289,27 +289,27 @@ def test_weight_decay_is_the_gradient_of_the_penalty_without_batch_norm():
 
 
 def test_how_steps_are_divided_into_calls_changes_nothing():
-    """Noise and order depend on the step and the position alone: equal bit for bit."""
+    """Noise and order depend only on step and position: results are bit-identical."""
     recipe = dataclasses.replace(RECIPE, learning_rates=np.full(12, 0.05, np.float32))
     first = make_trainer("one", recipe, small_noisy)
     losses_, norms = run(first, batches, [1, 11])
 
     other = make_trainer("one", recipe, small_noisy)
     parts = []
-    for start, stop in ((0, 5), (5, 6), (6, 12)):  # Each from batches that begin at its own step.
+    for start, stop in ((0, 5), (5, 6), (6, 12)):  # Each from batches that start at this step.
         iterator = other.iterate(batches, start, stop)
         parts.append(other.call_steps(iterator, start, stop - start))
     other_losses, other_norms = (np.concatenate(part) for part in zip(*parts, strict=True))
     np.testing.assert_array_equal(losses_, other_losses)
     np.testing.assert_array_equal(norms, other_norms)
-    for ours, theirs in zip(first.model.variables, other.model.variables, strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+    for variable, expected in zip(other.model.variables, first.model.variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.path)
 
     another_key = Trainer(small_noisy, recipe, noise.key(1), Runtime.from_strategy(first.strategy))
     assert next(run(another_key, batches, [1]))[0] != losses_[0]
 
 
-def test_every_step_draws_noise_of_its_own():
+def test_every_step_draws_new_noise():
     """The same batch and the same weights: only the layers' noise can change the loss."""
     recipe = Recipe(np.zeros(4, np.float32), {"labeled": 16, "pseudo": 48})
 
@@ -320,7 +320,7 @@ def test_every_step_draws_noise_of_its_own():
     assert len(set(losses_)) == 4
 
 
-# A whole run.
+# Complete runs.
 
 
 def read_events(folder):
@@ -336,7 +336,7 @@ def read_events(folder):
     return scalars
 
 
-def test_a_small_run_learns_and_tells_tensorboard(tmp_path):
+def test_a_small_run_learns_and_writes_to_tensorboard(tmp_path):
     images, labels = digits()
     recipe = Recipe(
         learning_rates=np.linspace(0.2, 0.0, 61, dtype=np.float32)[:60],
@@ -445,7 +445,7 @@ def test_evaluations_are_spread_evenly_and_the_last_step_is_among_them():
 
 
 class KilledError(Exception):
-    """The process ended here, for all that the training knows."""
+    """Simulates the end of the process."""
 
 
 def train_in_parts(folder, stops=(), evaluations=4):
@@ -460,7 +460,9 @@ def train_in_parts(folder, stops=(), evaluations=4):
             measured += 1
             if number is not None and measured >= number:
                 raise KilledError
-            total = sum(float(tf.reduce_sum(one.value)) for one in trainer.model.variables)
+            total = sum(
+                float(tf.reduce_sum(variable.value)) for variable in trainer.model.variables
+            )
             return {"accuracy": 0.5, "sum": total}
 
         try:
@@ -475,32 +477,34 @@ def train_in_parts(folder, stops=(), evaluations=4):
             )
         except KilledError:
             continue
-    return result, [one.numpy() for one in trainer.publish().variables]
+    return result, [variable.numpy() for variable in trainer.publish().variables]
 
 
-def test_a_training_that_goes_on_ends_with_the_same_bits_and_the_same_curves(tmp_path, monkeypatch):
+def test_a_resumed_training_ends_with_identical_weights_and_curves(tmp_path, monkeypatch):
     monkeypatch.setattr("nsk.training.checkpoint.MAX_TIME_SHARE", 1e9)  # After every call.
     expected, weights = train_in_parts(tmp_path / "whole")
     received, received_weights = train_in_parts(tmp_path / "parts", stops=(2, 3, 3))
     assert {**received, "seconds": 0} == {**expected, "seconds": 0}
-    for one, other in zip(received_weights, weights, strict=True):
-        np.testing.assert_array_equal(one, other)
-    curves, others = (read_events(tmp_path / name / "events") for name in ("whole", "parts"))
-    del curves["train/images_per_second"], others["train/images_per_second"]
-    assert others == curves
+    for received_array, array in zip(received_weights, weights, strict=True):
+        np.testing.assert_array_equal(received_array, array)
+    expected_curves, curves = (
+        read_events(tmp_path / name / "events") for name in ("whole", "parts")
+    )
+    del curves["train/images_per_second"], expected_curves["train/images_per_second"]
+    assert curves == expected_curves
     assert len(list((tmp_path / "parts/checkpoints").iterdir())) == 2
 
 
 def test_variables_have_the_same_names_in_every_process(tmp_path):
-    """A student that goes on is the first network of its process, and was its second before."""
+    """A student that resumes is the first network of its process; before, it was the second."""
     first, second = (make_trainer("one", RECIPE, small_noisy) for _ in range(2))
     assert list(first.variables()) == list(second.variables())
-    for one in first.variables().values():
-        one.assign(tf.ones_like(one))
+    for variable in first.variables().values():
+        variable.assign(tf.ones_like(variable))
     Checkpoints(tmp_path, first.variables(), 1.0).save(3, {}, wait=True)
     assert Checkpoints(tmp_path, second.variables(), 1.0).restore() == (3, {})
-    for one in second.variables().values():
-        assert np.all(np.asarray(one) == 1)
+    for variable in second.variables().values():
+        assert np.all(np.asarray(variable) == 1)
 
 
 def test_a_stop_on_request_saves_the_last_step(tmp_path):

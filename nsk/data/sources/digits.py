@@ -20,12 +20,15 @@ class DigitsSource:
         self.class_names = [str(digit) for digit in range(10)]
 
     def content(self) -> dict:
+        """The version of scikit-learn, which determines the images."""
         return {"sklearn": importlib.metadata.version("scikit-learn")}
 
     def other_files(self) -> int:
+        """0: there are no files."""
         return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
+        """All digits as PNG files, in the order of scikit-learn."""
         from sklearn import datasets
 
         digits = datasets.load_digits()

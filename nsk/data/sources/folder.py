@@ -47,7 +47,7 @@ class FolderSource:
                 )
 
     def _find_splits(self) -> dict[str, Path]:
-        """dict from split to its folder."""
+        """Finds the folder of each split."""
         root = self.root
         if any(_is_image_name(path) and os.path.isfile(path) for path in _visible(root)):
             return {"unlabeled": root}
@@ -97,9 +97,11 @@ class FolderSource:
                 yield path, label
 
     def content(self) -> dict:
+        """Digest of the names, sizes and modification times of all files."""
         return describe_files(self._all_files(), self.root)
 
     def other_files(self) -> int:
+        """Number of visible files that are not images or belong to no class."""
         read = sum(1 for split in self.splits for _ in self._files(split))
         return len(self._all_files()) - read
 
@@ -113,6 +115,7 @@ class FolderSource:
         return {path for top in (self.root, *links) for path, _ in _walk(top)} - links
 
     def images(self, split: str) -> Iterator[SourceImage]:
+        """Images of a split in the order of their paths, which are their ids."""
         for path, label in self._files(split):
             id = printable(path.relative_to(self.root).as_posix())
             try:

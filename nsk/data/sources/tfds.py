@@ -69,6 +69,7 @@ class TfdsSource:
             ) from error
 
     def content(self) -> dict:
+        """Name and version of the data set, and the number of examples in each split."""
         splits = self._builder.info.splits
         return {
             "tfds": self.name,
@@ -79,9 +80,11 @@ class TfdsSource:
         }
 
     def other_files(self) -> int:
+        """0: TensorFlow Datasets reads all of its files."""
         return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
+        """Images of a split, still encoded; their ids are those of TensorFlow Datasets."""
         import tensorflow_datasets as tfds
 
         wanted = {self._image: True} | ({self._label: True} if self._label else {})

@@ -82,6 +82,7 @@ class TfrecordSource:
 
     @functools.cached_property
     def class_names(self) -> list[str] | None:
+        """Names from the manifest, or else "0" to the largest label; None without labels."""
         # One pass over the records in any case: labels are also checked against a manifest's names.
         labels = collections.Counter(image.label for image in self.images("train"))
         labels.pop(None, None)
@@ -106,13 +107,16 @@ class TfrecordSource:
         return [str(name) for name in names]
 
     def content(self) -> dict:
+        """Digest of the names, sizes and modification times of the files and manifests."""
         manifests = {path.parent / shards.MANIFEST for path in self._paths}
         return describe_files([*self._paths, *(path for path in manifests if path.is_file())])
 
     def other_files(self) -> int:
+        """0: every file that matches the pattern is read."""
         return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
+        """Images of all files, in the order of the sorted paths."""
         for path in self._paths:
             records = record_files.read_records(
                 path, self._expected_counts.get(path), self._max_record_bytes
