@@ -16,13 +16,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow.core.util import event_pb2
 
-from nsk import self_training
-from nsk.config.config import Config
+from nsk.commands.run import execute
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet
-from nsk.stages import training as train_stage
-from nsk.store import folders as stage_module
-from nsk.store.manifest import MANIFEST
+from nsk.stages import training
+from nsk.store.manifest import MANIFEST, write_manifest
 
 BASE = {
     "dataset": "digits",
@@ -45,7 +43,7 @@ BASE = {
 
 def run(workdir, **changes):
     workdir.mkdir(exist_ok=True)
-    return self_training.run(Config.from_values({**BASE, **changes, "workdir": str(workdir)}))
+    return execute({**BASE, **changes, "workdir": str(workdir)})
 
 
 def stage_folders(workdir):
@@ -181,8 +179,7 @@ def unseal(images):
     shutil.rmtree(images / "sealed")
     manifest = json.loads((images / MANIFEST).read_text())
     del manifest["files"]["sealed/unlabeled_truth.parquet"]
-    manifest["seal"] = stage_module._seal(manifest)
-    (images / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(images, {key: value for key, value in manifest.items() if key != "seal"})
 
 
 def test_a_killed_run_resumes_to_the_same_students_without_the_sealed_truth(
@@ -195,12 +192,12 @@ def test_a_killed_run_resumes_to_the_same_students_without_the_sealed_truth(
     (copied / "summary.json").unlink()
     unseal(next(copied.glob("data/images-*")))
 
-    def stop(job, strategy, model_path):
+    def stop(job, runtime, model_path):
         model_path.write_bytes(b"half a model")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_stage, "train", stop)
+        patch.setattr(training, "train_model", stop)
         run(copied)
     assert "gen2/pseudo" in stage_folders(copied)
     assert "gen2/student" not in stage_folders(copied)

@@ -39,6 +39,7 @@ from nsk.errors import UserError
 from nsk.models import model_files
 from nsk.store import folders as stage
 from nsk.store.manifest import MANIFEST
+from nsk.store.verification import find_damage
 from nsk.training import checkpoint
 
 ROOT = Path(nsk.__file__).parents[1]
@@ -341,7 +342,7 @@ def test_decompression_bombs_are_counted_and_listed_and_take_no_memory(outcomes)
     assert outcomes["bombs"].growth_mebibytes < MAX_GROWTH_MEBIBYTES
     (made,) = (outcomes["bombs"].workdir / "data").iterdir()
     expected = {f"cat/{name}": reason for name, (_, reason) in BOMBS.items() if reason}
-    counts = stage.load_stage(made).counts
+    counts = load_stage(made).counts
     assert reasons(counts) == expected
     assert counts["corrupt"]["count"] == len(expected) == 14
     assert sum(counts["images"].values()) == 24 + len(BOMBS) - len(expected)
@@ -674,7 +675,7 @@ def test_a_stage_may_only_name_files_in_its_folder(tmp_path, capsys):
         write(folder / "inside", b"inside")
         return {}
 
-    made = stage.run(tmp_path, "gen0/teacher", build, settings={}, inputs={})
+    made = build_or_reuse(StageKey(tmp_path, "gen0/teacher", {}, {}), build)
     manifest = json.loads((made.path / MANIFEST).read_text())
     described = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
     names = ["../../secret", str(secret), "/dev/zero", "../teacher"]
@@ -682,11 +683,11 @@ def test_a_stage_may_only_name_files_in_its_folder(tmp_path, capsys):
     del manifest["seal"]
     manifest["seal"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (made.path / MANIFEST).write_text(json.dumps(manifest))
-    assert {(path, reason) for path, reason in stage.damages(made.path)} == {
+    assert {(path, reason) for path, reason in find_damage(made.path)} == {
         (made.path / name, "it is missing") for name in names
     }
     with pytest.raises(UserError, match="1 of 1 stages are damaged"):
-        verify.verify(tmp_path)
+        verify.verify_workdir(tmp_path)
     out = capsys.readouterr().out
     assert all(f"{made.path / name}: it is missing" in out for name in names)
 

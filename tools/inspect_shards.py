@@ -24,7 +24,7 @@ from nsk.commands.preparation import hide_native_messages
 from nsk.errors import UserError
 from nsk.main import WRONG_INPUT, print_error
 from nsk.report.text_table import align_columns
-from nsk.store import folders as stage
+from nsk.store import verification
 from nsk.store.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def find_damage(shard_set: ShardSet) -> list[str]:
     folder = shard_set.folder.resolve()
     finished = [path for path in (folder, *folder.parents) if (path / MANIFEST).is_file()]
     if finished:
-        for path, reason in stage.damages(finished[0]):
+        for path, reason in verification.find_damage(finished[0]):
             if path.is_relative_to(folder):
                 known = found.get(path)
                 found[path] = f"{known} ({reason})" if known else f"{path}: {reason}"

@@ -28,7 +28,7 @@ DRIVER = """
     import glob, json, os, random, signal, sys, time, traceback
     from pathlib import Path
     import numpy as np
-    from nsk.store import folders as stage
+    from nsk.store.folders import StageKey, build_or_reuse
     from nsk.data.shards import ShardSet
 
     base = Path({base!r})
@@ -45,7 +45,7 @@ DRIVER = """
         pid = os.fork()
         if not pid:
             try:
-                stage.run(workdir, "gen1/made", build, settings={{}}, inputs={{}}, goes_on=True)
+                build_or_reuse(StageKey(workdir, "gen1/made", {{}}, {{}}), build, resumes=True)
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()

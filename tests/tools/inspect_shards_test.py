@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from nsk.data import records, shards
 from nsk.data.decoding import decode_image
 from nsk.errors import UserError
-from nsk.store import folders as stage
+from nsk.store.folders import StageKey, build_or_reuse
 from tools import inspect_shards, show_augment
 
 NAMES = [f"digit {digit}" for digit in range(10)]
@@ -45,7 +45,7 @@ def workdir(tmp_path):
         return {}
 
     for name, build in (("data/images", images), ("gen1/pseudo", pseudo)):
-        stage.run(tmp_path / "run", name, build, settings={}, inputs={})
+        build_or_reuse(StageKey(tmp_path / "run", name, {}, {}), build)
     return tmp_path / "run"
 
 
