@@ -37,7 +37,7 @@ from nsk.data.ingest import describe, ingest
 from nsk.data.sources import folder as folder_source
 from nsk.errors import UserError
 from nsk.models import model_files
-from nsk.store import folders as stage
+from nsk.store.folders import StageKey, build_or_reuse, load_stage
 from nsk.store.manifest import MANIFEST
 from nsk.store.verification import find_damage
 from nsk.training import checkpoint

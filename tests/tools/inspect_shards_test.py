@@ -137,7 +137,7 @@ def swap(path):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(cut, "cannot be read"), (flip, "cannot be read"), (swap, "bytes and not")],
+    [(cut, "cannot be read"), (flip, "cannot be read"), (swap, "bytes, expected")],
 )
 def test_damaged_files_are_named(workdir, damage, message):
     pseudo = inspect_shards.find_sets(workdir)[1]
