@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from nsk import stopping
 from nsk.commands import COMMANDS
-from nsk.config.config import settings
+from nsk.config.config import check_command, settings
 from nsk.config.fields import is_per_generation
 from nsk.errors import LostWorkerError, UserError
 
@@ -49,6 +49,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a wrong flag is reported in one line, with exit code 2."""
     try:
         return flags.FLAGS(argv)
+    except BrokenPipeError:  # As of `--help | head`.
+        exit_at_once(UNREAD)
     except UnicodeDecodeError:
         print_error(
             "A file given as --flagfile is not text: give a file of flags, one on each line."
@@ -75,7 +77,9 @@ def main(argv: list[str]) -> int:
             f"Received the command {' '.join(argv[1:])!r}: expected {', '.join(names)} or {last}; "
             "settings are given as --name=value."
         )
-    COMMANDS[command].execute(flag_values())
+    values = flag_values()
+    check_command(command, values)
+    COMMANDS[command].execute(values)
     return OK
 
 

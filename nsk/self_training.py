@@ -15,8 +15,8 @@ Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves Image
 
 from absl import logging
 
-from nsk import chain as decisions
-from nsk.chain import Generation
+from nsk import decisions
+from nsk.decisions import Generation
 from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,

@@ -40,14 +40,14 @@ ALLOWED = {
     "nsk.pseudo": {"nsk.pseudo", "nsk.evaluation.prediction_files"},
     "nsk.pseudo.calibration": set(),
     "nsk.pseudo.policies": {"nsk.pseudo.ranking", "nsk.pseudo.radix_selection"},
-    "nsk.chain": {
+    "nsk.decisions": {
         "nsk.evaluation.metrics",
         "nsk.evaluation.prediction_files",
         "nsk.store.folders",
     },
     "nsk.report": {
         "nsk.report",
-        "nsk.chain",
+        "nsk.decisions",
         "nsk.config.config",
         "nsk.evaluation.prediction_files",
         "nsk.evaluation.suites",
@@ -65,7 +65,7 @@ ALLOWED = {
         "nsk.store",
         "nsk.training",
     },
-    "nsk.self_training": {"nsk.chain", "nsk.stages", "nsk.store.folders"},
+    "nsk.self_training": {"nsk.decisions", "nsk.stages", "nsk.store.folders"},
     "nsk.commands": {"nsk"},
     "nsk.main": {"nsk.commands", "nsk.config"},
 }
@@ -76,7 +76,7 @@ IMPORTERS = {
     "nsk.self_training": {"nsk.commands"},
     "nsk.stages": {"nsk.commands", "nsk.self_training"},
     "nsk.report": {"nsk.commands"},
-    "nsk.chain": {"nsk.commands", "nsk.report", "nsk.self_training"},
+    "nsk.decisions": {"nsk.commands", "nsk.report", "nsk.self_training"},
 }
 
 

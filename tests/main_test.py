@@ -51,7 +51,7 @@ FAKE_WORK = """
     heavy = ("chain", "data.ingest", "distributed.runtime", "models", "report",
              "report.run_report", "report.terminal", "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
-    sys.modules["nsk.chain"].best_generation = lambda chain: 0
+    sys.modules["nsk.decisions"].best_generation = lambda chain: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(
         StageRunner=make_runner, ReadOnlyRunner=make_runner, shard_set=MagicMock()
     )

@@ -67,7 +67,7 @@ def make_trainer(
     train = job.settings.train.with_values(train_steps=steps)
     settings = dataclasses.replace(job.settings, train=train)
     job = dataclasses.replace(job, settings=settings)
-    streams = job.streams
+    streams = job.open_streams()
     trainer = training.make_trainer(job, streams, Runtime.from_strategy(make_strategy("one")))
     evaluate = training.make_evaluation(job, trainer.published_model)
     return trainer, make_batches(settings, streams), evaluate

@@ -119,7 +119,7 @@ def benchmark_training(
 ) -> dict[str, float]:
     """Images per second of training from shards and of only the steps; see `summarize`."""
     job = make_job(model, cache, shard_sets, folder)
-    streams = job.streams
+    streams = job.open_streams()
     trainer = training.make_trainer(job, streams, Runtime.from_strategy(make_strategy("one")))
     recipe = trainer.recipe
     dataset = make_batches(job.settings, streams)(0, recipe.num_steps)

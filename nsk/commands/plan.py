@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsk.commands.preparation import prepare, reject_other_commands_settings
+from nsk.commands.preparation import prepare
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
@@ -44,7 +44,6 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     Returns:
         See `print_plan`; None for all workers but the chief.
     """
-    reject_other_commands_settings("plan", values)
     runner = prepare(values)
     from nsk.data import ingest
     from nsk.stages import ingestion, validation

@@ -89,20 +89,6 @@ def require_workdir(workdir: str) -> Path:
     return Path(workdir).expanduser()
 
 
-def reject_other_commands_settings(command: str, values: Mapping[str, Any]) -> None:
-    """UserError if a setting was given that belongs to another command."""
-    if values.get("plan_images") and command != "plan":
-        raise UserError(
-            f"--plan_images={values['plan_images']} is for the command plan: leave it out of "
-            f"{command}."
-        )
-    if values.get("num_shard_workers", 1) > 1 and command != "score":
-        raise UserError(
-            f"--num_shard_workers={values['num_shard_workers']} is for the command score: leave "
-            f"it out of {command}."
-        )
-
-
 def _check_files(config):
     """UserError if a given file does not exist."""
     if config.chain.teacher and not os.path.isfile(config.teacher_path):
@@ -136,8 +122,12 @@ def keep_compiled_programs(folder: Path) -> None:
     XLA reads these variables once, when TensorFlow is imported. It compares a stored program with
     the requested one, but not the machine that it was compiled on.
     """
+    if any(character.isspace() for character in str(folder.absolute())):
+        raise UserError(
+            f"--compilation_cache={folder}: XLA cannot use a path with spaces: give another folder."
+        )
     autotuning = folder / "autotuning"
-    make_folder(autotuning)
+    make_folder(autotuning, "compilation_cache")
     for variable, option in (
         ("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={folder.absolute()}"),
         ("XLA_FLAGS", f"--xla_gpu_per_fusion_autotune_cache_dir={autotuning.absolute()}"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nsk.commands.preparation import prepare, reject_other_commands_settings
+from nsk.commands.preparation import prepare
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
@@ -21,10 +21,8 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     Raises:
         UserError: settings or data do not allow the run.
     """
-    reject_other_commands_settings("run", values)
     runner = prepare(values)
-    from nsk import chain as decisions
-    from nsk import self_training
+    from nsk import decisions, self_training
     from nsk.report.run_report import report_run
     from nsk.stages import export
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from nsk.commands.preparation import prepare, reject_other_commands_settings
+from nsk.commands.preparation import prepare
 from nsk.config.config import Config
 from nsk.errors import UserError
 
@@ -22,7 +22,6 @@ def execute(values: Mapping[str, Any]) -> "StageFolder | None":
     Returns:
         The scores' `StageFolder`; None if shards remain for other processes.
     """
-    reject_other_commands_settings("score", values)
     runner = prepare(values, _check)
     from nsk import self_training
     from nsk.stages import scoring

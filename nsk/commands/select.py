@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nsk.commands.preparation import prepare, reject_other_commands_settings, require_workdir
+from nsk.commands.preparation import prepare, require_workdir
 from nsk.config.config import Config
 from nsk.errors import UserError
 
@@ -24,7 +24,6 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     Raises:
         UserError: the scores are not finished.
     """
-    reject_other_commands_settings("select", values)
     runner = prepare(values, check)
     from nsk.report.terminal import print_selection
     from nsk.stages import selection

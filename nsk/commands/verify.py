@@ -7,7 +7,12 @@ from typing import Any
 
 from nsk.commands.preparation import require_workdir
 from nsk.errors import UserError
-from nsk.store.verification import find_damage, finished_stages, foreign_files
+from nsk.store.verification import (
+    find_damage,
+    finished_stages,
+    foreign_files,
+    stages_of_other_formats,
+)
 
 
 def execute(values: Mapping[str, Any]) -> int:
@@ -30,9 +35,14 @@ def verify_workdir(workdir: Path) -> int:
 
     Result and errors as for `execute`.
     """
-    stages = finished_stages(workdir)
+    others = stages_of_other_formats(workdir)
+    for path in others:
+        name = path.relative_to(workdir)
+        sys.stdout.write(f"{name}: written by another version of nsk, not checked\n")
+    stages = [path for path in finished_stages(workdir) if path not in others]
     if not stages:
-        raise UserError(f"{workdir} has no finished stage: nothing to verify.")
+        kind = " of this version" if others else ""
+        raise UserError(f"{workdir} has no finished stage{kind}: nothing to verify.")
     damaged = [path for path in stages if not _print_state(workdir, path)]
     if damaged:
         names = sorted(str(path.relative_to(workdir)) for path in damaged)

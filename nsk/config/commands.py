@@ -16,6 +16,7 @@ class CommandConfig(Section):
         "Command plan: LABELED,UNLABELED,CLASSES, placeholder counts for planning without data, "
         "such as 1281167,130000000,1000.",
         changes_results=False,
+        commands=("plan",),
     )
     generation: int = setting(
         1,
@@ -23,18 +24,21 @@ class CommandConfig(Section):
         "1: the first student, with labels from the teacher.",
         minimum=0,
         changes_results=False,
+        commands=("score", "select"),
     )
     num_shard_workers: int = setting(
         1,
         "Command score: number of processes that share the shards.",
         minimum=1,
         changes_results=False,
+        commands=("score",),
     )
     shard_index: int = setting(
         0,
         "Command score: index of this process among --num_shard_workers.",
         minimum=0,
         changes_results=False,
+        commands=("score",),
     )
 
     @property

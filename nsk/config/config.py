@@ -261,6 +261,22 @@ class Config:
         return not self.data.dataset.startswith(NEVER_FLIPPED)
 
 
+def check_command(command: str, values: Mapping[str, Any]) -> None:
+    """UserError if a setting was given that is for other commands.
+
+    Args:
+        command: name of the command.
+        values: the values of settings by name; missing ones have their default.
+    """
+    for field in settings():
+        commands, value = field.metadata["commands"], values.get(field.name, field.default)
+        if commands and command not in commands and value != field.default:
+            raise UserError(
+                f"--{field.name}={value} is for the command {' or '.join(commands)}: leave it out "
+                f"of {command}."
+            )
+
+
 def settings() -> list[dataclasses.Field]:
     """All settings, in order."""
     return [

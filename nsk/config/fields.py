@@ -81,6 +81,7 @@ def setting(
     maximum: float | None = None,
     used_if: Condition = ALWAYS,
     changes_results: bool = True,
+    commands: tuple[str, ...] = (),
 ) -> Any:
     """Declares a setting.
 
@@ -94,6 +95,7 @@ def setting(
             warning, and stages do not depend on it.
         changes_results: False if no stage depends on it, since it changes only speed, memory, what
             is displayed, or when a chain ends.
+        commands: the commands that it is for; (): all of them.
 
     Returns:
         A dataclass field.
@@ -105,6 +107,7 @@ def setting(
         "maximum": maximum,
         "used_if": used_if,
         "changes_results": changes_results,
+        "commands": commands,
         "first_generation": 0,
     }
     return dataclasses.field(default=default, metadata=metadata)

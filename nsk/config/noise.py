@@ -1,6 +1,7 @@
 """The noise on training images."""
 
 import dataclasses
+from typing import Self
 
 from nsk.config.fields import Section, above_zero, equals, per_generation, setting
 from nsk.data.randaugment_table import OPERATIONS
@@ -10,6 +11,16 @@ RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
 # Data sets whose classes change under mirroring.
 NEVER_FLIPPED = ("digits", "tfds:mnist", "tfds:svhn_cropped", "tfds:emnist", "tfds:kmnist")
 
+# Values that switch all noise off; settings with a condition of use follow those that they need.
+NO_NOISE = {
+    "randaugment_num_ops": 0,
+    "crop_padding": 0,
+    "min_crop_area": 0.0,
+    "cutout_side": 0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "flip": "off",
+}
 WITH_RANDAUGMENT = above_zero("randaugment_num_ops")
 
 
@@ -100,6 +111,10 @@ class NoiseConfig(Section):
         "otherwise).",
         choices=("auto", "on", "off"),
     )
+
+    def without_noise(self) -> Self:
+        """The section with all noise switched off."""
+        return self.with_values(**NO_NOISE)
 
     @property
     def operations(self) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nsk.chain import Generation
 from nsk.config.config import Config
+from nsk.decisions import Generation
 from nsk.evaluation.prediction_files import read_table
 from nsk.store.folders import StageFolder
 

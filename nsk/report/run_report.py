@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nsk.chain import Generation
 from nsk.config.config import Config
+from nsk.decisions import Generation
 from nsk.report import tensorboard
 from nsk.report.collect import collect_summary
 from nsk.report.terminal import closing_table

@@ -8,6 +8,7 @@ import numpy as np
 from nsk import noise
 from nsk.config.config import Config
 from nsk.config.fields import used_values
+from nsk.config.finetune import FinetuneConfig
 from nsk.config.model import ModelConfig
 from nsk.config.noise import NoiseConfig
 from nsk.config.pseudo import TargetConfig
@@ -16,17 +17,6 @@ from nsk.data import pipeline
 from nsk.data.resident_images import bytes_in_memory
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
-
-# Fine-tuning uses clean images.
-NO_NOISE = {
-    "randaugment_num_ops": 0,
-    "crop_padding": 0,
-    "min_crop_area": 0.0,
-    "cutout_side": 0,
-    "mixup_alpha": 0.0,
-    "cutmix_alpha": 0.0,
-    "flip": "off",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +29,11 @@ class Hyperparameters:
         architecture: name of the network.
         image_size: side of the square images, pixels.
         num_labeled: labelled training images.
-        init_from: initial weights: "scratch", "teacher", or {"sha256": ...} of their content.
+        init_from: initial weights: "scratch", "teacher", "trained" (for fine-tuning), a path, or
+            {"sha256": ...} of its content.
         model, noise, train: sections of the configuration with the values of one generation.
         targets: what is learned from pseudo-labels; None: for a teacher and for fine-tuning.
-        frozen_blocks: blocks after the stem that are not trained, with the stem.
+        finetune: the section of fine-tuning; None: for training.
     """
 
     name: str
@@ -55,7 +46,7 @@ class Hyperparameters:
     noise: NoiseConfig
     train: TrainConfig
     targets: TargetConfig | None = None
-    frozen_blocks: int = 0
+    finetune: FinetuneConfig | None = None
 
     @property
     def is_student(self) -> bool:
@@ -92,6 +83,11 @@ class Hyperparameters:
         return (labeled + pseudo,) if self.train.mixing == "union" else (labeled, pseudo)
 
     @property
+    def frozen_blocks(self) -> int:
+        """Blocks after the stem that are not trained, with the stem; 0: none."""
+        return self.finetune.finetune_frozen_blocks if self.finetune else 0
+
+    @property
     def num_steps(self) -> int:
         """Steps of the budget, at least 1."""
         train = self.train
@@ -111,7 +107,8 @@ class Hyperparameters:
 
         Settings of a schedule, optimizer or label type that is not used are left out.
         """
-        sections = [self.model, self.noise, self.train, *filter(None, [self.targets])]
+        optional = filter(None, [self.targets, self.finetune])
+        sections = [self.model, self.noise, self.train, *optional]
         return {
             "name": self.name,
             "seed": self.seed,
@@ -119,7 +116,6 @@ class Hyperparameters:
             "image_size": self.image_size,
             "num_labeled": self.num_labeled,
             "init_from": self.init_from,
-            "frozen_blocks": self.frozen_blocks,
             **used_values(sections, is_student=self.is_student),
         }
 
@@ -181,8 +177,8 @@ def finetuning_hyperparameters(
         name=f"gen{generation}/finetune",
         image_size=finetune.finetune_resolution,
         init_from="trained",
-        frozen_blocks=finetune.finetune_frozen_blocks,
-        noise=trained.noise.with_values(**NO_NOISE),
+        finetune=finetune,
+        noise=trained.noise.without_noise(),
         train=trained.train.with_values(
             train_images=0,
             train_steps=0,

@@ -3,7 +3,6 @@
 import functools
 import time
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
@@ -111,6 +110,10 @@ class StageRunner:
         make = functools.partial(
             build_or_reuse, key, resumes=resumes, worker=worker, num_workers=num_workers
         )
+        return self._obtain(key, make, build, join)
+
+    def _obtain(self, key, make, build, join):
+        """The stage of a key, by `make(build)`."""
         if self.workers.count == 1:
             stage = make(build)
         else:
@@ -150,17 +153,11 @@ class StageRunner:
 class ReadOnlyRunner(StageRunner):
     """Finds finished stages; a missing stage is a UserError."""
 
-    def build_or_reuse(
-        self, name: str, build: Build, settings: dict | None = None, **options: Any
-    ) -> StageFolder:
-        """The finished stage; arguments as for `StageRunner.build_or_reuse`."""
-        no_inputs = ("join", "resumes", "worker", "num_workers")
-        inputs = {role: stage for role, stage in options.items() if role not in no_inputs}
-        key = StageKey(self.workdir, name, settings or {}, inputs)
+    def _obtain(self, key, make, build, join):
         stage = find_stage(key)
         if stage is None:
             raise UserError(
-                f"{name} is not finished in {self.workdir} for these settings"
+                f"{key.name} is not finished in {self.workdir} for these settings"
                 f"{describe_closest_match(key)}: give those of its run, or build it with the "
                 "command run or score."
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsk.config.fields import used_values
 from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
@@ -59,11 +60,13 @@ def score(
     config, name = runner.config, f"gen{generation}/scores"
     unlabeled, dev = (shard_set(images, split) for split in ("unlabeled", "dev"))
     top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
-    if config.scoring.first_scores == "records" and generation == 1:
+    source = config.scoring.first_scores if generation == 1 else "teacher"
+    settings = used_values([config.scoring.with_values(top_k=top_k, first_scores=source)])
+    if source == "records":
         return runner.build_or_reuse(
             name,
             lambda folder: import_external_scores(unlabeled, folder, top_k=top_k),
-            {"top_k": top_k, "from": "records"},
+            settings,
             images=images,
         )
     # A strategy belongs to this process; Beam distributes the work by itself.
@@ -94,7 +97,7 @@ def score(
     return runner.build_or_reuse(
         name,
         build_share if is_shared else build,
-        {"views": views, "top_k": top_k},
+        settings,
         join=build_share if is_shared else None,
         resumes=True,
         worker=command.shard_index,

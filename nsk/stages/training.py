@@ -158,9 +158,8 @@ class Job:
         """Number of classes."""
         return len(self.labeled.class_names)
 
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """The streams of training images, opened again by every access."""
+    def open_streams(self) -> tuple[Stream, ...]:
+        """The streams of training images, which may decode all of them."""
         return make_streams(self.settings, self.labeled, self.pseudo, self.labeled_copies)
 
 
@@ -179,7 +178,7 @@ def train_model(job: Job, runtime: Runtime, model_path: Path) -> dict[str, Any]:
         dict: `model`, `parameters` (trainable), `class_names`, `image_size`, `dev_before` (metrics
         of the initial weights; None for random ones), `streams` and what `Trainer.train` returns.
     """
-    settings, streams = job.settings, job.streams
+    settings, streams = job.settings, job.open_streams()
     sizes = {f"{stream.name}_batch": stream.batch_size for stream in streams}
     check_divisible(runtime.strategy, settings.train.accumulation_steps, **sizes)
     trainer = make_trainer(job, streams, runtime)

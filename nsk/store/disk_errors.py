@@ -61,15 +61,23 @@ def _find_disk_error(error):
     return None
 
 
-def make_folder(path: Path) -> None:
-    """Creates a folder if needed; UserError if it cannot be created or written to."""
+def make_folder(path: Path, flag: str = "workdir") -> None:
+    """Creates a folder if needed.
+
+    Args:
+        path: the folder.
+        flag: name of the setting that the folder comes from, for the message.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"Cannot create the folder {path} ({error.strerror}): give another --workdir."
+            f"Cannot create the folder {path} ({error.strerror}): give another --{flag}."
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(
-            f"Cannot write to the folder {path}: change its permissions, or give another --workdir."
+            f"Cannot write to the folder {path}: change its permissions, or give another --{flag}."
         )

@@ -75,13 +75,21 @@ def finished_stages(workdir: Path) -> list[Path]:
 
 
 def stages_of_other_formats(workdir: Path) -> list[Path]:
-    """Folders of the finished stages that another version of nsk wrote, which are not reused."""
-    return [path for path in finished_stages(workdir) if _format(path) not in (FORMAT, None)]
+    """Folders of the stages that another version of nsk wrote, which are not reused, sorted.
+
+    Looks only where stages are built: in the workdir and one level below.
+    """
+    workdir = Path(workdir)
+    paths = [path for pattern in ("*-*", "*/*-*") for path in workdir.glob(pattern)]
+    return sorted(path for path in paths if _format(path) not in (FORMAT, None))
 
 
 def _format(folder):
-    """The format of a stage's manifest; None if it cannot be read."""
+    """The format of a stage's manifest; None if there is none that can be read."""
+    path = folder / MANIFEST
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"]
+        if not FOLDER_NAME.fullmatch(folder.name) or not path.is_file():  # A pipe would block.
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

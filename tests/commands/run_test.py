@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsk import chain as decisions
-from nsk import self_training
+from nsk import decisions, self_training
 from nsk.commands import plan, run
 from nsk.config.config import settings
 from nsk.report import run_report

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nsk.chain import Generation
 from nsk.config.config import Config
+from nsk.decisions import Generation
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.report import collect

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nsk.chain import (
+from nsk.decisions import (
     best_generation,
     require_better_than_chance,
     students_without_gain,
