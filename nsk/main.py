@@ -57,15 +57,30 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
         sys.exit(WRONG_INPUT)
     except flags.Error as error:
-        reason = str(error).removeprefix("ERROR:: ").removeprefix("flag ").rstrip(".? ")
-        reason = re.sub(r"invalid literal for int\(\).*", "expected a whole number", reason)
-        reason = re.sub(r"could not convert string to float.*", "expected a number", reason)
-        reason = re.sub(r"\('Non-boolean argument.*", "expected true or false", reason)
-        print_error(f"{reason}: see --help.")
+        print_error(f"{_describe_flag_error(error)}: see --help.")
         sys.exit(WRONG_INPUT)
     except SystemExit:
         # absl has printed the --help that was asked for, and would exit with 1.
         sys.exit(OK)
+
+
+def _describe_flag_error(error):
+    """What is wrong with a flag, in one line: absl's message in our words."""
+    reason = str(error).removeprefix("ERROR:: ").removeprefix("flag ").rstrip(".? ")
+    for pattern, replacement in (
+        (r"invalid literal for int\(\).*", "expected a whole number"),
+        (r"could not convert string to float.*", "expected a number"),
+        (r"\('Non-boolean argument.*", "expected true or false"),
+        (r"Missing value for flag (--\w+)", r"\1 has no value, write \1=VALUE"),
+        (
+            r"Unknown command line flag '(.*?)'\. Did you mean: (.*)",
+            r"--\1 is not a setting (similar: --\2)",
+        ),
+        (r"Unknown command line flag '(.*?)'", r"--\1 is not a setting"),
+        (r"(Unable to open flagfile: .*)", r"\1 (paths are relative to the current folder)"),
+    ):
+        reason = re.sub(pattern, replacement, reason)
+    return reason
 
 
 def main(argv: list[str]) -> int:

@@ -27,6 +27,7 @@ from nsk.stages import (
     scoring,
     selection,
     training,
+    validation,
 )
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
@@ -61,8 +62,12 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
 
 
 def start_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
-    """Ingests the images and trains the teacher on the labelled ones, or takes a given teacher."""
+    """Ingests the images and trains the teacher on the labelled ones, or takes a given teacher.
+
+    All generations are validated first, before hours are spent.
+    """
     images = ingestion.ingest_images(runner)
+    validation.check_chain(runner, images.counts)
     if runner.config.chain.teacher:
         trained = teacher = adoption.adopt_teacher(runner, images)
     else:

@@ -50,11 +50,11 @@ def execute(values: Mapping[str, Any]) -> dict | None:
 
     config, folder = runner.config, None
     if config.command.plan_images:
-        counts = ingest.placeholder_counts(*config.command.placeholder_counts).counts
-        validation.check_chain(runner, counts)
+        counts = ingest.placeholder_counts(*config.command.placeholder_counts)
     else:
         images = ingestion.ingest_images(runner)
         counts, folder = images.counts, images.path
+    validation.check_chain(runner, counts)
     return print_plan(runner, counts, folder) if runner.workers.is_chief else None
 
 

@@ -59,5 +59,6 @@ class CommandConfig(Section):
         if self.shard_index >= self.num_shard_workers:
             raise UserError(
                 f"--shard_index={self.shard_index} of --num_shard_workers="
-                f"{self.num_shard_workers}: expected 0 to {self.num_shard_workers - 1}."
+                f"{self.num_shard_workers}: expected 0 to {self.num_shard_workers - 1}, or raise "
+                "--num_shard_workers."
             )

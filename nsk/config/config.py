@@ -118,7 +118,8 @@ class Config:
             yield (
                 f"--{field.name}={_as_flag(value)} has {len(value)} values for a chain of "
                 f"{len(self.chain.models)} networks, which uses {used}"
-                + (" with --select=once." if used == 1 and self.num_students > 1 else ".")
+                + (" with --select=once" if used == 1 and self.num_students > 1 else "")
+                + ": the others are ignored."
             )
 
     def _check_workdir(self):

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from nsk.config.fields import Section, setting, starts_with
+from nsk.config.fields import Condition, Section, setting, starts_with
 from nsk.errors import UserError
 
 SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
+WITHOUT_TEST_DATASET = Condition("no --test_dataset", lambda values: not values["test_dataset"])
 WITH_TFDS = starts_with("dataset", "tfds:")
 WITH_TFRECORDS = (
     starts_with("dataset", "tfrecord:")
@@ -73,6 +74,7 @@ class DataConfig(Section):
         "images for every seed.",
         minimum=0.01,
         maximum=0.9,
+        used_if=WITHOUT_TEST_DATASET,
     )
     split_seed: int = setting(
         -1, "Seed of the random choice of labelled and dev images; -1: --seed.", minimum=-1

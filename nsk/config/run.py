@@ -43,6 +43,7 @@ class RunConfig(Section):
         "Folder for XLA's compiled programs and autotuning results, for later processes on the "
         "same kind of machine and card; empty: none.",
         changes_results=False,
+        used_if=equals("jit_compile", "auto", "on"),
     )
     logical_devices: int = setting(
         0,

@@ -189,10 +189,11 @@ class TrainConfig(Section):
     def _check_budget(self):
         given = [name for name in BUDGETS if any(getattr(self, name))]
         if len(given) != 1:
-            received = " and ".join(f"--{name}" for name in given) or "none"
+            received = " and ".join(f"--{name}" for name in given)
+            problem = f"{received} were given" if received else "No budget was given"
             raise UserError(
-                f"{received} of --train_images, --train_steps and --train_epochs: give exactly one "
-                "budget (0 cancels that of a flagfile)."
+                f"{problem}: give exactly one of --train_images, --train_steps and --train_epochs "
+                "(0 cancels that of a flagfile)."
             )
         if not all(getattr(self, given[0])):
             raise UserError(f"--{given[0]}: every value must be above 0.")

@@ -5,7 +5,6 @@ Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the 
 """
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,25 +28,16 @@ from nsk.progress import Progress
 NUM_LABELED_SHARDS, MIN_LABELED_PER_SHARD = 16, 16
 
 
-@dataclasses.dataclass(frozen=True)
-class PlaceholderCounts:
-    """Placeholder counts for planning without data, in place of the ingest stage.
+def placeholder_counts(labeled: int, unlabeled: int, num_classes: int) -> dict:
+    """Counts for planning without data, as `ingest` returns them, as far as a plan needs them.
 
-    Attributes:
-        counts: as `ingest` returns them, as far as a plan needs them.
-        path: None, since there is no folder.
+    Args:
+        labeled: labelled images.
+        unlabeled: unlabelled images.
+        num_classes: number of classes.
     """
-
-    counts: dict
-    path: None = None
-
-
-def placeholder_counts(labeled: int, unlabeled: int, num_classes: int) -> PlaceholderCounts:
-    """`PlaceholderCounts` of these numbers of images and classes, without dev and test images."""
     images = {"labeled": labeled, "unlabeled": unlabeled, "dev": 0, "test": 0}
-    return PlaceholderCounts(
-        {"num_classes": num_classes, "images": images, "external_teacher": unlabeled}
-    )
+    return {"num_classes": num_classes, "images": images, "external_teacher": unlabeled}
 
 
 def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
@@ -165,10 +155,10 @@ def describe(counts: dict) -> list[str]:
                 f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
                 "split."
             )
-    for pool, number in counts.get("unused", {}).items():
+    for pool, number in counts["unused"].items():
         if number:
             lines.append(f"Not used: {number:,} readable {pool} images that are in no split.")
-    if counts.get("other_files"):
+    if counts["other_files"]:
         lines.append(
             f"Not read: {counts['other_files']:,} files that are not "
             f"{', '.join(IMAGE_SUFFIXES)} or in no class folder."

@@ -36,9 +36,31 @@ def is_compiled(mode: str, strategy: tf.distribute.Strategy) -> bool:
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}.")
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return False  # The strategy itself compiles what runs on a replica.
     if mode != "auto":
         return mode == "on"
     return device_type(strategy) in ACCELERATORS
+
+
+def describe_devices(strategy: tf.distribute.Strategy, mode: str) -> str:
+    """The devices of a strategy, and whether XLA compiles for them, in one line.
+
+    Args:
+        strategy: the run's strategy.
+        mode: auto | on | off.
+    """
+    kind, count = device_type(strategy), strategy.num_replicas_in_sync
+    name = ""
+    gpus = tf.config.list_physical_devices("GPU") if kind == "GPU" else []
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        name = f" ({details.get('device_name', gpus[0].name)})"
+    reason = obstacle(strategy)
+    if kind == "TPU" or (is_compiled(mode, strategy) and not reason):
+        return f"Devices: {count} {kind}{name}, steps compiled by XLA."
+    why = f": {reason}" if is_compiled(mode, strategy) else ""
+    return f"Devices: {count} {kind}{name}, steps not compiled by XLA{why}."
 
 
 def obstacle(strategy: tf.distribute.Strategy) -> str | None:

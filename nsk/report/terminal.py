@@ -108,10 +108,8 @@ def selection_table(images: StageFolder, scores: StageFolder, selected: StageFol
     """What a selection keeps of each class, and the precision on dev; no test or hidden labels."""
     counts = selected.counts
     per_class = counts["per_class"]
-    # Earlier versions did not count dev images before the cut.
-    before_cut = per_class.get("dev_before_cut", per_class["dev_kept"])
     dev_is_scored = scores.counts["temperature"] is not None
-    shows_cut = dev_is_scored and before_cut != per_class["dev_kept"]
+    shows_cut = dev_is_scored and per_class["dev_before_cut"] != per_class["dev_kept"]
     rows = [["class", "threshold", "candidates", "kept", "copies", "lowest"]]
     for index, name in enumerate(images.counts["class_names"]):
         rows.append(

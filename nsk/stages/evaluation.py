@@ -72,10 +72,9 @@ def evaluate_model(
     return metrics
 
 
-def suite_settings() -> dict[str, list[str]]:
-    """Settings in the fingerprint of the stage: the suites, unless `clean` is the only one.
+def suite_settings() -> dict[str, dict[str, int]]:
+    """Settings in the fingerprint of the stage: the versions of all suites.
 
-    So a new suite evaluates earlier models again, beside their earlier evaluations.
+    So a new or changed suite evaluates earlier models again, beside their earlier evaluations.
     """
-    others = sorted(SUITES.keys() - {"clean"})
-    return {"suites": others} if others else {}
+    return {"suites": {name: suite.version for name, suite in SUITES.items()}}

@@ -3,8 +3,9 @@
 Output shard j is made from a group of consecutive input shards, so that it has about their size
 even if few images are selected. An image's bytes are stored once in a shard: the copies of an image
 are spread over its own shard and the following ones, in a ring, so that training does not see all
-of them in one window (`nsk/data/shard_stream.py`). The content of a shard is a function of its group and
-of the groups before it: existing shards are kept, and missing ones are written in any order.
+of them in one window (`nsk/data/shard_stream.py`). The content of a shard is a function of its
+group and of the groups before it: existing shards are kept, and missing ones are written in any
+order.
 """
 
 import collections

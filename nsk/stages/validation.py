@@ -69,6 +69,12 @@ def _warnings(settings: Hyperparameters, model: keras.Model):
             "memory; imagenet_resnet18, efficientnet_b0 and kerascv:resnet50, say, are for large "
             "images."
         )
+    if settings.train.labeled_batch_size > settings.num_labeled:
+        epochs = 1 / settings.steps_per_epoch
+        yield (
+            f"--labeled_batch_size={settings.train.labeled_batch_size} exceeds the "
+            f"{settings.num_labeled:,} labelled images: a step is {epochs:,.1f} epochs; lower it."
+        )
     if settings.train.rematerialize and not blocks.block_names(model):
         yield f"--rematerialize has no effect on {name}, whose blocks are not known."
 

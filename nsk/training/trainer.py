@@ -84,8 +84,6 @@ class Trainer:
     def _compilable(self, replica_step, jit_compile):
         """A replica's step, compiled if the mode requires it and the strategy allows it."""
         is_compiled = compilation.is_compiled(jit_compile, self.strategy)
-        if isinstance(self.strategy, tf.distribute.TPUStrategy):
-            is_compiled = False  # The strategy itself compiles what runs on a replica.
         title = f"Training steps of {self.model.name}"
         step = compilation.Compilable(replica_step, is_compiled, title)
         reason = compilation.obstacle(self.strategy)

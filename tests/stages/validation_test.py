@@ -85,7 +85,7 @@ def test_networks_that_do_not_fit_their_settings_trigger_one_warning_each(
     make_runner, tmp_path, caplog
 ):
     """Here without images: with placeholder counts."""
-    counts = ingest.placeholder_counts(50, 900, 10).counts
+    counts = ingest.placeholder_counts(50, 900, 10)
     values = {"models": ["resnet8", "resnet8", "wrn10_1"], "image_size": ["72"]}
     check_chain(make_runner(tmp_path, **values), counts)
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -37,8 +37,10 @@ class Suite:
             folder, under names that hold the suite's and the split's.
         table: dict from the metrics that the closing table shows to their formats (".2%", ".3f").
         splits: the splits to evaluate.
+        version: raised when the suite's results change, so that models are evaluated again.
     """
 
     evaluate: Callable[[Predictor, SplitImages, Path], Metrics]
     table: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: tuple[str, ...] = SPLITS
+    version: int = 1
