@@ -3,7 +3,8 @@
     python -m tools.write_configuration            # after a setting was changed
     python -m tools.write_configuration --check    # exit code 1 if the document is out of date
 
-Everything comes from the declarations in `nsk/config/`; TensorFlow is not imported.
+Everything comes from the declarations in `nsk/config/` and the table of RandAugment's operations;
+TensorFlow is not imported.
 """
 
 import argparse
@@ -14,8 +15,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from nsk.config.config import Config, settings
+import numpy
+
+from nsk.config.config import Config
 from nsk.config.fields import ALWAYS, PerGeneration, is_per_generation
+from nsk.config.noise import NoiseConfig
+from nsk.data.randaugment_table import amounts_as_markdown
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEADER = ("setting", "default", "values", "what it does", "used if")
@@ -32,21 +37,28 @@ commands.
 
 - **Flagfiles.** `--flagfile=PATH` reads flags from a file, one on each line; `#` starts a comment,
   and a flagfile may include another one. The last value of a flag counts, so flags after
-  `--flagfile` override those in the file. Complete examples are in `flags/`.
+  `--flagfile` override those in the file. Paths in a flagfile are relative to the current folder,
+  not to that of the flagfile. Complete examples are in `flags/`.
 - **Lists.** A setting marked "list" has one value per generation, separated by commas: the
   teacher's first, or the first student's if only students have the setting. The last value applies
   to all later generations: `--survival_probability=1,0.8` disables stochastic depth for the teacher
-  alone. With `--teacher`, which is not trained, the first value is still the teacher's, except for
-  `--models`.
+  alone. With `--teacher`, no teacher is trained and `--models` lists the students only; all other
+  lists keep the teacher's value in the first place.
 - **Budgets.** Exactly one of `--train_images`, `--train_steps` and `--train_epochs` is required:
   the length of each training. 0 cancels the budget of a flagfile.
 - **Used if.** A setting has an effect only if the condition in the last column holds; no condition
   means always. For lists it is evaluated in each generation. A value that is given and has no
-  effect in any generation triggers a warning, and is not an error.
+  effect in any generation triggers a warning. A few combinations are errors, such as `--nesterov`
+  with another optimizer than SGD, or `--calibrate` with `--first_scores=records`.
 - **Rebuilding.** A stage depends only on the settings that have an effect on its result, so
-  changing another one rebuilds nothing.
+  changing another one rebuilds nothing. No stage depends on these settings, which change only
+  speed, memory, messages or when a chain ends:
 """
-NO_STAGE = "No stage depends on {}, which change only speed, memory, messages or when a chain ends."
+OPERATIONS_INTRODUCTION = """\
+### RandAugment's operations
+
+Amounts at shares of the largest magnitude, for images of 224 pixels and a positive sign.
+"""
 
 
 def main() -> None:
@@ -62,16 +74,31 @@ def main() -> None:
 
 def document() -> str:
     """The whole document, Markdown."""
-    names = [f"`--{field.name}`" for field in settings() if not field.metadata["changes_results"]]
-    listed = ", ".join(names[:-1]) + f" and {names[-1]}"
-    last_item = textwrap.indent(textwrap.fill(NO_STAGE.format(listed), 98), "  ")
-    parts = [f"{INTRODUCTION}{last_item}\n"]
+    parts = [INTRODUCTION + _settings_without_stage()]
     for section in dataclasses.fields(Config):
         rows = [HEADER, ["---"] * len(HEADER), *map(_row, dataclasses.fields(section.type))]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
         title = section.type.__doc__.rstrip(".")
         parts.append(f"## {title}\n\n{table}\n")
+        if section.type is NoiseConfig:
+            amounts = "\n".join(amounts_as_markdown(numpy))
+            parts.append(f"{OPERATIONS_INTRODUCTION}\n{amounts}\n")
     return "\n".join(parts)
+
+
+def _settings_without_stage() -> str:
+    """The settings that no stage depends on: a list item for each section that has some."""
+    items = []
+    for section in dataclasses.fields(Config):
+        fields = dataclasses.fields(section.type)
+        names = [f"`--{field.name}`" for field in fields if not field.metadata["changes_results"]]
+        if names:
+            title = re.split("[:;.]", section.type.__doc__)[0]
+            item = f"- {title}: {', '.join(names)}."
+            items.append(
+                textwrap.fill(item, 100, initial_indent="  ", subsequent_indent="    ") + "\n"
+            )
+    return "".join(items)
 
 
 def _row(field: dataclasses.Field) -> list[str]:
