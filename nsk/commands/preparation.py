@@ -43,14 +43,12 @@ def prepare(
     if check is not None:
         check(config)
     prepare_config(config)
-    from nsk.distributed.compilation import describe_devices
     from nsk.distributed.runtime import start_runtime
     from nsk.stages.runner import StageRunner
 
     flags = dataclasses.asdict(config)
     del flags["run"]["workdir"]  # The folder may have another name on another machine.
     runtime = start_runtime(config.run, config.workdir, json.dumps(flags, sort_keys=True))
-    logging.info("%s", describe_devices(runtime.strategy, config.run.jit_compile))
     runner = StageRunner(config, runtime)
     runner.warn_of_other_formats()
     return runner

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import tensorflow as tf
+from absl import logging
 
 from nsk.config.run import RunConfig
+from nsk.distributed.compilation import describe_devices
 from nsk.distributed.rendezvous import remove_presence_file, wait_for_workers
 from nsk.distributed.strategy import local_strategy, make_strategy, split_cpu
 from nsk.distributed.tf_config import check_hosts, check_port, read_tf_config
@@ -57,4 +59,5 @@ def start_runtime(run: RunConfig, workdir: Path, flags: str) -> Runtime:
     if workers.count > 1:
         workers.wait()
         remove_presence_file(workdir, workers.index, workers.count)
+    logging.info("%s", describe_devices(runtime.strategy, run.jit_compile))
     return runtime

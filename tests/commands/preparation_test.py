@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from nsk.commands import COMMANDS, preparation
+from nsk.config.config import check_command
 from nsk.distributed import runtime
 from nsk.errors import UserError
 from nsk.store import manifest
@@ -50,12 +51,11 @@ def test_a_setting_of_another_command_is_refused(tmp_path, setting, command):
     values = make_values(tmp_path / "run", models=["convnet5"] * 2, image_size=["8"])
     values[setting] = value
     if command == own_command:
-        preparation.reject_other_commands_settings(command, values)
+        check_command(command, values)
         return
     message = f"--{setting}={value} is for the command {own_command}: leave it out of {command}"
     with pytest.raises(UserError, match=message):
-        COMMANDS[command].execute(values)
-    assert not (tmp_path / "run").exists()
+        check_command(command, values)
 
 
 @pytest.mark.parametrize(

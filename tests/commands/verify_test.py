@@ -4,6 +4,7 @@ import pytest
 
 from nsk.commands import verify
 from nsk.errors import UserError
+from nsk.store import manifest
 from nsk.store.folders import StageKey, build_or_reuse
 
 
@@ -56,3 +57,15 @@ def test_a_workdir_without_stages_is_refused(tmp_path):
             verify.execute({"workdir": str(workdir)})
     with pytest.raises(UserError, match="--workdir is not given"):
         verify.execute({"workdir": ""})
+
+
+def test_stages_of_another_version_are_not_called_damaged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(manifest, "FORMAT", manifest.FORMAT - 1)
+    build_or_reuse(StageKey(tmp_path, "data/images", {}, {}), lambda folder: {})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no finished stage of this version: nothing to verify"):
+        verify.verify_workdir(tmp_path)
+    build_or_reuse(StageKey(tmp_path, "gen0/teacher", {}, {}), lambda folder: {})
+    assert verify.verify_workdir(tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "written by another version of nsk, not checked" in output and "DAMAGED" not in output

@@ -21,6 +21,7 @@ from nsk.config.fields import (
     starts_with,
     used_values,
 )
+from nsk.config.noise import NO_NOISE, NoiseConfig
 from nsk.errors import UserError
 
 # Conditions.
@@ -147,6 +148,8 @@ def has_randaugment(v):
 
 
 CONDITIONS = {
+    "compilation_cache": lambda v: v["jit_compile"] != "off",
+    "test_fraction": lambda v: not v["test_dataset"],
     "tpu": lambda v: v["strategy"] == "tpu",
     "beam_options": lambda v: v["engine"] == "beam",
     "train_split": lambda v: v["dataset"].startswith("tfds:"),
@@ -195,11 +198,13 @@ TEXTS = {
     "test_split": ("test", "validation"),
     "unlabeled_split": ("", "extra"),
     "beam_options": ("", "--runner=DirectRunner"),
+    "compilation_cache": ("", "cache"),
 }
 # Settings that conditions ask for.
 CONTROLS = (
     "strategy",
     "engine",
+    "jit_compile",
     "dataset",
     "unlabeled_dataset",
     "test_dataset",
@@ -256,6 +261,32 @@ def random_configs(count):
 @pytest.fixture(scope="module")
 def configs():
     return random_configs(400)
+
+
+# Sections whose settings are in the fingerprint of a stage of one kind.
+STAGE_SECTIONS = [
+    ("data",),
+    ("scoring",),
+    ("selection",),
+    ("model", "noise", "train"),
+    ("model", "noise", "train", "targets"),
+    ("model", "noise", "train", "finetune"),
+]
+
+
+@pytest.mark.parametrize("names", STAGE_SECTIONS, ids=" ".join)
+def test_conditions_of_a_stage_need_no_other_section(names):
+    config = Config.from_values({"train_steps": [10], "models": ["resnet8"] * 2})
+    sections = [config.sections[name].at(1) for name in names]
+    assert used_values(sections, is_student=True)
+
+
+def test_all_image_noise_can_be_switched_off():
+    """A new kind of noise needs a value in NO_NOISE; details of a kind have a condition."""
+    for field in dataclasses.fields(NoiseConfig):
+        assert field.name in NO_NOISE or field.metadata["used_if"] is not ALWAYS, field.name
+    clean = Config.from_values({"train_steps": [10]}).noise.at(1).without_noise()
+    assert {name: clean.values()[name] for name in NO_NOISE} == NO_NOISE
 
 
 def test_the_tested_conditions_are_those_of_all_settings():

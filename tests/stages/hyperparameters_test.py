@@ -149,7 +149,7 @@ def test_a_fingerprint_holds_every_hyperparameter_once(make_settings, generation
     names += [field.name for field in dataclasses.fields(Hyperparameters)]
     assert len(names) == len(set(names)), "a setting would hide another one"
     own = {field.name for field in dataclasses.fields(Hyperparameters)}
-    assert own - {"model", "noise", "train", "targets"} <= set(fingerprint)
+    assert own - {"model", "noise", "train", "targets", "finetune"} <= set(fingerprint)
     assert fingerprint["learning_rate"] == 0.1 and ("ratio" in fingerprint) == bool(generation)
     unused = {field.name for field in settings() if not field.metadata["changes_results"]}
     assert not unused & set(fingerprint)

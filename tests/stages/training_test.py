@@ -18,6 +18,7 @@ from nsk.models.model_files import load_model
 from nsk.stages import ingestion, training
 from nsk.stages.input_streams import make_streams
 from nsk.stages.runner import MODEL_FILE
+from nsk.stages.validation import check_chain
 from nsk.store.folders import StageFolder
 from nsk.store.manifest import MANIFEST
 
@@ -222,7 +223,9 @@ def test_a_teacher_is_initialised_from_a_file(make_runner, tmp_path, monkeypatch
     def train(path):
         values = {"models": ["convnet5"], "learning_rate": ["0"], "init_from": [path]}
         runner = make_runner(tmp_path / "run", **values)
-        return training.train(runner, 0, ingestion.ingest_images(runner))
+        images = ingestion.ingest_images(runner)
+        check_chain(runner, images.counts)
+        return training.train(runner, 0, images)
 
     with caplog.at_level("INFO", logger="absl"):
         first = train("~/first.keras")
@@ -256,6 +259,7 @@ def test_a_student_is_initialised_from_a_file_for_other_classes(make_runner, tmp
     )
     with caplog.at_level("INFO", logger="absl"):
         images = ingestion.ingest_images(runner)
+        check_chain(runner, images.counts)
     assert "Generation 1 is initialised from" in caplog.text
     assert ": 20 tensors, new classifier for 10 classes." in caplog.text
     assert caplog.text.count("expects pixels of mean 0.000, 0.000, 0.000 and") == 1

@@ -87,14 +87,23 @@ def test_networks_that_do_not_fit_their_settings_trigger_one_warning_each(
     """Here without images: with placeholder counts."""
     counts = ingest.placeholder_counts(50, 900, 10)
     values = {"models": ["resnet8", "resnet8", "wrn10_1"], "image_size": ["72"]}
+    values["labeled_batch_size"] = ["16"]
     check_chain(make_runner(tmp_path, **values), counts)
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(": ")[0] for line in lines] == [
         f"{name} is a network for small images" for name in ("resnet8", "wrn10_1")
     ]
     caplog.clear()
-    check_chain(make_runner(tmp_path, models=["convnet5"], image_size=["32"]), counts)
+    values = {"models": ["convnet5"], "image_size": ["32"], "labeled_batch_size": ["16"]}
+    check_chain(make_runner(tmp_path, **values), counts)
     assert not caplog.text
+
+
+def test_a_batch_larger_than_the_labelled_images_triggers_a_warning(make_runner, tmp_path, caplog):
+    counts = ingest.placeholder_counts(50, 900, 10)
+    values = {"models": ["convnet5"], "image_size": ["32"], "labeled_batch_size": ["100"]}
+    check_chain(make_runner(tmp_path, **values), counts)
+    assert "exceeds the 50 labelled images: a step is 2.0 epochs" in caplog.text
 
 
 # A given teacher.

@@ -1,5 +1,6 @@
 """Verification of finished stages: damage, foreign files, other formats."""
 
+import os
 import shutil
 
 import pytest
@@ -103,3 +104,10 @@ def test_stages_of_other_formats_are_listed(scores, tmp_path, monkeypatch):
     damaged = build_stage(tmp_path, "gen0/evaluation")
     (damaged / "stage.json").write_text("[]")
     assert stages_of_other_formats(tmp_path) == [old]
+
+
+def test_a_pipe_in_the_place_of_a_manifest_does_not_block(tmp_path):
+    folder = tmp_path / "data" / "images-0123456789"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / manifest.MANIFEST)
+    assert stages_of_other_formats(tmp_path) == []
