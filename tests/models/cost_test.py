@@ -17,13 +17,15 @@ import pathlib, sys
 import numpy as np, tensorflow as tf
 from nsk import models, noise
 from nsk.distributed import strategy
+from nsk.distributed.runtime import Runtime
 from nsk.training import recipe, trainer
 name, size, batch, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 def build(synchronized):
     return models.build_model(name, num_classes=10, image_size=size, dropout_rate=0.2,
                               survival_probability=0.8, precision=precision)
 settings = recipe.Recipe(np.full(2, 0.01, np.float32), {"labeled": batch})
-model_trainer = trainer.Trainer(build, settings, noise.key(0), strategy.make_strategy("one"))
+runtime = Runtime.from_strategy(strategy.make_strategy("one"))
+model_trainer = trainer.Trainer(build, settings, noise.key(0), runtime)
 stream = {"image": tf.zeros((batch, size, size, 3), tf.uint8), "target": tf.ones((batch, 10)),
           "weight": tf.ones(batch)}
 model_trainer.call_steps(iter(tf.data.Dataset.from_tensors((stream,)).repeat()), 0, 2)

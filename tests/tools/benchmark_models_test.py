@@ -21,7 +21,7 @@ def test_the_same_network_is_timed_on_both_sides(capsys):
 
 
 @pytest.mark.slow
-def test_the_memory_of_every_way_to_train_is_measured():
+def test_the_memory_of_every_method_is_measured():
     def run(*arguments):
         # In an intermediate process, as ru_maxrss of a child starts at the size of its parent.
         command = [sys.executable, "-m", "tools.benchmark_step_memory", *arguments]
@@ -29,7 +29,7 @@ def test_the_memory_of_every_way_to_train_is_measured():
 
     done = run("--model=convnet5", "--image_size=16", "--batch=4")
     result = json.loads(done.stdout.splitlines()[-1])
-    assert list(result) == list(benchmark_step_memory.WAYS)
+    assert list(result) == list(benchmark_step_memory.METHODS)
     assert all(
         measured["mebibytes"] > 0 and measured["seconds"] >= 0 for measured in result.values()
     )
