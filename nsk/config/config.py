@@ -17,8 +17,10 @@ from nsk.config.fields import PerGeneration, Section, convert
 from nsk.config.finetune import FinetuneConfig
 from nsk.config.model import ModelConfig
 from nsk.config.noise import NEVER_FLIPPED, NoiseConfig
-from nsk.config.pseudo import ScoringConfig, SelectionConfig, TargetConfig
 from nsk.config.run import RunConfig
+from nsk.config.scoring import ScoringConfig
+from nsk.config.selection import SelectionConfig
+from nsk.config.targets import TargetConfig
 from nsk.config.train import TrainConfig
 from nsk.errors import UserError
 

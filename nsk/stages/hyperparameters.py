@@ -11,7 +11,7 @@ from nsk.config.fields import used_values
 from nsk.config.finetune import FinetuneConfig
 from nsk.config.model import ModelConfig
 from nsk.config.noise import NoiseConfig
-from nsk.config.pseudo import TargetConfig
+from nsk.config.targets import TargetConfig
 from nsk.config.train import TrainConfig
 from nsk.data import pipeline
 from nsk.data.resident_images import bytes_in_memory

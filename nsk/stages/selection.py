@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from absl import logging
 
 from nsk.config.fields import used_values
-from nsk.config.pseudo import SelectionConfig
+from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import GenerationFailedError

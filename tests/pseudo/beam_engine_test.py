@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn import datasets
 
 from nsk import models, stopping
-from nsk.config.pseudo import SelectionConfig
+from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError

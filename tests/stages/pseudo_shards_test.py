@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from nsk.config.pseudo import SelectionConfig
+from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter

@@ -1,0 +1,55 @@
+"""Filter and balance: which unlabelled images a student sees, and how often."""
+
+import dataclasses
+
+from nsk.config.fields import Section, equals, per_generation, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig(Section):
+    """Filter and balance: which unlabelled images a student sees, and how often."""
+
+    calibrate: bool = setting(
+        False, "Compare confidences after temperature scaling with the temperature fitted on dev."
+    )
+    target_precision: float = setting(
+        0.0,
+        "Each class's threshold is the lowest confidence, at least --min_confidence, above which "
+        "this share of the dev images predicted as the class is correct (20 images or more); "
+        "0: off.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    policy: str = setting(
+        "paper",
+        "paper: the most confident --images_per_class of each class, repeated up to this number | "
+        "gap: a minimum per class and a largest gap between classes, labelled images included | "
+        "none: the confidence filter alone.",
+        choices=("paper", "gap", "none"),
+    )
+    min_confidence: float = per_generation(
+        0.3,
+        help="Confidence threshold of pseudo-labels.",
+        minimum=0.0,
+        maximum=1.0,
+        students_only=True,
+    )
+    images_per_class: int = setting(
+        0,
+        "Images per class under the paper policy; 0: the mean over classes of the number above the "
+        "threshold.",
+        minimum=0,
+        used_if=equals("policy", "paper"),
+    )
+    gap_floor: int = setting(
+        4000,
+        "Minimum of images per class under the gap policy.",
+        minimum=0,
+        used_if=equals("policy", "gap"),
+    )
+    gap_margin: int = setting(
+        1000,
+        "Largest number of images by which a class may exceed the smallest under the gap policy.",
+        minimum=0,
+        used_if=equals("policy", "gap"),
+    )
