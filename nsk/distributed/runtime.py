@@ -11,7 +11,7 @@ from absl import logging
 from nsk.config.run import RunConfig
 from nsk.distributed.compilation import describe_devices
 from nsk.distributed.rendezvous import remove_presence_file, wait_for_workers
-from nsk.distributed.strategy import local_strategy, make_strategy, split_cpu
+from nsk.distributed.strategy import grow_gpu_memory, local_strategy, make_strategy, split_cpu
 from nsk.distributed.tf_config import check_hosts, check_port, read_tf_config
 from nsk.distributed.workers import Workers
 
@@ -54,6 +54,7 @@ def start_runtime(run: RunConfig, workdir: Path, flags: str) -> Runtime:
         wait_for_workers(workdir, cluster.index, cluster.count, flags)
         check_hosts(cluster)  # Not earlier: a host may get its name when it starts.
     split_cpu(run.logical_devices)
+    grow_gpu_memory()
     runtime = Runtime.from_strategy(make_strategy(run.strategy, run.tpu))
     workers = runtime.workers
     if workers.count > 1:

@@ -20,6 +20,12 @@ def split_cpu(logical_devices: int) -> None:
         )
 
 
+def grow_gpu_memory() -> None:
+    """Lets TensorFlow take GPU memory as it is needed, instead of all of it at the start."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def make_strategy(name: str, tpu: str = "") -> tf.distribute.Strategy:
     """The `tf.distribute.Strategy` for a name.
 

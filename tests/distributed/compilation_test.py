@@ -44,3 +44,17 @@ def test_only_the_first_call_falls_back():
     assert function.fall_back(error) and not function.is_compiled
     assert not function.fall_back(error)
     assert not compilation.Compilable(lambda: None, False, "It").fall_back(error)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode", "expected"),
+    [
+        ("one", "auto", "Devices: 1 CPU, steps not compiled by XLA."),
+        ("one", "on", "Devices: 1 CPU, steps compiled by XLA."),
+        ("mirrored", "off", "Devices: 2 CPU, steps not compiled by XLA."),
+        ("mirrored", "on", "Devices: 2 CPU, steps not compiled by XLA: MirroredStrategy sums"),
+    ],
+)
+def test_a_run_says_what_it_runs_on(strategy, mode, expected):
+    line = compilation.describe_devices(strategies.make_strategy(strategy), mode)
+    assert line.startswith(expected)

@@ -3,7 +3,12 @@
 import pytest
 import tensorflow as tf
 
-from nsk.distributed.strategy import check_divisible, local_strategy, make_strategy
+from nsk.distributed.strategy import (
+    check_divisible,
+    grow_gpu_memory,
+    local_strategy,
+    make_strategy,
+)
 from nsk.errors import UserError
 
 
@@ -54,3 +59,13 @@ def test_a_batch_that_does_not_divide_into_micro_batches_is_refused():
 def test_a_machine_without_a_tpu_is_a_user_error():
     with pytest.raises(UserError, match=r"the TPU 'local' cannot be used \(TPUs not found"):
         make_strategy("tpu", "local")
+
+
+def test_gpu_memory_grows_as_it_is_needed(monkeypatch):
+    grown = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on))
+    )
+    grow_gpu_memory()
+    assert grown == [("GPU:0", True), ("GPU:1", True)]
