@@ -550,15 +550,18 @@ def test_everything_left_out_is_described():
         "image_side": 8,
         "reencoded": 5,
         "duplicates_removed": {"test": 0, "dev": 7},
+        "unused": {"train": 6},
+        "other_files": 9,
         "corrupt": {
             "count": 4,
             "images": [{"id": f"{i}.png", "reason": "broken"} for i in range(4)],
         },
     }
-    images, duplicates, corrupt = describe(counts)
+    images, duplicates, unused, other_files, corrupt = describe(counts)
     assert "shorter side 8 pixels" in images
     assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
     assert "Left out of dev: 7" in duplicates
+    assert "6" in unused and "train" in unused and "9 files" in other_files
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
     counts["corrupt"] = {"count": 0, "images": []}
-    assert len(describe(counts)) == 2
+    assert len(describe(counts)) == 4
