@@ -26,15 +26,17 @@ class StopRequest:
 
 _active_request = None  # The `StopRequest` of the loop within `graceful_stop`, if there is one.
 _signal_count = 0
+_interrupted = False  # Whether a KeyboardInterrupt was raised, which Python may have swallowed.
 
 
 def handle_signal(signal_number: int, frame: FrameType | None) -> None:
     """Handler of both signals: sets the request of a `graceful_stop`, else interrupts."""
-    global _signal_count
+    global _signal_count, _interrupted
     _signal_count += 1
     if _active_request is not None and not _active_request.requested:
         _active_request.requested = True
         return
+    _interrupted = True
     raise KeyboardInterrupt
 
 
@@ -79,9 +81,13 @@ def graceful_stop() -> Iterator[StopRequest]:
     """Yields a `StopRequest` that the loop within it has to poll.
 
     Raises:
-        KeyboardInterrupt: a stop was requested after the loop polled for the last time.
+        KeyboardInterrupt: a stop was requested after the loop polled for the last time, or an
+            earlier interrupt was swallowed: Python ignores exceptions inside `__del__`, such as
+            those of TensorFlow's functions.
     """
     global _active_request
+    if _interrupted:
+        raise KeyboardInterrupt
     outer, _active_request = _active_request, StopRequest()
     try:
         yield _active_request

@@ -1,5 +1,6 @@
 """Signals stop work immediately, or after a loop has saved its state."""
 
+import contextlib
 import os
 import signal
 
@@ -9,7 +10,8 @@ from nsk import stopping
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def handlers(monkeypatch):
+    monkeypatch.setattr(stopping, "_interrupted", False)
     previous = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     stopping.install_handlers()
     yield
@@ -48,10 +50,10 @@ def test_a_request_after_the_last_poll_interrupts_after_the_loop():
 
 def test_signals_are_counted():
     before = stopping.signal_count()
-    with pytest.raises(KeyboardInterrupt):
-        send(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), stopping.graceful_stop():
         send(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)
     assert stopping.signal_count() == before + 2
 
 
@@ -62,3 +64,11 @@ def test_a_signal_interrupts_again_after_a_graceful_stop():
         raise stopping.Stopped
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)
+
+
+def test_an_interrupt_that_was_swallowed_stops_the_next_loop():
+    """As inside `__del__`, whose exceptions Python ignores."""
+    with contextlib.suppress(KeyboardInterrupt):
+        send(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stopping.graceful_stop():
+        pytest.fail("the loop has started")
