@@ -10,8 +10,7 @@ from nsk import stopping
 
 
 @pytest.fixture(autouse=True)
-def handlers(monkeypatch):
-    monkeypatch.setattr(stopping, "_interrupted", False)
+def handlers():
     previous = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     stopping.install_handlers()
     yield
