@@ -2,23 +2,20 @@
 
 import dataclasses
 import functools
-import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk import noise
-from nsk.data import batch_blocks, parallel_map, perturb, pipeline, records, shards
+from nsk.data import batch_blocks, parallel_map, perturb, pipeline
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.streams import ResidentStream
 from nsk.distributed.batch_share import WHOLE, Share
 
 KEY = noise.key(0, "pipeline test")
-NAMES = [str(digit) for digit in range(10)]
 
 
 def unchanged(images, targets, key, batch_size):
@@ -265,27 +262,6 @@ def test_shares_together_are_the_global_batches(monkeypatch, settings, workers, 
 # Scoring.
 
 
-def digit_images(count):
-    images = np.minimum(load_digits().images[:count] * 16, 255).astype(np.uint8)
-    return np.repeat(images[..., np.newaxis], 3, axis=-1)
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def labeled(tmp_path):
-    """600 digits in shards of 250."""
-    pixels, labels = digit_images(600), load_digits().target[:600]
-    with shards.ShardWriter(tmp_path / "labeled", "images", NAMES, 250) as writer:
-        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            writer.write(records.image_example(f"digit/{number}", png(image), label))
-    return shards.ShardSet.load(tmp_path / "labeled")
-
-
 @pytest.mark.parametrize(
     ("batch_size", "at_once", "sizes"),
     [
@@ -298,7 +274,7 @@ def labeled(tmp_path):
     ],
 )
 def test_clean_batches_have_every_image_once_in_order(
-    labeled, monkeypatch, batch_size, at_once, sizes
+    labeled, digit_images, monkeypatch, batch_size, at_once, sizes
 ):
     """And no batch has images of two shards."""
     monkeypatch.setattr(batch_blocks, "BLOCK_IMAGES", at_once)
@@ -306,7 +282,7 @@ def test_clean_batches_have_every_image_once_in_order(
     assert [len(batch["id"]) for batch in batches] == sizes
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert whole["id"].tolist() == [f"digit/{number}".encode() for number in range(600)]
-    np.testing.assert_array_equal(whole["image"], digit_images(600))
+    np.testing.assert_array_equal(whole["image"], digit_images)
     np.testing.assert_array_equal(whole["label"], load_digits().target[:600])
 
 

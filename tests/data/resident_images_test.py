@@ -1,11 +1,8 @@
 """Shard sets in memory."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from nsk.data import records, shards
@@ -16,47 +13,26 @@ from nsk.errors import UserError
 NAMES = [str(digit) for digit in range(10)]
 
 
-def digit_images(count):
-    images = np.minimum(load_digits().images[:count] * 16, 255).astype(np.uint8)
-    return np.repeat(images[..., np.newaxis], 3, axis=-1)
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def labeled(tmp_path):
-    """600 digits (more than are parsed in one call) in shards of 250."""
-    pixels, labels = digit_images(600), load_digits().target[:600]
-    with shards.ShardWriter(tmp_path / "labeled", "images", NAMES, 250) as writer:
-        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            writer.write(records.image_example(f"digit/{number}", png(image), label))
-    return shards.ShardSet.load(tmp_path / "labeled")
-
-
-def test_images_are_loaded_in_file_order(labeled):
+def test_images_are_loaded_in_file_order(labeled, digit_images):
     images = load_images(labeled, 8)
     assert len(images) == 600
     assert images.ids == [f"digit/{number}" for number in range(600)]
     assert images.images.dtype == tf.uint8
-    np.testing.assert_array_equal(images.images, digit_images(600))
+    np.testing.assert_array_equal(images.images, digit_images)
     assert images.labels.dtype == np.int32
     np.testing.assert_array_equal(images.labels, load_digits().target[:600])
     assert images.log_probabilities is None
     np.testing.assert_array_equal(images.copies, np.ones(600))
 
 
-def test_images_are_resized_or_remain_encoded(labeled):
+def test_images_are_resized_or_remain_encoded(labeled, digit_files):
     images = load_images(labeled, 16)
     assert images.images.shape == (600, 16, 16, 3)
-    expected = decode_image(tf.constant(png(digit_images(600)[250])), 16)
+    expected = decode_image(tf.constant(digit_files[250]), 16)
     np.testing.assert_array_equal(images.images[250], expected)
     encoded = load_images(labeled, None)
     assert encoded.images.dtype == tf.string
-    assert encoded.images[250].numpy() == png(digit_images(600)[250])
+    assert encoded.images[250].numpy() == digit_files[250]
 
 
 def test_bytes_in_memory_are_those_of_pixels_or_files(labeled):
@@ -65,24 +41,26 @@ def test_bytes_in_memory_are_those_of_pixels_or_files(labeled):
     assert bytes_in_memory(labeled, None) == files
 
 
-def test_images_without_labels_have_the_label_minus_one(tmp_path):
+def test_images_without_labels_have_the_label_minus_one(digit_files, tmp_path):
     with shards.ShardWriter(tmp_path, "images", NAMES, 5) as writer:
-        writer.write(records.image_example("one", png(digit_images(1)[0])))
+        writer.write(records.image_example("one", digit_files[0]))
     assert load_images(shards.ShardSet.load(tmp_path), 8).labels.tolist() == [-1]
 
 
-def test_pseudo_labels_are_loaded_with_copies_and_log_probabilities(tmp_path):
+def test_pseudo_labels_are_loaded_with_copies_and_log_probabilities(
+    digit_images, digit_files, tmp_path
+):
     random = np.random.default_rng(0)
     log_probabilities = np.log(random.dirichlet(np.full(10, 0.1), 30)).astype(np.float16)
     copies = random.integers(1, 5, 30)
     labels = log_probabilities.argmax(axis=1)
     with shards.ShardWriter(tmp_path, "pseudo", NAMES, 20) as writer:
-        for number, image in enumerate(digit_images(30)):
+        for number, encoded in enumerate(digit_files[:30]):
             confidence = np.exp(np.float32(log_probabilities[number].max()))
             writer.write(
                 records.pseudo_example(
                     f"digit/{number}",
-                    png(image),
+                    encoded,
                     labels[number],
                     confidence,
                     log_probabilities[number],
@@ -90,7 +68,7 @@ def test_pseudo_labels_are_loaded_with_copies_and_log_probabilities(tmp_path):
                 )
             )
     images = load_images(shards.ShardSet.load(tmp_path), 8)
-    np.testing.assert_array_equal(images.images, digit_images(30))
+    np.testing.assert_array_equal(images.images, digit_images[:30])
     np.testing.assert_array_equal(images.labels, labels)
     assert images.log_probabilities.dtype == np.float32
     np.testing.assert_array_equal(images.log_probabilities, log_probabilities.astype(np.float32))
