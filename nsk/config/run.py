@@ -58,8 +58,9 @@ class RunConfig(Section):
     )
     checkpoint_minutes: float = setting(
         5.0,
-        "Time between checkpoints of a training, minutes; more if writing them would take over 1 % "
-        "of the time.",
+        "Longest time between checkpoints of a training, minutes. They are written as often as 1 % "
+        "of the time allows, which for small networks is every few seconds; 0: as often as "
+        "possible.",
         minimum=0.0,
         changes_results=False,
     )

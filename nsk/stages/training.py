@@ -136,7 +136,7 @@ class Job:
         initial_weights: None: random ones.
         summary_folder: where TensorBoard's events are written.
         checkpoint_folder: where checkpoints are kept during the training.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: longest time between checkpoints.
         eval_batch_size: images per batch of evaluation.
         jit_compile: auto | on | off, whether XLA compiles steps and predictions.
     """

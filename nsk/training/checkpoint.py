@@ -27,8 +27,10 @@ from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_sy
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
 MAX_KEPT = 2
-# Saving takes no larger share of the time than this, however short the interval is.
+# The time between checkpoints is as short as this share of it, for saving and writing, allows.
 MAX_TIME_SHARE = 0.01
+# The time until the first checkpoint, before it is known how long one takes.
+FIRST_SECONDS = 5.0
 
 
 class Checkpoints:
@@ -38,21 +40,32 @@ class Checkpoints:
         folder: where they are kept.
         variables: all variables that training changes, by name; they have `assign` and convert to
             NumPy arrays.
-        seconds: time between checkpoints.
+        max_seconds: longest time between checkpoints. It is shorter if checkpoints take less than
+            `MAX_TIME_SHARE` of it; 0: a checkpoint whenever the one before is on disk.
+
+    Attributes:
+        pause_seconds: how long training has waited for checkpoints so far.
     """
 
-    def __init__(self, folder: Path, variables: dict[str, Any], seconds: float):
+    def __init__(self, folder: Path, variables: dict[str, Any], max_seconds: float):
         self.folder, self.variables = Path(folder), variables
-        self.seconds_spent = 0.0
-        self._interval = seconds
-        self._due = time.monotonic() + seconds
+        self.pause_seconds = 0.0
+        self._max_seconds = max_seconds
+        self._seconds_of_last = FIRST_SECONDS * MAX_TIME_SHARE
+        self._last_saved = time.monotonic()
         self._writing = None
         self._error = None
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for the next checkpoint, and the one before is on disk."""
-        return time.monotonic() >= self._due and not (self._writing and self._writing.is_alive())
+        is_writing = self._writing and self._writing.is_alive()
+        return not is_writing and time.monotonic() - self._last_saved >= self.interval
+
+    @property
+    def interval(self) -> float:
+        """Time between the last checkpoint and the next one, seconds."""
+        return min(self._max_seconds, self._seconds_of_last / MAX_TIME_SHARE)
 
     @property
     def last(self) -> str:
@@ -89,13 +102,12 @@ class Checkpoints:
             return
         # Copies, since these arrays may be views of TensorFlow's memory.
         arrays = {name: np.array(value) for name, value in arrays.items()}
-        self._writing = threading.Thread(target=self._write, args=(step, arrays, state))
+        self._writing = threading.Thread(target=self._write, args=(step, arrays, state, started))
         self._writing.start()
         if wait:
             self.finish()
-        spent = time.monotonic() - started
-        self.seconds_spent += spent
-        self._due = time.monotonic() + max(self._interval, spent / MAX_TIME_SHARE)
+        self._last_saved = time.monotonic()
+        self.pause_seconds += self._last_saved - started
 
     def finish(self) -> None:
         """Waits for the checkpoint that is being written, and raises its error if it failed."""
@@ -106,13 +118,15 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, step, arrays, state):
+    def _write(self, step, arrays, state, started):
+        """Writes a checkpoint whose saving was started at this time, in the background."""
         try:
             write(self._path(step), step, arrays, state)
             for path in self._paths()[:-MAX_KEPT]:
                 shutil.rmtree(path)
         except Exception as error:
             self._error = error
+        self._seconds_of_last = time.monotonic() - started
 
     def _paths(self):
         """The checkpoints' folders, oldest first."""

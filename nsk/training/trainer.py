@@ -123,7 +123,7 @@ class Trainer:
             summary_folder: where TensorBoard's events are written.
             title: name of the work in the progress line.
             checkpoint_folder: where checkpoints are kept during the training.
-            checkpoint_seconds: float, time between checkpoints.
+            checkpoint_seconds: float, longest time between checkpoints.
 
         Returns:
             dict: `steps`, `images_seen`, `seconds`, `final_loss` and `dev`, the last evaluation.

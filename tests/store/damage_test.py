@@ -304,10 +304,7 @@ def interrupted_training(workdir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
     copy_stages(workdir, folder, "data")
     runner = make_runner(folder, evaluations=6, checkpoint_minutes=0.0)
-    with (
-        mock.patch.object(checkpoint, "MAX_TIME_SHARE", 1e9),
-        interrupted(checkpoint.Checkpoints, "save", 3),
-    ):
+    with interrupted(checkpoint.Checkpoints, "save", 3):
         train_teacher(runner)
     assert len(files_of_kind(folder, CHECKPOINT_FILES[0])) == 2
     return folder

@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 
 import numpy as np
@@ -168,16 +169,35 @@ def test_a_disk_that_cannot_be_written_is_reported(tmp_path):
         checkpoints.save(1, {}, wait=True)
 
 
-def test_the_next_checkpoint_is_due_after_the_interval_or_a_hundred_times_its_cost(tmp_path):
-    checkpoints = Checkpoints(tmp_path, make_variables(), 0.0)
-    assert checkpoints.is_due
+def test_checkpoints_are_as_frequent_as_a_hundredth_of_the_time_allows(tmp_path):
+    """The time is that of saving and of writing."""
+    checkpoints = Checkpoints(tmp_path, make_variables(), 1e9)
+    assert checkpoints.interval == pytest.approx(checkpoint.FIRST_SECONDS)
     started = time.monotonic()
-    checkpoints.save(1, {}, wait=True)
+    checkpoints.save(1, {})
+    checkpoints.finish()
     spent = time.monotonic() - started
     assert not checkpoints.is_due
-    assert checkpoints.seconds_spent <= spent
-    assert checkpoints._due - time.monotonic() > 50 * checkpoints.seconds_spent
-    assert not Checkpoints(tmp_path, make_variables(), 60.0).is_due
+    assert 0 < checkpoints.pause_seconds < spent
+    assert 50 * spent < checkpoints.interval <= 100 * spent
+
+
+def test_the_longest_time_between_checkpoints_wins_over_their_share_of_the_time(tmp_path):
+    checkpoints = Checkpoints(tmp_path, make_variables(), 0.0)
+    for step in (1, 2):
+        assert checkpoints.is_due
+        checkpoints.save(step, {}, wait=True)
+    assert Checkpoints(tmp_path, make_variables(), 2.5).interval == 2.5
+
+
+def test_no_checkpoint_is_due_while_one_is_written(tmp_path, monkeypatch):
+    checkpoints, go_on = Checkpoints(tmp_path, make_variables(), 0.0), threading.Event()
+    monkeypatch.setattr(checkpoint, "write", lambda *_: go_on.wait())
+    checkpoints.save(1, {})
+    assert not checkpoints.is_due
+    go_on.set()
+    checkpoints.finish()
+    assert checkpoints.is_due
 
 
 def test_a_manifest_is_readable(tmp_path):
