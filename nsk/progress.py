@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TextIO
 
+from nsk.units import format_duration
+
 TERMINAL_INTERVAL_SECONDS = 0.2
 LOG_INTERVAL_SECONDS = 30.0
 
@@ -72,12 +74,3 @@ class Progress:
             self._stream.flush()
         except BrokenPipeError:  # The reader has exited, as in `| head`: the work continues.
             self._stream = io.StringIO()
-
-
-def format_duration(seconds: float) -> str:
-    """Formats a duration in seconds as 8.1 s, 3:05 or 2:03:05."""
-    if seconds < 59.95:  # At or above this, one digit would show 60.0.
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -15,6 +15,7 @@ COMMON = {
     "nsk.hashing",
     "nsk.progress",
     "nsk.stopping",
+    "nsk.units",
     "nsk.store.files",
     "nsk.distributed.batch_share",
 }
@@ -25,6 +26,7 @@ ALLOWED = {
     "nsk.hashing": set(),
     "nsk.progress": set(),
     "nsk.stopping": set(),
+    "nsk.units": set(),
     "nsk.noise": {"nsk.noise"},
     "nsk.config": {"nsk.config", "nsk.data.randaugment_table"},
     "nsk.store": {"nsk.store"},
@@ -34,7 +36,11 @@ ALLOWED = {
     "nsk.models": {"nsk.models", "nsk.noise"},
     "nsk.models.model_files": {"nsk.models", "nsk.store"},
     "nsk.training": {"nsk.training", "nsk.noise", "nsk.models", "nsk.distributed"},
-    "nsk.evaluation": {"nsk.evaluation", "nsk.distributed.compilation"},
+    "nsk.evaluation": {
+        "nsk.evaluation",
+        "nsk.distributed.compilation",
+        "nsk.distributed.device_memory",
+    },
     "nsk.evaluation.metrics": set(),
     "nsk.evaluation.shard_predictor": {"nsk.evaluation", "nsk.data", "nsk.models.model_files"},
     "nsk.pseudo": {"nsk.pseudo", "nsk.evaluation.prediction_files"},

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from nsk import progress
-from nsk.progress import Progress, format_duration
+from nsk.progress import Progress
+from nsk.units import format_duration
 
 
 class Terminal(io.StringIO):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare
+from nsk.units import format_bytes
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
@@ -14,7 +15,6 @@ if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
 FLOAT_BYTES = 4
 # Of a score's id, key, label and confidence, about; log-probabilities are added to it.
 SCORE_BYTES = 64
-UNITS = ("MiB", "GiB", "TiB", "PiB")
 
 WORK_HEADER = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
 COST_HEADER = (
@@ -23,15 +23,17 @@ COST_HEADER = (
     "pixels",
     "multiply-adds",
     "activations",
+    "step",
     "batches",
     "images per class",
 )
 COST_LEGEND = (
     "multiply-adds: per training image, forward and backward. activations: memory of a replica",
-    "for the activations of a step's images, or of a micro-batch, that the backward pass needs;",
-    "weights, gradients and work space are not included. batches: main memory of a worker for",
-    "prepared batches; not included are the work space of the noise, most with mixup and CutMix,",
-    "and the images of --cache=memory, or three windows of --shuffle_mebibytes per stream.",
+    "for the activations of a step's images, or of a micro-batch, that the backward pass needs.",
+    "step: with weights, gradients and the optimizer's variables; work space is not included.",
+    "batches: main memory of a worker for prepared batches; not included are the work space of the",
+    "noise, most with mixup and CutMix, and the images of --cache=memory, or three windows of",
+    "--shuffle_mebibytes per stream.",
 )
 
 
@@ -89,10 +91,20 @@ def _print(runner, counts, folder, rows, disk):
         *align_columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
         *COST_LEGEND,
         *_not_counted(rows),
-        f"Devices: {runner.runtime.strategy.num_replicas_in_sync}. Disk in {runner.workdir}, at "
+        f"Devices: {_describe_devices(runner.runtime.strategy)}. Disk in {runner.workdir}, at "
         f"most about {_describe_disk(disk)}. Nothing was trained.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _describe_devices(strategy):
+    """The number of replicas' devices, and the memory of each."""
+    from nsk.distributed.compilation import device_type
+    from nsk.distributed.device_memory import replica_bytes
+
+    memory = replica_bytes(strategy)
+    each = f" with {format_bytes(memory)} each" if memory else ""
+    return f"{strategy.num_replicas_in_sync} {device_type(strategy)}{each}"
 
 
 def _images(counts, folder):
@@ -129,16 +141,21 @@ def _row(runner, counts, role, settings):
     from nsk.data import batch_blocks
 
     train, sizes, steps = settings.train, settings.batch_sizes, settings.num_steps
-    parameters, cost = _network(
+    parameters, state_bytes, cost = _network(
         settings.architecture,
         settings.frozen_blocks,
         train.rematerialize,
+        train.optimizer,
+        bool(train.ema_decay),
         num_classes=counts["num_classes"],
         image_size=settings.image_size,
         **settings.model.values(),
     )
     parts = runner.runtime.strategy.num_replicas_in_sync * train.accumulation_steps
-    selection = runner.config.selection
+    selection, activation_bytes = (
+        runner.config.selection,
+        cost.activation_bytes * sum(sizes) // parts,
+    )
     return {
         "role": role,
         "model": settings.architecture,
@@ -149,7 +166,8 @@ def _row(runner, counts, role, settings):
         "epochs": _epochs(selection, counts, role, steps, sizes),
         "image_size": settings.image_size,
         "multiply_adds": cost.training,
-        "activation_bytes": cost.activation_bytes * sum(sizes) // parts,
+        "activation_bytes": activation_bytes,
+        "step_bytes": state_bytes + activation_bytes,
         "batch_bytes": batch_blocks.bytes_of_batches(
             sizes, settings.image_size, runner.workers.share, settings.mixes_images
         ),
@@ -159,13 +177,14 @@ def _row(runner, counts, role, settings):
 
 
 @functools.cache
-def _network(name, frozen_blocks, rematerialize, **settings):
-    """(parameters, `Cost`) of a network, which may take seconds to build."""
+def _network(name, frozen_blocks, rematerialize, optimizer, has_average, **settings):
+    """(parameters, bytes of the state, `Cost`) of a network, which may take seconds to build."""
     from nsk import models
     from nsk.models import blocks
     from nsk.models.cost import estimate_cost
     from nsk.stages.training import trainable_parameters
     from nsk.training import rematerialization
+    from nsk.training.step_memory import state_bytes
 
     model = models.build_model(name, **settings)
     parameters = trainable_parameters(model)
@@ -173,7 +192,8 @@ def _network(name, frozen_blocks, rematerialize, **settings):
         layer.trainable = False
     recomputed = rematerialize and blocks.block_names(model)
     segments = rematerialization.segments(model) if recomputed else ()
-    return parameters, estimate_cost(model, segments)
+    state = state_bytes(model, optimizer, has_average)
+    return parameters, state, estimate_cost(model, segments)
 
 
 def _epochs(selection, counts, role, steps, sizes):
@@ -229,8 +249,9 @@ def _cost_cells(row):
         *start,
         str(row["image_size"]),
         f"{row['multiply_adds'] / 1e9:,.3f} G",
-        _size(row["activation_bytes"]),
-        _size(row["batch_bytes"]),
+        format_bytes(row["activation_bytes"]),
+        format_bytes(row["step_bytes"]),
+        format_bytes(row["batch_bytes"]),
         f"{per_class:,}" if isinstance(per_class, int) else per_class or "-",
     )
 
@@ -276,17 +297,9 @@ def _disk_bytes(config, counts, folder, rows):
 
 def _describe_disk(disk):
     """Bytes on disk by purpose, in words."""
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in disk.items())
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in disk.items())
     without = "" if "images" in disk else "; without images and pseudo-label shards"
-    return f"{_size(sum(disk.values()))} ({parts}){without}"
-
-
-def _size(number_of_bytes):
-    """Bytes as 0.3 MiB, 12 MiB or 3.4 TiB."""
-    size, units = number_of_bytes / 2**20, list(UNITS)
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 10 else f"{size:.1f} {units[0]}"
+    return f"{format_bytes(sum(disk.values()))} ({parts}){without}"
 
 
 def _bytes_below(folder):

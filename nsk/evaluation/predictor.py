@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nsk.distributed import compilation
-from nsk.errors import GenerationFailedError
+from nsk.distributed import compilation, device_memory
+from nsk.errors import GenerationFailedError, UserError
 
 VIEWS = ("image", "mirror")
 # Short batches are padded to a multiple of this, so that few batch sizes, and graphs, occur.
@@ -78,6 +78,7 @@ class Predictor:
 
         Raises:
             GenerationFailedError: the outputs are not finite.
+            UserError: the memory of a device is full.
         """
         for batch in batches:
             yield Predictions(
@@ -118,8 +119,14 @@ class Predictor:
         """`_predict_global_batch`, without XLA if it cannot compile the model."""
         try:
             log_probabilities = self._global_batch(images)
-        except compilation.ERRORS as error:
-            if not self._forward.fall_back(error):
+        except tf.errors.OpError as error:
+            if device_memory.is_full(error):
+                raise UserError(
+                    f"The device's memory is full: {self.model.name} cannot predict "
+                    f"{self._batch_size // self._replicas} images at a time; lower "
+                    "--eval_batch_size."
+                ) from error
+            if not isinstance(error, compilation.ERRORS) or not self._forward.fall_back(error):
                 raise
             self._global_batch = tf.function(self._predict_global_batch)
             log_probabilities = self._global_batch(images)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nsk.evaluation.suites import SUITES, metric_name
-from nsk.progress import format_duration
 from nsk.report.text_table import align_columns
 from nsk.store.folders import StageFolder
+from nsk.units import format_duration
 
 # Columns of the selection table: title, and the counts of dev images kept and of correct ones.
 DEV_COLUMNS = ("dev kept", "dev_kept", "dev_correct")

@@ -8,6 +8,7 @@ from absl import logging
 
 from nsk import models
 from nsk.config.config import Config
+from nsk.distributed import device_memory
 from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
 from nsk.models import blocks, weights
@@ -20,6 +21,7 @@ from nsk.stages.hyperparameters import (
 )
 from nsk.stages.runner import StageRunner
 from nsk.stages.training import build_network
+from nsk.training.step_memory import StepMemory
 
 # Side of the largest images that networks for small images are usual for, pixels.
 SMALL_SIDE = 64
@@ -53,6 +55,7 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
             built = {network: build_network(settings, num_classes, synchronized=False)}
         model = built[network]
         warnings.update(dict.fromkeys(_warnings(settings, model)))
+        warnings.update(dict.fromkeys(_memory_warnings(settings, model, strategy)))
         _check_initial_weights(config, generation, model, teacher)
         _check_finetuning(strategy, finetuning_hyperparameters(config, generation, counts), model)
         teacher = model
@@ -77,6 +80,14 @@ def _warnings(settings: Hyperparameters, model: keras.Model):
         )
     if settings.train.rematerialize and not blocks.block_names(model):
         yield f"--rematerialize has no effect on {name}, whose blocks are not known."
+
+
+def _memory_warnings(settings, model, strategy):
+    """A line about a training step that does not fit into a device's memory, by the estimate."""
+    replicas, available = strategy.num_replicas_in_sync, device_memory.replica_bytes(strategy)
+    memory = StepMemory.of(model, settings.batch_sizes, settings.train, replicas)
+    if available and not memory.fits(available):
+        yield f"{settings.name} {settings.architecture}: {memory.describe(available)}"
 
 
 def _check_initial_weights(config, generation, model, teacher):

@@ -19,9 +19,10 @@ import tensorflow as tf
 from absl import logging
 
 from nsk import noise, stopping
-from nsk.distributed import compilation
+from nsk.distributed import compilation, device_memory
 from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
+from nsk.errors import UserError
 from nsk.models import blocks
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
@@ -30,6 +31,7 @@ from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.recipe import Recipe
 from nsk.training.session import Session
 from nsk.training.step import ReplicaStep
+from nsk.training.step_memory import StepMemory
 
 SECONDS_PER_CALL = 1.0  # Python, and so a signal's handler, runs only between calls.
 
@@ -91,9 +93,18 @@ class Trainer:
             step.fall_back(reason)
         return step
 
+    def _check_memory(self, error, title):
+        """UserError if a device's memory was full."""
+        if device_memory.is_full(error):
+            sizes = self.recipe.batch_sizes.values()
+            replicas = self.strategy.num_replicas_in_sync
+            memory = StepMemory.of(self.model, list(sizes), self.recipe, replicas)
+            described = memory.describe(device_memory.replica_bytes(self.strategy))
+            raise UserError(f"{title}: the device's memory is full: {described}") from error
+
     def _retry_plain(self, error):
         """Switches to steps without XLA if the first call failed; whether it has switched."""
-        failed = self._replica_step.fall_back(error)
+        failed = isinstance(error, compilation.ERRORS) and self._replica_step.fall_back(error)
         if failed:
             self.run_steps = tf.function(self._run_steps)
         return failed
@@ -132,6 +143,7 @@ class Trainer:
             GenerationFailedError: the loss, a gradient or a weight is not finite.
             LostWorkerError: another worker is lost.
             Stopped: a stop was requested; a checkpoint of the last step is on disk.
+            UserError: the memory of a device is full.
         """
         stops = evaluation_steps(self.recipe.num_steps, evaluations)
         session = self._start(
@@ -146,7 +158,8 @@ class Trainer:
                 called = time.monotonic()
                 try:
                     losses, norms = self.call_steps(batches, session.step, count)
-                except compilation.ERRORS as error:
+                except tf.errors.OpError as error:
+                    self._check_memory(error, title)
                     if not self._retry_plain(error):
                         raise
                     # The failed call has consumed a batch.

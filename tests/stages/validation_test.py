@@ -6,6 +6,7 @@ import pytest
 from nsk import models
 from nsk.commands import plan, run
 from nsk.data import ingest, records, shards
+from nsk.distributed import device_memory
 from nsk.errors import UserError
 from nsk.stages.validation import check_chain
 
@@ -168,3 +169,17 @@ def test_a_damaged_teacher_is_named(plan_with_teacher, tmp_path):
         path.write_bytes(bytes(damaged))
         with pytest.raises(UserError, match=r"teacher\.keras cannot be loaded"):
             plan_with_teacher(path)
+
+
+def test_a_step_that_does_not_fit_into_the_memory_triggers_a_warning(
+    make_runner, workdir, monkeypatch, caplog
+):
+    monkeypatch.setattr(device_memory, "replica_bytes", lambda _: 4 * 2**20)
+    runner = make_runner(workdir, models=["convnet5"], labeled_batch_size=["64"], image_size=["32"])
+    check_chain(runner, ingest.placeholder_counts(600, 600, 10))
+    assert "gen0/teacher convnet5: 64 images at a time take at least" in caplog.text
+    assert "of 4.0 MiB on a device; give --accumulation_steps=" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(device_memory, "replica_bytes", lambda _: 2**36)
+    check_chain(runner, ingest.placeholder_counts(600, 600, 10))
+    assert "images at a time" not in caplog.text

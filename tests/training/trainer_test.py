@@ -506,6 +506,36 @@ def test_variables_have_the_same_names_in_every_process(tmp_path):
         assert np.all(np.asarray(variable) == 1)
 
 
+class HugeLayer(keras.layers.Layer):
+    """The identity, by way of a tensor of 128 TiB."""
+
+    def call(self, inputs):
+        size = 2**45 * tf.cast(tf.shape(inputs)[:1], tf.int64)
+        return inputs + tf.reduce_max(tf.random.stateless_uniform(size, [1, 2]))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def test_a_full_memory_is_one_line_that_names_what_would_fit(tmp_path):
+    def huge(synchronized):
+        model = small_noisy(synchronized)
+        return keras.Model(model.input, HugeLayer()(model.output))
+
+    with pytest.raises(UserError, match="^a title: the device's memory is full: 64 ima") as error:
+        make_trainer("one", RECIPE, huge).train(
+            batches,
+            evaluate=dict,
+            evaluations=1,
+            summary_folder=tmp_path / "events",
+            title="a title",
+            checkpoint_folder=tmp_path / "checkpoints",
+            checkpoint_seconds=1e9,
+        )
+    assert "give --accumulation_steps=2 (32 images at a time, the same update)" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_stop_on_request_saves_the_last_step(tmp_path):
     recipe = dataclasses.replace(RECIPE, learning_rates=RECIPE.learning_rates[:20])
     trainer = make_trainer("one", recipe, small_noisy)

@@ -1,0 +1,64 @@
+"""Memory of the devices of a strategy, and errors of TensorFlow that say that it is full."""
+
+import os
+import re
+from pathlib import Path
+
+import tensorflow as tf
+
+from nsk.distributed.compilation import device_type
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# XLA and CUDA report a full memory as errors of other types, too.
+OUT_OF_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY", re.I)
+
+
+def replica_bytes(strategy: tf.distribute.Strategy) -> int | None:
+    """Memory of a replica's device in bytes: a GPU's, or its part of the main memory.
+
+    Args:
+        strategy: the run's strategy.
+
+    Returns:
+        int; None for a TPU, or if the system does not say it.
+    """
+    kind = device_type(strategy)
+    if kind == "CPU":
+        total = _main_memory()
+        return total and total // len(tf.config.list_logical_devices("CPU"))
+    # TensorFlow has no public function for the size of a GPU's memory.
+    from tensorflow.python.client import device_lib
+
+    limits = [
+        device.memory_limit
+        for device in device_lib.list_local_devices()
+        if device.device_type == kind
+    ]
+    return min(limits, default=None) or None
+
+
+def peak_bytes(strategy: tf.distribute.Strategy) -> int | None:
+    """The most memory that a GPU of this process has used so far, in bytes; None without a GPU."""
+    if device_type(strategy) != "GPU":
+        return None
+    names = [device.name for device in tf.config.list_logical_devices("GPU")]
+    return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of TensorFlow says that a device's memory is full."""
+    return isinstance(error, tf.errors.ResourceExhaustedError) or (
+        isinstance(error, tf.errors.OpError) and bool(OUT_OF_MEMORY.search(error.message))
+    )
+
+
+def _main_memory():
+    """Main memory in bytes, or the limit of the container; None if unknown."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+    try:
+        return min(total, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # Another system, or "max".
+        return total
