@@ -52,6 +52,13 @@ class TrainConfig(Section):
         "update; only BatchNorm sees micro-batches instead of the batch.",
         minimum=1,
     )
+    batch_norm: str = setting(
+        "synchronized",
+        "Statistics of BatchNorm in training on several devices: synchronized: over the whole "
+        "batch, so that the number of devices does not change the result | replica: over each "
+        "device's part of the batch, without communication, so that XLA can compile the steps.",
+        choices=("synchronized", "replica"),
+    )
     rematerialize: bool = setting(
         False,
         "Gradient checkpointing: recompute activations inside blocks in the backward pass. Less "

@@ -56,18 +56,23 @@ def describe_devices(strategy: tf.distribute.Strategy, mode: str) -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         name = f" ({details.get('device_name', gpus[0].name)})"
-    reason = obstacle(strategy)
-    if kind == "TPU" or (is_compiled(mode, strategy) and not reason):
-        return f"Devices: {count} {kind}{name}, steps compiled by XLA."
-    why = f": {reason}" if is_compiled(mode, strategy) else ""
-    return f"Devices: {count} {kind}{name}, steps not compiled by XLA{why}."
+    compiled = "compiled" if kind == "TPU" or is_compiled(mode, strategy) else "not compiled"
+    if compiled == "compiled" and obstacle(strategy, synchronized=True):
+        return f"Devices: {count} {kind}{name}, steps compiled by XLA if --batch_norm=replica."
+    return f"Devices: {count} {kind}{name}, steps {compiled} by XLA."
 
 
-def obstacle(strategy: tf.distribute.Strategy) -> str | None:
-    """Why a training step cannot be compiled under a strategy; None if it can be."""
-    if isinstance(strategy, tf.distribute.OneDeviceStrategy | tf.distribute.TPUStrategy):
+def obstacle(strategy: tf.distribute.Strategy, synchronized: bool) -> str | None:
+    """Why a training step cannot be compiled under a strategy; None if it can be.
+
+    Args:
+        strategy: the run's strategy.
+        synchronized: whether BatchNorm computes its statistics over all replicas.
+    """
+    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if is_tpu or strategy.num_replicas_in_sync == 1 or not synchronized:
         return None
-    return f"{type(strategy).__name__} sums gradients outside of what XLA compiles"
+    return "BatchNorm sums over replicas, outside of what XLA compiles; see --batch_norm"
 
 
 def device_type(strategy: tf.distribute.Strategy) -> str:

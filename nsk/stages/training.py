@@ -273,6 +273,7 @@ def make_recipe(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Recip
         ema_decay=train.ema_decay,
         accumulation_steps=train.accumulation_steps,
         frozen_blocks=settings.frozen_blocks,
+        synchronized=train.batch_norm == "synchronized",
         rematerialize=train.rematerialize,
     )
 

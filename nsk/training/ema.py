@@ -33,15 +33,19 @@ class ExponentialMovingAverage:
             for i, source in enumerate(self._sources)
         ]
 
-    def update(self, strategy: tf.distribute.Strategy, num_updates: int | tf.Tensor) -> None:
-        """Adds (1 - d) (weight - average) to each average after a step, outside of replicas."""
-        rate = 1.0 - ramped_decay(self.decay, num_updates)
+    def update(self, num_updates: int | tf.Tensor) -> None:
+        """Adds (1 - d) (weight - average) to each average after a step, on a single replica."""
         for average, source in zip(self.averages, self._sources, strict=True):
-            strategy.extended.update(
-                average,
-                lambda a, s: a.assign_add(tf.cast(rate, a.dtype) * (tf.cast(s, a.dtype) - a)),
-                args=(source,),
-            )
+            self._add(average, source, num_updates)
+
+    def update_replicas(self, strategy: tf.distribute.Strategy, num_updates: tf.Tensor) -> None:
+        """`update` on all replicas of a strategy, outside of their contexts."""
+        for average, source in zip(self.averages, self._sources, strict=True):
+            strategy.extended.update(average, self._add, args=(source, num_updates))
+
+    def _add(self, average, source, num_updates):
+        rate = tf.cast(1.0 - ramped_decay(self.decay, num_updates), average.dtype)
+        average.assign_add(rate * (tf.cast(source, average.dtype) - average))
 
     def copy_to(self, model: keras.Model) -> None:
         """Assigns the averages to another model of the same architecture."""

@@ -20,6 +20,8 @@ class Recipe:
         ema_decay: decay of the averaged weights, which are evaluated and saved; 0: no average.
         accumulation_steps: micro-batches per step and replica; divides each stream's share.
         frozen_blocks: blocks after the stem that are not trained, with the stem; 0: none.
+        synchronized: whether BatchNorm computes its statistics over the images of all replicas, or
+            those of each replica alone.
         rematerialize: whether activations inside blocks are recomputed in the backward pass.
     """
 
@@ -34,6 +36,7 @@ class Recipe:
     ema_decay: float = 0.0
     accumulation_steps: int = 1
     frozen_blocks: int = 0
+    synchronized: bool = True
     rematerialize: bool = False
 
     @property

@@ -1,5 +1,7 @@
 """One training step of one replica: forward pass, backward pass, update."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from nsk.distributed.batch_share import Share
 from nsk.models.blocks import block_names
 from nsk.models.layers import stochastic_depth_names
 from nsk.training import optimizers
+from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.losses import summed_cross_entropy
 from nsk.training.recipe import Recipe
 from nsk.training.rematerialization import Rematerialized
@@ -28,6 +31,11 @@ class ReplicaStep:
         recipe: `Recipe`.
         noise_key: int64 (2,), the stage's key.
         num_replicas: int.
+        average: the moving average to update with each step, if there is one and a single replica.
+
+    Attributes:
+        compute: the part of a step that changes no variable: loss, gradients and statistics. It
+            communicates with other replicas only if BatchNorm does.
     """
 
     def __init__(
@@ -37,12 +45,21 @@ class ReplicaStep:
         recipe: Recipe,
         noise_key: noise.Key,
         num_replicas: int,
+        average: ExponentialMovingAverage | None = None,
     ):
         self._model, self._optimizer, self._recipe = model, optimizer, recipe
-        self._noise_key, self._num_replicas = noise_key, num_replicas
+        self._noise_key, self._num_replicas, self._average = noise_key, num_replicas, average
         self._forward = model
         if recipe.rematerialize and block_names(model):
             self._forward = Rematerialized(model)
+        # BatchNorm's moving averages, which the forward pass updates.
+        self._statistics = [
+            variable
+            for layer in model.layers
+            if layer.trainable
+            for variable in layer.non_trainable_variables
+        ]
+        self.compute: Callable = self._compute
 
     def __call__(self, streams: tuple[dict[str, tf.Tensor], ...], step: tf.Tensor) -> tf.Tensor:
         """Runs the step, in a replica's context.
@@ -60,8 +77,29 @@ class ReplicaStep:
         counted = streams if recipe.loss_normalization == "all" else streams[:1]
         weight = tf.add_n([tf.reduce_sum(stream["weight"]) for stream in counted])
         denominator = replica.all_reduce("SUM", weight)
-        step_key = noise.step_key(self._noise_key, step)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+        loss, gradients, statistics = self.compute(streams, step, number, denominator)
+        if self._num_replicas > 1 and not recipe.synchronized:
+            statistics = replica.all_reduce("MEAN", statistics)
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            variable.assign(value)
+        norm = self._update(replica.all_reduce("SUM", gradients))
+        if self._average:
+            self._average.update(step)
+        # Every replica has the whole norm, but only its part of the loss.
+        return tf.stack([loss, tf.cast(norm, tf.float32) / self._num_replicas])
+
+    def _compute(self, streams, step, number, denominator):
+        """(loss, gradients, new values of BatchNorm's moving averages) of a replica's share.
+
+        Args:
+            streams: as for `__call__`.
+            step: int32 scalar tensor.
+            number: int32 scalar tensor, the replica's.
+            denominator: float32 scalar tensor, by which the summed loss is divided.
+        """
+        recipe = self._recipe
+        step_key = noise.step_key(self._noise_key, step)
         positions = Share(number, self._num_replicas).positions(recipe.batch_sizes.values())
 
         def micro_batch(tensors, index):
@@ -75,7 +113,7 @@ class ReplicaStep:
                 [tf.reshape(rows, [*shape, *rows.shape[1:]])[:, index] for rows in tensors], axis=0
             )
 
-        def compute_gradients(index):
+        def compute_gradients(index, statistics):
             # Streams are distributed separately and concatenated here: each replica gets its share
             # of both, and BatchNorm computes its statistics over labelled and pseudo-labelled
             # images together.
@@ -86,42 +124,50 @@ class ReplicaStep:
             rows = micro_batch(positions, index)
             names = stochastic_depth_names(self._model)
             with noise.scope(step_key, rows, recipe.global_batch_size, names):
-                return self._gradients(images, targets, weights, denominator)
+                return self._gradients(images, targets, weights, denominator, statistics)
 
-        loss, gradients = self._accumulate(compute_gradients)
-        norm = self._update(replica.all_reduce("SUM", gradients))
-        # Every replica has the whole norm, but only its part of the loss.
-        return tf.stack([loss, tf.cast(norm, tf.float32) / self._num_replicas])
+        return self._accumulate(compute_gradients)
 
     def _accumulate(self, compute_gradients):
-        """The sums of the loss and the gradients that a function returns for each micro-batch."""
-        count = self._recipe.accumulation_steps
-        if count == 1:
-            return compute_gradients(0)
+        """Calls a function for each micro-batch: sums of loss and gradients, last statistics.
 
-        def add(index, *sums):
-            with tf.control_dependencies(sums):  # Otherwise micro-batches would run in parallel.
+        Args:
+            compute_gradients: function of a micro-batch's index and of statistics that returns
+                (loss, gradients, new statistics).
+        """
+        count = self._recipe.accumulation_steps
+        statistics = [variable.value for variable in self._statistics]
+        if count == 1:
+            return compute_gradients(0, statistics)
+
+        def add(index, loss, gradients, statistics):
+            with tf.control_dependencies([loss]):  # Otherwise micro-batches would run in parallel.
                 index = tf.identity(index)
-            loss, gradients = compute_gradients(index)
-            return index + 1, *map(tf.add, sums, [loss, *gradients])
+            more_loss, more, statistics = compute_gradients(index, statistics)
+            gradients = list(map(tf.add, gradients, more))
+            return index + 1, loss + more_loss, gradients, statistics
 
         zeros = [tf.zeros_like(variable.value) for variable in self._model.trainable_variables]
-        sums = (tf.constant(0), tf.constant(0.0), *zeros)
+        state = (tf.constant(0), tf.constant(0.0), zeros, statistics)
         if self._num_replicas == 1:
-            sums = tf.while_loop(lambda index, *_: index < count, add, sums, parallel_iterations=1)
+            state = tf.while_loop(
+                lambda index, *_: index < count, add, state, parallel_iterations=1
+            )
         else:  # BatchNorm synchronises replicas, which TensorFlow does not allow inside a loop.
             for _ in range(count):
-                sums = add(*sums)
-        _, loss, *gradients = sums
-        return loss, gradients
+                state = add(*state)
+        return state[1:]
 
-    def _gradients(self, images, targets, weights, denominator):
-        """The loss of a micro-batch, and its gradients."""
+    def _gradients(self, images, targets, weights, denominator, statistics):
+        """(loss, gradients, new statistics) of a micro-batch."""
         variables = [variable.value for variable in self._model.trainable_variables]
-        with tf.GradientTape() as tape:
-            logits = self._forward(tf.cast(images, tf.float32), training=True)
-            loss = summed_cross_entropy(targets, logits, weights) / denominator
-        return loss, tape.gradient(loss, variables)
+        # The scope keeps assignments, so that no variable changes: this can be compiled on its own.
+        with keras.StatelessScope(list(zip(self._statistics, statistics, strict=True))) as scope:
+            with tf.GradientTape() as tape:
+                logits = self._forward(tf.cast(images, tf.float32), training=True)
+                loss = summed_cross_entropy(targets, logits, weights) / denominator
+            statistics = [scope.get_current_value(variable) for variable in self._statistics]
+        return loss, tape.gradient(loss, variables), statistics
 
     def _update(self, gradients):
         """Applies gradients that were summed over all replicas; returns their norm."""

@@ -61,7 +61,8 @@ class Trainer:
         self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
         self.workers.wait()  # Variables are created by all workers together.
         with self.workers.detect_lost_workers(), strategy.scope():
-            self.model = build_model(synchronized=strategy.num_replicas_in_sync > 1)
+            several = strategy.num_replicas_in_sync > 1
+            self.model = build_model(synchronized=several and recipe.synchronized)
             for layer in blocks.shallow_layers(self.model, recipe.frozen_blocks):
                 layer.trainable = False
             self.optimizer = optimizers.make_optimizer(
@@ -75,23 +76,41 @@ class Trainer:
             self.average = (
                 ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
             )
-            step = ReplicaStep(
-                self.model, self.optimizer, recipe, noise_key, strategy.num_replicas_in_sync
+            self._replica_step = ReplicaStep(
+                self.model,
+                self.optimizer,
+                recipe,
+                noise_key,
+                strategy.num_replicas_in_sync,
+                self.average if strategy.num_replicas_in_sync == 1 else None,
             )
-        self._replica_step = self._compilable(step, jit_compile)
+        self._compiled = self._compile(jit_compile)
         self.run_steps = tf.function(self._run_steps)
         # Outside the scope and not synchronized: the model that is evaluated, saved and served.
         self.published_model = build_model(synchronized=False)
 
-    def _compilable(self, replica_step, jit_compile):
-        """A replica's step, compiled if the mode requires it and the strategy allows it."""
-        is_compiled = compilation.is_compiled(jit_compile, self.strategy)
+    def _compile(self, mode):
+        """Makes XLA compile the replicas' steps if the mode requires it; returns what is compiled.
+
+        On one replica that is a whole step, on several all but the sums over replicas and the
+        update that follows from them.
+        """
+        is_compiled = compilation.is_compiled(mode, self.strategy)
         title = f"Training steps of {self.model.name}"
-        step = compilation.Compilable(replica_step, is_compiled, title)
-        reason = compilation.obstacle(self.strategy)
+        if self.strategy.num_replicas_in_sync == 1:
+            self._replica_step = compilation.Compilable(self._replica_step, is_compiled, title)
+            return self._replica_step
+        step = self._replica_step
+        step.compute = compilation.Compilable(step.compute, is_compiled, title)
+        reason = compilation.obstacle(self.strategy, self.recipe.synchronized)
         if reason:
-            step.fall_back(reason)
-        return step
+            step.compute.fall_back(reason)
+        return step.compute
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether XLA compiles the steps."""
+        return self._compiled.is_compiled
 
     def _check_memory(self, error, title):
         """UserError if a device's memory was full."""
@@ -104,7 +123,7 @@ class Trainer:
 
     def _retry_plain(self, error):
         """Switches to steps without XLA if the first call failed; whether it has switched."""
-        failed = isinstance(error, compilation.ERRORS) and self._replica_step.fall_back(error)
+        failed = isinstance(error, compilation.ERRORS) and self._compiled.fall_back(error)
         if failed:
             self.run_steps = tf.function(self._run_steps)
         return failed
@@ -262,7 +281,7 @@ class Trainer:
         losses, norms = self.workers.call(
             self.run_steps, batches, tf.constant(first_step), tf.constant(count)
         )
-        self._replica_step.succeeded()
+        self._compiled.succeeded()
         return losses.numpy(), norms.numpy()
 
     def measured(
@@ -308,8 +327,8 @@ class Trainer:
         for i in tf.range(count):
             step = first_step + i
             replica_sums = self.strategy.run(self._replica_step, args=(next(batches), step))
-            if self.average:
-                self.average.update(self.strategy, step)
+            if self.average and self.strategy.num_replicas_in_sync > 1:
+                self.average.update_replicas(self.strategy, step)
             measured = measured.write(i, self.strategy.reduce("SUM", replica_sums, axis=None))
         return tf.unstack(tf.ensure_shape(measured.stack(), [None, 2]), axis=1)
 

@@ -52,7 +52,7 @@ def test_only_the_first_call_falls_back():
         ("one", "auto", "Devices: 1 CPU, steps not compiled by XLA."),
         ("one", "on", "Devices: 1 CPU, steps compiled by XLA."),
         ("mirrored", "off", "Devices: 2 CPU, steps not compiled by XLA."),
-        ("mirrored", "on", "Devices: 2 CPU, steps not compiled by XLA: MirroredStrategy sums"),
+        ("mirrored", "on", "Devices: 2 CPU, steps compiled by XLA if --batch_norm=replica."),
     ],
 )
 def test_a_run_says_what_it_runs_on(strategy, mode, expected):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from nsk import models, noise
 from nsk.distributed import strategy as strategies
-from nsk.distributed.batch_share import WHOLE
+from nsk.distributed.batch_share import WHOLE, Share
 from nsk.distributed.runtime import Runtime
 from nsk.training.recipe import Recipe
 from nsk.training.trainer import Trainer
@@ -181,13 +181,81 @@ def test_a_step_that_cannot_be_compiled_runs_without_xla_and_loses_no_batch(tmp_
     assert reason.startswith("Detected unsupported operations") and "PyFunc" in reason
 
 
-def test_replicas_run_without_xla_and_the_log_says_why(monkeypatch):
+def test_synchronized_replicas_run_without_xla_and_the_log_says_why(monkeypatch):
     warnings = []
     monkeypatch.setattr(
         "nsk.distributed.compilation.logging.warning", lambda *arguments: warnings.append(arguments)
     )
     make_trainer("convnet5", 8, "on", strategy="mirrored")
     ((_, _, reason),) = warnings
-    assert reason.startswith("MirroredStrategy sums gradients")
+    assert reason.startswith("BatchNorm sums over replicas")
     make_trainer("convnet5", 8, "auto", strategy="mirrored")
     assert len(warnings) == 1  # On the CPU, `auto` does not compile.
+    make_trainer("convnet5", 8, "on", strategy="mirrored", synchronized=False)
+    assert len(warnings) == 1
+
+
+def halves(first_step, num_steps, share):
+    """The batches of one replica, or of two; the second half of each stream is dark."""
+    parts = []
+    for part in range(share.replicas):
+        streams = first_batch(8)
+        for stream in streams:
+            size = len(stream["image"])
+            stream["image"][size // 2 :] //= 8
+            rows = slice(part * size // share.replicas, (part + 1) * size // share.replicas)
+            stream.update({name: values[rows] for name, values in stream.items()})
+        parts.append(streams)
+    elements = tf.nest.map_structure(lambda *arrays: np.stack(arrays), *parts)
+    return tf.data.Dataset.from_tensor_slices(elements).repeat(num_steps)
+
+
+def trained_on_replicas(name, jit_compile, num_steps=2, strategy="mirrored", **changes):
+    """(losses, norms, trainer) after all steps on `halves`."""
+    changes = {"synchronized": False, **changes}
+    trainer = make_trainer(name, 8, jit_compile, num_steps, strategy, **changes)
+    batches = trainer.iterate(halves, 0, num_steps)
+    return *trainer.call_steps(batches, 0, num_steps), trainer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"accumulation_steps": 2}, marks=pytest.mark.slow)],
+)
+def test_replicas_with_their_own_batch_norm_are_compiled_with_the_same_result(changes):
+    plain, compiled = (trained_on_replicas("resnet8", mode, **changes) for mode in ("off", "on"))
+    assert compiled[2].is_compiled and not plain[2].is_compiled
+    for expected, received in zip(plain[:2], compiled[:2], strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4)
+    for name, variable in plain[2].variables().items():
+        received = replicas(compiled[2].variables()[name])
+        np.testing.assert_allclose(received, replicas(variable), atol=1e-4, err_msg=name)
+
+
+def replicas(variable):
+    """A variable's values on both replicas, NumPy arrays."""
+    values = variable.value if isinstance(variable, keras.Variable) else variable
+    return [part.numpy() for part in values.values]
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_the_variance_is_that_of_a_replica_or_of_the_batch(synchronized):
+    """Of the first BatchNorm in the first step, which only depends on the images."""
+    trainer = make_trainer("resnet8", 8, "off", 1, "mirrored", synchronized=synchronized)
+    convolution, batch_norm = (f"stage1_block1_1_{kind}" for kind in ("conv", "bn"))
+    network = trainer.published_model  # With the same weights.
+    features = keras.Model(network.input, network.get_layer(convolution).output)
+    shares = [
+        features(tf.cast(tf.concat([stream["image"] for stream in streams], 0), tf.float32))
+        for streams in halves(0, 1, Share(replicas=2))
+    ]
+    variances = [np.var(share, axis=(0, 1, 2)) for share in shares]
+    expected = np.mean(variances, axis=0)
+    if synchronized:
+        expected = np.var(tf.concat(shares, 0), axis=(0, 1, 2))
+        assert np.all(np.abs(np.mean(variances, axis=0) / expected - 1) > 0.01)
+    trainer.call_steps(trainer.iterate(halves, 0, 1), 0, 1)
+    layer = trainer.model.get_layer(batch_norm)
+    for value in replicas(layer.moving_variance):
+        moved = (value - layer.momentum) / (1 - layer.momentum)  # It was 1.
+        np.testing.assert_allclose(moved, expected, rtol=1e-3)

@@ -522,7 +522,7 @@ def test_a_full_memory_is_one_line_that_names_what_would_fit(tmp_path):
         model = small_noisy(synchronized)
         return keras.Model(model.input, HugeLayer()(model.output))
 
-    with pytest.raises(UserError, match="^a title: the device's memory is full: 64 ima") as error:
+    with pytest.raises(UserError, match=r"^a title: the device's memory is full: 64 ima") as error:
         make_trainer("one", RECIPE, huge).train(
             batches,
             evaluate=dict,
