@@ -400,6 +400,14 @@ def test_xla_keeps_compiled_programs_where_the_flag_says(tmp_path, fake_tensorfl
     assert (folder / "autotuning").is_dir()
 
 
+def test_deterministic_programs_are_compiled_without_autotuning(tmp_path, fake_tensorflow):
+    work = "import os; print(os.environ.get('XLA_FLAGS'))"
+    arguments = (*SETTINGS, f"--workdir={tmp_path / 'run'}", "--deterministic")
+    code, out, err = run(*fake_run(work), *arguments, path=fake_tensorflow)
+    assert (code, err) == (0, "")
+    assert "--xla_gpu_autotune_level=0" in out and "--xla_gpu_deterministic_ops=true" in out
+
+
 @pytest.mark.slow
 def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
     program = f"""

@@ -23,6 +23,14 @@ from nsk.store.disk_errors import make_folder
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
 
+# Autotuning would choose kernels by their measured times, which differ between processes.
+# Reference: https://openxla.org/xla/determinism
+DETERMINISTIC_XLA = (
+    "--xla_gpu_exclude_nondeterministic_ops=true",
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
+)
+
 
 def prepare(
     values: Mapping[str, Any], check: Callable[[Config], None] | None = None
@@ -66,6 +74,8 @@ def prepare_config(config: Config) -> None:
     _check_files(config)
     _check_engine(config)
     make_folder(config.workdir)
+    if config.run.deterministic:
+        _add_options("XLA_FLAGS", *DETERMINISTIC_XLA)
     if config.run.compilation_cache:
         keep_compiled_programs(Path(config.run.compilation_cache).expanduser())
     load_tensorflow()
@@ -128,11 +138,13 @@ def keep_compiled_programs(folder: Path) -> None:
         )
     autotuning = folder / "autotuning"
     make_folder(autotuning, "compilation_cache")
-    for variable, option in (
-        ("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={folder.absolute()}"),
-        ("XLA_FLAGS", f"--xla_gpu_per_fusion_autotune_cache_dir={autotuning.absolute()}"),
-    ):
-        os.environ[variable] = f"{os.environ.get(variable, '')} {option}".strip()
+    _add_options("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={folder.absolute()}")
+    _add_options("XLA_FLAGS", f"--xla_gpu_per_fusion_autotune_cache_dir={autotuning.absolute()}")
+
+
+def _add_options(variable, *options):
+    """Adds options to an environment variable."""
+    os.environ[variable] = " ".join([os.environ.get(variable, ""), *options]).strip()
 
 
 def load_tensorflow() -> None:

@@ -45,6 +45,12 @@ class RunConfig(Section):
         changes_results=False,
         used_if=equals("jit_compile", "auto", "on"),
     )
+    deterministic: bool = setting(
+        False,
+        "Use only operations on the GPU that repeat to the bit, so that a resumed or repeated run "
+        "has the same result there, too; slower. On one CPU device every run does.",
+        changes_results=False,
+    )
     logical_devices: int = setting(
         0,
         "Split the CPU into this many logical devices (to try --strategy=mirrored without GPUs); "

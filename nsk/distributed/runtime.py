@@ -53,6 +53,9 @@ def start_runtime(run: RunConfig, workdir: Path, flags: str) -> Runtime:
         check_port(cluster)
         wait_for_workers(workdir, cluster.index, cluster.count, flags)
         check_hosts(cluster)  # Not earlier: a host may get its name when it starts.
+    if run.deterministic:
+        tf.random.set_seed(run.seed)  # Required, although no operation here draws from it.
+        tf.config.experimental.enable_op_determinism()
     split_cpu(run.logical_devices)
     grow_gpu_memory()
     runtime = Runtime.from_strategy(make_strategy(run.strategy, run.tpu))

@@ -41,6 +41,22 @@ def test_the_cpu_is_split_before_it_is_used():
     assert process.stdout.strip() == "3"
 
 
+def test_a_deterministic_runtime_refuses_operations_that_do_not_repeat():
+    script = (
+        "import tensorflow as tf\n"
+        "from nsk.config.run import RunConfig\n"
+        "from nsk.distributed.runtime import start_runtime\n"
+        "start_runtime(RunConfig(strategy='one', deterministic=True), None, '')\n"
+        "try:\n"
+        "    tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)\n"
+        "except (RuntimeError, tf.errors.OpError) as error:\n"
+        "    print('determinism' in str(error).lower())\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "True"
+
+
 def test_multi_worker_checks_its_cluster_before_tensorflow_connects(tmp_path, monkeypatch):
     """In order: TF_CONFIG, its own port, the other workers' flags, their addresses."""
     run = RunConfig(strategy="multi_worker")
