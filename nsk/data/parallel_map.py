@@ -1,4 +1,7 @@
-"""Maps a function over a dataset in parallel, in order and ahead of use."""
+"""Maps a function over a dataset in parallel, in order and ahead of use.
+
+Reference: [tf.data performance](https://www.tensorflow.org/guide/data_performance_analysis)
+"""
 
 from collections.abc import Callable
 
@@ -18,6 +21,9 @@ def map_in_parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dat
     # The numbers are fixed: autotuning has a thread that can delay the end of an iterator, and so
     # of a stage, by more than half a minute.
     options.autotune.enabled = False
+    # Threads of its own: in TensorFlow's common pool the operations of a training step would wait
+    # behind those that prepare the batches after the next.
+    options.threading.private_threadpool_size = PARALLEL_CALLS
     return (
         dataset.map(function, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
         .prefetch(PREFETCHED)

@@ -11,7 +11,7 @@ from absl import logging
 from nsk.config.run import RunConfig
 from nsk.distributed.compilation import describe_devices
 from nsk.distributed.rendezvous import remove_presence_file, wait_for_workers
-from nsk.distributed.strategy import grow_gpu_memory, local_strategy, make_strategy, split_cpu
+from nsk.distributed.strategy import local_strategy, make_strategy, prepare_gpus, split_cpu
 from nsk.distributed.tf_config import check_hosts, check_port, read_tf_config
 from nsk.distributed.workers import Workers
 
@@ -57,7 +57,7 @@ def start_runtime(run: RunConfig, workdir: Path, flags: str) -> Runtime:
         tf.random.set_seed(run.seed)  # Required, although no operation here draws from it.
         tf.config.experimental.enable_op_determinism()
     split_cpu(run.logical_devices)
-    grow_gpu_memory()
+    prepare_gpus()
     runtime = Runtime.from_strategy(make_strategy(run.strategy, run.tpu))
     workers = runtime.workers
     if workers.count > 1:

@@ -1,5 +1,6 @@
 """Predictions of every image exactly once, in order, without noise."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,12 +81,20 @@ class Predictor:
             GenerationFailedError: the outputs are not finite.
             UserError: the memory of a device is full.
         """
+        started = collections.deque()
         for batch in batches:
-            yield Predictions(
-                [image_id.decode() for image_id in np.asarray(batch["id"])],
-                np.asarray(batch["label"]).astype(np.int32),
-                self.log_probabilities(batch["image"]),
-            )
+            # A GPU computes a batch while the next one is fetched.
+            labels = np.asarray(batch["label"]).astype(np.int32)
+            started.append((batch["id"], labels, self._start(batch["image"])))
+            if len(started) > 1:
+                yield self._finish(*started.popleft())
+        while started:
+            yield self._finish(*started.popleft())
+
+    def _finish(self, ids, labels, log_probabilities):
+        """The `Predictions` of a batch that was started."""
+        ids = [image_id.decode() for image_id in np.asarray(ids)]
+        return Predictions(ids, labels, self._fetch(log_probabilities))
 
     def log_probabilities(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
         """Predicts a batch.
@@ -96,16 +105,24 @@ class Predictor:
         Returns:
             float32 array (n, num_classes), natural logarithms.
         """
+        return self._fetch(self._start(images))
+
+    def _start(self, images):
+        """Starts the prediction of a batch; returns a tensor, which a GPU may still compute."""
         count = len(images)
         if count > self._batch_size:
             raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        log_probabilities = self._predict_padded(self._pad(images))[:count].numpy()
-        if not np.isfinite(log_probabilities).all():
+        return self._predict_padded(self._pad(images))[:count]
+
+    def _fetch(self, log_probabilities):
+        """The values of a tensor that `_start` returned; waits for them."""
+        values = log_probabilities.numpy()
+        if not np.isfinite(values).all():
             raise GenerationFailedError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
                 "diverged. Lower --learning_rate or set --gradient_clip_norm."
             )
-        return log_probabilities
+        return values
 
     def _pad(self, images):
         """Pads a short batch with black images, whose rows are dropped."""

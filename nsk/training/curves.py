@@ -33,7 +33,8 @@ class Curves:
         self._losses = np.zeros(len(learning_rates), np.float32)
         self._norms = np.zeros(len(learning_rates), np.float32)
         self._every = max(1, len(learning_rates) // POINTS)
-        self._speeds, self._evaluations = [], []
+        # One entry for each point.
+        self._speeds, self._memory, self._evaluations = [], [], []
         self._steps = self._written = 0
         if folder is None:
             self._writer = tf.summary.create_noop_writer()
@@ -48,6 +49,7 @@ class Curves:
             "losses": self._losses[: self._steps].copy(),
             "norms": self._norms[: self._steps].copy(),
             "speeds": list(self._speeds),
+            "memory": list(self._memory),
             "evaluations": list(self._evaluations),
         }
 
@@ -55,10 +57,13 @@ class Curves:
         """Writes the curves from the `state` of an earlier process."""
         evaluations = iter(state["evaluations"])
         speeds, evaluation = state["speeds"], next(evaluations, None)
+        memory = state.get("memory", [None] * len(speeds))  # Earlier versions did not save it.
         for start in range(0, len(state["losses"]), self._every):
             window = slice(start, start + self._every)
-            speed = speeds[len(self._speeds)] if len(self._speeds) < len(speeds) else 0.0
-            self.add_steps(state["losses"][window], state["norms"][window], speed)
+            # The last window may be incomplete, and have no point yet.
+            point = len(self._speeds)
+            measured = (speeds[point], memory[point]) if point < len(speeds) else (0.0, None)
+            self.add_steps(state["losses"][window], state["norms"][window], *measured)
             while evaluation and evaluation["step"] <= self._steps:
                 self._write_evaluation(evaluation)
                 evaluation = next(evaluations, None)
@@ -69,9 +74,20 @@ class Curves:
         return self._evaluations[-1]["metrics"] if self._evaluations else {}
 
     def add_steps(
-        self, losses: Sequence[float], norms: Sequence[float], images_per_second: float
+        self,
+        losses: Sequence[float],
+        norms: Sequence[float],
+        images_per_second: float,
+        device_bytes: int | None = None,
     ) -> None:
-        """Adds losses and gradient norms of the next steps, float32 (count,), and their speed."""
+        """Adds the next steps.
+
+        Args:
+            losses: float32 (count,).
+            norms: float32 (count,), gradient norms.
+            images_per_second: their speed.
+            device_bytes: the most memory that a GPU has used so far; None without a GPU.
+        """
         after = self._steps + len(losses)
         self._losses[self._steps : after], self._norms[self._steps : after] = losses, norms
         self._steps = after
@@ -80,10 +96,13 @@ class Curves:
                 window = slice(self._written, self._written + self._every)
                 self._written = step = window.stop
                 self._speeds.append(float(images_per_second))
+                self._memory.append(device_bytes)
                 tf.summary.scalar("train/loss", self._losses[window].mean(), step)
                 tf.summary.scalar("train/gradient_norm", self._norms[window].mean(), step)
                 tf.summary.scalar("train/learning_rate", self._rates[step - 1], step)
                 tf.summary.scalar("train/images_per_second", images_per_second, step)
+                if device_bytes is not None:
+                    tf.summary.scalar("train/device_memory_gib", device_bytes / 2**30, step)
 
     def add_images(self, streams: Mapping[str, Mapping[str, tf.Tensor]]) -> None:
         """Writes training images, noise included: a sheet of the first images of each stream.

@@ -54,8 +54,20 @@ class Session:
         """Time of the training so far, that before a resume included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def add_steps(self, losses: np.ndarray, norms: np.ndarray, seconds: float) -> None:
-        """Adds the losses and gradient norms of the next steps, and the time that they took.
+    def add_steps(
+        self,
+        losses: np.ndarray,
+        norms: np.ndarray,
+        seconds: float,
+        device_bytes: int | None = None,
+    ) -> None:
+        """Adds the next steps.
+
+        Args:
+            losses: float32 (count,).
+            norms: float32 (count,), gradient norms.
+            seconds: the time that they took.
+            device_bytes: the most memory that a GPU has used so far; None without a GPU.
 
         Raises:
             GenerationFailedError: a loss or gradient norm is not finite.
@@ -64,7 +76,7 @@ class Session:
         self._check_finite("gradient norm", norms)
         self.step += len(losses)
         images = len(losses) * self._recipe.global_batch_size
-        self.curves.add_steps(losses, norms, images / seconds)
+        self.curves.add_steps(losses, norms, images / seconds, device_bytes)
 
     def _check_finite(self, name, values):
         for offset, value in enumerate(values):

@@ -185,7 +185,8 @@ class Trainer:
                     batches = self.iterate(make_batches, session.step, self.recipe.num_steps)
                     continue
                 seconds = time.monotonic() - called
-                session.add_steps(losses, norms, seconds)
+                memory = device_memory.peak_bytes(self.strategy)
+                session.add_steps(losses, norms, seconds, memory)
                 if session.step in stops:
                     session.curves.add_evaluation(self.measured(evaluate, publish=True))
                 pace.update(count, seconds)

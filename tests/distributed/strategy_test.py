@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from nsk.distributed.strategy import (
     check_divisible,
-    grow_gpu_memory,
     local_strategy,
     make_strategy,
+    prepare_gpus,
 )
 from nsk.errors import UserError
 
@@ -67,5 +67,5 @@ def test_gpu_memory_grows_as_it_is_needed(monkeypatch):
     monkeypatch.setattr(
         tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on))
     )
-    grow_gpu_memory()
+    prepare_gpus()
     assert grown == [("GPU:0", True), ("GPU:1", True)]
