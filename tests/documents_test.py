@@ -22,7 +22,13 @@ MAX_README_LINES = 150
 OTHER_FLAGS = {
     "absl": {"help", "helpfull", "flagfile", "name", "noname"},  # --name=value: any flag.
     "tensorboard": {"logdir"},
-    "xla_flags": {"tf_xla_persistent_cache_directory", "xla_gpu_per_fusion_autotune_cache_dir"},
+    "xla_flags": {
+        "tf_xla_persistent_cache_directory",
+        "xla_gpu_autotune_level",
+        "xla_gpu_deterministic_ops",
+        "xla_gpu_exclude_nondeterministic_ops",
+        "xla_gpu_per_fusion_autotune_cache_dir",
+    },
     "beam": {
         "runner",
         "flink_master",
