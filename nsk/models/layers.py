@@ -135,7 +135,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     fused operation has its gradient, and TensorFlow fuses it with a ReLU behind it. Results differ
     by rounding only. Arguments, weights and inference are those of Keras, and so is all of training
     where the fused operation does not apply: on other devices (where XLA fuses), if statistics are
-    synchronized, in float64, and for inputs that are not images with the channels last.
+    synchronized, in float64, and for inputs that are not images with the channels last. On the CPU
+    XLA compiles the fused operation to less exact variances: 2e-4 if a mean is 100 deviations.
     """
 
     def call(
