@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from nsk.models.layers import Dropout, PaddedShortcut, StochasticDepth
+from nsk.models.layers import BatchNormalization, Dropout, PaddedShortcut, StochasticDepth
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 # Layers that multiply by a kernel, once for each position of their output.
@@ -34,6 +34,7 @@ NEEDS = {
     keras.layers.Rescaling: NOTHING,
     keras.layers.Reshape: NOTHING,
     keras.layers.ZeroPadding2D: NOTHING,
+    BatchNormalization: INPUTS,
     Dropout: INTERNAL,  # The mask.
     PaddedShortcut: NOTHING,
     StochasticDepth: NOTHING,

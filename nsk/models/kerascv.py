@@ -16,7 +16,12 @@ from nsk import noise
 from nsk.errors import UserError, suggest_names
 from nsk.models import kerascv_layers
 from nsk.models.kerascv_backbones import BACKBONES
-from nsk.models.layers import Builder, StochasticDepth, survival_probabilities
+from nsk.models.layers import (
+    BatchNormalization,
+    Builder,
+    StochasticDepth,
+    survival_probabilities,
+)
 
 # Prefixes of KerasCV's backbones that are not supported, and why.
 UNSUPPORTED = {
@@ -212,6 +217,7 @@ def _rebuild_layer(layer, call_number, builder, survival):
         return keras.layers.Activation("silu", **common)
     if isinstance(layer, keras.layers.BatchNormalization):
         config.update(momentum=builder.batch_norm_momentum, synchronized=builder.synchronized)
+        return BatchNormalization.from_config(config)
     # MobileNet has a layer as activation, which computes the same as this function.
     if isinstance(getattr(layer, "activation", None), keras.layers.Layer):
         config["activation"] = "hard_sigmoid"

@@ -1,4 +1,4 @@
-"""The noise layers, the padded shortcut and the survival schedule."""
+"""The noise layers, BatchNorm, the padded shortcut and the survival schedule."""
 
 import keras
 import numpy as np
@@ -6,7 +6,13 @@ import pytest
 import tensorflow as tf
 
 from nsk import noise
-from nsk.models.layers import Builder, Dropout, PaddedShortcut, StochasticDepth
+from nsk.models.layers import (
+    BatchNormalization,
+    Builder,
+    Dropout,
+    PaddedShortcut,
+    StochasticDepth,
+)
 from nsk.models.layers import survival_probabilities as survival
 
 LAYERS = {
@@ -169,6 +175,66 @@ def test_dropped_samples_have_no_gradient():
     gradient = tape.gradient(outputs, inputs)
     np.testing.assert_array_equal(gradient, outputs)  # Both are 2 if kept and 0 if dropped.
     assert set(np.unique(gradient)) == {0, 2}
+
+
+def batch_norm_step(make, inputs, training=True, jit_compile=False, **arguments):
+    """Outputs, gradients and moving statistics of a BatchNorm, and the kinds of its operations."""
+    layer = make(momentum=0.7, epsilon=1e-5, **arguments)
+    layer.build(inputs.shape)
+    random = np.random.default_rng(1)
+    layer.set_weights([random.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    factors = tf.constant(random.normal(size=inputs.shape), layer.compute_dtype)
+
+    @tf.function(jit_compile=jit_compile)
+    def step(inputs):
+        variables = [inputs, *(variable.value for variable in layer.trainable_variables)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=training)
+            loss = tf.reduce_sum(tf.cast(outputs * factors, tf.float32))
+        return [outputs, *tape.gradient(loss, variables)]
+
+    inputs = tf.constant(inputs, layer.compute_dtype)
+    kinds = {
+        operation.type for operation in step.get_concrete_function(inputs).graph.get_operations()
+    }
+    results = [tensor.numpy() for tensor in step(inputs)] + layer.get_weights()
+    return [result.astype(np.float64) for result in results], kinds
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "shape, arguments, rounding, is_fused",
+    [
+        ((6, 5, 4, 3), {}, 2e-5, True),
+        ((2, 1, 3, 3), {}, 1e-3, True),  # Here n - 1 and n differ much.
+        ((6, 5, 4, 3), {"dtype": "mixed_bfloat16"}, 1e-2, True),
+        ((6, 5, 4, 3), {"dtype": "float64"}, 1e-9, False),
+        ((6, 5, 4, 3), {"axis": 1}, 2e-5, False),
+        ((6, 5, 4, 3), {"scale": False}, 2e-5, False),
+        ((6, 5, 4, 3), {"synchronized": True}, 2e-5, False),
+        ((6, 5, 4, 3), {"training": False}, 2e-5, False),
+        ((6, 3), {}, 2e-5, False),
+    ],
+)
+def test_batch_norm_equals_that_of_keras(shape, arguments, rounding, is_fused, jit_compile):
+    inputs = np.random.default_rng(0).normal(3, 2, shape)
+    results, kinds = batch_norm_step(
+        BatchNormalization, inputs, jit_compile=jit_compile, **arguments
+    )
+    expected, _ = batch_norm_step(keras.layers.BatchNormalization, inputs, **arguments)
+    for result, reference in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=rounding, atol=rounding)
+    assert ("FusedBatchNormV3" in kinds) == is_fused
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics():
+    layer = BatchNormalization()
+    layer.build((None, 4, 4, 3))
+    layer.trainable = False
+    before = layer.get_weights()
+    layer(tf.random.normal((2, 4, 4, 3)), training=True)
+    np.testing.assert_equal(layer.get_weights(), before)
 
 
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 3), (1, 1)])
