@@ -155,7 +155,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             is_training=True,
         )
         # The operation returns the variance with divisor n - 1, but Keras averages that with n.
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
         variance *= (count - 1) / count
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + value * (1 - self.momentum))
