@@ -23,7 +23,7 @@ from PIL import Image
 
 from nsk import main as nsk_main
 from nsk.commands.preparation import prepare
-from nsk.data.randaugment_table import OPERATIONS
+from nsk.data.randaugment_table import BOUNDED_PROFILES, OPERATIONS
 from nsk.errors import UserError
 
 if TYPE_CHECKING:
@@ -196,11 +196,13 @@ def make_sheet(
     noise_config = settings.noise
     max_level = noise_config.randaugment_max_level
     magnitudes = magnitudes or [max_level * share for share in (0.1, 0.3, 0.5, 0.7, 1.0)]
-    largest = max_level if noise_config.randaugment_profile == "increasing" else float("inf")
+    profile = noise_config.randaugment_profile
+    largest = max_level if profile in BOUNDED_PROFILES else float("inf")
     if not all(0 <= magnitude <= largest for magnitude in magnitudes):
         raise UserError(
             f"--magnitudes={','.join(map(str, magnitudes))}: expected numbers >= 0, and with "
-            f"--randaugment_profile=increasing at most --randaugment_max_level={max_level}."
+            f"--randaugment_profile={' or '.join(BOUNDED_PROFILES)} at most "
+            f"--randaugment_max_level={max_level}."
         )
     labeled = shard_set(images, "labeled")
     (serialized,) = labeled.read().batch(num_images).take(1)
@@ -211,9 +213,8 @@ def make_sheet(
     inputs = encoded if noise_config.min_crop_area else decoded
     rows.append(noise_row(inputs, settings, len(magnitudes)))
     title = (
-        f"{config.data.dataset}, {settings.image_size} pixels; profile "
-        f"{noise_config.randaugment_profile}; {settings.name} draws "
-        f"{noise_config.randaugment_num_ops} operations of magnitude "
+        f"{config.data.dataset}, {settings.image_size} pixels; profile {profile}; "
+        f"{settings.name} draws {noise_config.randaugment_num_ops} operations of magnitude "
         f"{noise_config.randaugment_magnitude}"
     )
     return draw_sheet(title, [f"{magnitude:g} of {max_level:g}" for magnitude in magnitudes], rows)

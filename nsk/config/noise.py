@@ -4,7 +4,7 @@ import dataclasses
 from typing import Self
 
 from nsk.config.fields import Section, above_zero, equals, per_generation, setting
-from nsk.data.randaugment_table import OPERATIONS
+from nsk.data.randaugment_table import BOUNDED_PROFILES, OPERATIONS, PROFILES, all_operations
 from nsk.errors import UserError
 
 RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
@@ -43,13 +43,15 @@ class NoiseConfig(Section):
     randaugment_profile: str = setting(
         "increasing",
         "increasing: every operation gets stronger with the magnitude | reference: the official "
-        "code's arithmetic.",
-        choices=("increasing", "reference"),
+        "code's arithmetic | linear: every amount runs linearly over its range, as in PyTorch "
+        "implementations (UDA, FixMatch, CIFAR-10 systems).",
+        choices=PROFILES,
         used_if=WITH_RANDAUGMENT,
     )
     randaugment_operations: str = setting(
         "all",
-        "Comma list of the operations to draw from, or all: " + ",".join(RANDAUGMENT_OPERATIONS),
+        "Comma list of the operations to draw from, or all (with identity only under the profile "
+        "linear): " + ",".join(RANDAUGMENT_OPERATIONS),
         used_if=WITH_RANDAUGMENT,
     )
     translate_share: float = setting(
@@ -68,10 +70,12 @@ class NoiseConfig(Section):
     )
     fill: int = setting(
         128,
-        "Gray level of pixels that a geometric operation or Cutout leaves empty.",
+        "Gray level of pixels that a geometric operation or Cutout leaves empty. The profile "
+        "linear has its own for RandAugment: black, and for Cutout the colour 125, 123, 114.",
         minimum=0,
         maximum=255,
-        used_if=WITH_RANDAUGMENT | above_zero("cutout_side"),
+        used_if=(WITH_RANDAUGMENT & equals("randaugment_profile", "increasing", "reference"))
+        | above_zero("cutout_side"),
     )
     crop_padding: int = per_generation(
         4, help="Random crop after padding by this many pixels on each side; 0: off.", minimum=0
@@ -120,7 +124,7 @@ class NoiseConfig(Section):
     def operations(self) -> tuple[str, ...]:
         """The RandAugment operations to draw from."""
         if self.randaugment_operations == "all":
-            return RANDAUGMENT_OPERATIONS
+            return all_operations(self.randaugment_profile)
         return tuple(name.strip() for name in self.randaugment_operations.split(","))
 
     def __post_init__(self):
@@ -137,7 +141,7 @@ class NoiseConfig(Section):
                 f"some of {', '.join(RANDAUGMENT_OPERATIONS)}."
             )
         strongest = max(self.randaugment_magnitude)
-        if self.randaugment_profile == "increasing" and strongest > self.randaugment_max_level:
+        if self.randaugment_profile in BOUNDED_PROFILES and strongest > self.randaugment_max_level:
             raise UserError(
                 f"--randaugment_magnitude={strongest} is above "
                 f"--randaugment_max_level={self.randaugment_max_level}: lower the magnitude or "

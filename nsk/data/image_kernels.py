@@ -22,15 +22,17 @@ from nsk.data.image_tensors import flat, gather_pixels, gather_rows, like, sizes
 
 def auto_contrast(images: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to the full range."""
-    batch, height, width = sizes(images)
-    pixels = tf.reshape(images, [batch, height * width, 3])
-    low = tf.cast(tf.reduce_min(pixels, axis=1), tf.float64)[:, :, None]
-    span = tf.cast(tf.reduce_max(pixels, axis=1), tf.float64)[:, :, None] - low
+    _, height, width = sizes(images)
+    pixels = tf.reshape(images, [-1, height * width, 3])
+    low = tf.cast(tf.reduce_min(pixels, axis=1), tf.float64)
+    span = tf.cast(tf.reduce_max(pixels, axis=1), tf.float64) - low
     # Exactly Pillow's arithmetic: its result is truncated, so that rounding errors matter.
-    scale = 255.0 / tf.maximum(span, 1.0)
-    levels = tf.range(256, dtype=tf.float64)
-    stretched = tf.floor(levels * scale - low * scale)
-    return _look_up(images, tf.where(span > 0.0, stretched, levels))
+    scale = tf.where(span > 0.0, 255.0 / tf.maximum(span, 1.0), 1.0)
+    offset = tf.where(span > 0.0, low * scale, 0.0)
+    # One number for each value of a row, as a broadcast to channels is slow.
+    scale, offset = (tf.tile(number, [1, width])[:, None] for number in (scale, offset))
+    rows = tf.cast(tf.reshape(images, [-1, height, width * 3]), tf.float64)
+    return rows * scale - offset
 
 
 def equalize(images: tf.Tensor) -> tf.Tensor:
@@ -46,6 +48,11 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
     step = brightest // 255
     equalized = (below + step // 2) // tf.maximum(step, 1)
     return _look_up(images, tf.where(step > 0, equalized, tf.range(256)))
+
+
+def identity(images: tf.Tensor) -> tf.Tensor:
+    """Changes nothing."""
+    return images
 
 
 def invert(images: tf.Tensor) -> tf.Tensor:
@@ -171,17 +178,26 @@ def translate_x(images: tf.Tensor, pixels: tf.Tensor, fill: int) -> tf.Tensor:
 
 def translate_y(images: tf.Tensor, pixels: tf.Tensor, fill: int) -> tf.Tensor:
     """Shifts upwards; a negative number of pixels shifts downwards."""
-    x, y = _centers(images)
-    return _nearest(images, x[None, None, :], y[None, :, None] + pixels[:, None, None], fill)
+    batch, height, width = sizes(images)
+    _, y = _centers(images)
+    rows = tf.cast(tf.floor(y + pixels[:, None]), tf.int32)
+    # Whole rows are taken at once; the last one of the table is empty.
+    table = tf.reshape(images, [-1, width * 3])
+    table = tf.concat([table, tf.fill([1, width * 3], tf.constant(fill, tf.uint8))], axis=0)
+    is_inside = tf.logical_and(rows >= 0, rows < height)
+    index = tf.where(is_inside, rows + tf.range(batch)[:, None] * height, batch * height)
+    return gather_rows(table, index)
 
 
-def cutout(images: tf.Tensor, side: tf.Tensor, fill: int, center: tf.Tensor) -> tf.Tensor:
+def cutout(
+    images: tf.Tensor, side: tf.Tensor, fill: int | tuple[int, ...], center: tf.Tensor
+) -> tf.Tensor:
     """Fills a square around a pixel; parts outside of the image are cut off.
 
     Args:
         images: uint8 (batch, height, width, 3).
         side: int or float (batch,), pixels.
-        fill: int in 0..255.
+        fill: gray level or (red, green, blue), ints in 0..255.
         center: float32 (batch, 2) in [0, 1), row and column as shares of the sides.
     """
     _, height, width = sizes(images)
@@ -195,7 +211,11 @@ def cutout(images: tf.Tensor, side: tf.Tensor, fill: int, center: tf.Tensor) -> 
     rows = inside(tf.range(height), center[:, 0], height)
     columns = inside(tf.range(width * 3) // 3, center[:, 1], width)
     square = tf.logical_and(rows[:, :, None], columns[:, None, :])
-    return tf.where(flat(square), tf.constant(fill, tf.uint8), flat(images))
+    square = tf.reshape(square, [-1, height * width * 3])
+    filled = tf.constant(fill, tf.uint8)
+    if filled.shape.rank == 1:
+        filled = tf.tile(filled, [height * width])
+    return tf.where(square, filled, flat(images))
 
 
 def _centers(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

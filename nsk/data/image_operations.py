@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from nsk.data import image_kernels
 from nsk.data.image_tensors import checked, like, sizes
-from nsk.data.randaugment_table import OPERATIONS, PROFILES, Operation, Strength
+from nsk.data.randaugment_table import (
+    BOUNDED_PROFILES,
+    OPERATIONS,
+    PROFILES,
+    Operation,
+    Strength,
+    all_operations,
+)
 
 MAGNITUDE_MODES = ("constant", "uniform")
 
@@ -22,14 +29,16 @@ class RandAugmentOptions:
     Attributes:
         num_ops: operations applied to each image; 0: off.
         magnitude: >= 0, the strength; level = magnitude / max_level.
-        max_level: the magnitude of full strength; the largest one under "increasing".
-        profile: "increasing", where every operation grows with the level, or "reference", the
-            official code's arithmetic (made for max_level=10).
-        operations: names of the operations to draw from.
+        max_level: the magnitude of full strength; the largest one under "increasing" and "linear".
+        profile: "increasing", where every operation grows with the level, "reference", the
+            official code's arithmetic (made for max_level=10), or "linear", the arithmetic of
+            PyTorch implementations (made for max_level=30).
+        operations: names of the operations to draw from; None becomes `all` of the profile.
         magnitude_mode: "constant", or "uniform": each operation of each image draws its level
             uniformly in [0, magnitude / max_level).
         translate_share: translation at full strength under "increasing", as a share of the side.
-        fill: gray level in 0..255 of what geometric operations and cutout leave empty.
+        fill: gray level in 0..255 of what geometric operations and cutout leave empty; "linear"
+            prescribes its own.
 
     Raises:
         ValueError: a value is out of range or unknown.
@@ -39,7 +48,7 @@ class RandAugmentOptions:
     magnitude: float = 0.0
     max_level: float = 30.0
     profile: str = "increasing"
-    operations: tuple[str, ...] = tuple(OPERATIONS)
+    operations: tuple[str, ...] | None = None
     magnitude_mode: str = "constant"
     translate_share: float = 0.45
     fill: int = 128
@@ -61,8 +70,10 @@ class RandAugmentOptions:
                 f"profile={self.profile!r}, magnitude_mode={self.magnitude_mode!r}: expected one "
                 f"of {PROFILES} and one of {MAGNITUDE_MODES}."
             )
-        if self.profile == "increasing" and self.magnitude > self.max_level:
+        if self.profile in BOUNDED_PROFILES and self.magnitude > self.max_level:
             raise ValueError(f"magnitude={self.magnitude} is above max_level={self.max_level}.")
+        if self.operations is None:
+            object.__setattr__(self, "operations", all_operations(self.profile))
         if not self.operations or set(self.operations) - set(OPERATIONS):
             raise ValueError(f"operations={self.operations}: expected some of {tuple(OPERATIONS)}.")
 
@@ -82,7 +93,7 @@ def operation_amount(
 
     Args:
         name: of an operation.
-        level: float tensor or number >= 0; at most 1 under the profile "increasing".
+        level: float tensor or number >= 0; at most 1 under `BOUNDED_PROFILES`.
         sign: float tensor or number, -1 or 1.
         height: of the images, pixels; int or scalar tensor.
         width: of the images, pixels; int or scalar tensor.
@@ -133,7 +144,7 @@ def apply_operation(
         amount = operation_amount(name, level, sign, height, width, options)
         inputs.append(tf.broadcast_to(tf.cast(amount, tf.float32), [batch]))
     available = {
-        "fill": options.fill,
+        "fill": operation.fills.get(options.profile, options.fill),
         "center": tf.broadcast_to(tf.cast(center, tf.float32), [batch, 2]),
     }
     kernel = getattr(image_kernels, operation.kernel)

@@ -26,16 +26,17 @@ def sizes(images: tf.Tensor) -> tuple:
 
 
 def flat(images: tf.Tensor) -> tf.Tensor:
-    """The same values as (batch, height * width * 3)."""
-    size = tf.shape(images)
-    return tf.reshape(images, [size[0], tf.reduce_prod(size[1:])])
+    """The same values as (batch, height * width * channels)."""
+    _, height, width = sizes(images)
+    return tf.reshape(images, [-1, height * width * images.shape[3]])
 
 
 def like(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """`values` in the shape and type of `images`; floats are clipped and then truncated."""
+    _, height, width = sizes(images)
     if values.dtype != tf.uint8:
-        values = tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)
-    return tf.ensure_shape(tf.reshape(values, tf.shape(images)), images.shape)
+        values = tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)
+    return tf.ensure_shape(tf.reshape(values, [-1, height, width, 3]), images.shape)
 
 
 def gather_rows(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:

@@ -8,23 +8,26 @@ Amounts are written for any array module `xp` with `floor`, `round`, `minimum` a
 for captions and documents, TensorFlow in training. So this file imports neither, and `--help`,
 which lists the operations, stays fast.
 
-Reference: RandAugment (https://arxiv.org/abs/1909.13719); the profile "reference" is the arithmetic
-of the official Noisy Student code.
+Reference: RandAugment (https://arxiv.org/abs/1909.13719). The profile "reference" is the arithmetic
+of the official Noisy Student code, "linear" that of PyTorch implementations (UDA, FixMatch), which
+CIFAR-10 systems use.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-PROFILES = ("increasing", "reference")
+PROFILES = ("increasing", "reference", "linear")
+# Those whose amounts are defined up to level 1 only.
+BOUNDED_PROFILES = ("increasing", "linear")
 
 
 class Strength(NamedTuple):
     """What an amount is computed from; numbers, arrays or tensors.
 
     Attributes:
-        level: magnitude / max_level, >= 0; at most 1 under the profile "increasing".
+        level: magnitude / max_level, >= 0; at most 1 under `BOUNDED_PROFILES`.
         sign: -1 or 1.
         height, width: of the images, pixels.
         translate_share: translation at level 1 under "increasing", as a share of the side.
@@ -54,6 +57,8 @@ class Amount:
         increasing: the amount under the profile "increasing", where every operation changes the
             image more at a higher level.
         reference: the amount under the profile "reference"; None: as under "increasing".
+        linear: the amount under the profile "linear", where it runs linearly over the operation's
+            range, whether the change grows or not; None: as under "increasing".
         signed: the profiles under which the sign matters.
     """
 
@@ -61,13 +66,12 @@ class Amount:
     caption: str
     increasing: AmountFunction
     reference: AmountFunction | None = None
+    linear: AmountFunction | None = None
     signed: tuple[str, ...] = ()
 
     def function(self, profile: str) -> AmountFunction:
         """The function that computes the amount under a profile."""
-        if profile == "reference" and self.reference is not None:
-            return self.reference
-        return self.increasing
+        return getattr(self, profile) or self.increasing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +83,16 @@ class Operation:
             there is one, and `kernel_arguments` by name.
         amount: None if the operation has no strength.
         kernel_arguments: what the kernel takes besides, out of `fill` and `center`.
+        fills: the gray level or (red, green, blue) of what is left empty, for profiles that
+            prescribe it.
+        in_all: the profiles under which `all` operations include this one.
     """
 
     kernel: str
     amount: Amount | None = None
     kernel_arguments: tuple[str, ...] = ()
+    fills: Mapping[str, int | tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    in_all: tuple[str, ...] = PROFILES
 
     def is_signed(self, profile: str) -> bool:
         """Whether the two signs differ under a profile."""
@@ -94,11 +103,18 @@ class Operation:
         return "" if self.amount is None else self.amount.caption.format(float(amount))
 
 
+def _factor_from_gray(xp: ModuleType, strength: Strength) -> Any:
+    """From 0.1, almost the degenerate image, over 1, no change, to 1.9."""
+    return 1.8 * strength.level + 0.1
+
+
+_GEOMETRIC_FILLS = {"linear": 0}
 _ENHANCEMENT = Amount(
     unit="factor",
     caption="x {:.2f}",
     increasing=lambda xp, strength: 1.0 + 0.9 * strength.level * strength.sign,
-    reference=lambda xp, strength: 1.8 * strength.level + 0.1,
+    reference=_factor_from_gray,
+    linear=_factor_from_gray,
     signed=("increasing",),
 )
 _SHEAR = Amount(
@@ -118,7 +134,10 @@ def _translation(side_of: Callable[[Strength], Any]) -> Amount:
     def reference(xp, strength):
         return xp.minimum(100.0 * strength.level, side_of(strength)) * strength.sign
 
-    return Amount("pixels", "{:+.1f} pixels", increasing, reference, signed=PROFILES)
+    def linear(xp, strength):
+        return 0.33 * strength.level * side_of(strength) * strength.sign
+
+    return Amount("pixels", "{:+.1f} pixels", increasing, reference, linear, signed=PROFILES)
 
 
 OPERATIONS = {
@@ -134,6 +153,7 @@ OPERATIONS = {
             signed=PROFILES,
         ),
         kernel_arguments=("fill",),
+        fills=_GEOMETRIC_FILLS,
     ),
     "posterize": Operation(
         "posterize",
@@ -144,6 +164,7 @@ OPERATIONS = {
             reference=lambda xp, strength: xp.minimum(
                 xp.maximum(xp.floor(4.0 * strength.level), 1.0), 8.0
             ),
+            linear=lambda xp, strength: xp.maximum(xp.floor(4.0 * strength.level), 1.0),
         ),
     ),
     "solarize": Operation(
@@ -153,23 +174,26 @@ OPERATIONS = {
             caption="from {:.0f}",
             increasing=lambda xp, strength: 256.0 * (1.0 - strength.level),
             reference=lambda xp, strength: xp.minimum(xp.floor(256.0 * strength.level), 256.0),
+            linear=lambda xp, strength: 256.0 * strength.level,
         ),
     ),
     "color": Operation("color", _ENHANCEMENT),
     "contrast": Operation("contrast", _ENHANCEMENT),
     "brightness": Operation("brightness", _ENHANCEMENT),
     "sharpness": Operation("sharpness", _ENHANCEMENT),
-    "shear_x": Operation("shear_x", _SHEAR, kernel_arguments=("fill",)),
-    "shear_y": Operation("shear_y", _SHEAR, kernel_arguments=("fill",)),
+    "shear_x": Operation("shear_x", _SHEAR, kernel_arguments=("fill",), fills=_GEOMETRIC_FILLS),
+    "shear_y": Operation("shear_y", _SHEAR, kernel_arguments=("fill",), fills=_GEOMETRIC_FILLS),
     "translate_x": Operation(
         "translate_x",
         _translation(lambda strength: strength.width),
         kernel_arguments=("fill",),
+        fills=_GEOMETRIC_FILLS,
     ),
     "translate_y": Operation(
         "translate_y",
         _translation(lambda strength: strength.height),
         kernel_arguments=("fill",),
+        fills=_GEOMETRIC_FILLS,
     ),
     "solarize_add": Operation(
         "solarize_add",
@@ -190,16 +214,24 @@ OPERATIONS = {
             reference=lambda xp, strength: xp.minimum(
                 2.0 * xp.floor(40.0 * strength.level), strength.shorter_side(xp)
             ),
+            linear=lambda xp, strength: xp.floor(40.0 * strength.level),
         ),
         kernel_arguments=("fill", "center"),
+        fills={"linear": (125, 123, 114)},  # The mean colour of CIFAR-10.
     ),
+    "identity": Operation("identity", in_all=("linear",)),
 }
+
+
+def all_operations(profile: str) -> tuple[str, ...]:
+    """The names of `all` operations under a profile."""
+    return tuple(name for name, operation in OPERATIONS.items() if profile in operation.in_all)
 
 
 def amounts_as_markdown(
     xp: ModuleType, levels: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 1.0), side: int = 224
 ) -> list[str]:
-    """The documentation's table: every operation's amount at several levels, for both profiles.
+    """The documentation's table: every operation's amount at several levels, for each profile.
 
     Args:
         xp: `numpy`.
@@ -213,13 +245,15 @@ def amounts_as_markdown(
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for name, operation in OPERATIONS.items():
         if operation.amount is None:
-            lines.append("| " + " | ".join([name, "none", "both", *("" for _ in levels)]) + " |")
+            lines.append("| " + " | ".join([name, "none", "all", *("" for _ in levels)]) + " |")
             continue
-        is_same = operation.amount.reference is None
-        for profile in ("increasing",) if is_same else PROFILES:
+        profiles_of = {}
+        for profile in PROFILES:
+            profiles_of.setdefault(operation.amount.function(profile), []).append(profile)
+        for function, profiles in profiles_of.items():
             strengths = [Strength(level, 1.0, side, side, 0.45) for level in levels]
-            amounts = [operation.amount.function(profile)(xp, value) for value in strengths]
-            cells = [name, operation.amount.unit, "both" if is_same else profile]
-            cells += [operation.caption(amount) for amount in amounts]
+            is_same = len(profiles) == len(PROFILES)
+            cells = [name, operation.amount.unit, "all" if is_same else ", ".join(profiles)]
+            cells += [operation.caption(function(xp, strength)) for strength in strengths]
             lines.append("| " + " | ".join(cells) + " |")
     return lines

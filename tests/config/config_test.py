@@ -202,6 +202,10 @@ def test_a_value_without_effect_triggers_a_warning(values, line):
         ({"randaugment_operations": "rotate,"}, "--randaugment_operations names ''"),
         ({"randaugment_operations": "rotate,twist"}, "names 'twist': expected .*rotate"),
         ({"randaugment_magnitude": ["31"]}, "=31.0 is above --randaugment_max_level=30.0"),
+        (
+            {"randaugment_magnitude": ["31"], "randaugment_profile": "linear"},
+            "=31.0 is above --randaugment_max_level=30.0",
+        ),
         ({"multistep_fractions": ""}, "--multistep_fractions='' is not a comma list"),
         ({"multistep_fractions": "0.5,2"}, "--multistep_fractions='0.5,2' is not a comma list"),
         ({"nesterov": True, "optimizer": "adamw"}, "--nesterov is for --optimizer=sgd, not adamw"),
@@ -248,7 +252,11 @@ def test_settings_that_are_allowed():
 
 
 def test_operations():
-    assert make().noise.operations == RANDAUGMENT_OPERATIONS
+    without_identity = tuple(name for name in RANDAUGMENT_OPERATIONS if name != "identity")
+    assert len(without_identity) == 16
+    for profile in ("increasing", "reference"):
+        assert make(randaugment_profile=profile).noise.operations == without_identity
+    assert make(randaugment_profile="linear").noise.operations == RANDAUGMENT_OPERATIONS
     made = make(randaugment_operations="rotate, shear_x")
     assert made.noise.operations == ("rotate", "shear_x")
 

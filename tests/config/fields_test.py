@@ -164,7 +164,9 @@ CONDITIONS = {
     "randaugment_operations": has_randaugment,
     "magnitude_mode": has_randaugment,
     "translate_share": lambda v: has_randaugment(v) and v["randaugment_profile"] == "increasing",
-    "fill": lambda v: has_randaugment(v) or v["cutout_side"] > 0,
+    "fill": lambda v: (
+        (has_randaugment(v) and v["randaugment_profile"] != "linear") or v["cutout_side"] > 0
+    ),
     "crop_mode": lambda v: v["crop_padding"] > 0,
     "ratio": lambda v: v["is_student"],
     "cache_mebibytes": lambda v: v["cache"] == "auto",

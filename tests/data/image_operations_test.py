@@ -14,7 +14,7 @@ from nsk.data.randaugment_table import OPERATIONS
 
 HEIGHT, WIDTH = 48, 64
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-WITHOUT_AMOUNT = ("auto_contrast", "equalize", "invert")
+WITHOUT_AMOUNT = ("auto_contrast", "equalize", "invert", "identity")
 ENHANCERS = {
     "color": ImageEnhance.Color,
     "contrast": ImageEnhance.Contrast,
@@ -90,7 +90,7 @@ def compute_amount(name, level, sign=1.0, profile="increasing", height=HEIGHT, w
     return float(image_operations.operation_amount(name, level, sign, height, width, options))
 
 
-@pytest.mark.parametrize("name", operations_except("cutout", *GEOMETRIC))
+@pytest.mark.parametrize("name", operations_except("cutout", "identity", *GEOMETRIC))
 @pytest.mark.parametrize(
     ("profile", "level"),
     [
@@ -99,6 +99,8 @@ def compute_amount(name, level, sign=1.0, profile="increasing", height=HEIGHT, w
         ("increasing", 1.0),
         ("reference", 0.5),
         ("reference", 2.7),
+        ("linear", 0.1),
+        ("linear", 0.9),
     ],
 )
 def test_photometric_operations_agree_with_pillow_within_one_level(name, profile, level):
@@ -244,6 +246,63 @@ def test_reference_profile_numbers():
     assert compute_amount("translate_x", 0.5, -1.0, "reference", 224, 224) == pytest.approx(-50.0)
     assert compute_amount("posterize", 0.1, profile="reference") == 1.0
     assert compute_amount("brightness", 0.5, -1.0, "reference") == pytest.approx(1.0)
+
+
+def test_linear_profile_numbers():
+    """amount = magnitude / 30 x (max - min) + min, by hand, at magnitudes 27 and 3."""
+    strong = {
+        "rotate": 27.0,  # 0..30
+        "shear_x": 0.27,  # 0..0.3
+        "shear_y": 0.27,
+        "translate_x": 19.008,  # 0..0.33 of 64
+        "translate_y": 14.256,  # of 48
+        "posterize": 3.0,  # 0..4: 3.6, truncated
+        "solarize": 230.4,  # 0..256
+        "solarize_add": 99.0,  # 0..110
+        "color": 1.72,  # 0.1..1.9
+        "contrast": 1.72,
+        "brightness": 1.72,
+        "sharpness": 1.72,
+        "cutout": 36.0,  # 0..40 pixels
+    }
+    weak = {"posterize": 1.0, "solarize": 25.6, "solarize_add": 11.0, "cutout": 4.0, "color": 0.28}
+    for level, expected in ((0.9, strong), (0.1, weak)):
+        for name, amount in expected.items():
+            assert compute_amount(name, level, profile="linear") == pytest.approx(amount), name
+            sign = -1.0 if name in GEOMETRIC else 1.0
+            opposite = compute_amount(name, level, -1.0, "linear")
+            assert opposite == pytest.approx(sign * amount), name
+
+
+def test_linear_profile_leaves_black_and_cuts_out_in_its_own_colour():
+    images = np.full([1, HEIGHT, WIDTH, 3], 200, np.uint8)
+    options = RandAugmentOptions(profile="linear", fill=9)
+    for name in GEOMETRIC:
+        got = image_operations.apply_operation(name, images, 1.0, options=options).numpy()
+        assert set(np.unique(got)) == {0, 200}, name
+    # A square of 20 pixels around row 12 and column 60: 2..21 and 50..63, where the border cuts it.
+    center = np.array([[0.25, 0.9375]])
+    got = image_operations.apply_operation("cutout", images, 0.5, 1.0, center, options).numpy()
+    images[:, 2:22, 50:] = 125, 123, 114
+    np.testing.assert_array_equal(got, images)
+
+
+def test_identity_changes_nothing():
+    for profile in ("increasing", "linear"):
+        options = RandAugmentOptions(profile=profile)
+        got = image_operations.apply_operation("identity", IMAGES, 1.0, options=options)
+        np.testing.assert_array_equal(got, IMAGES)
+
+
+def test_auto_contrast_is_exactly_pillows():
+    """For every lowest and highest value: Pillow truncates, so that rounding errors show."""
+    for lowest in range(0, 256, 5):
+        values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+        highest = np.arange(lowest, 256, dtype=np.uint8)[:, None, None, None]
+        images = np.clip(values, lowest, highest)
+        got = image_operations.apply_operation("auto_contrast", images, 0.0).numpy()
+        expected = [pillow_photometric("auto_contrast", image, 0.0) for image in images]
+        np.testing.assert_array_equal(got, np.stack(expected))
 
 
 @pytest.mark.parametrize("name", operations_except(*WITHOUT_AMOUNT))

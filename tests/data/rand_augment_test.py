@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from nsk import noise
 from nsk.data import image_operations, rand_augment
 from nsk.data.image_operations import RandAugmentOptions
-from nsk.data.randaugment_table import OPERATIONS
+from nsk.data.randaugment_table import OPERATIONS, PROFILES
 
 KEY = noise.key(0, "test")
 HEIGHT, WIDTH = 48, 64
@@ -64,16 +64,17 @@ def test_exactly_the_allowed_operations_are_applied():
     np.testing.assert_array_equal(np.argmax(matches, axis=1), drawn)
 
 
-def test_rand_augment_applies_the_drawn_operations_in_sequence():
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rand_augment_applies_the_drawn_operations_in_sequence(profile):
     images = IMAGES
-    options = RandAugmentOptions(num_ops=3, magnitude=21.0, fill=50)
+    options = RandAugmentOptions(num_ops=3, magnitude=21.0, profile=profile, fill=50)
     got = rand_augment.rand_augment(images, KEY, options).numpy()
-    draws = rand_augment.draw_operations(KEY, len(images), 3, len(OPERATIONS))
+    draws = rand_augment.draw_operations(KEY, len(images), 3, len(options.operations))
     for position, image in enumerate(images):
         expected = image[None]
         for turn in range(3):
             expected = image_operations.apply_operation(
-                tuple(OPERATIONS)[draws.operations[position, turn]],
+                options.operations[draws.operations[position, turn]],
                 expected,
                 0.7,
                 draws.signs[position, turn],
@@ -98,8 +99,8 @@ def test_uniform_magnitude_is_drawn_below_the_magnitude_for_each_image():
 
 
 def test_magnitude_zero_and_num_ops_zero_change_nothing():
-    without_amount = ("auto_contrast", "equalize", "invert")
-    neutral = tuple(name for name in OPERATIONS if name not in without_amount)
+    changing = ("auto_contrast", "equalize", "invert")
+    neutral = tuple(name for name in OPERATIONS if name not in changing)
     for options in (
         RandAugmentOptions(num_ops=16, magnitude=0.0, operations=neutral),
         RandAugmentOptions(num_ops=0, magnitude=9.0),
@@ -114,6 +115,7 @@ def test_magnitude_zero_and_num_ops_zero_change_nothing():
         {"num_ops": -1},
         {"magnitude": -1.0},
         {"magnitude": 31.0},
+        {"magnitude": 31.0, "profile": "linear"},
         {"max_level": 0.0},
         {"profile": "official"},
         {"magnitude_mode": "random"},

@@ -10,12 +10,32 @@ import pytest
 from nsk.config.noise import RANDAUGMENT_OPERATIONS
 from nsk.data import image_kernels
 from nsk.data.image_operations import RandAugmentOptions, operation_amount
-from nsk.data.randaugment_table import OPERATIONS, PROFILES, Strength, amounts_as_markdown
+from nsk.data.randaugment_table import (
+    OPERATIONS,
+    PROFILES,
+    Strength,
+    all_operations,
+    amounts_as_markdown,
+)
+
+# In this order: an image's draw is an index, so that another order changes existing runs.
+SIXTEEN = (
+    *("auto_contrast", "equalize", "invert", "rotate", "posterize", "solarize", "color"),
+    *("contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
+    *("solarize_add", "cutout"),
+)
 
 
 def test_the_flags_take_the_operations_of_the_table():
-    assert tuple(OPERATIONS) == RANDAUGMENT_OPERATIONS
-    assert RandAugmentOptions().operations == RANDAUGMENT_OPERATIONS
+    assert tuple(OPERATIONS) == RANDAUGMENT_OPERATIONS == (*SIXTEEN, "identity")
+
+
+def test_all_operations_contain_identity_only_under_the_profile_linear():
+    expected = {"increasing": SIXTEEN, "reference": SIXTEEN, "linear": (*SIXTEEN, "identity")}
+    assert {profile: all_operations(profile) for profile in PROFILES} == expected
+    for profile, names in expected.items():
+        assert RandAugmentOptions(profile=profile).operations == names
+    assert RandAugmentOptions(operations=("identity",)).operations == ("identity",)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -50,7 +70,9 @@ def test_the_table_of_the_documentation_has_every_operation():
     assert lines[0] == "| operation | unit | profile | 0.5 | 1 |"
     assert len({line.count("|") for line in lines}) == 1
     assert list(dict.fromkeys(line.split()[1] for line in lines[2:])) == list(OPERATIONS)
-    assert "| rotate | degrees | both | +15 degrees | +30 degrees |" in lines
+    assert "| rotate | degrees | all | +15 degrees | +30 degrees |" in lines
+    assert "| color | factor | reference, linear | x 1.00 | x 1.90 |" in lines
+    assert "| cutout | pixels of the side | linear | 20 pixels | 40 pixels |" in lines
     assert "| posterize | bits kept | increasing | 6 bits | 4 bits |" in lines
     assert "| posterize | bits kept | reference | 2 bits | 4 bits |" in lines
 

@@ -12,7 +12,7 @@ from nsk.commands.preparation import prepare
 from nsk.config.config import Config
 from nsk.data import image_operations
 from nsk.data.image_operations import RandAugmentOptions
-from nsk.data.randaugment_table import OPERATIONS
+from nsk.data.randaugment_table import OPERATIONS, all_operations
 from nsk.errors import UserError
 from tools import show_augment
 
@@ -41,8 +41,8 @@ def photographs(count=3, height=12, width=12):
 def test_every_operation_has_a_row_and_two_if_it_is_signed():
     rows = show_augment.operation_rows(photographs(), noises(), [3.0, 30.0])
     labels = [label for label, _ in rows]
-    assert [label for label in labels if "(-)" not in label] == list(OPERATIONS)
-    assert len(labels) == len(OPERATIONS) + SIGNED and SIGNED >= 9
+    assert tuple(label for label in labels if "(-)" not in label) == all_operations("increasing")
+    assert len(labels) == 16 + SIGNED and SIGNED >= 9
     assert all(len(cells) == 2 for _, cells in rows)
 
 
@@ -63,6 +63,10 @@ def test_cells_and_captions_agree_with_training():
     reference = noises(randaugment_profile="reference", randaugment_max_level=10.0)
     rows = dict(show_augment.operation_rows(images, reference, [5.0]))
     assert "color (-)" not in rows and rows["color"][0][0] == "x 1.00"
+    rows = dict(show_augment.operation_rows(images, noises(randaugment_profile="linear"), [27.0]))
+    assert rows["posterize"][0][0] == "3 bits" and rows["cutout"][0][0] == "36 pixels"
+    assert np.all(rows["cutout"][0][1] == [125, 123, 114])  # 36 pixels cover all 12.
+    np.testing.assert_array_equal(rows["identity"][0][1], images)
 
 
 def test_a_sheet_has_every_cell_enlarged_beside_its_label():
@@ -90,7 +94,7 @@ def test_the_sheet_of_a_run_shows_its_images_and_a_generations_noise(tmp_path):
     ]
     top, left = show_augment.MARGIN + 2 * show_augment.TEXT_HEIGHT, show_augment.LABEL_WIDTH
     step = 96 + show_augment.TEXT_HEIGHT + show_augment.MARGIN
-    num_rows = len(OPERATIONS) + SIGNED + 2
+    num_rows = 16 + SIGNED + 2
     assert sheets[0].shape[0] == top + num_rows * step + show_augment.MARGIN
 
     def cell(sheet, row, column):
