@@ -32,7 +32,8 @@ def auto_contrast(images: tf.Tensor) -> tf.Tensor:
     # One number for each value of a row, as a broadcast to channels is slow.
     scale, offset = (tf.tile(number, [1, width])[:, None] for number in (scale, offset))
     rows = tf.cast(tf.reshape(images, [-1, height, width * 3]), tf.float64)
-    return rows * scale - offset
+    # Within 0..255 up to rounding errors, which the cast truncates.
+    return tf.cast(rows * scale - offset, tf.uint8)
 
 
 def equalize(images: tf.Tensor) -> tf.Tensor:
