@@ -3,6 +3,8 @@
 Images are (batch, height, width, 3), with any batch size, unknown and zero included.
 """
 
+import math
+
 import tensorflow as tf
 
 
@@ -26,9 +28,9 @@ def sizes(images: tf.Tensor) -> tuple:
 
 
 def flat(images: tf.Tensor) -> tf.Tensor:
-    """The same values as (batch, height * width * channels)."""
+    """The same values, (batch, height, width, ...), with all axes but the first as one."""
     _, height, width = sizes(images)
-    return tf.reshape(images, [-1, height * width * images.shape[3]])
+    return tf.reshape(images, [-1, height * width * math.prod(images.shape[3:])])
 
 
 def like(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
