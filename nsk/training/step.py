@@ -79,7 +79,7 @@ class ReplicaStep:
         denominator = replica.all_reduce("SUM", weight)
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         loss, gradients, statistics = self.compute(streams, step, number, denominator)
-        if self._num_replicas > 1 and not recipe.synchronized:
+        if statistics and self._num_replicas > 1 and not recipe.synchronized:
             statistics = replica.all_reduce("MEAN", statistics)
         for variable, value in zip(self._statistics, statistics, strict=True):
             variable.assign(value)
@@ -141,7 +141,8 @@ class ReplicaStep:
             return compute_gradients(0, statistics)
 
         def add(index, loss, gradients, statistics):
-            with tf.control_dependencies([loss]):  # Otherwise micro-batches would run in parallel.
+            # Otherwise micro-batches would run in parallel.
+            with tf.control_dependencies([loss, *gradients]):
                 index = tf.identity(index)
             more_loss, more, statistics = compute_gradients(index, statistics)
             gradients = list(map(tf.add, gradients, more))

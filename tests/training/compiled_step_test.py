@@ -259,3 +259,12 @@ def test_the_variance_is_that_of_a_replica_or_of_the_batch(synchronized):
     for value in replicas(layer.moving_variance):
         moved = (value - layer.momentum) / (1 - layer.momentum)  # It was 1.
         np.testing.assert_allclose(moved, expected, rtol=1e-3)
+
+
+def test_replicas_need_no_batch_norm():
+    build = linear_on_the_host
+    recipe = Recipe(np.full(1, 1e-4, np.float32), SIZES, synchronized=False)
+    runtime = Runtime.from_strategy(strategies.make_strategy("mirrored"))
+    trainer = Trainer(build, recipe, KEY, runtime, "off")
+    losses, _ = trainer.call_steps(trainer.iterate(halves, 0, 1), 0, 1)
+    assert np.isfinite(losses).all()
