@@ -1,9 +1,10 @@
-"""Splits the CPU into two logical devices, so that replicas can be tested; forgets interrupts."""
+"""Two logical CPU devices, so that replicas can be tested; fixtures of several packages."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -12,6 +13,23 @@ from nsk import stopping
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+class HugeLayer(keras.layers.Layer):
+    """The identity, by way of a tensor of 128 TiB for each image."""
+
+    def call(self, inputs):
+        size = 2**45 * tf.cast(tf.shape(inputs)[:1], tf.int64)
+        return inputs + tf.reduce_max(tf.random.stateless_uniform(size, [1, 2]))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@pytest.fixture
+def huge_layer():
+    """A layer for which no memory is large enough."""
+    return HugeLayer()
 
 
 @pytest.fixture(autouse=True)

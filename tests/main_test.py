@@ -400,12 +400,16 @@ def test_xla_keeps_compiled_programs_where_the_flag_says(tmp_path, fake_tensorfl
     assert (folder / "autotuning").is_dir()
 
 
-def test_deterministic_programs_are_compiled_without_autotuning(tmp_path, fake_tensorflow):
-    work = "import os; print(os.environ.get('XLA_FLAGS'))"
-    arguments = (*SETTINGS, f"--workdir={tmp_path / 'run'}", "--deterministic")
+def test_deterministic_programs_are_compiled_without_autotuning_and_kept_apart(
+    tmp_path, fake_tensorflow
+):
+    work = "import os; print(os.environ['TF_XLA_FLAGS'], os.environ['XLA_FLAGS'])"
+    cache = f"--compilation_cache={tmp_path / 'cache'}"
+    arguments = (*SETTINGS, f"--workdir={tmp_path / 'run'}", "--deterministic", cache)
     code, out, err = run(*fake_run(work), *arguments, path=fake_tensorflow)
     assert (code, err) == (0, "")
     assert "--xla_gpu_autotune_level=0" in out and "--xla_gpu_deterministic_ops=true" in out
+    assert f"cache_directory={tmp_path / 'cache/deterministic'} " in out
 
 
 @pytest.mark.slow

@@ -139,23 +139,19 @@ def _rows(runner, counts, generation):
 def _row(runner, counts, role, settings):
     """One stage of training."""
     from nsk.data import batch_blocks
+    from nsk.training.step_memory import StepMemory
 
     train, sizes, steps = settings.train, settings.batch_sizes, settings.num_steps
-    parameters, state_bytes, cost = _network(
+    parameters, cost = _network(
         settings.architecture,
         settings.frozen_blocks,
         train.rematerialize,
-        train.optimizer,
-        bool(train.ema_decay),
         num_classes=counts["num_classes"],
         image_size=settings.image_size,
         **settings.model.values(),
     )
-    parts = runner.runtime.strategy.num_replicas_in_sync * train.accumulation_steps
-    selection, activation_bytes = (
-        runner.config.selection,
-        cost.activation_bytes * sum(sizes) // parts,
-    )
+    memory = StepMemory.of(cost, sizes, train, runner.runtime.strategy.num_replicas_in_sync)
+    selection = runner.config.selection
     return {
         "role": role,
         "model": settings.architecture,
@@ -166,8 +162,8 @@ def _row(runner, counts, role, settings):
         "epochs": _epochs(selection, counts, role, steps, sizes),
         "image_size": settings.image_size,
         "multiply_adds": cost.training,
-        "activation_bytes": activation_bytes,
-        "step_bytes": state_bytes + activation_bytes,
+        "activation_bytes": memory.activation_bytes,
+        "step_bytes": memory.bytes,
         "batch_bytes": batch_blocks.bytes_of_batches(
             sizes, settings.image_size, runner.workers.share, settings.mixes_images
         ),
@@ -177,23 +173,14 @@ def _row(runner, counts, role, settings):
 
 
 @functools.cache
-def _network(name, frozen_blocks, rematerialize, optimizer, has_average, **settings):
-    """(parameters, bytes of the state, `Cost`) of a network, which may take seconds to build."""
+def _network(name, frozen_blocks, rematerialize, **settings):
+    """(parameters, `Cost`) of a network, which may take seconds to build."""
     from nsk import models
-    from nsk.models import blocks
-    from nsk.models.cost import estimate_cost
-    from nsk.stages.training import trainable_parameters
-    from nsk.training import rematerialization
-    from nsk.training.step_memory import state_bytes
+    from nsk.stages.training import trainable_parameters, training_cost
 
     model = models.build_model(name, **settings)
     parameters = trainable_parameters(model)
-    for layer in blocks.shallow_layers(model, frozen_blocks):
-        layer.trainable = False
-    recomputed = rematerialize and blocks.block_names(model)
-    segments = rematerialization.segments(model) if recomputed else ()
-    state = state_bytes(model, optimizer, has_average)
-    return parameters, state, estimate_cost(model, segments)
+    return parameters, training_cost(model, frozen_blocks, rematerialize)
 
 
 def _epochs(selection, counts, role, steps, sizes):

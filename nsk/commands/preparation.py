@@ -74,10 +74,13 @@ def prepare_config(config: Config) -> None:
     _check_files(config)
     _check_engine(config)
     make_folder(config.workdir)
+    cache = config.run.compilation_cache and Path(config.run.compilation_cache).expanduser()
     if config.run.deterministic:
         _add_options("XLA_FLAGS", *DETERMINISTIC_XLA)
-    if config.run.compilation_cache:
-        keep_compiled_programs(Path(config.run.compilation_cache).expanduser())
+        # XLA does not compare the options that a stored program was compiled with.
+        cache = cache and cache / "deterministic"
+    if cache:
+        keep_compiled_programs(cache)
     load_tensorflow()
     from nsk import models
     from nsk.models import weights

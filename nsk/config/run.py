@@ -64,9 +64,9 @@ class RunConfig(Section):
     )
     checkpoint_minutes: float = setting(
         5.0,
-        "Longest time between checkpoints of a training, minutes. They are written as often as 1 % "
-        "of the time allows, which for small networks is every few seconds; 0: as often as "
-        "possible.",
+        "Longest time between checkpoints of a training, minutes. They are written more often if "
+        "1 % of the time is enough for that, those of small networks every few seconds; 0: as "
+        "often as possible.",
         minimum=0.0,
         changes_results=False,
     )

@@ -56,10 +56,13 @@ def describe_devices(strategy: tf.distribute.Strategy, mode: str) -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         name = f" ({details.get('device_name', gpus[0].name)})"
-    compiled = "compiled" if kind == "TPU" or is_compiled(mode, strategy) else "not compiled"
-    if compiled == "compiled" and obstacle(strategy, synchronized=True):
-        return f"Devices: {count} {kind}{name}, steps compiled by XLA if --batch_norm=replica."
-    return f"Devices: {count} {kind}{name}, steps {compiled} by XLA."
+    if kind != "TPU" and not is_compiled(mode, strategy):
+        how = "not compiled by XLA"
+    elif obstacle(strategy, synchronized=True):
+        how = "compiled by XLA if --batch_norm=replica"
+    else:
+        how = "compiled by XLA"
+    return f"Devices: {count} {kind}{name}, steps {how}."
 
 
 def obstacle(strategy: tf.distribute.Strategy, synchronized: bool) -> str | None:

@@ -9,8 +9,10 @@ import tensorflow as tf
 from nsk.distributed.compilation import device_type
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-# XLA and CUDA report a full memory as errors of other types, too.
-OUT_OF_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY", re.I)
+# In messages: XLA and CUDA report a full memory as errors of several types, and files or shared
+# memory that are exhausted have the same type.
+OUT_OF_MEMORY = re.compile("out.of.memory|OOM when allocating|failed to allocate", re.I)
+MAIN_MEMORY = "by allocator cpu"
 
 
 def replica_bytes(strategy: tf.distribute.Strategy) -> int | None:
@@ -45,11 +47,16 @@ def peak_bytes(strategy: tf.distribute.Strategy) -> int | None:
     return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
 
 
-def is_full(error: Exception) -> bool:
-    """Whether an error of TensorFlow says that a device's memory is full."""
-    return isinstance(error, tf.errors.ResourceExhaustedError) or (
-        isinstance(error, tf.errors.OpError) and bool(OUT_OF_MEMORY.search(error.message))
-    )
+def is_full(error: tf.errors.OpError, strategy: tf.distribute.Strategy) -> bool:
+    """Whether an error says that the memory of a strategy's devices is full.
+
+    Args:
+        error: an error of TensorFlow.
+        strategy: the strategy under which it was raised.
+    """
+    if MAIN_MEMORY in error.message and device_type(strategy) != "CPU":
+        return False
+    return bool(OUT_OF_MEMORY.search(error.message))
 
 
 def _main_memory():

@@ -137,7 +137,7 @@ class Predictor:
         try:
             log_probabilities = self._global_batch(images)
         except tf.errors.OpError as error:
-            if device_memory.is_full(error):
+            if device_memory.is_full(error, self._strategy):
                 raise UserError(
                     f"The device's memory is full: {self.model.name} cannot predict "
                     f"{self._batch_size // self._replicas} images at a time; lower "

@@ -1,4 +1,4 @@
-"""The cost of training a network per image: multiply-adds, and memory of activations."""
+"""The cost of training a network: multiply-adds and activations of an image, variables."""
 
 import collections
 import dataclasses
@@ -51,7 +51,7 @@ ACTIVATION_NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The cost of one image.
+    """The cost of a network; the first three are of one image.
 
     Attributes:
         forward: multiply-adds of a forward pass.
@@ -59,12 +59,16 @@ class Cost:
         activation_bytes: bytes that a training step keeps from the forward pass for the backward
             pass.
         unknown: number of layers of each unknown kind, whose cost is not included.
+        variables: number of values of all variables, BatchNorm's moving averages included.
+        trained: number of values of the variables that are trained.
     """
 
     forward: int
     training: int
     activation_bytes: int
     unknown: dict[str, int]
+    variables: int
+    trained: int
 
 
 def estimate_cost(model: keras.Model, segments: Sequence[keras.Model] = ()) -> Cost:
@@ -112,7 +116,18 @@ def estimate_cost(model: keras.Model, segments: Sequence[keras.Model] = ()) -> C
     else:
         kept_bytes = sum(_kept_bytes(_trained_layers(model)).values())
     passes = 3 if segments else 2
-    return Cost(forward, forward + passes * backward, kept_bytes, dict(unknown))
+    return Cost(
+        forward,
+        forward + passes * backward,
+        kept_bytes,
+        dict(unknown),
+        _number_of_values(model.variables),
+        _number_of_values(model.trainable_variables),
+    )
+
+
+def _number_of_values(variables):
+    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _trained_layers(model):

@@ -118,7 +118,7 @@ def build_efficientnet(
     """
     builder = dataclasses.replace(builder, batch_norm_epsilon=BATCH_NORM_EPSILON)
     scale = VARIANTS[variant]
-    survival = iter(survival_probabilities(survival_probability, num_blocks(variant)))
+    survival = survival_probabilities(survival_probability, num_blocks(variant))
     pixels, features = builder.image_input(
         image_size,
         scale=[1 / (255 * deviation) for deviation in DEVIATION],
@@ -127,6 +127,24 @@ def build_efficientnet(
     stem_filters = round_filters(STEM_FILTERS, scale.width)
     features = _conv(builder, features, stem_filters, "stem_conv", kernel_size=3, strides=2)
     features = _norm_swish(builder, features, "stem")
+    features = _blocks(builder, features, scale, small_images, survival)
+    features = _conv(builder, features, round_filters(HEAD_FILTERS, scale.width), "top_conv")
+    features = _norm_swish(builder, features, "top")
+    logits = builder.classifier(
+        features,
+        num_classes,
+        dropout_rate,
+        keras.initializers.VarianceScaling(
+            1 / 3, "fan_out", "uniform", noise.python_seed(builder.seed, "logits")
+        ),
+    )
+    suffix = "_small" if small_images else ""
+    return keras.Model(pixels, logits, name=f"efficientnet_{variant}{suffix}")
+
+
+def _blocks(builder, features, scale, small_images, survival):
+    """All stages of blocks; `survival` has the probability of each block."""
+    survival = iter(survival)
     for number, stage in enumerate(BASE, start=1):
         filters = round_filters(stage.filters, scale.width)
         for repeat in range(round_repeats(stage.repeats, scale.depth)):
@@ -141,18 +159,7 @@ def build_efficientnet(
                 expansion=stage.expansion,
                 block_survival=next(survival),
             )
-    features = _conv(builder, features, round_filters(HEAD_FILTERS, scale.width), "top_conv")
-    features = _norm_swish(builder, features, "top")
-    logits = builder.classifier(
-        features,
-        num_classes,
-        dropout_rate,
-        keras.initializers.VarianceScaling(
-            1 / 3, "fan_out", "uniform", noise.python_seed(builder.seed, "logits")
-        ),
-    )
-    suffix = "_small" if small_images else ""
-    return keras.Model(pixels, logits, name=f"efficientnet_{variant}{suffix}")
+    return features
 
 
 def build_small_efficientnet(builder: Builder, variant: str, **arguments) -> keras.Model:

@@ -203,7 +203,7 @@ class PaddedShortcut(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Subsamples the pixels and pads their channels."""
         missing = self.filters - inputs.shape[-1]
-        if _is_on_cpu():  # The mean of one pixel: slices with strides are slow on the CPU.
+        if self.strides > 1 and _is_on_cpu():  # Means of one pixel: slices with strides are slow.
             pixels = tf.nn.avg_pool2d(inputs, 1, self.strides, "SAME")
         else:
             pixels = inputs[:, :: self.strides, :: self.strides]

@@ -122,19 +122,22 @@ def select_images(
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
         pq.write_table(pa.table(columns), folder / LABELED_FILE, compression="zstd")
-    dev_kept, dev_correct = calibration.count_correct(*dev, thresholds)
-    cuts = cut_thresholds(statistics)
-    dev_before_cut, dev_before_cut_correct = calibration.count_correct(*dev, cuts)
     return {
         "images": sum(statistics.kept),
         "copies": sum(statistics.copies),
-        "per_class": {
-            **dataclasses.asdict(statistics),
-            "dev_kept": dev_kept.tolist(),
-            "dev_correct": dev_correct.tolist(),
-            "dev_before_cut": dev_before_cut.tolist(),
-            "dev_before_cut_correct": dev_before_cut_correct.tolist(),
-        },
+        "per_class": {**dataclasses.asdict(statistics), **_dev_counts(dev, statistics, thresholds)},
+    }
+
+
+def _dev_counts(dev, statistics, thresholds):
+    """The dev images of each class that a selection would keep, and the correct ones of them."""
+    kept, correct = calibration.count_correct(*dev, thresholds)
+    before_cut, before_cut_correct = calibration.count_correct(*dev, cut_thresholds(statistics))
+    return {
+        "dev_kept": kept.tolist(),
+        "dev_correct": correct.tolist(),
+        "dev_before_cut": before_cut.tolist(),
+        "dev_before_cut_correct": before_cut_correct.tolist(),
     }
 
 

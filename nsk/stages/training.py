@@ -21,7 +21,8 @@ from nsk.distributed.runtime import Runtime
 from nsk.distributed.strategy import check_divisible
 from nsk.evaluation import metrics
 from nsk.evaluation.predictor import Predictor, collect
-from nsk.models import weights
+from nsk.models import blocks, weights
+from nsk.models.cost import Cost, estimate_cost
 from nsk.models.weight_assignment import assign
 from nsk.stages.hyperparameters import Hyperparameters, training_hyperparameters
 from nsk.stages.input_streams import (
@@ -38,6 +39,7 @@ from nsk.store.files import UNFINISHED
 from nsk.store.folders import StageFolder
 from nsk.training import schedules
 from nsk.training.recipe import Recipe
+from nsk.training.rematerialization import recomputed_segments
 from nsk.training.trainer import Trainer
 
 CHECKPOINTS = ".checkpoints"
@@ -303,6 +305,19 @@ def build_network(
     if initial_weights is not None:
         assign(model, initial_weights)
     return model
+
+
+def training_cost(model: keras.Model, frozen_blocks: int, rematerialize: bool) -> Cost:
+    """The cost of training a network, whose first blocks become not trainable.
+
+    Args:
+        model: the network.
+        frozen_blocks: blocks after the stem that are not trained, with the stem; 0: none.
+        rematerialize: whether activations inside blocks are recomputed in the backward pass.
+    """
+    for layer in blocks.shallow_layers(model, frozen_blocks):
+        layer.trainable = False
+    return estimate_cost(model, recomputed_segments(model, rematerialize))
 
 
 def trainable_parameters(model: keras.Model) -> int:

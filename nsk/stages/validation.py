@@ -20,7 +20,7 @@ from nsk.stages.hyperparameters import (
     training_hyperparameters,
 )
 from nsk.stages.runner import StageRunner
-from nsk.stages.training import build_network
+from nsk.stages.training import build_network, training_cost
 from nsk.training.step_memory import StepMemory
 
 # Side of the largest images that networks for small images are usual for, pixels.
@@ -57,7 +57,11 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
         warnings.update(dict.fromkeys(_warnings(settings, model)))
         warnings.update(dict.fromkeys(_memory_warnings(settings, model, strategy)))
         _check_initial_weights(config, generation, model, teacher)
-        _check_finetuning(strategy, finetuning_hyperparameters(config, generation, counts), model)
+        finetuning = finetuning_hyperparameters(config, generation, counts)
+        if finetuning:
+            _check_finetuning(strategy, finetuning, model)
+            tuned = build_network(finetuning, counts["num_classes"], synchronized=False)
+            warnings.update(dict.fromkeys(_memory_warnings(finetuning, tuned, strategy)))
         teacher = model
     for line in warnings:
         logging.warning("%s", line)
@@ -85,7 +89,8 @@ def _warnings(settings: Hyperparameters, model: keras.Model):
 def _memory_warnings(settings, model, strategy):
     """A line about a training step that does not fit into a device's memory, by the estimate."""
     replicas, available = strategy.num_replicas_in_sync, device_memory.replica_bytes(strategy)
-    memory = StepMemory.of(model, settings.batch_sizes, settings.train, replicas)
+    cost = training_cost(model, settings.frozen_blocks, settings.train.rematerialize)
+    memory = StepMemory.of(cost, settings.batch_sizes, settings.train, replicas)
     if available and not memory.fits(available):
         yield f"{settings.name} {settings.architecture}: {memory.describe(available)}"
 
@@ -175,8 +180,6 @@ def _check_noise(settings):
 
 def _check_finetuning(strategy, settings, model):
     """UserError if a network cannot be fine-tuned as configured."""
-    if settings is None:
-        return
     check_divisible(
         strategy,
         settings.train.accumulation_steps,

@@ -27,7 +27,7 @@ from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_sy
 
 ARRAYS, MANIFEST = "arrays.npz", "checkpoint.json"
 MAX_KEPT = 2
-# The time between checkpoints is as short as this share of it, for saving and writing, allows.
+# Checkpoints are more frequent than necessary while they take at most this share of the time.
 MAX_TIME_SHARE = 0.01
 # The time until the first checkpoint, before it is known how long one takes.
 FIRST_SECONDS = 5.0

@@ -5,7 +5,7 @@ import itertools
 import keras
 import tensorflow as tf
 
-from nsk.models.blocks import block_name
+from nsk.models.blocks import block_name, block_names
 
 
 class Rematerialized:
@@ -31,6 +31,11 @@ class Rematerialized:
         for segment in self._segments:
             features = segment(features, training)
         return features
+
+
+def recomputed_segments(model: keras.Model, rematerialize: bool) -> list[keras.Model]:
+    """The segments that the backward pass recomputes; none if it is off or blocks are unknown."""
+    return segments(model) if rematerialize and block_names(model) else []
 
 
 def segments(model: keras.Model) -> list[keras.Model]:

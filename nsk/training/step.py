@@ -150,11 +150,11 @@ class ReplicaStep:
 
         zeros = [tf.zeros_like(variable.value) for variable in self._model.trainable_variables]
         state = (tf.constant(0), tf.constant(0.0), zeros, statistics)
-        if self._num_replicas == 1:
+        if self._num_replicas == 1 or not self._recipe.synchronized:
             state = tf.while_loop(
                 lambda index, *_: index < count, add, state, parallel_iterations=1
             )
-        else:  # BatchNorm synchronises replicas, which TensorFlow does not allow inside a loop.
+        else:  # TensorFlow does not allow that BatchNorm synchronises replicas inside a loop.
             for _ in range(count):
                 state = add(*state)
         return state[1:]

@@ -5,17 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import Self
 
-import keras
-
-from nsk.models import blocks
-from nsk.models.cost import estimate_cost
+from nsk.models.cost import Cost
 from nsk.training.recipe import Recipe
-from nsk.training.rematerialization import segments
 from nsk.units import format_bytes
 
 FLOAT_BYTES = 4
-# Variables of an optimizer for each trainable weight.
-SLOTS = {"sgd": 1, "rmsprop": 2, "adamw": 2}
 # The share of a device's memory that the estimate may take: work space of kernels is not in it.
 MAX_SHARE = 0.9
 
@@ -25,35 +19,35 @@ class StepMemory:
     """Estimated memory of a training step on a replica's device.
 
     Attributes:
-        state_bytes: weights, those of the published model, gradients, the optimizer's variables
-            and the average.
+        state_bytes: weights, their published copy and average, and the optimizer's variables.
+        gradient_bytes: gradients of all weights.
         image_bytes: activations of an image that the backward pass needs.
         batch_sizes: images of each stream on a replica.
         accumulation_steps: micro-batches of a step.
     """
 
     state_bytes: int
+    gradient_bytes: int
     image_bytes: int
     batch_sizes: tuple[int, ...]
     accumulation_steps: int
 
     @classmethod
-    def of(
-        cls, model: keras.Model, batch_sizes: Sequence[int], recipe: Recipe, num_replicas: int
-    ) -> Self:
+    def of(cls, cost: Cost, batch_sizes: Sequence[int], recipe: Recipe, num_replicas: int) -> Self:
         """The estimate for a network and its hyperparameters.
 
         Args:
-            model: the network; its layers that are not trainable have no gradients.
+            cost: the network's.
             batch_sizes: global batch size of each stream.
-            recipe: a `Recipe`, or settings that have its `optimizer`, `ema_decay`,
-                `accumulation_steps` and `rematerialize`.
+            recipe: a `Recipe`, or settings that have its `optimizer`, `momentum`, `ema_decay` and
+                `accumulation_steps`.
             num_replicas: over which a global batch is divided.
         """
-        recomputed = segments(model) if recipe.rematerialize and blocks.block_names(model) else ()
+        copies = 3 if recipe.ema_decay else 2
         return cls(
-            state_bytes(model, recipe.optimizer, bool(recipe.ema_decay)),
-            estimate_cost(model, recomputed).activation_bytes,
+            FLOAT_BYTES * (copies * cost.variables + _num_slots(recipe) * cost.trained),
+            FLOAT_BYTES * cost.trained,
+            cost.activation_bytes,
             tuple(size // num_replicas for size in batch_sizes),
             recipe.accumulation_steps,
         )
@@ -64,24 +58,24 @@ class StepMemory:
         return sum(self.batch_sizes) // self.accumulation_steps
 
     @property
+    def activation_bytes(self) -> int:
+        """Activations of these images."""
+        return self.images * self.image_bytes
+
+    @property
     def bytes(self) -> int:
         """The memory of a step."""
-        return self.bytes_with(self.accumulation_steps)
+        # Accumulation keeps the sum of the gradients beside those of a micro-batch.
+        gradients = self.gradient_bytes * (2 if self.accumulation_steps > 1 else 1)
+        return self.state_bytes + gradients + self.activation_bytes
 
-    def bytes_with(self, accumulation_steps: int) -> int:
-        """The memory of a step with another number of micro-batches."""
-        images = sum(self.batch_sizes) // accumulation_steps
-        return self.state_bytes + self.image_bytes * images
-
-    def fits(self, device_bytes: int, accumulation_steps: int | None = None) -> bool:
+    def fits(self, device_bytes: int) -> bool:
         """Whether a step fits into a device's memory, by the estimate.
 
         Args:
             device_bytes: memory of a replica's device.
-            accumulation_steps: another number of micro-batches.
         """
-        needed = self.bytes_with(accumulation_steps or self.accumulation_steps)
-        return needed <= MAX_SHARE * device_bytes
+        return self.bytes <= MAX_SHARE * device_bytes
 
     def describe(self, device_bytes: int | None) -> str:
         """Images at a time, the estimate, and what reduces it: the end of a message.
@@ -90,31 +84,27 @@ class StepMemory:
             device_bytes: memory of a replica's device; None: unknown.
         """
         available = f" of {format_bytes(device_bytes)}" if device_bytes else ""
+        smaller, remedies = self._fitting(device_bytes), "a smaller --labeled_batch_size"
+        if smaller:
+            steps = f"--accumulation_steps={smaller.accumulation_steps}"
+            remedies = f"{steps} ({smaller.images} images at a time), {remedies}"
         return (
-            f"{self.images} images at a time take at least {format_bytes(self.bytes)}{available} "
-            f"on a device; give {self._advice(device_bytes)}."
+            f"{self.images} images at a time take about {format_bytes(self.bytes)}{available} on a "
+            f"device, without work space; give {remedies} or, where they are off, --rematerialize "
+            "and --precision=bf16."
         )
 
-    def _advice(self, device_bytes):
-        others = "--rematerialize, --precision=bf16 or a smaller --labeled_batch_size"
+    def _fitting(self, device_bytes):
+        """The same with the fewest further micro-batches that divide and fit; None without any."""
         common = math.gcd(*self.batch_sizes)
         for steps in range(self.accumulation_steps + 1, common + 1):
-            if common % steps == 0 and (device_bytes is None or self.fits(device_bytes, steps)):
-                images = sum(self.batch_sizes) // steps
-                same = f"{images} images at a time, the same update"
-                return f"--accumulation_steps={steps} ({same}), {others}"
-        return others
+            smaller = dataclasses.replace(self, accumulation_steps=steps)
+            if common % steps == 0 and (device_bytes is None or smaller.fits(device_bytes)):
+                return smaller
+        return None
 
 
-def state_bytes(model: keras.Model, optimizer: str, has_average: bool) -> int:
-    """Bytes of weights, their published copy and average, gradients and the optimizer's variables.
-
-    Args:
-        model: the network; its layers that are not trainable have no gradients.
-        optimizer: sgd | rmsprop | adamw.
-        has_average: whether there is a moving average of the weights.
-    """
-    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    total = sum(math.prod(variable.shape) for variable in model.variables)
-    copies = 3 if has_average else 2
-    return FLOAT_BYTES * (copies * total + (1 + SLOTS[optimizer]) * trained)
+def _num_slots(recipe):
+    """Variables of the optimizer for each trained weight."""
+    momentum = int(recipe.momentum > 0)
+    return {"sgd": momentum, "rmsprop": 1 + momentum, "adamw": 2}[recipe.optimizer]

@@ -24,11 +24,13 @@ from nsk.distributed.batch_share import Share
 from nsk.distributed.runtime import Runtime
 from nsk.errors import UserError
 from nsk.models import blocks
+from nsk.models.cost import estimate_cost
 from nsk.training import optimizers
 from nsk.training.checkpoint import Checkpoints
 from nsk.training.curves import Curves
 from nsk.training.ema import ExponentialMovingAverage
 from nsk.training.recipe import Recipe
+from nsk.training.rematerialization import recomputed_segments
 from nsk.training.session import Session
 from nsk.training.step import ReplicaStep
 from nsk.training.step_memory import StepMemory
@@ -61,8 +63,8 @@ class Trainer:
         self.recipe, self.strategy, self.workers = recipe, strategy, runtime.workers
         self.workers.wait()  # Variables are created by all workers together.
         with self.workers.detect_lost_workers(), strategy.scope():
-            several = strategy.num_replicas_in_sync > 1
-            self.model = build_model(synchronized=several and recipe.synchronized)
+            replicas = strategy.num_replicas_in_sync
+            self.model = build_model(synchronized=replicas > 1 and recipe.synchronized)
             for layer in blocks.shallow_layers(self.model, recipe.frozen_blocks):
                 layer.trainable = False
             self.optimizer = optimizers.make_optimizer(
@@ -81,8 +83,8 @@ class Trainer:
                 self.optimizer,
                 recipe,
                 noise_key,
-                strategy.num_replicas_in_sync,
-                self.average if strategy.num_replicas_in_sync == 1 else None,
+                replicas,
+                self.average if replicas == 1 else None,
             )
         self._compiled = self._compile(jit_compile)
         self.run_steps = tf.function(self._run_steps)
@@ -112,21 +114,25 @@ class Trainer:
         """Whether XLA compiles the steps."""
         return self._compiled.is_compiled
 
-    def _check_memory(self, error, title):
-        """UserError if a device's memory was full."""
-        if device_memory.is_full(error):
-            sizes = self.recipe.batch_sizes.values()
-            replicas = self.strategy.num_replicas_in_sync
-            memory = StepMemory.of(self.model, list(sizes), self.recipe, replicas)
-            described = memory.describe(device_memory.replica_bytes(self.strategy))
-            raise UserError(f"{title}: the device's memory is full: {described}") from error
-
-    def _retry_plain(self, error):
-        """Switches to steps without XLA if the first call failed; whether it has switched."""
-        failed = isinstance(error, compilation.ERRORS) and self._compiled.fall_back(error)
-        if failed:
+    def _try_steps(self, batches, first_step, count, title):
+        """`call_steps`, or None if XLA cannot compile them: the next call runs without XLA."""
+        try:
+            return self.call_steps(batches, first_step, count)
+        except tf.errors.OpError as error:
+            if device_memory.is_full(error, self.strategy):
+                described = self._describe_memory()
+                raise UserError(f"{title}: the device's memory is full: {described}") from error
+            if not (isinstance(error, compilation.ERRORS) and self._compiled.fall_back(error)):
+                raise
             self.run_steps = tf.function(self._run_steps)
-        return failed
+            return None
+
+    def _describe_memory(self):
+        recipe, replicas = self.recipe, self.strategy.num_replicas_in_sync
+        recomputed = recomputed_segments(self.model, recipe.rematerialize)
+        cost = estimate_cost(self.model, recomputed)
+        memory = StepMemory.of(cost, list(recipe.batch_sizes.values()), recipe, replicas)
+        return memory.describe(device_memory.replica_bytes(self.strategy))
 
     def train(
         self,
@@ -171,20 +177,14 @@ class Trainer:
         batches, pace = self.iterate(make_batches, session.step, self.recipe.num_steps), Pace()
         with stopping.graceful_stop() as stop:
             while not session.is_finished:
-                count = min(
-                    pace.steps, min(end for end in stops if end > session.step) - session.step
-                )
+                until_stop = min(end for end in stops if end > session.step) - session.step
+                count = min(pace.steps, until_stop)
                 called = time.monotonic()
-                try:
-                    losses, norms = self.call_steps(batches, session.step, count)
-                except tf.errors.OpError as error:
-                    self._check_memory(error, title)
-                    if not self._retry_plain(error):
-                        raise
-                    # The failed call has consumed a batch.
+                measured = self._try_steps(batches, session.step, count, title)
+                if measured is None:  # The failed call has consumed a batch.
                     batches = self.iterate(make_batches, session.step, self.recipe.num_steps)
                     continue
-                seconds = time.monotonic() - called
+                seconds, (losses, norms) = time.monotonic() - called, measured
                 memory = device_memory.peak_bytes(self.strategy)
                 session.add_steps(losses, norms, seconds, memory)
                 if session.step in stops:

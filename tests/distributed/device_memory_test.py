@@ -32,9 +32,18 @@ def test_a_container_limits_the_main_memory(tmp_path, monkeypatch):
         (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), True),
         (tf.errors.InternalError(None, None, "CUDA_ERROR_OUT_OF_MEMORY: out of memory"), True),
         (tf.errors.UnknownError(None, None, "RESOURCE_EXHAUSTED: Out of memory while"), True),
+        (tf.errors.ResourceExhaustedError(None, None, "shard-7; Too many open files"), False),
+        (tf.errors.InternalError(None, None, "Shared memory size limit exceeded"), False),
         (tf.errors.InternalError(None, None, "no algorithm worked"), False),
-        (ValueError("out of memory"), False),
     ],
 )
 def test_errors_that_say_that_the_memory_is_full(error, is_full):
-    assert device_memory.is_full(error) == is_full
+    assert device_memory.is_full(error, strategies.make_strategy("one")) == is_full
+
+
+def test_a_full_main_memory_is_not_that_of_a_gpu(monkeypatch):
+    message = "OOM when allocating tensor with shape[9] on CPU:0 by allocator cpu"
+    error = tf.errors.ResourceExhaustedError(None, None, message)
+    for kind, is_full in (("CPU", True), ("GPU", False)):
+        monkeypatch.setattr(device_memory, "device_type", lambda _, kind=kind: kind)
+        assert device_memory.is_full(error, None) == is_full

@@ -28,33 +28,37 @@ def test_a_single_process_does_not_wait_for_others(tmp_path, monkeypatch):
     assert runtime.workers.count == 1 and not list(tmp_path.iterdir())
 
 
-def test_the_cpu_is_split_before_it_is_used():
-    script = (
-        "import tensorflow as tf\n"
-        "from nsk.config.run import RunConfig\n"
-        "from nsk.distributed.runtime import start_runtime\n"
-        "run = RunConfig(strategy='mirrored', logical_devices=3)\n"
-        "print(start_runtime(run, None, '').strategy.num_replicas_in_sync)\n"
-    )
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+START = """
+import tensorflow as tf
+from nsk.config.run import RunConfig
+from nsk.distributed.runtime import start_runtime
+"""
+
+
+def printed_by(script):
+    """What a script prints that starts a runtime in a process of its own."""
+    process = subprocess.run([sys.executable, "-c", START + script], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.strip() == "3"
+    return process.stdout.strip()
+
+
+def test_the_cpu_is_split_before_it_is_used():
+    script = """
+run = RunConfig(strategy="mirrored", logical_devices=3)
+print(start_runtime(run, None, "").strategy.num_replicas_in_sync)
+"""
+    assert printed_by(script) == "3"
 
 
 def test_a_deterministic_runtime_refuses_operations_that_do_not_repeat():
-    script = (
-        "import tensorflow as tf\n"
-        "from nsk.config.run import RunConfig\n"
-        "from nsk.distributed.runtime import start_runtime\n"
-        "start_runtime(RunConfig(strategy='one', deterministic=True), None, '')\n"
-        "try:\n"
-        "    tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)\n"
-        "except (RuntimeError, tf.errors.OpError) as error:\n"
-        "    print('determinism' in str(error).lower())\n"
-    )
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.strip() == "True"
+    script = """
+start_runtime(RunConfig(strategy="one", deterministic=True), None, "")
+try:
+    tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)
+except (RuntimeError, tf.errors.OpError) as error:
+    print("determinism" in str(error).lower())
+"""
+    assert printed_by(script) == "True"
 
 
 def test_multi_worker_checks_its_cluster_before_tensorflow_connects(tmp_path, monkeypatch):

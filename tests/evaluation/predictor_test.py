@@ -183,19 +183,8 @@ def test_a_model_that_cannot_be_compiled_predicts_without_xla():
     assert not compiles(fallen_back, 6)
 
 
-class HugeLayer(keras.layers.Layer):
-    """The identity, by way of a tensor of 128 TiB."""
-
-    def call(self, inputs):
-        size = 2**45 * tf.cast(tf.shape(inputs)[:1], tf.int64)
-        return inputs + tf.reduce_max(tf.random.stateless_uniform(size, [1, 2]))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-
-def test_a_full_memory_names_the_batch_and_the_flag():
+def test_a_full_memory_names_the_batch_and_the_flag(huge_layer):
     pixels = keras.Input([8, 8, 3])
-    model = keras.Model(pixels, keras.layers.Flatten()(HugeLayer()(pixels)), name="huge")
+    model = keras.Model(pixels, keras.layers.Flatten()(huge_layer(pixels)), name="huge")
     with pytest.raises(UserError, match="huge cannot predict 64 images at a time; lower --eval_"):
         Predictor(model, 64).log_probabilities(images(3))

@@ -177,9 +177,22 @@ def test_a_step_that_does_not_fit_into_the_memory_triggers_a_warning(
     monkeypatch.setattr(device_memory, "replica_bytes", lambda _: 4 * 2**20)
     runner = make_runner(workdir, models=["convnet5"], labeled_batch_size=["64"], image_size=["32"])
     check_chain(runner, ingest.placeholder_counts(600, 600, 10))
-    assert "gen0/teacher convnet5: 64 images at a time take at least" in caplog.text
-    assert "of 4.0 MiB on a device; give --accumulation_steps=" in caplog.text
+    assert "gen0/teacher convnet5: 64 images at a time take about" in caplog.text
+    assert "of 4.0 MiB on a device, without work space; give --accumulation_steps=" in caplog.text
     caplog.clear()
     monkeypatch.setattr(device_memory, "replica_bytes", lambda _: 2**36)
     check_chain(runner, ingest.placeholder_counts(600, 600, 10))
     assert "images at a time" not in caplog.text
+
+
+def test_the_memory_of_fine_tuning_is_checked_as_well(make_runner, workdir, monkeypatch, caplog):
+    """At a higher resolution, with less memory if blocks are frozen."""
+    monkeypatch.setattr(device_memory, "replica_bytes", lambda _: 32 * 2**20)
+    values = {"models": ["resnet9"], "labeled_batch_size": ["8"], "image_size": ["16"]}
+    values |= {"finetune_resolution": ["64"], "finetune_epochs": ["1"]}
+    counts = ingest.placeholder_counts(600, 600, 10)
+    for frozen, is_warned in ((0, True), (3, False)):
+        caplog.clear()
+        check_chain(make_runner(workdir, **values, finetune_frozen_blocks=[str(frozen)]), counts)
+        assert ("gen0/finetune resnet9: 8 images at a time" in caplog.text) == is_warned
+        assert "gen0/teacher" not in caplog.text

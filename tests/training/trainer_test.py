@@ -125,6 +125,19 @@ def make_trainer(strategy, recipe, build_model):
     )
 
 
+def train(trainer, make_batches, folder, **changes):
+    """Runs a whole training whose events and checkpoints are in a folder."""
+    arguments = {
+        "evaluate": lambda: {"accuracy": 0.5},
+        "evaluations": 1,
+        "summary_folder": folder / "events",
+        "title": "a title",
+        "checkpoint_folder": folder / "checkpoints",
+        "checkpoint_seconds": 1e9,
+    }
+    return trainer.train(make_batches, **{**arguments, **changes})
+
+
 def run(trainer, make_batches, calls):
     """Losses and gradient norms of all steps, made by calls of the given lengths."""
     iterator = trainer.iterate(make_batches, 0, sum(calls))
@@ -365,15 +378,7 @@ def test_a_small_run_learns_and_writes_to_tensorboard(tmp_path):
     def evaluate():
         return metrics.summarize(predict.log_probabilities(images[1000:]), labels[1000:])
 
-    result = trainer.train(
-        make_batches,
-        evaluate=evaluate,
-        evaluations=3,
-        summary_folder=tmp_path / "events",
-        title="small run",
-        checkpoint_folder=tmp_path / "checkpoints",
-        checkpoint_seconds=1e9,
-    )
+    result = train(trainer, make_batches, tmp_path, evaluate=evaluate, evaluations=3)
     scalars = read_events(tmp_path / "events")
     assert result["steps"] == 60
     assert result["images_seen"] == 60 * 64
@@ -407,15 +412,10 @@ def train_with_broken_step(tmp_path, broken_step):
         return weighted_batches(first_step, num_steps).enumerate().map(spoil)
 
     recipe = Recipe(np.full(6, 0.01, np.float32), {"labeled": 4, "pseudo": 6})
-    return make_trainer("one", recipe, linear).train(
-        make_batches,
-        evaluate=lambda: {"accuracy": 0.5, "top5": None},
-        evaluations=2,
-        summary_folder=tmp_path / "events",
-        title="broken",
-        checkpoint_folder=tmp_path / "checkpoints",
-        checkpoint_seconds=0.0,
-    )
+    trainer = make_trainer("one", recipe, linear)
+    measured = {"accuracy": 0.5, "top5": None}
+    options = {"evaluate": lambda: measured, "evaluations": 2, "checkpoint_seconds": 0.0}
+    return train(trainer, make_batches, tmp_path, **options)
 
 
 @pytest.mark.parametrize("broken_step", [0, 4])
@@ -467,15 +467,8 @@ def train_in_parts(folder, stops=(), evaluations=4):
             return {"accuracy": 0.5, "sum": total}
 
         try:
-            result = trainer.train(
-                batches,
-                evaluate=evaluate,
-                evaluations=evaluations,
-                summary_folder=folder / "events",
-                title="in parts",
-                checkpoint_folder=folder / "checkpoints",
-                checkpoint_seconds=0.0,
-            )
+            options = {"evaluations": evaluations, "checkpoint_seconds": 0.0}
+            result = train(trainer, batches, folder, evaluate=evaluate, **options)
         except KilledError:
             continue
     return result, [variable.numpy() for variable in trainer.publish().variables]
@@ -509,33 +502,15 @@ def test_variables_have_the_same_names_in_every_process(tmp_path):
         assert np.all(np.asarray(variable) == 1)
 
 
-class HugeLayer(keras.layers.Layer):
-    """The identity, by way of a tensor of 128 TiB."""
-
-    def call(self, inputs):
-        size = 2**45 * tf.cast(tf.shape(inputs)[:1], tf.int64)
-        return inputs + tf.reduce_max(tf.random.stateless_uniform(size, [1, 2]))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-
-def test_a_full_memory_is_one_line_that_names_what_would_fit(tmp_path):
+def test_a_full_memory_is_one_line_that_names_what_would_fit(tmp_path, huge_layer):
     def huge(synchronized):
         model = small_noisy(synchronized)
-        return keras.Model(model.input, HugeLayer()(model.output))
+        return keras.Model(model.input, huge_layer(model.output))
 
+    trainer = make_trainer("one", RECIPE, huge)
     with pytest.raises(UserError, match=r"^a title: the device's memory is full: 64 ima") as error:
-        make_trainer("one", RECIPE, huge).train(
-            batches,
-            evaluate=dict,
-            evaluations=1,
-            summary_folder=tmp_path / "events",
-            title="a title",
-            checkpoint_folder=tmp_path / "checkpoints",
-            checkpoint_seconds=1e9,
-        )
-    assert "give --accumulation_steps=2 (32 images at a time, the same update)" in str(error.value)
+        train(trainer, batches, tmp_path)
+    assert "give --accumulation_steps=2 (32 images at a time)" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -550,15 +525,7 @@ def test_a_stop_on_request_saves_the_last_step(tmp_path):
     kept = signal.signal(signal.SIGTERM, stopping.handle_signal)
     try:
         with pytest.raises(stopping.Stopped):
-            trainer.train(
-                batches,
-                evaluate=evaluate,
-                evaluations=2,
-                summary_folder=tmp_path / "events",
-                title="stopped",
-                checkpoint_folder=tmp_path / "checkpoints",
-                checkpoint_seconds=1e9,
-            )
+            train(trainer, batches, tmp_path, evaluate=evaluate, evaluations=2)
     finally:
         signal.signal(signal.SIGTERM, kept)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000010"]
