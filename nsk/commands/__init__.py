@@ -5,6 +5,13 @@ first line of the module's docstring is its help text. Modules are imported by `
 import TensorFlow, and what needs it, inside functions alone.
 """
 
-from nsk.commands import plan, run, score, select, verify
+from nsk.commands import evaluate, plan, run, score, select, verify
 
-COMMANDS = {"run": run, "plan": plan, "score": score, "select": select, "verify": verify}
+COMMANDS = {
+    "run": run,
+    "plan": plan,
+    "score": score,
+    "select": select,
+    "evaluate": evaluate,
+    "verify": verify,
+}

@@ -23,16 +23,24 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     """
     runner = prepare(values)
     from nsk import decisions, self_training
+    from nsk.report.collect import RunResults
+    from nsk.report.evaluation_report import read_baseline
     from nsk.report.run_report import report_run
-    from nsk.stages import export
+    from nsk.stages import evaluation, export
 
+    baseline = read_baseline(runner.config.evaluation.baseline)
     save_config(runner)
     images, chain = self_training.train_chain(runner)
     best = decisions.best_generation(chain)
     exported = export.export(runner, chain[best].model, images)
+    is_for_all = runner.config.evaluation.evaluate_models == "all"
+    evaluated = range(len(chain)) if is_for_all else [best]
+    models = {index: chain[index].model for index in evaluated}
+    suites = evaluation.evaluate_generations(runner, images, models)
     if not runner.workers.is_chief:
         return None
-    return report_run(runner.config, images, chain, best, exported, runner.all_reused)
+    results = RunResults(images, chain, best, exported, suites, baseline)
+    return report_run(runner.config, results, runner.all_reused)
 
 
 def save_config(runner: "StageRunner") -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from nsk.config.chain import ChainConfig
 from nsk.config.commands import CommandConfig
 from nsk.config.data import SOURCES, DataConfig
+from nsk.config.evaluation import EvaluationConfig
 from nsk.config.fields import PerGeneration, Section, convert
 from nsk.config.finetune import FinetuneConfig
 from nsk.config.model import ModelConfig
@@ -39,6 +40,7 @@ class Config:
     scoring: ScoringConfig
     selection: SelectionConfig
     targets: TargetConfig
+    evaluation: EvaluationConfig
     command: CommandConfig
 
     def __post_init__(self):

@@ -19,7 +19,13 @@ from nsk.data import records, shards
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
 from nsk.data.sources.folder import IMAGE_SUFFIXES
-from nsk.data.splits import FIXED_SEED, choose_splits, hash_ids
+from nsk.data.splits import (
+    FIXED_SEED,
+    ChooseSplits,
+    choose_evaluation_splits,
+    choose_splits,
+    hash_ids,
+)
 from nsk.data.spool import read_external_teacher, read_image, spool_images
 from nsk.progress import Progress
 
@@ -65,20 +71,57 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
     Raises:
         UserError: a source is not valid, or has too few images for the requested splits.
     """
+    return _ingest(*open_pools(config), choose_splits, config, seed, folder)
+
+
+def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> dict:
+    """Writes the shard set test and, if the settings ask for one, dev: the same images as `ingest`.
+
+    Pools that neither is taken from are not read, unless they are needed to find the duplicates.
+
+    Args:
+        config: the settings of the data.
+        seed: of the choice of dev images.
+        folder: created if needed.
+
+    Returns:
+        see `ingest`.
+
+    Raises:
+        UserError: a source is not valid, or has too few images.
+    """
+    pools, class_names = open_pools(config, for_training=False)
+    needs_dev = config.num_dev or config.dev_fraction
+    kept = {"test", "dev"} if "test" in pools and not needs_dev else {"test", "dev", "train"}
+    if needs_dev and "train" not in pools:
+        kept.add("labeled")
+    pools = {name: pool for name, pool in pools.items() if name in kept}
+    return _ingest(pools, class_names, choose_evaluation_splits, config, seed, folder)
+
+
+def _ingest(
+    pools: dict[str, Pool],
+    class_names: list[str],
+    choose: ChooseSplits,
+    config: DataConfig,
+    seed: int,
+    folder: str | Path,
+) -> dict:
+    """`ingest` of opened pools, with the splits that `choose` decides."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pools, class_names = open_pools(config)
     with _temporary_file(folder / "spool.unfinished") as spool:
         index, counts = spool_images(pools, spool, config, len(class_names))
-        splits, removed, unused = choose_splits(index, class_names, config, seed)
+        splits, removed, unused = choose(index, class_names, config, seed)
         for split, rows in splits.items():
             order_seed = FIXED_SEED if split == "test" else seed
             splits[split] = rows[
                 np.argsort(hash_ids(order_seed, f"order/{split}", index.ids, rows))
             ]
-        ids = _opaque_ids(index, splits["unlabeled"], pools)
+        unlabeled = splits.get("unlabeled", np.zeros(0, np.int64))
+        ids = _opaque_ids(index, unlabeled, pools)
         _write_shard_sets(folder, config, class_names, index, splits, ids, spool)
-    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", index, splits["unlabeled"], ids)
+    _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", index, unlabeled, ids)
     smallest, largest = int(index.sides.min()), int(index.sides.max())
     return counts | {
         "num_classes": len(class_names),
@@ -92,9 +135,7 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
-        "external_teacher": sum(
-            row in index.external_teacher for row in splits["unlabeled"].tolist()
-        ),
+        "external_teacher": sum(row in index.external_teacher for row in unlabeled.tolist()),
         "unused": unused,
         "other_files": sum(source.other_files() for source in _distinct_sources(pools)),
     }

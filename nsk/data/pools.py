@@ -23,8 +23,12 @@ class Pool:
     has_same_classes: bool = True
 
 
-def open_pools(config: DataConfig) -> tuple[dict[str, Pool], list[str]]:
+def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str, Pool], list[str]]:
     """Opens the sources and decides what each of their splits is used for.
+
+    Args:
+        config: the settings of the data.
+        for_training: whether images to train on are needed.
 
     Returns:
         dict from train, labeled, dev, test or unlabeled to its `Pool`, and the class names.
@@ -60,7 +64,7 @@ def open_pools(config: DataConfig) -> tuple[dict[str, Pool], list[str]]:
         is_same = unlabeled_source.class_names == source.class_names
         split = _first_available_split(unlabeled_source, "unlabeled", "train", "labeled")
         pools["unlabeled"] = Pool(unlabeled_source, split, is_same)
-    if "train" not in pools and "labeled" not in pools:
+    if for_training and "train" not in pools and "labeled" not in pools:
         raise UserError(
             f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
             "folders, or a labeled folder with class folders, or a --train_split."

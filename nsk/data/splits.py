@@ -7,6 +7,7 @@ its images does not matter.
 """
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from nsk.data.image_index import ImageIndex
 from nsk.errors import UserError
 
 FIXED_SEED = "fixed"  # The test split is the same for every seed.
+# What `choose_splits` and `choose_evaluation_splits` are.
+ChooseSplits = Callable[
+    [ImageIndex, list[str], DataConfig, int],
+    tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]],
+]
 
 
 def choose_splits(
@@ -43,6 +49,21 @@ def choose_splits(
     rows = division.remaining("unlabeled", "unlabeled" if "unlabeled" in images.pools else base)
     division.take("unlabeled", rows)
     return division.splits, division.removed, division.unused()
+
+
+def choose_evaluation_splits(
+    images: ImageIndex, class_names: list[str], config: DataConfig, split_seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]:
+    """Like `choose_splits`, but only test and, if there is one, dev: the same images.
+
+    Images that are in neither count as unused only if they can be in one.
+    """
+    division = _Division(images, class_names)
+    base = "train" if "train" in images.pools else "labeled"
+    _take_test(division, base, config)
+    if "dev" in images.pools or config.num_dev or config.dev_fraction:
+        _take_dev(division, base, config, split_seed)
+    return division.splits, division.removed, {}
 
 
 def _take_test(division: "_Division", base: str, config: DataConfig) -> None:

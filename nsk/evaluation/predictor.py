@@ -67,6 +67,11 @@ class Predictor:
         self._forward = compilation.Compilable(self._predict_view, is_compiled, title)
         self._global_batch = tf.function(self._predict_global_batch)
 
+    @property
+    def batch_size(self) -> int:
+        """Maximum number of images in a batch."""
+        return self._batch_size
+
     def __call__(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Predictions]:
         """Predicts batch by batch.
 

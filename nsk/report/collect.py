@@ -4,8 +4,9 @@ Only this module reads test metrics and the sealed file with the true labels of 
 the other modules of `nsk/report` show what it has collected.
 """
 
+import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,45 +15,95 @@ import numpy as np
 from nsk.config.config import Config
 from nsk.decisions import Generation
 from nsk.evaluation.prediction_files import read_table
+from nsk.evaluation.suites import named_metrics, relative
 from nsk.store.folders import StageFolder
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 SPLITS = ("dev", "test")
 
 
-def collect_summary(
-    config: Config, images: StageFolder, chain: Sequence[Generation], best: int, export: StageFolder
-) -> dict[str, Any]:
-    """Collects the results of a finished run.
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """The finished stages of a run.
 
-    Args:
-        config: the settings of the run.
+    Attributes:
         images: the ingest stage.
         chain: the generations, the teacher first.
         best: index of the best generation on dev.
         export: the export stage.
+        suites: by generation, the stages of further evaluation suites by their names.
+        baseline: what errors under corruptions are relative to; None: nothing.
+    """
+
+    images: StageFolder
+    chain: Sequence[Generation]
+    best: int
+    export: StageFolder
+    suites: Mapping[int, Mapping[str, StageFolder]] = dataclasses.field(default_factory=dict)
+    baseline: relative.Baseline | None = None
+
+
+def collect_summary(config: Config, results: RunResults) -> dict[str, Any]:
+    """Collects the results of a finished run.
+
+    Args:
+        config: the settings of the run.
+        results: its stages.
 
     Returns:
         dict of JSON values, the content of `summary.json`.
     """
+    images = results.images
+    generations = [
+        _describe_generation(index, generation, images)
+        for index, generation in enumerate(results.chain)
+    ]
+    _add_suites(generations, results)
     return {
-        "generations": [
-            _describe_generation(index, generation, images)
-            for index, generation in enumerate(chain)
-        ],
-        "best": {"index": best},
-        "export": export.path.relative_to(config.workdir).as_posix(),
+        "generations": generations,
+        "best": {"index": results.best},
+        "export": results.export.path.relative_to(config.workdir).as_posix(),
         "num_images": images.counts["images"],
         "left_out": {
             "corrupt": images.counts["corrupt"]["count"],
             "duplicates": sum(images.counts["duplicates_removed"].values()),
         },
         "seed": config.run.seed,
-        "environment": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in PACKAGES},
-        },
+        "environment": describe_environment(),
     }
+
+
+def _add_suites(generations, results):
+    """Adds what the suites found: their numbers to the test metrics, all of it as `suites`."""
+    baseline = results.baseline
+    for index, stages in sorted(results.suites.items()):
+        if baseline is None and index == 0 and len(results.suites) > 1:
+            counts = {name: stage.counts for name, stage in stages.items()}
+            baseline = relative.baseline_of(results.chain[0].model.name, counts)
+        described = describe_suites(stages, baseline)
+        if index - 1 in results.suites:
+            earlier = results.suites[index - 1]
+            for name, difference in relative.compare_with_teacher(stages, earlier).items():
+                described[name]["difference_to_teacher"] = difference
+        generations[index]["suites"] = described
+        for name, found in described.items():
+            generations[index]["test"] |= named_metrics(name, found)
+
+
+def describe_suites(
+    stages: Mapping[str, StageFolder], baseline: relative.Baseline | None
+) -> dict[str, Any]:
+    """What the suites found, with the values relative to a baseline."""
+    return {
+        name: {**stage.counts, **relative.compare(name, stage.path, stage.counts, baseline)}
+        for name, stage in stages.items()
+    }
+
+
+def describe_environment() -> dict[str, str | None]:
+    """The versions of Python and of the packages that results depend on."""
+    versions = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions}
 
 
 def _version(package):

@@ -1,22 +1,32 @@
-"""Evaluation of a model on labelled splits, with every suite of `nsk/evaluation/suites`."""
+"""Evaluation of a model on labelled splits, with the suites of `nsk/evaluation/suites`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
+from nsk.config.evaluation import split_list
+from nsk.config.fields import used_values
 from nsk.data import pipeline
+from nsk.data.decoding import Crop
 from nsk.data.shards import ShardSet
+from nsk.data.sources.source import describe_files
 from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites import SUITES, run_suites
-from nsk.evaluation.suites.suite import Metrics, SplitImages
+from nsk.evaluation.suites import SUITES
+from nsk.evaluation.suites.suite import Metrics, SplitImages, Suite
 from nsk.models.model_files import load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
 from nsk.store.folders import StageFolder
 
+# Returns a model and the crop of the images that it was made for.
+LoadModel = Callable[[], tuple[keras.Model, Crop]]
+
 
 def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
-    """Returns the stage that evaluates a model: predictions and metrics on dev and test.
+    """Returns the stage that evaluates a model: predictions and metrics on clean dev and test.
 
     Args:
         runner: the runner of stages.
@@ -30,7 +40,7 @@ def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> St
         lambda folder: evaluate_model(
             model.path / MODEL_FILE, splits, folder, run.eval_batch_size, strategy, run.jit_compile
         ),
-        suite_settings(),
+        suite_settings("clean"),
         model=model,
         images=images,
     )
@@ -49,7 +59,7 @@ def evaluate_model(
     Args:
         model_path: the `.keras` file.
         splits: dict from "dev" and "test" to their images.
-        folder: where the suites write their files, `dev.parquet` and `test.parquet` among them.
+        folder: where `dev.parquet` and `test.parquet` are written.
         batch_size: maximum number of images in a batch.
         strategy: where the model is replicated; None: the default device.
         jit_compile: auto | on | off, see `Predictor`.
@@ -64,17 +74,116 @@ def evaluate_model(
     with strategy.scope():
         model = load_model(model_path)
     predictor = Predictor(model, batch_size, strategy, jit_compile=jit_compile)
-    metrics = {}
-    for split, shards in splits.items():
-        batches = pipeline.clean_batches(shards, model.input_shape[1], batch_size)
-        with shards.naming_broken_shards():
-            metrics[split] = run_suites(predictor, SplitImages(split, batches), folder)
-    return metrics
+    crop = Crop(model.input_shape[1])
+    return _evaluate_splits(SUITES["clean"], predictor, splits, crop, batch_size, folder)
 
 
-def suite_settings() -> dict[str, dict[str, int]]:
-    """Settings in the fingerprint of the stage: the versions of all suites.
+def evaluate_suite(
+    runner: StageRunner,
+    name: str,
+    model: StageFolder,
+    images: StageFolder,
+    load: LoadModel | None = None,
+) -> StageFolder:
+    """Returns the stage that evaluates a model with a suite.
 
-    So a new or changed suite evaluates earlier models again, beside their earlier evaluations.
+    An interrupted evaluation resumes with the first missing condition.
+
+    Args:
+        runner: the runner of stages.
+        name: of the suite.
+        model: the model's stage.
+        images: the stage with the images.
+        load: loads the model; None: the `.keras` file of its stage.
     """
-    return {"suites": {name: suite.version for name, suite in SUITES.items()}}
+    suite, run = SUITES[name], runner.config.run
+    options = _options(runner, suite, model, images)
+
+    def build(folder):
+        strategy = runner.runtime.local_strategy
+        with strategy.scope():
+            network, crop = load() if load else _load_from_stage(model)
+        predictor = Predictor(network, run.eval_batch_size, strategy, jit_compile=run.jit_compile)
+        sizes = images.counts["images"]
+        splits = {split: shard_set(images, split) for split in ("dev", "test") if sizes.get(split)}
+        return _evaluate_splits(
+            suite, predictor, splits, crop, run.eval_batch_size, folder, **options
+        )
+
+    parent = model.path.parent
+    is_in_generation = parent != runner.workdir
+    return runner.build_or_reuse(
+        f"{parent.name}/{name}" if is_in_generation else name,
+        build,
+        _fingerprint_settings(runner, name, options),
+        resumes=True,
+        model=model,
+        images=images,
+    )
+
+
+def evaluate_generations(
+    runner: StageRunner, images: StageFolder, models: Mapping[int, StageFolder]
+) -> dict[int, dict[str, StageFolder]]:
+    """Returns the stages of `--evaluate`'s suites.
+
+    Args:
+        runner: the runner of stages.
+        images: the ingested images.
+        models: stages of the models by the index of their generation.
+
+    Returns:
+        dict from the same indices to dicts from suites to their stages.
+    """
+    suites = split_list(runner.config.evaluation.evaluate)
+    return {
+        index: {name: evaluate_suite(runner, name, model, images) for name in suites}
+        for index, model in models.items()
+        if suites
+    }
+
+
+def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **options):
+    """What a suite finds for the shard sets of some splits; a damaged shard is a UserError."""
+    images = {
+        split: SplitImages(split, pipeline.clean_batches(shards, crop, batch_size))
+        for split, shards in splits.items()
+    }
+    with contextlib.ExitStack() as stack:
+        for shards in splits.values():
+            stack.enter_context(shards.naming_broken_shards())
+        return suite.evaluate(predictor, images, folder, **options)
+
+
+def _load_from_stage(model):
+    network = load_model(model.path / MODEL_FILE)
+    return network, Crop(network.input_shape[1])
+
+
+def _options(
+    runner: StageRunner, suite: Suite, model: StageFolder, images: StageFolder
+) -> dict[str, Any]:
+    """The keyword arguments of a suite."""
+    values = runner.config.evaluation.parsed()
+    values["class_names"] = model.counts.get("class_names") or images.counts["class_names"]
+    return {name: values[name] for name in suite.settings}
+
+
+def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict[str, Any]:
+    """What a suite's results depend on, beside the model and the images."""
+    suite, used = SUITES[name], used_values([runner.config.evaluation])
+    content = {
+        setting: describe_files(path for path in Path(options[setting]).rglob("*"))
+        for setting in suite.files
+        if options[setting]
+    }
+    settings = {setting: used[setting] for setting in suite.settings if setting in used}
+    return {**suite_settings(name), **settings, **({"content": content} if content else {})}
+
+
+def suite_settings(name: str) -> dict[str, dict[str, int]]:
+    """Settings in the fingerprint of every stage of a suite: its version.
+
+    So a changed suite evaluates earlier models again, beside their earlier evaluations.
+    """
+    return {"suites": {name: SUITES[name].version}}

@@ -35,3 +35,20 @@ def ingest_images(runner: StageRunner) -> StageFolder:
     for line in ingest.describe(images.counts):
         logging.info("%s", line)
     return images
+
+
+def ingest_test_images(runner: StageRunner) -> StageFolder:
+    """Returns the stage that ingests the test images alone, and dev if the settings ask for it.
+
+    They are the same images as those of a run with the same settings.
+    """
+    config = runner.config
+    data, seed = config.data, config.split_seed
+    images = runner.build_or_reuse(
+        "images",
+        lambda folder: ingest.ingest_for_evaluation(data, seed, folder),
+        {**used_values([data]), "split_seed": seed, "content": sources.content(data)},
+    )
+    for line in ingest.describe(images.counts):
+        logging.info("%s", line)
+    return images

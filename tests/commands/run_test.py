@@ -39,9 +39,10 @@ def test_run_saves_all_settings_and_exports_the_best_generation(tmp_path, report
     assert saved["train"]["train_steps"] == [5] and saved["train"]["momentum"] == 0.9
     names = [name for section in saved.values() for name in section]
     assert names == [field.name for field in settings()]
-    ((config, images, chain, best, exported, all_reused),) = reported
-    assert config.run.seed == 3 and images == "images" and len(chain) == 2
-    assert (best, exported, all_reused) == (1, "export of student", True)
+    ((config, results, all_reused),) = reported
+    assert config.run.seed == 3 and results.images == "images" and len(results.chain) == 2
+    assert (results.best, results.export, all_reused) == (1, "export of student", True)
+    assert results.suites == {} and results.baseline is None
 
 
 def test_only_the_chief_writes_settings_and_summary(tmp_path, reported, monkeypatch):

@@ -147,6 +147,15 @@ def has_randaugment(v):
     return v["randaugment_num_ops"] > 0
 
 
+def has_suite(values, *names):
+    given = f"{values['evaluate']},{values['suites']}".replace(" ", "").split(",")
+    return bool(set(names) & set(given))
+
+
+def has_pgd(values):
+    return has_suite(values, "attacks") and values["pgd_epsilons"] != ""
+
+
 CONDITIONS = {
     "compilation_cache": lambda v: v["jit_compile"] != "off",
     "test_fraction": lambda v: not v["test_dataset"],
@@ -187,6 +196,21 @@ CONDITIONS = {
     "pseudo_label": has_pseudo_labels,
     "smooth_epsilon": lambda v: has_pseudo_labels(v) and v["pseudo_label"] == "smooth",
     "temperature": lambda v: has_pseudo_labels(v) and v["pseudo_label"] == "soft",
+    "evaluate_models": lambda v: v["evaluate"] != "",
+    "evaluation_images": lambda v: has_suite(v, "corruptions", "perturbations", "attacks"),
+    "corruptions": lambda v: has_suite(v, "corruptions"),
+    "corruption_constants": lambda v: has_suite(v, "corruptions", "perturbations"),
+    "corruption_files": lambda v: has_suite(v, "corruptions"),
+    "frost_textures": lambda v: has_suite(v, "corruptions"),
+    "perturbations": lambda v: has_suite(v, "perturbations"),
+    "perturbation_files": lambda v: has_suite(v, "perturbations"),
+    "fgsm_epsilons": lambda v: has_suite(v, "attacks"),
+    "pgd_epsilons": lambda v: has_suite(v, "attacks"),
+    "pgd_norm": has_pgd,
+    "pgd_steps": has_pgd,
+    "pgd_step_size": has_pgd,
+    "pgd_restarts": has_pgd,
+    "natural_sets": lambda v: has_suite(v, "natural"),
 }
 # Other values of settings without choices; numbers are drawn from their range.
 TEXTS = {
@@ -201,6 +225,20 @@ TEXTS = {
     "unlabeled_split": ("", "extra"),
     "beam_options": ("", "--runner=DirectRunner"),
     "compilation_cache": ("", "cache"),
+    "evaluate": ("", "calibration,corruptions", "perturbations", "attacks", "natural"),
+    "suites": ("clean", "clean, corruptions", "perturbations,attacks", "natural"),
+    "model": ("", "model.keras"),
+    "weights": ("", "weights.h5"),
+    "output": ("", "results"),
+    "baseline": ("", "alexnet"),
+    "corruptions": ("benchmark", "all", "fog,snow"),
+    "corruption_files": ("", "CIFAR-10-C"),
+    "frost_textures": ("", "frost"),
+    "perturbations": ("all", "tilt,scale"),
+    "perturbation_files": ("", "CIFAR-10-P"),
+    "fgsm_epsilons": ("0,0.1", "0.05"),
+    "pgd_epsilons": ("", "0.01,0.03"),
+    "natural_sets": ("a=photos", "photos"),
 }
 # Settings that conditions ask for.
 CONTROLS = (
@@ -218,6 +256,8 @@ CONTROLS = (
     "schedule",
     "finetune_resolution",
     "policy",
+    "evaluate",
+    "suites",
 )
 CONDITIONAL = {field.name: field for field in settings() if field.metadata["used_if"] is not ALWAYS}
 FIELDS = {field.name: field for field in settings()}

@@ -16,7 +16,7 @@ from PIL import Image
 from nsk.config.data import DataConfig
 from nsk.data import records, shards, sources, spool
 from nsk.data.decoding import decode_image
-from nsk.data.ingest import describe, ingest
+from nsk.data.ingest import describe, ingest, ingest_for_evaluation
 from nsk.data.normalization import EXIF_ORIENTATION, normalize_image
 from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
@@ -75,10 +75,10 @@ def names(count):
     return [f"class {label}" for label in range(count)]
 
 
-def read(folder):
+def read(folder, splits=SPLITS):
     """dict from split to a list of (id, label, encoded), in the order of the shards."""
     result = {}
-    for split in SPLITS:
+    for split in splits:
         serialized = shards.ShardSet.load(folder / split).read().as_numpy_iterator()
         parsed = records.parse_images(tf.constant(list(serialized)))
         rows = zip(*(parsed[name].numpy() for name in ("id", "label", "encoded")), strict=True)
@@ -565,3 +565,33 @@ def test_everything_left_out_is_described():
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
     counts["corrupt"] = {"count": 0, "images": []}
     assert len(describe(counts)) == 4
+
+
+@pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])
+def test_images_of_an_evaluation_are_those_of_a_run(tmp_path, given, values):
+    given["digits"] = GivenSource(names(2), {"train": pool(15, 15)})
+    config = DataConfig(num_labeled=6, test_fraction=0.3, **values)
+    ingest(config, 5, tmp_path / "run")
+    counts = ingest_for_evaluation(config, 5, tmp_path / "evaluation")
+    assert list(counts["images"]) == ["test", "dev"]
+    assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["dev", "test"]
+    expected = read(tmp_path / "run")
+    found = read(tmp_path / "evaluation", ("test", "dev"))
+    assert found["test"] == expected["test"] and found["dev"] == expected["dev"]
+    assert describe(counts)[0].startswith(f"Images: 9 test, {counts['images']['dev']} dev; 2 cl")
+
+
+def test_an_evaluation_without_dev_reads_the_test_images_alone(tmp_path, given):
+    source = GivenSource(names(2), {"train": pool(5, 5), "test": pool(3, 4, start=20, prefix="t")})
+    read_splits, images = [], source.images
+    source.images = lambda split: (read_splits.append(split), images(split))[1]
+    given["digits"] = source
+    counts = ingest_for_evaluation(DataConfig(), 0, tmp_path)
+    assert counts["images"] == {"test": 7} and read_splits == ["test"]
+
+
+def test_an_evaluation_needs_no_training_images(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"test": pool(3, 4)})
+    assert ingest_for_evaluation(DataConfig(), 0, tmp_path)["images"] == {"test": 7}
+    with pytest.raises(UserError, match="it needs class folders"):
+        ingest(DataConfig(num_dev=2, num_labeled=2), 0, tmp_path / "run")

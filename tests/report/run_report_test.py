@@ -11,6 +11,7 @@ from nsk.decisions import Generation
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.report import collect
+from nsk.report.collect import RunResults
 from nsk.report.run_report import report_run
 from nsk.store.folders import StageFolder
 
@@ -104,7 +105,7 @@ def report(workdir, *, images=None, chain=None, best=1, all_reused=False):
     ]
     export = make_stage(workdir, "export", {"image_size": 16})
     config = Config.from_values({"train_steps": ["10"], "workdir": str(workdir), "seed": 7})
-    return report_run(config, images, chain, best, export, all_reused)
+    return report_run(config, RunResults(images, chain, best, export), all_reused)
 
 
 def test_summary_has_the_documented_fields(tmp_path):

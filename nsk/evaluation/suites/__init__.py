@@ -2,45 +2,72 @@
 
 To add a suite, write `nsk/evaluation/suites/NAME.py` with a function
 
-    def evaluate(predictor, images, folder):
+    def evaluate(predictor, splits, folder):
         ...
-        return {"accuracy": ...}
+        return {"error": ...}
 
 (`Suite` in `nsk/evaluation/suites/suite.py` describes its arguments) and a line in `SUITES`. Its
 metrics are named `NAME/METRIC`; summary.json and TensorBoard show all of them, and the closing
 table those in `Suite.table`.
 """
 
-from pathlib import Path
+from nsk.evaluation.suites import (
+    attacks,
+    calibration,
+    clean,
+    corruptions,
+    natural,
+    perturbations,
+)
+from nsk.evaluation.suites.suite import Metrics, Suite
 
-from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites import clean
-from nsk.evaluation.suites.suite import Metrics, SplitImages, Suite
-
+SUBSET = ("evaluation_images", "evaluation_seed")
 SUITES = {
-    "clean": Suite(clean.evaluate, table={"accuracy": ".2%"}),
+    "clean": Suite(clean.evaluate, table={"accuracy": ".2%"}, splits=("dev", "test")),
+    "calibration": Suite(calibration.evaluate, table={"ece": ".4f"}),
+    "corruptions": Suite(
+        corruptions.evaluate,
+        settings=(
+            "corruptions",
+            "corruption_constants",
+            "corruption_files",
+            "frost_textures",
+            *SUBSET,
+        ),
+        files=("corruption_files", "frost_textures"),
+        table={"mean_error": ".2%", "mce": ".1f"},
+    ),
+    "perturbations": Suite(
+        perturbations.evaluate,
+        settings=("perturbations", "corruption_constants", "perturbation_files", *SUBSET),
+        files=("perturbation_files",),
+        table={"mean_flip_probability": ".2%", "mfr": ".1f"},
+    ),
+    "attacks": Suite(
+        attacks.evaluate,
+        settings=(
+            "fgsm_epsilons",
+            "pgd_epsilons",
+            "pgd_norm",
+            "pgd_steps",
+            "pgd_step_size",
+            "pgd_restarts",
+            *SUBSET,
+        ),
+    ),
+    "natural": Suite(natural.evaluate, settings=("natural_sets", "class_names")),
 }
-
-
-def run_suites(predictor: Predictor, images: SplitImages, folder: Path) -> Metrics:
-    """Evaluates a model with every suite for a split.
-
-    Args:
-        predictor: makes the predictions of the model.
-        images: the labelled images of the split.
-        folder: where suites write their files.
-
-    Returns:
-        dict from the full names of all metrics to their values.
-    """
-    return {
-        metric_name(name, metric): value
-        for name, suite in SUITES.items()
-        if images.split in suite.splits
-        for metric, value in suite.evaluate(predictor, images, folder).items()
-    }
 
 
 def metric_name(suite: str, metric: str) -> str:
     """Returns the full name of a metric: that of the suite `clean` has no prefix."""
     return metric if suite == "clean" else f"{suite}/{metric}"
+
+
+def named_metrics(suite: str, result: dict) -> Metrics:
+    """The metrics in what a suite returned, by their full names; its other data are left out."""
+    return {
+        metric_name(suite, name): value
+        for name, value in result.items()
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    }

@@ -1,5 +1,6 @@
 """The suite `clean`: accuracy and calibration on the images as they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from nsk.evaluation import metrics
@@ -8,16 +9,20 @@ from nsk.evaluation.predictor import Predictions, Predictor, collect
 from nsk.evaluation.suites.suite import Metrics, SplitImages
 
 
-def evaluate(predictor: Predictor, images: SplitImages, folder: Path) -> Metrics:
+def evaluate(
+    predictor: Predictor, splits: Mapping[str, SplitImages], folder: Path
+) -> dict[str, Metrics]:
     """Measures a model on clean images.
 
-    Writes `dev.parquet` or `test.parquet`: every image's prediction with its id and true label.
+    Writes `dev.parquet` and `test.parquet`: every image's prediction with its id and true label.
 
     Returns:
-        see `metrics.summarize`.
+        dict from each split to its metrics, see `metrics.summarize`.
     """
-    predictions = collect(predictor(images.batches))
-    return measure_predictions(predictions, folder / f"{images.split}.parquet")
+    return {
+        split: measure_predictions(collect(predictor(images.batches)), folder / f"{split}.parquet")
+        for split, images in splits.items()
+    }
 
 
 def measure_predictions(predictions: Predictions, path: Path) -> Metrics:

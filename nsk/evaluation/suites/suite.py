@@ -2,11 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
-
-from nsk.evaluation.predictor import Predictor
 
 SPLITS = ("dev", "test")
 Metrics = dict[str, float | int | None]
@@ -31,16 +29,22 @@ class Suite:
     """An evaluation of a model.
 
     Attributes:
-        evaluate: function of (predictor, images, folder) that returns {metric: value}; None as a
-            value: not defined for these images. `predictor(batches)` yields predictions and
-            `predictor.model` is the Keras model. Files for later analysis may be written into the
-            folder, under names that hold the suite's and the split's.
+        evaluate: function of (predictor, splits, folder, **settings) that returns a dict of JSON
+            values: numbers are metrics (None: not defined for these images), everything else is
+            data such as curves. `predictor(batches)` yields predictions and `predictor.model` is
+            the Keras model; `splits` is a dict from "test" and, if there are dev images, "dev" to
+            `SplitImages`. Predictions of every image are written into the folder, a file for each
+            condition; files that are there already, left by an interrupted call, are read instead.
+        settings: names of the settings that `evaluate` takes as keyword arguments.
+        files: those of them that are paths; the result depends on the files there.
         table: dict from the metrics that the closing table shows to their formats (".2%", ".3f").
-        splits: the splits to evaluate.
+        splits: the splits that the metrics are of.
         version: raised when the suite's results change, so that models are evaluated again.
     """
 
-    evaluate: Callable[[Predictor, SplitImages, Path], Metrics]
+    evaluate: Callable[..., dict[str, Any]]
+    settings: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     table: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    splits: tuple[str, ...] = SPLITS
+    splits: tuple[str, ...] = ("test",)
     version: int = 1

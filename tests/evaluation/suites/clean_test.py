@@ -5,7 +5,8 @@ import pytest
 from nsk.evaluation import metrics
 from nsk.evaluation.prediction_files import read_predictions
 from nsk.evaluation.predictor import Predictions
-from nsk.evaluation.suites import SplitImages, clean
+from nsk.evaluation.suites import clean
+from nsk.evaluation.suites.suite import SplitImages
 from nsk.hashing import stable_keys
 
 
@@ -21,8 +22,8 @@ def test_metrics_and_the_file_hold_every_prediction(tmp_path):
         for rows in batches:
             yield Predictions(ids[rows], labels[rows], log_probabilities[rows])
 
-    found = clean.evaluate(predictor, SplitImages("dev", batches), tmp_path)
-    assert found == metrics.summarize(log_probabilities, labels)
+    found = clean.evaluate(predictor, {"dev": SplitImages("dev", batches)}, tmp_path)
+    assert found == {"dev": metrics.summarize(log_probabilities, labels)}
 
     path = tmp_path / "dev.parquet"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,55 @@
+"""Evaluates any model: accuracy, calibration, robustness, attacks, other test sets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsk.commands.preparation import prepare
+from nsk.config.config import Config
+from nsk.config.evaluation import split_list
+from nsk.errors import UserError
+
+
+def execute(values: Mapping[str, Any]) -> dict | None:
+    """Evaluates the model of `--model` with `--suites`.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        The content of `evaluation.json`; None for all workers but the chief.
+
+    Raises:
+        UserError: settings, data or the model do not allow it.
+    """
+    if values.get("workdir"):
+        raise UserError("--workdir is for runs: evaluate writes to the folder given as --output.")
+    if not values.get("output"):
+        raise UserError(
+            "--output is not given: name a folder for the results, as --output=evaluations/first."
+        )
+    runner = prepare({**values, "workdir": values["output"]}, _check)
+    from nsk.report.evaluation_report import read_baseline, report_evaluation
+    from nsk.stages import adoption, evaluation, ingestion
+
+    settings = runner.config.evaluation
+    baseline = read_baseline(settings.baseline)
+    images = ingestion.ingest_test_images(runner)
+    model, load = adoption.adopt_any_model(runner, images)
+    stages = {
+        name: evaluation.evaluate_suite(runner, name, model, images, load)
+        for name in split_list(settings.suites)
+    }
+    if not runner.workers.is_chief:
+        return None
+    return report_evaluation(runner.config, model, images, stages, baseline)
+
+
+def _check(config: Config):
+    """UserError if there is nothing to evaluate."""
+    if not config.evaluation.model:
+        raise UserError(
+            "--model is not given: give the path of a .keras file or SavedModel, or the name of a "
+            "network and its --weights."
+        )
+    if not split_list(config.evaluation.suites):
+        raise UserError("--suites is empty: give a list of suites, as --suites=clean,corruptions.")

@@ -1,0 +1,1 @@
+"""The suite `natural`: accuracy on other test sets, with all or some of the classes."""

@@ -1,0 +1,145 @@
+"""The suite `perturbations`: how often predictions flip, as on CIFAR-10-P and ImageNet-P."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsk.evaluation import perturbations as library
+from nsk.evaluation import robustness
+from nsk.evaluation.prediction_files import read_table
+from nsk.evaluation.predictor import Predictor
+from nsk.evaluation.suites.conditions import Batch, ChosenImages, transform_batches
+from nsk.evaluation.suites.suite import SplitImages
+from nsk.progress import Progress
+from nsk.store.files import atomic_write
+
+TOP_CLASSES = 5
+MAX_BYTES_OF_FRAMES, MAX_FRAMES = 2**28, 41  # Of the frames of a batch.
+
+
+def evaluate(  # noqa: PLR0913 (keyword arguments only)
+    predictor: Predictor,
+    splits: Mapping[str, SplitImages],
+    folder: Path,
+    *,
+    perturbations: Sequence[str],
+    corruption_constants: str,
+    perturbation_files: str,
+    evaluation_images: int,
+    evaluation_seed: int,
+) -> dict[str, Any]:
+    """Measures how stable the predictions of slightly changed test images are.
+
+    Writes `NAME.parquet`: for every image its id, true label and the most probable classes of every
+    frame.
+
+    Args:
+        predictor: makes the predictions of the model.
+        splits: the clean images.
+        folder: where files are written.
+        perturbations: names of sets, or "all".
+        corruption_constants: see `perturbations.perturb`.
+        perturbation_files: folder of a published set; "": the test images are perturbed here.
+        evaluation_images: size of the random subset; 0: all images.
+        evaluation_seed: of the subset and of the perturbations.
+
+    Returns:
+        `mean_flip_probability` and its 95 % interval, `flip_probability`,
+        `flip_probability_against_first` and `top5_distance` by set, `images`.
+    """
+    names = [name for name in library.PERTURBATIONS if {name, "all"} & set(perturbations)]
+    images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
+
+    def frames_of(images, name):
+        def perturb(pixels, ids):
+            frames = library.perturb(
+                pixels, name, ids, seed=evaluation_seed, constants=corruption_constants
+            )
+            return np.stack(list(frames), axis=1)
+
+        return transform_batches(_small_batches(images), perturb)
+
+    progress = Progress("perturbations", len(names), "sets")
+    for index, name in enumerate(names):
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            _write(path, *_predict(predictor, frames_of(images, name)))
+        progress.update(index + 1)
+    progress.close()
+    return measure(folder, names)
+
+
+def _small_batches(images: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches so small that all of their frames fit in memory."""
+    for batch in images:
+        pixels = batch["image"]
+        size = max(1, MAX_BYTES_OF_FRAMES // (MAX_FRAMES * pixels[0].nbytes))
+        for start in range(0, len(pixels), size):
+            yield {name: values[start : start + size] for name, values in batch.items()}
+
+
+def _predict(
+    predictor: Predictor, batches: Iterable[Batch]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Ids, true labels (n,) and the most probable classes of every frame, int32 (n, frames, k)."""
+    ids, labels, classes = [], [], []
+    for batch in batches:
+        count, num_frames, *shape = batch["image"].shape
+        pixels = batch["image"].reshape(count * num_frames, *shape)
+        log_probabilities = np.concatenate(
+            [
+                predictor.log_probabilities(pixels[start : start + predictor.batch_size])
+                for start in range(0, len(pixels), predictor.batch_size)
+            ]
+        )
+        # A stable sort: ties go to the first class, as in argmax.
+        order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, :TOP_CLASSES]
+        classes.append(order.astype(np.int32).reshape(count, num_frames, -1))
+        labels.append(batch["label"])
+        ids += [id.decode() for id in batch["id"]]
+    return ids, np.concatenate(labels), np.concatenate(classes)
+
+
+def _write(path: Path, ids: list[str], labels: np.ndarray, classes: np.ndarray) -> None:
+    """Writes the predictions of all frames of a set."""
+    _, num_frames, num_classes = classes.shape
+    per_frame = pa.FixedSizeListArray.from_arrays(pa.array(classes.ravel()), num_classes)
+    table = {
+        "id": pa.array(ids, pa.string()),
+        "truth": pa.array(labels, pa.int32()),
+        "classes": pa.FixedSizeListArray.from_arrays(per_frame, num_frames),
+    }
+    with atomic_write(path) as unfinished:
+        pq.write_table(pa.table(table), unfinished, compression="zstd")
+
+
+def read_classes(path: Path) -> np.ndarray:
+    """The most probable classes of every frame in a set's file, int32 (n, frames, k)."""
+    column = read_table(path, ["classes"])["classes"].combine_chunks()
+    frames, classes = column.type.list_size, column.type.value_type.list_size
+    return column.flatten().flatten().to_numpy().reshape(-1, frames, classes)
+
+
+def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The flip probabilities in the files of a folder."""
+    flips, against_first, distances = [], {}, {}
+    for name in names:
+        classes = read_classes(folder / f"{name}.parquet")
+        is_noise = library.PERTURBATIONS[name].is_noise
+        flips.append(robustness.flip_shares(classes[..., 0], is_noise))
+        against_first[name] = float(robustness.flip_shares(classes[..., 0], True).mean())
+        if classes.shape[-1] == TOP_CLASSES:
+            distances[name] = robustness.top5_distance(classes, is_noise)
+    shares = np.stack(flips, axis=1)
+    return {
+        "mean_flip_probability": float(shares.mean()),
+        "mean_flip_probability_interval": list(robustness.bootstrap_interval(shares)),
+        "flip_probability": dict(zip(names, shares.mean(axis=0).tolist(), strict=True)),
+        "flip_probability_against_first": against_first,
+        "top5_distance": distances,
+        "images": len(shares),
+    }

@@ -1,0 +1,160 @@
+"""The report of `evaluate`: `evaluation.json`, `evaluation.csv` and tables on the terminal."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nsk.config.config import Config
+from nsk.errors import UserError
+from nsk.evaluation.suites import relative
+from nsk.report.collect import describe_environment, describe_suites
+from nsk.report.text_table import align_columns
+from nsk.store.files import atomic_write
+from nsk.store.folders import StageFolder
+from nsk.store.manifest import write_json
+
+FORMAT = 1  # Of evaluation.json.
+
+
+def read_baseline(given: str) -> relative.Baseline | None:
+    """Reads what errors are compared with.
+
+    Args:
+        given: "alexnet", the path of an `evaluation.json`, or "" for None.
+
+    Raises:
+        UserError: the file is missing or not an `evaluation.json`.
+    """
+    if not given:
+        return None
+    if given == "alexnet":
+        return relative.ALEXNET
+    path = Path(given).expanduser()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return relative.baseline_of(content["model"]["name"], content["suites"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--baseline={given} cannot be read ({type(error).__name__}: {error}): give alexnet or "
+            "the evaluation.json of another model."
+        ) from None
+
+
+def report_evaluation(
+    config: Config,
+    model: StageFolder,
+    images: StageFolder,
+    stages: Mapping[str, StageFolder],
+    baseline: relative.Baseline | None,
+) -> dict[str, Any]:
+    """Writes the results of an evaluation and prints their tables.
+
+    Args:
+        config: the settings.
+        model: the model's stage.
+        images: the stage with the images.
+        stages: the finished stages by suite.
+        baseline: what errors are relative to.
+
+    Returns:
+        the content of `evaluation.json`.
+    """
+    suites = describe_suites(stages, baseline)
+    content = {
+        "format": FORMAT,
+        "model": model.counts,
+        "dataset": config.data.dataset,
+        "images": images.counts["images"],
+        "classes": images.counts["num_classes"],
+        "suites": suites,
+        "stages": {name: stage.path.name for name, stage in stages.items()},
+        "environment": describe_environment(),
+    }
+    folder = config.workdir
+    write_json(folder / "evaluation.json", content)
+    _write_csv(folder / "evaluation.csv", suites)
+    sys.stdout.write(evaluation_tables(content, folder))
+    return content
+
+
+def flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields (path, value) of everything in nested dicts and lists."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flatten(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from flatten(inner, (*path, str(index)))
+    else:
+        yield path, value
+
+
+def _write_csv(path, suites):
+    """One row for each value: its suite, its path inside the suite's results, the value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("suite", "metric", "value"))
+    for (suite, *metric), value in flatten(suites):
+        writer.writerow((suite, "/".join(metric), "" if value is None else value))
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text.getvalue(), encoding="utf-8")
+
+
+def evaluation_tables(content: Mapping[str, Any], folder: Path) -> str:
+    """The tables that a person reads: for each suite its numbers, then its values by condition."""
+    lines = [""]
+    for suite, result in content["suites"].items():
+        rows = [("", suite)]
+        rows += [(path, _format(value)) for path, value in _numbers(result)]
+        lines += [*align_columns(rows, left=1), ""]
+        for title, by_condition in _tables(result):
+            rows = [(title, *_header(by_condition))]
+            rows += [(name, *map(_format, _row(values))) for name, values in by_condition.items()]
+            lines += [*align_columns(rows, left=1), ""]
+    lines += [f"Results: {folder / 'evaluation.json'}, {folder / 'evaluation.csv'}", ""]
+    return "\n".join(lines)
+
+
+def _numbers(result):
+    """(name, value) of the numbers of a suite, or of each of its splits."""
+    for name, value in result.items():
+        if isinstance(value, Mapping) and all(map(_is_scalar, value.values())):
+            if name in ("dev", "test"):
+                yield from ((f"{name} {metric}", number) for metric, number in value.items())
+        elif _is_scalar(value):
+            yield name, value
+
+
+def _tables(result):
+    """(name, dict by condition) of a suite's values by condition."""
+    for name, value in result.items():
+        if isinstance(value, Mapping) and value and name not in ("dev", "test"):
+            yield name, value
+
+
+def _row(values):
+    if isinstance(values, Mapping):
+        return values.values()
+    return values if isinstance(values, list | tuple) else (values,)
+
+
+def _header(by_condition):
+    """Titles of the columns: names, or numbers from 1, as of severities."""
+    first = next(iter(by_condition.values()))
+    if isinstance(first, Mapping):
+        return tuple(first)
+    return tuple(str(index + 1) for index in range(len(_row(first))))
+
+
+def _is_scalar(value):
+    return value is None or isinstance(value, int | float | str)
+
+
+def _format(value):
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
