@@ -1,0 +1,213 @@
+"""Noise, motion blur, snow and brightness: frames of images whose content does not move.
+
+Each function takes uint8 images (n, height, width, 3) and yields uint8 frames of the same shape.
+Values are truncated to uint8, as in the reference; only the results of motion blurs are rounded.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.ndimage
+
+from nsk.evaluation.corruptions.random_numbers import RandomNumbers
+
+SNOW_IMAGE_SHARE = 0.85
+# Luma of OpenCV's RGB2GRAY.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def gaussian_noise(
+    images: np.ndarray, random_numbers: RandomNumbers, *, num_frames: int, sigma: float
+) -> Iterator[np.ndarray]:
+    """Yields the image, then the image with independent Gaussian noise for each frame.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        random_numbers: of the n images.
+        num_frames: int.
+        sigma: standard deviation, in units of the range of values.
+    """
+    yield images.copy()
+    for _ in range(num_frames - 1):
+        noisy = random_numbers.normal(images.shape[1:])
+        noisy *= sigma * 255
+        noisy += images
+        yield np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+
+
+def shot_noise(
+    images: np.ndarray, random_numbers: RandomNumbers, *, num_frames: int, photons: float
+) -> Iterator[np.ndarray]:
+    """Yields the image, then the image with independent Poisson noise for each frame.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        random_numbers: of the n images.
+        num_frames: int.
+        photons: expected number for a value of 255.
+    """
+    yield images.copy()
+    expected = images / 255 * photons
+    for _ in range(num_frames - 1):
+        noisy = np.minimum(random_numbers.poisson(expected) / photons, 1)
+        yield (255 * noisy).astype(np.uint8)
+
+
+def motion_blur(
+    images: np.ndarray,
+    *,
+    num_frames: int,
+    radius: int,
+    sigma: float,
+    start: float,
+    step: float,
+) -> Iterator[np.ndarray]:
+    """Yields the image with a one-sided motion blur whose direction turns.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        num_frames: int.
+        radius: the blur takes in 2 * radius + 1 pixels.
+        sigma: pixels, of the half Gaussian of the weights.
+        start: degrees, direction in frame 0.
+        step: degrees from frame to frame.
+    """
+    angles = [start + step * frame for frame in range(num_frames)]
+    yield from blur_along_angles(images, radius, sigma, angles)
+
+
+def snow(
+    images: np.ndarray,
+    random_numbers: RandomNumbers,
+    *,
+    num_frames: int,
+    mean: float,
+    sigma: float,
+    zoom: float,
+    threshold: float,
+    blur_radius: int,
+    blur_sigma: float,
+    start: float,
+    step: float,
+) -> Iterator[np.ndarray]:
+    """Yields the whitened image under flakes whose direction turns.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        random_numbers: of the n images.
+        num_frames: int.
+        mean: of the flakes' Gaussian noise.
+        sigma: its standard deviation.
+        zoom: enlargement of the noise.
+        threshold: noise below it is no flake.
+        blur_radius: of the flakes' motion blur, see `motion_blur`.
+        blur_sigma: of the flakes' motion blur, in pixels.
+        start: degrees, direction of the blur in frame 0.
+        step: degrees from frame to frame.
+    """
+    values = images / 255
+    gray = (values.astype(np.float32) @ LUMA)[..., np.newaxis]
+    whitened = np.maximum(values, gray * 1.5 + 0.5)
+    whitened = SNOW_IMAGE_SHARE * values + (1 - SNOW_IMAGE_SHARE) * whitened
+    layer = clipped_zoom(random_numbers.normal(images.shape[1:3]) * sigma + mean, zoom)
+    layer[layer < threshold] = 0
+    layer = (np.clip(layer, 0, 1) * 255).astype(np.uint8)[..., np.newaxis]
+    angles = [start + step * frame for frame in range(num_frames)]
+    for flakes in blur_along_angles(layer, blur_radius, blur_sigma, angles):
+        flakes = np.repeat(flakes.reshape(len(images), -1), 3, axis=1) / 255
+        snowy = whitened.reshape(len(images), -1) + flakes
+        snowy += flakes[:, ::-1]  # The layer turned by 180 degrees.
+        np.minimum(snowy, 1, out=snowy)
+        snowy *= 255
+        yield snowy.astype(np.uint8).reshape(images.shape)
+
+
+def blur_along_angles(images, radius, sigma, angles):
+    """Yields motion blurs of uint8 (n, height, width, channels), as ImageMagick computes them."""
+    reach = 2 * radius
+    weights = np.exp(-(np.arange(reach + 1) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    _, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    padded = padded.astype(np.float32)
+    for angle in angles:
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        total = np.full(images.shape, 0.5, np.float32)
+        for distance, weight in enumerate(weights):
+            left = reach + math.ceil(distance * cosine - 0.5)
+            top = reach + math.ceil(distance * sine - 0.5)
+            total += padded[:, top : top + height, left : left + width] * np.float32(weight)
+        yield total.astype(np.uint8)
+
+
+def clipped_zoom(layers, factor):
+    """Enlarges layers (n, height, width) bilinearly and cuts out the middle of the same size."""
+    _, height, width = layers.shape
+    inner_height, inner_width = math.ceil(height / factor), math.ceil(width / factor)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    inner = layers[:, top : top + inner_height, left : left + inner_width]
+    zoomed = scipy.ndimage.zoom(inner, (1, factor, factor), order=1)
+    top, left = (zoomed.shape[1] - height) // 2, (zoomed.shape[2] - width) // 2
+    return zoomed[:, top : top + height, left : left + width]
+
+
+def brightness(
+    images: np.ndarray, *, num_frames: int, step_percent: float
+) -> Iterator[np.ndarray]:
+    """Yields the image with a changed value V of HSV. The middle frame has the image's own.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        num_frames: int, odd.
+        step_percent: change of V from frame to frame, in percent of its range.
+    """
+    value, factors = _split_value(images / 255)
+    for frame in range(num_frames):
+        change = (frame - num_frames // 2) * step_percent / 100
+        changed = np.clip(value + change, 0, 1)
+        pixels = np.repeat(changed.ravel(), 3).reshape(images.shape)
+        pixels *= factors
+        pixels *= 255
+        yield pixels.astype(np.uint8)
+
+
+def _split_value(images):
+    """Separates HSV's value: images == value[..., np.newaxis] * factors up to rounding errors.
+
+    The factors depend on hue and saturation alone. They are computed as a conversion to HSV and
+    back computes them, because the result is truncated.
+
+    Args:
+        images: float64 (..., 3) in [0, 1].
+
+    Returns:
+        (value, factors), float64 (...) and (..., 3) in [0, 1].
+    """
+    value, low = images.max(axis=-1), images.min(axis=-1)
+    span = value - low
+    safe_span = np.where(span > 0, span, 1)
+    saturation = span / np.where(span > 0, value, 1)
+    red, green, blue = np.moveaxis(images, -1, 0)
+    # Where two channels are the largest, the later one counts.
+    hue = np.select(
+        [blue == value, green == value],
+        [4 + (red - green) / safe_span, 2 + (blue - red) / safe_span],
+        (green - blue) / safe_span,
+    )
+    sextant = hue / 6 % 1 * 6
+    whole = np.floor(sextant)
+    share = sextant - whole
+    candidates = np.stack(
+        [
+            np.ones_like(value),
+            1 - saturation,
+            1 - share * saturation,
+            1 - (1 - share) * saturation,
+        ],
+        axis=-1,
+    )
+    # For each sextant: largest 0, smallest 1, falling 2, rising 3.
+    order = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
+    index = order[whole.astype(np.int64) % 6]
+    return value, np.take_along_axis(candidates, index, axis=-1)
