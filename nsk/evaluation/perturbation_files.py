@@ -12,8 +12,8 @@ from nsk.store.files import atomic_write
 
 NPY_LAYOUT = "uint8 (images, frames, height, width, 3)"
 MISSING_AV = (
-    "MP4 files cannot be read: PyAV is not installed. Install it: pip install 'nsk[video]' (or: "
-    "pip install av)."
+    "MP4 files are read with PyAV, which is not installed. Install it: "
+    "pip install -c constraints.txt -r requirements-video.txt"
 )
 
 
@@ -45,7 +45,9 @@ def open_npy(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: expected a .npy file, {NPY_LAYOUT}.") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy file ({error}): download it again.") from None
+        raise UserError(
+            f"{path} is not a readable .npy file ({error}): download it again."
+        ) from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{path} is an archive of arrays: expected one array, {NPY_LAYOUT}.")
@@ -86,8 +88,9 @@ def _write_batch(array, first, frames):
     """Writes all frames of a batch; returns its number of images."""
     num_frames = num_images = 0
     for position, frame in enumerate(frames):
-        num_frames, num_images = position + 1, len(frame)
-        expected = (min(num_images, len(array) - first), *array.shape[2:])
+        num_frames = position + 1
+        num_images = num_images or min(len(frame), len(array) - first)
+        expected = (num_images, *array.shape[2:])
         if frame.shape != expected or frame.dtype != np.uint8 or num_frames > array.shape[1]:
             raise ValueError(
                 f"frame {position} of the batch at image {first}: {frame.dtype} {frame.shape}, "

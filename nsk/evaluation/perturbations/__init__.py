@@ -87,10 +87,6 @@ _ALL = (
             {"sigma": 0.3, "zoom": 2, "blur_radius": 10, "blur_sigma": 2.0},
             {"sigma": 0.28, "zoom": 2, "blur_radius": 10, "blur_sigma": 2.5},
             {"sigma": 0.3, "zoom": 3, "blur_radius": 14, "blur_sigma": 4.0},
-            mean=0.05,
-            threshold=0.5,
-            start=-150,
-            step=4,
         ),
         is_random=True,
     ),
@@ -123,9 +119,7 @@ _ALL = (
         is_geometric=True,
     ),
 )
-PERTURBATIONS: dict[str, Perturbation] = {
-    perturbation.name: perturbation for perturbation in _ALL
-}
+PERTURBATIONS: dict[str, Perturbation] = {perturbation.name: perturbation for perturbation in _ALL}
 
 
 def perturb(

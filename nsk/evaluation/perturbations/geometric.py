@@ -130,7 +130,9 @@ def tilt(
 ) -> Iterator[np.ndarray]:
     """Yields the image turned in space about its horizontal and its vertical axis.
 
-    The camera's focal length is the image's diagonal. The middle frame is the image itself.
+    The camera's focal length f is the image's diagonal in pixels. As in the reference, the image
+    lies at the distance f + 1 before it is turned, so that the middle frame, turned by 0 degrees,
+    is smaller than the image by the factor f / (f + 1).
 
     Args:
         images: uint8 (n, height, width, 3).
@@ -151,9 +153,9 @@ def tilt_matrix(height: int, width: int, degrees: float) -> np.ndarray:
     focal_length = np.hypot(width, height)
     about_x = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     about_y = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
-    # A pixel of the plane z = 0 is turned, moved away by the focal length and projected.
-    turned = (about_x @ about_y)[:, :2]
-    pose = np.column_stack([turned, [0, 0, focal_length]])
+    # A pixel of the plane z = 1 is turned, moved away by the focal length and projected.
+    pose = about_x @ about_y
+    pose[2, 2] += focal_length
     project = np.array([[focal_length, 0, width / 2], [0, focal_length, height / 2], [0, 0, 1]])
     to_center = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
     return project @ pose @ to_center

@@ -4,17 +4,19 @@ Each function takes uint8 images (n, height, width, 3) and yields uint8 frames o
 Values are truncated to uint8, as in the reference; only the results of motion blurs are rounded.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.ndimage
 
+from nsk.evaluation.corruptions.motion import blur_along_angle, clipped_zoom
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
+# Constants of snow that all sets have in common; noise below the threshold is no flake.
 SNOW_IMAGE_SHARE = 0.85
-# Luma of OpenCV's RGB2GRAY.
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+SNOW_MEAN = 0.05
+SNOW_THRESHOLD = 0.5
+SNOW_FIRST_DEGREES = -150
+SNOW_STEP_DEGREES = 4
 
 
 def gaussian_noise(
@@ -73,8 +75,9 @@ def motion_blur(
         start: degrees, direction in frame 0.
         step: degrees from frame to frame.
     """
-    angles = [start + step * frame for frame in range(num_frames)]
-    yield from blur_along_angles(images, radius, sigma, angles)
+    for frame in range(num_frames):
+        angles = np.full(len(images), start + step * frame)
+        yield blur_along_angle(images, radius, sigma, angles)
 
 
 def snow(
@@ -82,14 +85,10 @@ def snow(
     random_numbers: RandomNumbers,
     *,
     num_frames: int,
-    mean: float,
     sigma: float,
     zoom: float,
-    threshold: float,
     blur_radius: int,
     blur_sigma: float,
-    start: float,
-    step: float,
 ) -> Iterator[np.ndarray]:
     """Yields the whitened image under flakes whose direction turns.
 
@@ -97,64 +96,33 @@ def snow(
         images: uint8 (n, height, width, 3).
         random_numbers: of the n images.
         num_frames: int.
-        mean: of the flakes' Gaussian noise.
-        sigma: its standard deviation.
+        sigma: standard deviation of the Gaussian noise whose highest values are flakes.
         zoom: enlargement of the noise.
-        threshold: noise below it is no flake.
         blur_radius: of the flakes' motion blur, see `motion_blur`.
         blur_sigma: of the flakes' motion blur, in pixels.
-        start: degrees, direction of the blur in frame 0.
-        step: degrees from frame to frame.
     """
     values = images / 255
-    gray = (values.astype(np.float32) @ LUMA)[..., np.newaxis]
+    red, green, blue = np.split(values.astype(np.float32), 3, axis=-1)
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue  # OpenCV's, in float32.
     whitened = np.maximum(values, gray * 1.5 + 0.5)
     whitened = SNOW_IMAGE_SHARE * values + (1 - SNOW_IMAGE_SHARE) * whitened
-    layer = clipped_zoom(random_numbers.normal(images.shape[1:3]) * sigma + mean, zoom)
-    layer[layer < threshold] = 0
-    layer = (np.clip(layer, 0, 1) * 255).astype(np.uint8)[..., np.newaxis]
-    angles = [start + step * frame for frame in range(num_frames)]
-    for flakes in blur_along_angles(layer, blur_radius, blur_sigma, angles):
-        flakes = np.repeat(flakes.reshape(len(images), -1), 3, axis=1) / 255
-        snowy = whitened.reshape(len(images), -1) + flakes
+    _, height, width, _ = images.shape
+    whitened = whitened.reshape(len(images), height * width * 3)
+    layer = clipped_zoom(random_numbers.normal((height, width)) * sigma + SNOW_MEAN, zoom)
+    layer[layer < SNOW_THRESHOLD] = 0
+    layer = (np.clip(layer, 0, 1) * 255).astype(np.uint8)
+    for frame in range(num_frames):
+        angles = np.full(len(images), SNOW_FIRST_DEGREES + SNOW_STEP_DEGREES * frame)
+        flakes = blur_along_angle(layer, blur_radius, blur_sigma, angles)
+        flakes = np.repeat(flakes.reshape(len(images), height * width), 3, axis=1) / 255
+        snowy = whitened + flakes
         snowy += flakes[:, ::-1]  # The layer turned by 180 degrees.
         np.minimum(snowy, 1, out=snowy)
         snowy *= 255
         yield snowy.astype(np.uint8).reshape(images.shape)
 
 
-def blur_along_angles(images, radius, sigma, angles):
-    """Yields motion blurs of uint8 (n, height, width, channels), as ImageMagick computes them."""
-    reach = 2 * radius
-    weights = np.exp(-(np.arange(reach + 1) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    _, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    padded = padded.astype(np.float32)
-    for angle in angles:
-        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        total = np.full(images.shape, 0.5, np.float32)
-        for distance, weight in enumerate(weights):
-            left = reach + math.ceil(distance * cosine - 0.5)
-            top = reach + math.ceil(distance * sine - 0.5)
-            total += padded[:, top : top + height, left : left + width] * np.float32(weight)
-        yield total.astype(np.uint8)
-
-
-def clipped_zoom(layers, factor):
-    """Enlarges layers (n, height, width) bilinearly and cuts out the middle of the same size."""
-    _, height, width = layers.shape
-    inner_height, inner_width = math.ceil(height / factor), math.ceil(width / factor)
-    top, left = (height - inner_height) // 2, (width - inner_width) // 2
-    inner = layers[:, top : top + inner_height, left : left + inner_width]
-    zoomed = scipy.ndimage.zoom(inner, (1, factor, factor), order=1)
-    top, left = (zoomed.shape[1] - height) // 2, (zoomed.shape[2] - width) // 2
-    return zoomed[:, top : top + height, left : left + width]
-
-
-def brightness(
-    images: np.ndarray, *, num_frames: int, step_percent: float
-) -> Iterator[np.ndarray]:
+def brightness(images: np.ndarray, *, num_frames: int, step_percent: float) -> Iterator[np.ndarray]:
     """Yields the image with a changed value V of HSV. The middle frame has the image's own.
 
     Args:
