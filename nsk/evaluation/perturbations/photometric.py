@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nsk.evaluation.corruptions.motion import blur_along_angle, clipped_zoom
+from nsk.evaluation.corruptions.motion import blur_along_angle
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
+from nsk.evaluation.corruptions.weather import add_snow, snowflakes
 
 # Constants of snow that all sets have in common; noise below the threshold is no flake.
 SNOW_IMAGE_SHARE = 0.85
@@ -101,25 +102,12 @@ def snow(
         blur_radius: of the flakes' motion blur, see `motion_blur`.
         blur_sigma: of the flakes' motion blur, in pixels.
     """
-    values = images / 255
-    red, green, blue = np.split(values.astype(np.float32), 3, axis=-1)
-    gray = 0.299 * red + 0.587 * green + 0.114 * blue  # OpenCV's, in float32.
-    whitened = np.maximum(values, gray * 1.5 + 0.5)
-    whitened = SNOW_IMAGE_SHARE * values + (1 - SNOW_IMAGE_SHARE) * whitened
-    _, height, width, _ = images.shape
-    whitened = whitened.reshape(len(images), height * width * 3)
-    layer = clipped_zoom(random_numbers.normal((height, width)) * sigma + SNOW_MEAN, zoom)
-    layer[layer < SNOW_THRESHOLD] = 0
-    layer = (np.clip(layer, 0, 1) * 255).astype(np.uint8)
+    noise = random_numbers.normal(images.shape[1:3]) * sigma + SNOW_MEAN
+    flakes = snowflakes(noise, zoom, SNOW_THRESHOLD)
     for frame in range(num_frames):
         angles = np.full(len(images), SNOW_FIRST_DEGREES + SNOW_STEP_DEGREES * frame)
-        flakes = blur_along_angle(layer, blur_radius, blur_sigma, angles)
-        flakes = np.repeat(flakes.reshape(len(images), height * width), 3, axis=1) / 255
-        snowy = whitened + flakes
-        snowy += flakes[:, ::-1]  # The layer turned by 180 degrees.
-        np.minimum(snowy, 1, out=snowy)
-        snowy *= 255
-        yield snowy.astype(np.uint8).reshape(images.shape)
+        falling = blur_along_angle(flakes, blur_radius, blur_sigma, angles)
+        yield add_snow(images, falling, SNOW_IMAGE_SHARE, np.float64)
 
 
 def brightness(images: np.ndarray, *, num_frames: int, step_percent: float) -> Iterator[np.ndarray]:
