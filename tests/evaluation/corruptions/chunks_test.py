@@ -10,4 +10,4 @@ from nsk.evaluation.corruptions.chunks import chunks
 def test_every_image_is_in_one_chunk_of_the_size(shape, values, sizes):
     rows = [list(range(shape[0]))[part] for part in chunks(shape, values)]
     assert [len(part) for part in rows] == sizes
-    assert sum(rows, []) == list(range(shape[0]))
+    assert [row for part in rows for row in part] == list(range(shape[0]))
