@@ -8,7 +8,6 @@ Reference:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,42 +22,33 @@ from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 LUMA = (0.299, 0.587, 0.114)
 
 
-class SnowParameters(NamedTuple):
-    """Parameters of snow.
-
-    Attributes:
-        loc: mean of the noise that flakes are made of; images are in [0, 1].
-        scale: standard deviation of that noise.
-        zoom: factor by which it is enlarged, 1 or more.
-        threshold: noise below it is no flake.
-        radius: of the flakes' motion blur, pixels.
-        sigma: of the flakes' motion blur, pixels.
-        mix: share of the image's own colors, in [0, 1]; the rest is whitened.
-    """
-
-    loc: float
-    scale: float
-    zoom: float
-    threshold: float
-    radius: int
-    sigma: float
-    mix: float
-
-
-def snow(images: np.ndarray, numbers: RandomNumbers, *parameters: float) -> np.ndarray:
+def snow(  # noqa: PLR0913 (the columns of the table of constants)
+    images: np.ndarray,
+    numbers: RandomNumbers,
+    loc: float,
+    scale: float,
+    zoom: float,
+    threshold: float,
+    radius: int,
+    sigma: float,
+    mix: float,
+) -> np.ndarray:
     """Whitens images and adds flakes that fall along an angle from [-135, -45) degrees.
 
     Args:
         images: uint8 (n, height, width, 3).
         numbers: of the n images; a normal number for each pixel and one uniform are drawn.
-        parameters: the seven of `SnowParameters`.
+        loc: mean of the noise that flakes are made of, where images are in [0, 1].
+        scale: standard deviation of that noise.
+        zoom: factor by which the noise is enlarged, 1 or more.
+        threshold: enlarged noise below it is no flake.
+        radius: of the flakes' motion blur, pixels.
+        sigma: of the flakes' motion blur, pixels.
+        mix: share of the images' own colors, in [0, 1]; the rest is whitened.
     """
-    snowing = SnowParameters(*parameters)
-    noise = snowing.loc + snowing.scale * numbers.normal(images.shape[1:3])
-    flakes = snowflakes(noise, snowing.zoom, snowing.threshold)
-    angles = numbers.uniform(-135, -45)
-    falling = blur_along_angle(flakes, snowing.radius, snowing.sigma, angles)
-    return add_snow(images, falling, snowing.mix)
+    flakes = snowflakes(loc + scale * numbers.normal(images.shape[1:3]), zoom, threshold)
+    falling = blur_along_angle(flakes, radius, sigma, numbers.uniform(-135, -45))
+    return add_snow(images, falling, mix)
 
 
 def snowflakes(noise: np.ndarray, zoom: float, threshold: float) -> np.ndarray:
@@ -92,19 +82,21 @@ def add_snow(
     Returns:
         uint8 of the images' shape.
     """
-    levels = (np.arange(256) / 255.0).astype(np.float32)
+    exact = np.arange(256) / 255.0
+    levels, levels32 = exact.astype(dtype), exact.astype(np.float32)
     snowy = np.empty_like(images)
     for part in chunks(images.shape):
-        channels = images[part].transpose(3, 0, 1, 2)
-        exact = np.float32(LUMA) @ levels[channels].reshape(3, -1)
-        luma = exact.astype(np.float32).reshape(channels.shape[1:])
-        white = luma * np.float32(1.5) + np.float32(0.5)
+        channels = np.ascontiguousarray(images[part].transpose(3, 0, 1, 2))
+        luma = sum(
+            np.float64(np.float32(weight)) * levels32[values]
+            for weight, values in zip(LUMA, channels, strict=True)
+        )
+        white = luma.astype(np.float32) * np.float32(1.5) + np.float32(0.5)
         flakes = layer[part] / 255.0
         turned = flakes[:, ::-1, ::-1]
         for channel, values in enumerate(channels):
-            pixels = (np.arange(256) / 255.0).astype(dtype)[values]
-            mixed = mix * pixels + (1 - mix) * np.maximum(pixels, white)
-            total = (mixed + flakes) + turned
+            pixels = levels[values]
+            total = mix * pixels + (1 - mix) * np.maximum(pixels, white) + flakes + turned
             snowy[part, ..., channel] = np.minimum(total, 1, out=total) * 255
     return snowy
 
@@ -142,8 +134,8 @@ def frost(
         rows, columns = texture.shape[0] - height, texture.shape[1] - width
         if rows < 0 or columns < 0:
             raise UserError(
-                f"A frost texture has {texture.shape[1]} x {texture.shape[0]} pixels after resizing "
-                f"by {texture_scale}: expected {width} x {height} or more, as the images have. Use "
+                f"A frost texture has {texture.shape[1]} x {texture.shape[0]} pixels, resized by "
+                f"{texture_scale}: expected {width} x {height} or more, as the images have. Use "
                 "larger textures."
             )
         # The reference never draws the last position.
