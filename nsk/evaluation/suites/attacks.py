@@ -65,9 +65,11 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     settings = PgdSettings(pgd_norm, pgd_step_size, pgd_steps, pgd_restarts)
 
     def fgsm(loss):
-        return lambda batch: attacks.fgsm_curve(
-            model, batch["image"], batch["label"], fgsm_epsilons, loss=loss
-        ).predictions
+        return lambda batch: (
+            attacks.fgsm_curve(
+                model, batch["image"], batch["label"], fgsm_epsilons, loss=loss
+            ).predictions
+        )
 
     def pgd(epsilon):
         def attack(batch):

@@ -21,7 +21,7 @@ TOP_CLASSES = 5
 MAX_BYTES_OF_FRAMES, MAX_FRAMES = 2**28, 41  # Of the frames of a batch.
 
 
-def evaluate(  # noqa: PLR0913 (keyword arguments only)
+def evaluate(
     predictor: Predictor,
     splits: Mapping[str, SplitImages],
     folder: Path,
