@@ -7,6 +7,8 @@ possible, as in a SavedModel, the logarithms of the probabilities are the logits
 softmax, and differ by a constant per image.
 """
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -27,7 +29,7 @@ def probe_images(image_size: int) -> tf.Tensor:
 
 def are_probabilities(outputs: np.ndarray) -> bool:
     """Whether outputs (n, classes) are non-negative and sum to 1 in each row."""
-    sums = outputs.astype(np.float64).sum(axis=1)
+    sums = np.asarray(outputs, np.float64).sum(axis=1)
     return bool((outputs >= 0).all() and (np.abs(sums - 1) < SUM_TOLERANCE).all())
 
 
@@ -88,3 +90,12 @@ def _have_softmax(logits, expected):
     return probabilities.shape == expected.shape and np.allclose(
         probabilities, expected, atol=SUM_TOLERANCE / 2
     )
+
+
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Layers of a model and of the models within it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from all_layers(layer)
+        else:
+            yield layer

@@ -5,18 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from nsk.errors import UserError
-from nsk.models import class_logits, families, model_files, named_weights, saved_models, weights
-from nsk.models.keras_formats import HDF5_SUFFIXES
+from nsk.models import class_logits, model_sources
 from nsk.models.pixel_scales import PIXEL_SCALES
-
-FORMS = (
-    "a .keras file or the folder of one, a SavedModel folder, a whole-model .h5 file, or the name "
-    "of a network with --weights=FILE"
-)
+from nsk.models.saved_models import on_one_replica
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +39,15 @@ class Classifier:
     """An image classifier, whatever file it is from.
 
     Attributes:
-        model: from float32 pixels in [0, 255], shape (n, image_size, image_size, 3), to
-            float logits (n, num_classes), called as `model(images, training=False)`;
-            differentiable.
+        model: from float32 pixels in [0, 255], shape (n, image_size, image_size, 3), to float32
+            logits (n, num_classes), called as `model(images, training=False)`; differentiable.
         image_size: side of the square images in pixels.
         num_classes: number of classes.
         class_names: names in the order of the logits; None: not known.
         sha256: SHA-256, in hex, of the content of the model's files.
         weights_format: "keras" (a whole model), "saved_model", "nsk", "keras.applications" or
-            "tf1": with the model's name it decides the crop, see `evaluation_decoding`.
+            "tf1": with the model's name it decides the crop, see
+            `nsk.data.evaluation_decoding.default_crop`.
     """
 
     model: keras.Model | ImageModel
@@ -69,26 +63,9 @@ class Classifier:
         return self.model.name
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """What a file holds, before it is known to be a classifier.
-
-    `function` maps images of `input_shape` to logits or probabilities; a `keras.Model` is one.
-    `file` is the path beside which the names of the classes may stand.
-    """
-
-    name: str
-    function: Callable
-    input_shape: tuple[int | None, ...]
-    file: Path
-    sha256: str
-    weights_format: str
-    class_names: list[str] | None = None
-
-
 def load_classifier(
     model: str,
-    weights_path: str = "",
+    weights: str = "",
     *,
     image_size: int = 0,
     class_count: int | None = None,
@@ -98,206 +75,142 @@ def load_classifier(
 
     Args:
         model: path of a `.keras` file, of a stage's or export's folder, of a SavedModel (a program:
-            load only those that you trust) or of a `.h5` file with a whole Keras model; or the name
-            of a network if there are `weights_path`.
-        weights_path: weights of the named network, the classifier's included, see
-            `weights.weight_files`; "": `model` is a path.
+            load only those that you trust) or of an HDF5 file with a whole Keras model; or the name
+            of a network if there are `weights`.
+        weights: path of the weights of the named network, those of its classifier included, see
+            `nsk.models.weights.weight_files`; "": `model` is a path.
         image_size: side of the images in pixels; 0: the model's own. Others are for networks by
             name and for models of any size only.
         class_count: expected number of classes; None: any.
-        pixels: scale of the pixels that a model expects, a key of `PIXEL_SCALES`; "": [0, 255], as
-            networks of this project do. Not for networks by name.
-
-    Returns:
-        `Classifier`.
+        pixels: scale of the pixels that a model expects, a key of `PIXEL_SCALES`; "": [0, 255].
+            Not for networks by name.
 
     Raises:
         UserError: the model cannot be loaded, is no classifier of square RGB images, or has another
             image size or number of classes than expected.
     """
-    if pixels and pixels not in PIXEL_SCALES:
-        raise UserError(f"--pixels={pixels}: expected one of {', '.join(PIXEL_SCALES)}.")
-    if weights_path:
-        loaded = _load_network(model, Path(weights_path), image_size, pixels)
+    _check_pixels(pixels, model, weights)
+    if weights:
+        source = model_sources.read_network(model, Path(weights), image_size)
     else:
-        loaded = _load_path(model)
-    size = _image_size(loaded, model, image_size)
-    if not pixels:
-        _check_scale_is_known(loaded, model)
-    callable_model, num_classes = _as_logits(loaded, model, size, pixels or "255")
+        source = model_sources.read_path(model)
+    size = _image_size(source, image_size)
+    if not pixels and not weights:
+        _check_scale_is_known(source)
+    callable_model, num_classes = _to_logits(source, size, pixels or "255")
     if class_count not in (None, num_classes):
         raise UserError(
-            f"The model {model} has {num_classes} classes: expected {class_count}, as the images' "
-            "labels have. Give a model of these classes."
+            f"The model {model} has {num_classes} classes: expected {class_count}, as the images "
+            "have. Give a model or images of the same classes."
         )
-    names = model_files.read_class_names(loaded.file) or loaded.class_names
+    names = source.class_names
     if names and len(names) != num_classes:
         raise UserError(
-            f"The model {model} has {num_classes} classes, but {len(names)} names of classes "
-            f"beside it in {loaded.file.parent}: give the class_names.txt of this model."
+            f"The model {model} has {num_classes} classes, but {len(names)} names of classes are "
+            "beside it: correct class_names.txt there, one name per line, or remove it."
         )
     return Classifier(
-        callable_model, size, num_classes, names, loaded.sha256, loaded.weights_format
+        callable_model, size, num_classes, names, source.sha256, source.weights_format
     )
 
 
-def _load_network(name, path, image_size, pixels):
-    """A network by its name, with weights from a file."""
-    if pixels:
+def _check_pixels(pixels, model, weights):
+    """UserError for a scale that is unknown or not a choice."""
+    if pixels and pixels not in PIXEL_SCALES:
+        raise UserError(f"--pixels={pixels}: expected one of {', '.join(PIXEL_SCALES)}.")
+    if pixels and weights:
         raise UserError(
-            f"--pixels={pixels} is for models from files: {name} normalises pixels as its weights "
+            f"--pixels={pixels} is for models from files: {model} scales pixels as its weights "
             "expect. Leave it out."
         )
-    try:
-        families.check_name(name)
-    except UserError as error:
-        reason = str(error).removeprefix("--models: ")
-        raise UserError(f"--model={name} with --weights={path}: {reason}") from None
-    network = named_weights.load(name, path, image_size)
-    file = weights.weight_files(path)[0]
-    return _Loaded(
-        name,
-        network.model,
-        network.model.input_shape,
-        file,
-        weights.sha256(path),
-        network.weights_format,
-    )
 
 
-def _load_path(model):
-    """A model of any form from a file or folder."""
-    path = Path(model)
-    if path.is_dir() and (path / "model.keras").is_file():
-        path = path / "model.keras"
-    if path.is_dir() and saved_models.is_saved_model(path):
-        saved = saved_models.load(path)
-        name = path.parent.name if path.name == "saved_model" else path.name
-        digest = saved_models.sha256(path)
-        return _Loaded(
-            name, saved.function, saved.input_shape, path, digest, "saved_model", saved.class_names
-        )
-    if path.suffix == ".keras" and path.is_file():
-        return _load_keras(model_files.load_model(path), path)
-    if path.suffix in HDF5_SUFFIXES and path.is_file():
-        return _load_keras(model_files.load_hdf5_model(path), path)
-    raise UserError(_why_not_loadable(model, path))
-
-
-def _load_keras(model, path):
-    """A whole Keras model."""
-    is_application = model.layers[-1].name == "predictions"
-    weights_format = "keras.applications" if is_application else "keras"
-    digest = weights.sha256(path)
-    return _Loaded(model.name, model, model.input_shape, path, digest, weights_format)
-
-
-def _why_not_loadable(model, path):
-    """Message for a path that is none of the forms."""
-    if path.is_dir():
-        return (
-            f"The folder {model} holds neither model.keras nor saved_model.pb: give {FORMS}; of a "
-            "checkpoint, name the network: --model=NAME --weights=FOLDER."
-        )
-    if path.exists():
-        return f"The file {model} is not a model that can be loaded: give {FORMS}."
-    try:
-        families.check_name(model)
-    except UserError as error:
-        reason = str(error).removeprefix("--models: ")
-        return f"--model={model}: no such file or folder, and {reason}"
-    return f"--model={model} is the name of a network: give its weights, too: --weights=FILE."
-
-
-def _image_size(loaded, model, image_size):
+def _image_size(source, image_size):
     """Side of the images in pixels."""
-    height, width, channels = loaded.input_shape[1:]
+    height, width, channels = source.input_shape[1:]
     if channels != 3:
-        raise UserError(f"The model {model} takes images of {channels} channels: expected 3.")
+        raise UserError(
+            f"The model {source.given} takes images of {channels} channels: expected one of RGB "
+            "images, with 3."
+        )
     if height != width:
         raise UserError(
-            f"The model {model} takes images of {height} x {width} pixels: expected a square."
+            f"The model {source.given} takes images of {height} x {width} pixels: expected a model "
+            "of square images."
         )
-    if height is None and not image_size:
-        raise UserError(f"The model {model} takes images of any size: give --image_size=PIXELS.")
-    if image_size and height not in (None, image_size):
+    if not (height or image_size):
         raise UserError(
-            f"The model {model} takes images of {height} pixels, not --image_size={image_size}: "
-            "leave it out. (Networks by name, with --weights, take any size.)"
+            f"The model {source.given} takes images of any size: give --image_size=PIXELS."
+        )
+    if height and image_size not in (0, height):
+        raise UserError(
+            f"The model {source.given} takes images of {height} pixels, not "
+            f"--image_size={image_size}: leave it out. Only networks by name, with --weights, and "
+            "models of any size take others."
         )
     return height or image_size
 
 
-def _check_scale_is_known(loaded, model):
+def _check_scale_is_known(source):
     """UserError for a network of `keras.applications` that leaves the pixels' scale to its user."""
-    if loaded.weights_format != "keras.applications" or not isinstance(
-        loaded.function, keras.Model
-    ):
+    if not source.is_keras or source.weights_format != "keras.applications":
         return
-    known = keras.layers.Rescaling | keras.layers.Normalization
-    if not any(isinstance(layer, known) for layer in _layers(loaded.function)):
+    scales = keras.layers.Rescaling | keras.layers.Normalization
+    if not any(isinstance(layer, scales) for layer in class_logits.all_layers(source.model)):
         raise UserError(
-            f"The model {model} is the network {loaded.name} of keras.applications, which does not "
-            "normalise pixels: give --pixels="
-            f"{'|'.join(PIXEL_SCALES)}, as its preprocess_input does (caffe for ResNet and VGG, "
-            "symmetric for ResNetV2, MobileNet and Inception, imagenet for DenseNet)."
+            f"The model {source.given} is {source.name} of keras.applications, which does not "
+            f"scale pixels itself: give --pixels={'|'.join(PIXEL_SCALES)}, as its preprocess_input "
+            "does (caffe for ResNet and VGG, symmetric for ResNetV2, MobileNet and Inception, "
+            "imagenet for DenseNet)."
         )
 
 
-def _layers(model):
-    """All layers of a model, those of models within it included."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
+def _to_logits(source, size, pixels):
+    """(model that returns logits, number of classes); decided by its outputs for a few images."""
+    model, scale = source.model, PIXEL_SCALES[pixels]
+    if source.is_keras:
+        class_logits.check_not_sigmoid(model, source.given)
+    images = scale(class_logits.probe_images(size))
+    outputs = _try(source, size, images)
+    takes_log = class_logits.are_probabilities(outputs.numpy())
+    if takes_log and source.is_keras:
+        stripped = class_logits.without_softmax(model, images)
+        model, takes_log = stripped or model, stripped is None
+    is_complete = outputs.dtype == tf.float32 and pixels == "255" and not takes_log
+    if not (source.is_keras and is_complete and source.input_shape[1] == size):
+        function = _compose(model, scale, takes_log)
+        model = ImageModel(source.name, (None, size, size, 3), function)
+    return model, outputs.shape[1]
 
 
-def _as_logits(loaded, model, size, pixels):
-    """(model that returns logits, number of classes); tried with three images."""
-    is_keras = isinstance(loaded.function, keras.Model)
-    function = loaded.function
-    if is_keras:
-        class_logits.check_not_sigmoid(function, model)
-    images = PIXEL_SCALES[pixels](class_logits.probe_images(size))
-    outputs = _try(loaded, model, size, images)
-    log = class_logits.are_probabilities(outputs)
-    if log and is_keras:
-        stripped = class_logits.without_softmax(function, images)
-        function, log = stripped or function, stripped is None
-    unchanged = is_keras and not log and pixels == "255" and loaded.input_shape[1] == size
-    if not unchanged:
-        function = _compose(function, PIXEL_SCALES[pixels], is_keras, log)
-        function = ImageModel(loaded.name, (None, size, size, 3), function)
-    return function, outputs.shape[1]
-
-
-def _compose(function, scale, is_keras, log):
-    """A function from pixels in [0, 255] to logits."""
-
-    def call(images):
-        images = scale(tf.cast(images, tf.float32))
-        outputs = function(images, training=False) if is_keras else function(images)
-        outputs = tf.cast(outputs, tf.float32)
-        return class_logits.log_probabilities(outputs) if log else outputs
-
-    return call
-
-
-def _try(loaded, model, size, images):
-    """Outputs of a model for images: float array (n, classes)."""
-    arguments = {"training": False} if isinstance(loaded.function, keras.Model) else {}
+def _try(source, size, images):
+    """Outputs of a model for images: floats (n, classes)."""
     try:
-        outputs = tf.cast(loaded.function(images, **arguments), tf.float32).numpy()
+        outputs = on_one_replica(_call, source.model, images)
     except Exception as error:  # A model of any origin may raise anything.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
-            f"The model {model} cannot classify images of {size} pixels ({reason}): give another "
-            "--image_size or another model."
+            f"The model {source.given} cannot classify images of {size} pixels ({reason}): give "
+            "another --image_size or another model."
         ) from None
-    if np.ndim(outputs) != 2 or outputs.shape[1] < 2:
+    if outputs.shape.rank != 2 or outputs.shape[1] < 2 or not outputs.dtype.is_floating:
         raise UserError(
-            f"The model {model} returns {np.shape(outputs)} for {len(images)} images: expected "
-            "logits or probabilities of at least two classes."
+            f"The model {source.given} returns {outputs.dtype.name} {tuple(outputs.shape)} for "
+            f"{len(images)} images: expected logits or probabilities of at least two classes."
         )
     return outputs
+
+
+def _compose(model, scale, takes_log):
+    """A function from pixels in [0, 255] to float32 logits."""
+
+    def logits(images):
+        outputs = tf.cast(_call(model, scale(tf.cast(images, tf.float32))), tf.float32)
+        return class_logits.log_probabilities(outputs) if takes_log else outputs
+
+    return logits
+
+
+def _call(model, images):
+    """Outputs of a Keras model or of a function."""
+    return model(images, training=False) if isinstance(model, keras.Model) else model(images)

@@ -52,7 +52,6 @@ def load(name: str, path: Path, image_size: int = 0) -> NamedNetwork:
         UserError: the file cannot be read, does not fit the network or has no classifier, or the
             image size is not known.
     """
-    families.check_name(name)
     read = weights.read(path)
     file = weights.weight_files(path)[0]
     size = image_size or _stored_image_size(file) or PUBLISHED_SIZES.get(name)
@@ -60,7 +59,6 @@ def load(name: str, path: Path, image_size: int = 0) -> NamedNetwork:
         raise UserError(
             f"The image size of {name} is not known from {path}: give --image_size=PIXELS."
         )
-    families.check_image_size(name, size)
     num_classes = _num_classes(read)
     model = families.build_model(name, num_classes=num_classes, image_size=size)
     if assign(model, read):

@@ -6,6 +6,7 @@ A SavedModel is a program: load only those that you trust.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -81,6 +82,18 @@ def load(folder: Path) -> SavedModel:
     return _from_signature(loaded, signature)
 
 
+def on_one_replica(function: Callable, *args: Any) -> Any:
+    """Result of a function on the first replica of the current strategy.
+
+    A SavedModel that is loaded within a strategy's scope can be called on a replica only.
+    """
+    strategy = tf.distribute.get_strategy()
+    results = strategy.run(function, args)
+    return tf.nest.map_structure(
+        lambda result: strategy.experimental_local_results(result)[0], results
+    )
+
+
 def _from_signature(loaded, signature):
     """The `SavedModel` of a suitable signature; keeps `loaded`, which owns the variables."""
     (argument,) = _inputs(signature).items()
@@ -95,7 +108,8 @@ def _from_signature(loaded, signature):
     names = None
     labels = signature.structured_outputs.get("labels")
     if labels is not None and labels.dtype == tf.string and None not in spec.shape[1:]:
-        outputs = signature(**{input_name: tf.zeros([1, *spec.shape[1:]], spec.dtype)})
+        black = {input_name: tf.zeros([1, *spec.shape[1:]], spec.dtype)}
+        outputs = on_one_replica(lambda: signature(**black))
         names = [label.decode() for label in outputs["labels"].numpy().reshape(-1)]
     return SavedModel(call, tuple(spec.shape), names)
 
