@@ -36,5 +36,5 @@ clean:
 	{ test -x .venv/bin/python || $(PYTHON) -m venv .venv; } && $(PIP) -r requirements.txt && touch $@ && \
 	echo "Install: $$((SECONDS - started)) s"
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-beam.txt
-	@$(PIP) -r requirements.txt -r requirements-beam.txt -r requirements-dev.txt && touch $@
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-beam.txt requirements-video.txt
+	@$(PIP) -r requirements.txt -r requirements-beam.txt -r requirements-video.txt -r requirements-dev.txt && touch $@

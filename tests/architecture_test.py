@@ -42,9 +42,11 @@ ALLOWED = {
         "nsk.distributed.device_memory",
     },
     "nsk.evaluation.metrics": set(),
+    "nsk.evaluation.calibration": {"nsk.evaluation.metrics"},
+    "nsk.evaluation.robustness": {"nsk.evaluation.metrics"},
     "nsk.evaluation.shard_predictor": {"nsk.evaluation", "nsk.data", "nsk.models.model_files"},
     "nsk.pseudo": {"nsk.pseudo", "nsk.evaluation.prediction_files"},
-    "nsk.pseudo.calibration": set(),
+    "nsk.pseudo.calibration": {"nsk.evaluation.calibration"},
     "nsk.pseudo.policies": {"nsk.pseudo.ranking", "nsk.pseudo.radix_selection"},
     "nsk.decisions": {
         "nsk.evaluation.metrics",

@@ -6,6 +6,8 @@ computed in float64. Every function raises ValueError for empty arrays, wrong sh
 range, NaN, or rows that are not log-probabilities (logits, say).
 """
 
+from typing import Literal
+
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
@@ -23,7 +25,7 @@ def top_k_accuracy(log_probabilities: ArrayLike, labels: ArrayLike, k: int) -> f
 
     Among equally probable classes the first counts as more probable, as in `np.argmax`.
     """
-    log_probabilities, labels = _check(log_probabilities, labels)
+    log_probabilities, labels = check_predictions(log_probabilities, labels)
     if k < 1:
         raise ValueError(f"k={k}: expected 1 or more.")
     label_log_probabilities = log_probabilities[np.arange(len(labels)), labels][:, np.newaxis]
@@ -35,13 +37,13 @@ def top_k_accuracy(log_probabilities: ArrayLike, labels: ArrayLike, k: int) -> f
 
 def negative_log_likelihood(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean of -log p(label), in nats; infinite if a label has the probability 0."""
-    log_probabilities, labels = _check(log_probabilities, labels)
+    log_probabilities, labels = check_predictions(log_probabilities, labels)
     return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
 
 
 def brier(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean over images of sum_k (p_k - [k is the label])^2, in [0, 2]."""
-    log_probabilities, labels = _check(log_probabilities, labels)
+    log_probabilities, labels = check_predictions(log_probabilities, labels)
     errors = np.exp(log_probabilities)
     errors[np.arange(len(labels)), labels] -= 1
     return float(np.mean(np.sum(errors**2, axis=1)))
@@ -57,15 +59,35 @@ def expected_calibration_error(
     Reference:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
     """
-    log_probabilities, labels = _check(log_probabilities, labels)
+    log_probabilities, labels = check_predictions(log_probabilities, labels)
     correct = log_probabilities.argmax(axis=1) == labels
     confidences = np.exp(log_probabilities.max(axis=1))
-    inner_edges = np.arange(1, num_bins) / num_bins
-    bins = np.searchsorted(inner_edges, confidences, side="left")
+    bins = confidence_bins(confidences, num_bins)
     # n_b |accuracy_b - confidence_b| = |sum of (correct - confidence)|: no division by the number
     # of images of an empty bin.
     gaps = np.bincount(bins, weights=correct - confidences, minlength=num_bins)
     return float(np.sum(np.abs(gaps)) / len(labels))
+
+
+def confidence_bins(
+    confidences: np.ndarray, num_bins: int, closed: Literal["upper", "lower"] = "upper"
+) -> np.ndarray:
+    """Bins of equal width in [0, 1] that hold confidences.
+
+    Args:
+        confidences: float array in [0, 1]. By rounding they may be slightly outside.
+        num_bins: int B, at least 1.
+        closed: the edge that belongs to a bin: with "upper" bin b holds (b / B, (b + 1) / B], with
+            "lower" [b / B, (b + 1) / B). 0 is always in the first bin, and 1 in the last.
+
+    Returns:
+        int64 array of the same shape, in [0, num_bins).
+    """
+    if num_bins < 1:
+        raise ValueError(f"num_bins={num_bins}: expected 1 or more.")
+    inner_edges = np.arange(1, num_bins) / num_bins
+    side = "left" if closed == "upper" else "right"
+    return np.searchsorted(inner_edges, confidences, side=side)
 
 
 def summarize(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float | int | None]:
@@ -75,7 +97,7 @@ def summarize(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, floa
         dict with the floats `accuracy`, `top5` (None with five classes or fewer), `nll`, `ece` and
         `brier`, and the int `images`.
     """
-    log_probabilities, labels = _check(log_probabilities, labels)
+    log_probabilities, labels = check_predictions(log_probabilities, labels)
     has_top5 = log_probabilities.shape[1] > 5
     return {
         "accuracy": accuracy(log_probabilities, labels),
@@ -130,7 +152,9 @@ def chance_p_value(num_correct: int, labels: ArrayLike, num_classes: int) -> flo
     return float(test.pvalue)
 
 
-def _check(log_probabilities, labels):
+def check_predictions(
+    log_probabilities: ArrayLike, labels: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns both as float64 (n, num_classes) and int64 (n,) arrays, or raises ValueError."""
     log_probabilities = np.asarray(log_probabilities, np.float64)
     if log_probabilities.ndim != 2 or log_probabilities.shape[1] < 2:

@@ -8,46 +8,17 @@ class, estimated on dev.
 import dataclasses
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+
+from nsk.evaluation.calibration import apply_temperature
 
 # With fewer dev images a precision is too uncertain to set a threshold.
 MIN_DEV_IMAGES = 20
-TEMPERATURES = (0.05, 20.0)
-
-
-def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Finds the temperature T that minimises the negative log-likelihood of softmax(log p / T).
-
-    Args:
-        log_probabilities: float array of shape (n, num_classes).
-        labels: int array of shape (n,), the true ones.
-
-    Returns:
-        float within `TEMPERATURES`; above 1 if the confidences are too high.
-
-    Reference:
-        [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
-    """
-    log_probabilities = np.asarray(log_probabilities, np.float64)
-    label_log_probabilities = log_probabilities[np.arange(len(labels)), labels]
-
-    def loss(log_temperature):
-        factor = np.exp(-log_temperature)
-        normalizers = scipy.special.logsumexp(log_probabilities * factor, axis=1)
-        return float(np.mean(normalizers - label_log_probabilities * factor))
-
-    minimum = scipy.optimize.minimize_scalar(
-        loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}
-    )
-    return float(np.exp(minimum.x))
 
 
 def calibrated_confidences(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probability of each top-1 class at a temperature: float32 array of shape (n,)."""
-    scaled = np.asarray(log_probabilities, np.float64) / temperature
-    normalizers = scipy.special.logsumexp(scaled, axis=1)
-    return np.exp(scaled.max(axis=1) - normalizers).clip(0.0, 1.0).astype(np.float32)
+    highest = apply_temperature(log_probabilities, temperature).max(axis=1)
+    return np.exp(highest).clip(0.0, 1.0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,8 +83,13 @@ def _add_suites(generations, results):
         described = describe_suites(stages, baseline)
         if index - 1 in results.suites:
             earlier = results.suites[index - 1]
-            for name, difference in relative.compare_with_teacher(stages, earlier).items():
-                described[name]["difference_to_teacher"] = difference
+            for name, stage in stages.items():
+                described[name] |= {
+                    f"difference_to_teacher_{key}": value
+                    for key, value in relative.paired_differences(
+                        name, stage.path, earlier[name].path
+                    ).items()
+                }
         generations[index]["suites"] = described
         for name, found in described.items():
             generations[index]["test"] |= named_metrics(name, found)

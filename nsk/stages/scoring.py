@@ -12,6 +12,7 @@ from nsk.config.fields import used_values
 from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
+from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
@@ -232,7 +233,7 @@ def _score_dev(dev, predict, folder, top_k):
     batches = list(predict(dev, range(len(dev.names))))
     log_probabilities = np.concatenate([batch.log_probabilities for batch in batches])
     truth = np.concatenate([batch.labels for batch in batches])
-    fitted = calibration.fit_temperature(log_probabilities, truth)
+    fitted = fit_temperature(log_probabilities, truth)
     temperature = json.loads(write_once(folder / TEMPERATURE_FILE, json.dumps(fitted).encode()))
     calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
     ids = [image_id for batch in batches for image_id in batch.ids]

@@ -3,66 +3,18 @@
 import itertools
 
 import numpy as np
-import pytest
 import scipy.special
 
 from nsk.pseudo.calibration import (
     MIN_DEV_IMAGES,
-    TEMPERATURES,
     calibrated_confidences,
     count_correct,
-    fit_temperature,
     precision_thresholds,
 )
 
 
 def log_softmax(logits):
     return scipy.special.log_softmax(logits, axis=1).astype(np.float32)
-
-
-def true_labels(rng, logits):
-    """Labels drawn from softmax(logits)."""
-    cumulative = np.cumsum(scipy.special.softmax(logits, axis=1), axis=1)
-    return np.minimum((cumulative < rng.random((len(logits), 1))).sum(axis=1), logits.shape[1] - 1)
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
-@pytest.mark.parametrize("num_classes", [2, 10])
-def test_the_temperature_of_scaled_logits_is_found(temperature, num_classes):
-    """The logits are those that the labels were drawn from, times the temperature."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (20_000, num_classes))
-    labels = true_labels(rng, logits)
-    found = fit_temperature(log_softmax(logits * temperature), labels)
-    assert isinstance(found, float)
-    assert found == pytest.approx(temperature, rel=0.04)
-
-
-def test_no_other_temperature_has_a_smaller_loss():
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        log_probabilities = log_softmax(rng.normal(0, 3, (50, 4)))
-        labels = true_labels(rng, log_probabilities * rng.choice([0.3, 1, 2]))
-
-        def loss(temperature, log_probabilities=log_probabilities, labels=labels):
-            scaled = scipy.special.log_softmax(
-                log_probabilities.astype(np.float64) / temperature, axis=1
-            )
-            return -scaled[np.arange(50), labels].mean()
-
-        found = fit_temperature(log_probabilities, labels)
-        temperatures = np.geomspace(*TEMPERATURES, 400)
-        assert loss(found) <= min(map(loss, temperatures)) + 1e-9
-
-
-def test_the_temperature_is_within_its_bounds_if_dev_is_all_correct_or_all_wrong():
-    log_probabilities = log_softmax(np.eye(3)[[0, 1, 2] * 20] * 2)
-    correct = np.array([0, 1, 2] * 20)
-    sharpest = fit_temperature(log_probabilities, correct)
-    flattest = fit_temperature(log_probabilities, (correct + 1) % 3)
-    low, high = TEMPERATURES
-    assert low <= sharpest < 0.1
-    assert 0.95 * high < flattest <= high
 
 
 def test_a_temperature_above_1_lowers_every_confidence():

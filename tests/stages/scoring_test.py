@@ -9,9 +9,10 @@ from sklearn import datasets
 from nsk.data import pipeline, records
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
+from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
-from nsk.pseudo.calibration import calibrated_confidences, fit_temperature
+from nsk.pseudo.calibration import calibrated_confidences
 from nsk.stages import ingestion, scoring, training
 from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import (

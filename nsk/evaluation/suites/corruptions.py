@@ -86,6 +86,11 @@ def _names(chosen):
     return [name for name in library.CORRUPTIONS if name in wanted]
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names of the corruptions in a folder, in the published order."""
+    return [name for name in library.CORRUPTIONS if (folder / f"{name}-1.parquet").exists()]
+
+
 def conditions(names: Sequence[str]) -> list[tuple[str, int]]:
     """(name, severity) of all conditions, in order."""
     return [(name, severity) for name in names for severity in SEVERITIES]
@@ -101,7 +106,7 @@ def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """The errors in the files of a folder."""
     clean, wrong = read_wrong(folder, names)
     errors = wrong.mean(axis=0).reshape(len(names), len(SEVERITIES))
-    interval = robustness.bootstrap_interval(wrong, lambda errors: errors.mean(axis=-1))
+    interval = robustness.bootstrap_interval(wrong)
     return {
         "clean_error": float(clean.mean()),
         "mean_error": float(errors.mean()),

@@ -124,17 +124,31 @@ def read_classes(path: Path) -> np.ndarray:
     return column.flatten().flatten().to_numpy().reshape(-1, frames, classes)
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names of the perturbation sets in a folder, in the published order."""
+    return [name for name in library.PERTURBATIONS if (folder / f"{name}.parquet").exists()]
+
+
+def read_flip_shares(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """Share of flips of every image in each set, float64 (n, sets)."""
+    columns = []
+    for name in names:
+        predictions = read_classes(folder / f"{name}.parquet")[..., 0]
+        is_noise = library.PERTURBATIONS[name].is_noise
+        columns.append(robustness.flip_shares(predictions, is_noise))
+    return np.stack(columns, axis=1)
+
+
 def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """The flip probabilities in the files of a folder."""
-    flips, against_first, distances = [], {}, {}
+    against_first, distances = {}, {}
     for name in names:
         classes = read_classes(folder / f"{name}.parquet")
-        is_noise = library.PERTURBATIONS[name].is_noise
-        flips.append(robustness.flip_shares(classes[..., 0], is_noise))
-        against_first[name] = float(robustness.flip_shares(classes[..., 0], True).mean())
+        against_first[name] = robustness.flip_probability_against_first(classes[..., 0])
         if classes.shape[-1] == TOP_CLASSES:
+            is_noise = library.PERTURBATIONS[name].is_noise
             distances[name] = robustness.top5_distance(classes, is_noise)
-    shares = np.stack(flips, axis=1)
+    shares = read_flip_shares(folder, names)
     return {
         "mean_flip_probability": float(shares.mean()),
         "mean_flip_probability_interval": list(robustness.bootstrap_interval(shares)),
