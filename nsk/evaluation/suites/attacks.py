@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsk.evaluation import attacks, robustness
-from nsk.evaluation.attacks import AttackedModel, PgdSettings
+from nsk.evaluation.attacked_model import AttackedModel
+from nsk.evaluation.attacks import PgdSettings
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites.conditions import Batch, ChosenImages, predict_condition

@@ -74,7 +74,9 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     return {
         **measure(folder, names),
         "images": len(clean.ids),
-        "constants": library.constants_for(side, corruption_constants),
+        "seed": evaluation_seed,
+        "source": "generated",
+        "constants": library.choose_constants((side, side), corruption_constants),
         "frost": "photographs" if frost_textures else "procedural texture",
     }
 
