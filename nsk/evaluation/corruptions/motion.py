@@ -43,7 +43,8 @@ def blur_along_angle(
 
     A pixel is the weighted mean of itself and the 2 * radius pixels that follow along the angle,
     each rounded to the nearest pixel, with the weights exp(-i^2 / (2 sigma^2)). Beyond the border
-    the border's pixels are repeated.
+    the border's pixels are repeated. Results are rounded, as by most builds of ImageMagick; 6.9.11
+    with 16-bit integers truncates them when it writes 8 bits.
 
     Args:
         images: uint8 or float (n, height, width) or (n, height, width, channels).
