@@ -7,22 +7,29 @@ Reference:
     [Hendrycks and Dietterich, 2019](https://arxiv.org/abs/1903.12261)
 """
 
+import functools
 import io
+import math
+from collections.abc import Callable
 
 import numpy as np
-import scipy.ndimage
+import scipy.fft
 from PIL import Image
 
-from nsk.evaluation.corruptions.chunks import chunks
 from nsk.evaluation.corruptions.color import hsv_to_rgb, rgb_to_hsv
 from nsk.evaluation.corruptions.levels import LEVELS, to_levels
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
-ELASTIC_TRUNCATE = 3  # Standard deviations at which the kernel of displacements ends.
+# Standard deviations at which the kernel ends that smooths displacements.
+TRUNCATE = 3
+# Positions of the affine part are rounded to multiples of 1 / 1024, their sums to 1 / 32 pixel.
+POSITION_STEPS, PIXEL_STEPS = 1024, 32
+# Positions further outside of an image, in pixels, are taken for this one.
+MAX_POSITION = 2**15
 
 
 def brightness(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.ndarray:
-    """Adds `amount` to the value of hue, saturation and value; `numbers` is not used."""
+    """Adds `amount` to the value V of HSV; `numbers` is not used."""
     del numbers
 
     def brighten(hue, saturation, value):
@@ -34,7 +41,7 @@ def brightness(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.
 def saturate(
     images: np.ndarray, numbers: RandomNumbers, factor: float, amount: float
 ) -> np.ndarray:
-    """Saturation s becomes s * factor + amount; `numbers` is not used."""
+    """Changes the saturation S of HSV to S * factor + amount; `numbers` is not used."""
     del numbers
 
     def change(hue, saturation, value):
@@ -43,22 +50,24 @@ def saturate(
     return _change_hsv(images, change)
 
 
-def _change_hsv(images, change):
+def _change_hsv(images, change: Callable):
+    channels = LEVELS[np.moveaxis(images, -1, 0)]
     changed = np.empty_like(images)
-    for part in chunks(images.shape):
-        changed[part] = to_levels(hsv_to_rgb(*change(*rgb_to_hsv(LEVELS[images[part]]))))
+    for channel, values in enumerate(hsv_to_rgb(*change(*rgb_to_hsv(*channels)))):
+        changed[..., channel] = to_levels(values)
     return changed
 
 
 def contrast(images: np.ndarray, numbers: RandomNumbers, factor: float) -> np.ndarray:
     """Multiplies the distance from each channel's mean by `factor`; `numbers` is not used."""
     del numbers
-    values = LEVELS[images]
-    means = values.mean(axis=(1, 2), keepdims=True)
-    values -= means
-    values *= factor
-    values += means
-    return to_levels(values)
+    changed = np.empty_like(images)
+    for image, output in zip(images, changed, strict=True):
+        means = (image / 255).mean(axis=(0, 1))
+        tables = to_levels((LEVELS[:, np.newaxis] - means) * factor + means)
+        for channel in range(3):
+            output[..., channel] = tables[:, channel][image[..., channel]]
+    return changed
 
 
 def jpeg_compression(images: np.ndarray, numbers: RandomNumbers, quality: int) -> np.ndarray:
@@ -68,7 +77,7 @@ def jpeg_compression(images: np.ndarray, numbers: RandomNumbers, quality: int) -
     for row, image in enumerate(images):
         encoded = io.BytesIO()
         Image.fromarray(image).save(encoded, "JPEG", quality=quality)
-        changed[row] = np.asarray(Image.open(encoded))
+        changed[row] = Image.open(encoded)
     return changed
 
 
@@ -91,84 +100,127 @@ def elastic_transform(
 
     Args:
         images: uint8 (n, height, width, 3).
-        numbers: of the n images; the moves of three points, then those of all pixels along columns,
-            then along rows are drawn.
+        numbers: of the n images; six uniform numbers are drawn, the moves of three points, then one
+            for each pixel, its move along the row, and one more, along the column.
         alpha: factor of the field, pixels.
         sigma: standard deviation of the Gaussian that smooths the field, pixels.
         affine: largest move of a point, pixels.
     """
     shape = images.shape[1:3]
-    matrices = _affine_matrices(shape, numbers.uniform(-affine, affine, (3, 2)))
-    rows, columns = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    points = np.stack([columns, rows, np.ones(shape)]).reshape(3, -1)
-    fields = [_displacements(numbers, shape, alpha, sigma) for _ in range(2)]
-    changed = np.empty_like(images)
-    for part in chunks(images.shape, 2**18):
-        x, y = np.moveaxis((matrices[part] @ points).reshape(-1, 2, *shape), 1, 0)
-        moved = sample(LEVELS[images[part]], y, x, "mirror")
-        if alpha:
-            y, x = rows + fields[1][part], columns + fields[0][part]
-            moved = sample(moved, y, x, "reflect")
-        changed[part] = to_levels(moved)
-    return changed
+    moves = numbers.uniform(-affine, affine, (3, 2))
+    values = LEVELS.astype(np.float32)[np.moveaxis(images, -1, 0)]
+    values = _sample(values, *_affine_positions(shape, moves), "mirror")
+    columns, rows = (_displacements(numbers, shape, alpha, sigma) for _ in range(2))
+    rows += np.arange(shape[0])[:, np.newaxis]
+    columns += np.arange(shape[1])
+    values = _sample(values, rows, columns, "reflect")
+    return np.ascontiguousarray(np.moveaxis(to_levels(values), 0, -1))
+
+
+def _affine_positions(shape, moves):
+    """Where the pixels of an image come from whose three points are moved.
+
+    Args:
+        shape: (height, width).
+        moves: float (n, 3, 2), of each point along (x, y), pixels.
+
+    Returns:
+        (rows, columns), float64 (n, height, width), multiples of 1 / 32 pixel, as in OpenCV before
+        version 5.
+    """
+    height, width = shape
+    reach = min(shape) // 3
+    points = np.array([width // 2, height // 2]) + reach * np.array([[1, 1], [1, -1], [-1, -1]])
+    moved = (points + moves.astype(np.float32)).astype(np.float32)
+    # The matrix [a b; d e; c f] for which [x y 1] @ matrix are the positions of the pixel (x, y).
+    matrices = _solve(np.concatenate([moved, np.ones((len(moves), 3, 1))], axis=2), points)
+    positions = []
+    for axis in (1, 0):
+        along_x, along_y, constant = matrices[:, :, axis].T[:, :, np.newaxis]
+        first = np.rint((along_y * np.arange(height) + constant) * POSITION_STEPS)
+        step = np.rint(along_x * np.arange(width) * POSITION_STEPS)
+        total = first[:, :, np.newaxis] + step[:, np.newaxis]
+        positions.append(np.floor(total * (PIXEL_STEPS / POSITION_STEPS) + 0.5) / PIXEL_STEPS)
+    return positions
+
+
+def _solve(triangles, points):
+    """Solves triangle @ matrix == points by Cramer's rule; zeros if the corners are on a line."""
+    # The rows of the adjugate's transpose are cross products of the corners.
+    cofactors = np.stack(
+        [np.cross(triangles[:, (row + 1) % 3], triangles[:, (row + 2) % 3]) for row in range(3)],
+        axis=2,
+    )
+    determinants = np.einsum("nk,nk->n", triangles[:, 0], cofactors[:, :, 0])
+    inverse = np.divide(1, determinants, where=determinants != 0, out=np.zeros(len(triangles)))
+    return inverse[:, np.newaxis, np.newaxis] * (cofactors @ points)
 
 
 def _displacements(numbers, shape, alpha, sigma):
-    """A smooth field of displacements along one axis, pixels, float64 (n, height, width)."""
+    """A smooth field of displacements along one axis, pixels, float64 (n, height, width).
+
+    As borders are reflected, the cosine transform of the field is multiplied by that of the kernel.
+    """
     field = numbers.uniform(-1, 1, shape)
     if sigma:
-        field = scipy.ndimage.gaussian_filter(
-            field, sigma, mode="reflect", truncate=ELASTIC_TRUNCATE, axes=(1, 2)
-        )
-    return field * alpha
+        response = _frequency_response(shape[0], sigma)[:, np.newaxis]
+        response = response * _frequency_response(shape[1], sigma)
+        # Image by image, as the last digits depend on how many are computed together.
+        for image in field:
+            image[:] = scipy.fft.idctn(scipy.fft.dctn(image) * response)
+    field *= alpha
+    return field.astype(np.float32).astype(np.float64)
 
 
-def _affine_matrices(shape, moves):
-    """Matrices (n, 2, 3) from pixels (x, y, 1) of the result to those of the image."""
-    height, width = shape
-    center, reach = np.array([height // 2, width // 2]), min(shape) // 3
-    points = center + np.array([[reach, reach], [reach, -reach], [-reach, -reach]])
-    targets = points + moves
-    ones = np.ones((len(moves), 3, 1))
-    # target = [matrix] @ (x, y, 1), and its inverse maps pixels of the result to the image.
-    homogeneous = np.concatenate([targets, ones], axis=2)
-    return np.swapaxes(np.linalg.solve(homogeneous, np.broadcast_to(points, targets.shape)), 1, 2)
+@functools.lru_cache(maxsize=32)
+def _frequency_response(side, sigma):
+    """By what a Gaussian filter with reflected borders multiplies the frequencies of the cosines."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 / sigma**2 * steps**2)
+    weights /= weights.sum()
+    return np.cos(math.pi / side * np.arange(side)[:, np.newaxis] * steps) @ weights
 
 
-def sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
+def _sample(planes, rows, columns, border):
     """Bilinear interpolation.
 
     Args:
-        images: float64 (n, height, width, channels).
-        rows: float64 (n, height', width'), pixels.
-        columns: float64 of the same shape, pixels.
-        border: how images continue: "mirror" (d c b | a b c d) or "reflect" (c b a | a b c d).
+        planes: float32 (channels, n, height, width).
+        rows: float64 (n, height, width), pixels.
+        columns: float64 (n, height, width), pixels.
+        border: how images continue: "reflect" (c b a | a b c) or "mirror" (d c b | a b c).
 
     Returns:
-        float64 (n, height', width', channels).
+        float32 of the planes' shape.
     """
-    count, height, width, channels = images.shape
-    pixels = images.reshape(-1, channels)
-    first = (np.arange(count) * height * width)[:, np.newaxis, np.newaxis]
-    top, left = np.floor(rows), np.floor(columns)
-    below, right = (rows - top)[..., np.newaxis], (columns - left)[..., np.newaxis]
-    row_pair = [first + _inside(top + step, height, border) * width for step in (0, 1)]
-    column_pair = [_inside(left + step, width, border) for step in (0, 1)]
-    upper, lower = (
-        pixels[row + column_pair[0]] * (1 - right) + pixels[row + column_pair[1]] * right
-        for row in row_pair
-    )
-    return upper * (1 - below) + lower * below
+    height, width = planes.shape[2:]
+    tops, below = _split(rows, height, border)
+    lefts, right = _split(columns, width, border)
+    first = (np.arange(len(rows)) * (height * width))[:, np.newaxis, np.newaxis]
+    tops = [first + row * width for row in tops]
+    corners = [row + column for row in tops for column in lefts]
+    above, left = 1 - below, 1 - right
+    weights = [above * left, above * right, below * left, below * right]
+    sampled = np.empty_like(planes)
+    for plane, output in zip(planes, sampled, strict=True):
+        values = plane.ravel()
+        total = values.take(corners[0]) * weights[0]
+        for corner, weight in zip(corners[1:], weights[1:], strict=True):
+            total += values.take(corner) * weight
+        output[:] = total
+    return sampled
 
 
-def _inside(positions, side, border):
-    """Indices of the pixels that positions outside of an image stand for."""
-    positions = positions.astype(np.int64)
-    if side == 1:
-        return np.zeros_like(positions)
-    if border == "mirror":
-        period = 2 * side - 2
-        positions = np.abs(positions) % period
-        return np.minimum(positions, period - positions)
-    positions = positions % (2 * side)
-    return np.minimum(positions, 2 * side - 1 - positions)
+def _split(positions, side, border):
+    """The two pixels around positions along an axis, and the share of the second one."""
+    positions = positions.clip(-MAX_POSITION, MAX_POSITION)
+    first = np.floor(positions)
+    shares = positions - first
+    first = first.astype(np.intp)
+    low, high = (int(end) for end in (first.min(initial=0), first.max(initial=0)))
+    # np.pad continues images in all directions as often as it takes.
+    mode = "symmetric" if border == "reflect" else "reflect"
+    continued = np.pad(np.arange(side), (-low, max(0, high + 2 - side)), mode=mode)
+    first -= low
+    return (continued.take(first), continued.take(first + 1)), shares

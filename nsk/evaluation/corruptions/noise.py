@@ -14,30 +14,40 @@ from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
 
 def gaussian_noise(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> np.ndarray:
-    """Adds normal noise with the standard deviation `sigma`, where pixels are in [0, 1]."""
+    """Adds normal noise with the standard deviation `sigma`, where pixels are in [0, 1].
+
+    One normal number for each value is drawn.
+    """
     noisy = numbers.normal(images.shape[1:])
     noisy *= sigma
-    noisy += LEVELS[images]
+    noisy += images / 255
     return to_levels(noisy)
 
 
 def shot_noise(images: np.ndarray, numbers: RandomNumbers, photons: float) -> np.ndarray:
     """Draws every value from the Poisson distribution of a mean of `photons` for white."""
-    return to_levels(numbers.poisson(LEVELS[images] * photons) / float(photons))
+    return to_levels(numbers.poisson(LEVELS[images] * photons) / photons)
 
 
 def impulse_noise(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.ndarray:
-    """Sets a share `amount` of the values, channel by channel, to 0 or 255, half of them each."""
+    """Sets a share `amount` of the values, channel by channel, to 0 or 255, half of them each.
+
+    One uniform number for each value is drawn: below `amount` / 2 it becomes 255, below `amount` 0.
+    """
     draws = numbers.uniform(0, 1, images.shape[1:])
-    noisy = np.where(draws < amount, np.uint8(0), images)
+    noisy = images * (draws >= amount)
     noisy[draws < amount / 2] = 255
     return noisy
 
 
 def speckle_noise(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> np.ndarray:
-    """Multiplies every value by 1 plus normal noise with the standard deviation `sigma`."""
+    """Adds to every value itself times normal noise with the standard deviation `sigma`.
+
+    One normal number for each value is drawn.
+    """
+    values = images / 255
     noisy = numbers.normal(images.shape[1:])
     noisy *= sigma
-    noisy += 1
-    noisy *= LEVELS[images]
+    noisy *= values
+    noisy += values
     return to_levels(noisy)
