@@ -106,9 +106,7 @@ def defocus_blur(
     del numbers
     kernel = disk_kernel(radius, alias)
     reach = len(kernel) // 2
-    rows, columns = (
-        np.pad(np.arange(side), reach, mode="reflect") for side in images.shape[1:3]
-    )
+    rows, columns = (np.pad(np.arange(side), reach, mode="reflect") for side in images.shape[1:3])
     padded = images.take(rows, axis=1).take(columns, axis=2)
     if np.count_nonzero(kernel) <= MAX_DIRECT_WEIGHTS:
         blurred = _weighted_sums(padded, kernel)
