@@ -833,7 +833,9 @@ def test_pickle_is_not_used_and_models_are_loaded_in_a_single_place():
         for function, keywords in calls(tree, "load"):
             if function.split(".")[0] in ("np", "numpy"):
                 assert keywords["allow_pickle"] == "False", path
-            assert "saved_model" not in function, path
+            # A SavedModel is a program: only the one that a user names is loaded.
+            is_the_loader = path == ROOT / "nsk/models/saved_models.py"
+            assert is_the_loader or "saved_model" not in function, path
             assert not function.startswith("torch."), path  # It unpickles.
         for function, keywords in calls(tree, "load_model"):
             if function.startswith("keras."):
