@@ -8,6 +8,9 @@ from nsk.config.config import Config
 from nsk.config.evaluation import split_list
 from nsk.errors import UserError
 
+# A configuration needs a budget, even if nothing is trained.
+NO_TRAINING = {"train_images": [0], "train_epochs": [0], "train_steps": [1]}
+
 
 def execute(values: Mapping[str, Any]) -> dict | None:
     """Evaluates the model of `--model` with `--suites`.
@@ -27,7 +30,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         raise UserError(
             "--output is not given: name a folder for the results, as --output=evaluations/first."
         )
-    runner = prepare({**values, "workdir": values["output"]}, _check)
+    runner = prepare({**values, **NO_TRAINING, "workdir": values["output"]}, _check)
     from nsk.report.evaluation_report import read_baseline, report_evaluation
     from nsk.stages import adoption, evaluation, ingestion
 

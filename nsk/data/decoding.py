@@ -1,5 +1,8 @@
 """Decodes a shard's images to squares; training, scoring and the exported model all use this."""
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -33,8 +36,20 @@ def decode_image(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     )
 
 
-def decode_images(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """`decode_image` of a batch: string (batch,) to uint8 (batch, image_size, image_size, 3)."""
-    return tf.map_fn(
-        lambda image: decode_image(image, image_size), encoded, fn_output_signature=tf.uint8
-    )
+def decode_images(
+    encoded: tf.Tensor,
+    image_size: int,
+    decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Decodes a batch.
+
+    Args:
+        encoded: string tensor (batch,).
+        image_size: int, pixels.
+        decode: function of one encoded image; None: `decode_image`.
+
+    Returns:
+        uint8 tensor (batch, image_size, image_size, 3).
+    """
+    decode = decode or functools.partial(decode_image, image_size=image_size)
+    return tf.map_fn(decode, encoded, fn_output_signature=tf.uint8)

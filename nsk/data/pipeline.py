@@ -26,7 +26,11 @@ Perturbation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tuple[tf.Tensor,
 
 
 def clean_batches(
-    shard_set: ShardSet, image_size: int, batch_size: int, shards: Sequence[int] | None = None
+    shard_set: ShardSet,
+    image_size: int,
+    batch_size: int,
+    shards: Sequence[int] | None = None,
+    decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Every image of a shard set once, in file order and without noise: for scoring.
 
@@ -38,6 +42,8 @@ def clean_batches(
         image_size: side of the images, pixels.
         batch_size: largest number of images in a batch.
         shards: the shards' indices; None: all.
+        decode: function of one encoded image, a scalar string tensor, that returns uint8
+            (image_size, image_size, 3); None: `decoding.decode_image`.
 
     Returns:
         `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 if there is
@@ -52,7 +58,7 @@ def clean_batches(
 
     def parse(serialized):
         parsed = records.parse_images(serialized)
-        parsed["image"] = decode_images(parsed.pop("encoded"), image_size)
+        parsed["image"] = decode_images(parsed.pop("encoded"), image_size, decode)
         return parsed
 
     serialized = shard_set.read(shards).batch(batch_blocks.BLOCK_IMAGES)

@@ -183,15 +183,19 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
     """
     log_probabilities, labels = check_predictions(log_probabilities, labels)
-    label_log_probabilities = log_probabilities[np.arange(len(labels)), labels]
-    if np.isneginf(label_log_probabilities).any():
-        row = np.flatnonzero(np.isneginf(label_log_probabilities))[0]
+    # A softmax does not change when the largest logarithm is subtracted; then no exponential is
+    # above 1.
+    shifted = log_probabilities - log_probabilities.max(axis=1, keepdims=True)
+    of_labels = shifted[np.arange(len(labels)), labels]
+    if np.isneginf(of_labels).any():
+        row = np.flatnonzero(np.isneginf(of_labels))[0]
         raise ValueError(f"row {row}: the label has probability 0; expected a higher one.")
+    exponentials = np.empty_like(shifted)
 
     def loss(log_temperature):
         factor = np.exp(-log_temperature)
-        normalizers = scipy.special.logsumexp(log_probabilities * factor, axis=1)
-        return float(np.mean(normalizers - label_log_probabilities * factor))
+        np.exp(np.multiply(shifted, factor, out=exponentials), out=exponentials)
+        return float(np.mean(np.log(exponentials.sum(axis=1)) - of_labels * factor))
 
     minimum = scipy.optimize.minimize_scalar(
         loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}

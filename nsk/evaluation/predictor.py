@@ -2,19 +2,16 @@
 
 import collections
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from nsk.distributed import compilation, device_memory
-from nsk.errors import GenerationFailedError, UserError
+from nsk.errors import GenerationFailedError
+from nsk.evaluation.batch_function import BatchFunction
 
 VIEWS = ("image", "mirror")
-# Short batches are padded to a multiple of this, so that few batch sizes, and graphs, occur.
-BATCH_SIZE_MULTIPLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +57,30 @@ class Predictor:
         self.model = model
         self._views = views
         self._strategy = strategy or tf.distribute.get_strategy()
-        self._replicas = self._strategy.num_replicas_in_sync
-        self._batch_size = -(-batch_size // self._replicas) * self._replicas
-        is_compiled = compilation.is_compiled(jit_compile, self._strategy)
-        title = f"Predictions of {getattr(model, 'name', model)}"
-        self._forward = compilation.Compilable(self._predict_view, is_compiled, title)
-        self._global_batch = tf.function(self._predict_global_batch)
+        self._max_batch_size, self._jit_compile = batch_size, jit_compile
+        self._start = self.batch_function(self._predict_views, "predict")
 
     @property
     def batch_size(self) -> int:
         """Maximum number of images in a batch."""
-        return self._batch_size
+        return self._start.batch_size
+
+    @property
+    def views(self) -> str:
+        """What is predicted: "image" or "mirror"."""
+        return self._views
+
+    def batch_function(self, function: Callable, task: str) -> BatchFunction:
+        """Makes a function of batches that runs as the predictions do.
+
+        Args:
+            function: calls `self.model`, see `BatchFunction`.
+            task: what the function does to images, in messages: a verb.
+        """
+        name = str(getattr(self.model, "name", self.model))
+        return BatchFunction(
+            function, self._max_batch_size, self._strategy, self._jit_compile, name, task
+        )
 
     def __call__(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Predictions]:
         """Predicts batch by batch.
@@ -112,13 +122,6 @@ class Predictor:
         """
         return self._fetch(self._start(images))
 
-    def _start(self, images):
-        """Starts the prediction of a batch; returns a tensor, which a GPU may still compute."""
-        count = len(images)
-        if count > self._batch_size:
-            raise ValueError(f"{count} images: expected at most a batch of {self._batch_size}.")
-        return self._predict_padded(self._pad(images))[:count]
-
     def _fetch(self, log_probabilities):
         """The values of a tensor that `_start` returned; waits for them."""
         values = log_probabilities.numpy()
@@ -129,43 +132,11 @@ class Predictor:
             )
         return values
 
-    def _pad(self, images):
-        """Pads a short batch with black images, whose rows are dropped."""
-        multiple = math.lcm(BATCH_SIZE_MULTIPLE, self._replicas)
-        if self._forward.is_compiled:  # Every size would be compiled, which takes many seconds.
-            multiple = self._batch_size
-        size = min(-(-len(images) // multiple) * multiple, self._batch_size)
-        return tf.pad(images, [[0, size - len(images)], [0, 0], [0, 0], [0, 0]])
-
-    def _predict_padded(self, images):
-        """`_predict_global_batch`, without XLA if it cannot compile the model."""
-        try:
-            log_probabilities = self._global_batch(images)
-        except tf.errors.OpError as error:
-            if device_memory.is_full(error, self._strategy):
-                raise UserError(
-                    f"The device's memory is full: {self.model.name} cannot predict "
-                    f"{self._batch_size // self._replicas} images at a time; lower "
-                    "--eval_batch_size."
-                ) from error
-            if not isinstance(error, compilation.ERRORS) or not self._forward.fall_back(error):
-                raise
-            self._global_batch = tf.function(self._predict_global_batch)
-            log_probabilities = self._global_batch(images)
-        self._forward.succeeded()
-        return log_probabilities
-
-    def _predict_global_batch(self, batch):
-        results = self._strategy.run(self._predict_replica_share, args=(batch,))
-        return tf.concat(self._strategy.experimental_local_results(results), axis=0)
-
-    def _predict_replica_share(self, batch):
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        size = batch.shape[0] // self._replicas
-        images = tf.cast(batch[replica * size :][:size], tf.float32)
+    def _predict_views(self, images):
+        images = tf.cast(images, tf.float32)
         if self._views == "image":
-            return self._forward(images)
-        views = [self._forward(images), self._forward(tf.reverse(images, axis=[2]))]
+            return self._predict_view(images)
+        views = [self._predict_view(images), self._predict_view(tf.reverse(images, axis=[2]))]
         return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
 
     def _predict_view(self, images):

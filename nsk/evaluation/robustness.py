@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike
 
 from nsk.evaluation.metrics import paired_standard_error
 
-# AlexNet's top-1 errors on ImageNet-C at severity 1 to 5, published in the README of
-# https://github.com/hendrycks/robustness at 76d9393, and its error on clean images.
+# AlexNet's top-1 errors on ImageNet-C at severity 1 to 5, as published by the authors
+# (https://github.com/hendrycks/robustness/issues/10), and its error on clean images.
 ALEXNET_ERRORS = {
     "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
     "shot_noise": (0.71224, 0.85108, 0.93574, 0.98182, 0.99146),

@@ -1,8 +1,9 @@
-"""Loads trained models from `.keras` files without executing anything in them."""
+"""Loads trained models from Keras' files without executing anything in them."""
 
 import os
 from pathlib import Path
 
+import h5py
 import keras
 
 from nsk.errors import UserError
@@ -24,9 +25,37 @@ def load_model(path: Path) -> keras.Model:
         raise UserError(
             f"{path} is not a .keras file: give the path of a model saved by nsk or Keras."
         )
+    return _load(path, keras_formats.check_archive)
+
+
+def load_hdf5_model(path: Path) -> keras.Model:
+    """Loads an image classifier from an HDF5 file with a whole model, Keras' legacy format.
+
+    Returns:
+        As `load_model` does.
+
+    Raises:
+        UserError: the file is damaged, holds weights alone or no image classifier.
+    """
+    return _load(path, _check_holds_model)
+
+
+def _check_holds_model(path):
+    """UserError if an HDF5 file has weights alone."""
+    with h5py.File(path, "r") as opened:
+        if "model_config" not in opened.attrs:
+            raise UserError(
+                f"{path} holds weights alone: name the network, too: --model=NAME --weights={path}."
+            )
+
+
+def _load(path, check):
+    """Loads a whole model after `check(path)`, which may raise anything."""
     try:
-        keras_formats.check_archive(path)
+        check(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except UserError:
+        raise
     except Exception as error:  # Keras raises nearly anything on unexpected content.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(

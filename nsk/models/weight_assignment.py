@@ -46,7 +46,7 @@ def assign(model: keras.Model, weights: Weights) -> bool:
         raise UserError(
             f"The weights {weights.path} do not fit {model.name}: "
             f"{'; '.join(mismatches[:MAX_LISTED_LAYERS])}{more}. Give weights of this network, or "
-            "name the network of these weights in --models."
+            "name the network of these weights instead."
         )
     for layer, variables in expected.items():
         for name, variable in variables.items():

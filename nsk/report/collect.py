@@ -79,7 +79,7 @@ def _add_suites(generations, results):
     for index, stages in sorted(results.suites.items()):
         if baseline is None and index == 0 and len(results.suites) > 1:
             counts = {name: stage.counts for name, stage in stages.items()}
-            baseline = relative.baseline_of(results.chain[0].model.name, counts)
+            baseline = relative.Baseline(results.chain[0].model.name, counts)
         described = describe_suites(stages, baseline)
         if index - 1 in results.suites:
             earlier = results.suites[index - 1]

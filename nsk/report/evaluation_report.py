@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.evaluation.suites import relative
@@ -18,6 +20,7 @@ from nsk.store.folders import StageFolder
 from nsk.store.manifest import write_json
 
 FORMAT = 1  # Of evaluation.json.
+SPLITS = ("dev", "test")
 
 
 def read_baseline(given: str) -> relative.Baseline | None:
@@ -36,7 +39,7 @@ def read_baseline(given: str) -> relative.Baseline | None:
     path = Path(given).expanduser()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return relative.baseline_of(content["model"]["name"], content["suites"])
+        return relative.Baseline(content["model"]["name"], content["suites"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--baseline={given} cannot be read ({type(error).__name__}: {error}): give alexnet or "
@@ -74,6 +77,9 @@ def report_evaluation(
         "stages": {name: stage.path.name for name, stage in stages.items()},
         "environment": describe_environment(),
     }
+    for result in suites.values():
+        for warning in result.get("warnings", ()):
+            logging.warning("%s", warning)
     folder = config.workdir
     write_json(folder / "evaluation.json", content)
     _write_csv(folder / "evaluation.csv", suites)
@@ -108,46 +114,64 @@ def evaluation_tables(content: Mapping[str, Any], folder: Path) -> str:
     """The tables that a person reads: for each suite its numbers, then its values by condition."""
     lines = [""]
     for suite, result in content["suites"].items():
-        rows = [("", suite)]
-        rows += [(path, _format(value)) for path, value in _numbers(result)]
-        lines += [*align_columns(rows, left=1), ""]
-        for title, by_condition in _tables(result):
-            rows = [(title, *_header(by_condition))]
-            rows += [(name, *map(_format, _row(values))) for name, values in by_condition.items()]
+        for rows in (_numbers(suite, result), *_curves(result), *_by_condition(result)):
             lines += [*align_columns(rows, left=1), ""]
     lines += [f"Results: {folder / 'evaluation.json'}, {folder / 'evaluation.csv'}", ""]
     return "\n".join(lines)
 
 
-def _numbers(result):
-    """(name, value) of the numbers of a suite, or of each of its splits."""
+def _numbers(suite, result):
+    """Rows of a suite's numbers, or of those of its splits, with their intervals."""
+    rows = [(suite, "", "")]
     for name, value in result.items():
-        if isinstance(value, Mapping) and all(map(_is_scalar, value.values())):
-            if name in ("dev", "test"):
-                yield from ((f"{name} {metric}", number) for metric, number in value.items())
-        elif _is_scalar(value):
-            yield name, value
+        if _is_scalar(value):
+            rows.append((name, _format(value), _format_interval(result.get(f"{name}_interval"))))
+        elif name in SPLITS:
+            rows += [(f"{name} {metric}", _format(number), "") for metric, number in value.items()]
+    return rows
 
 
-def _tables(result):
-    """(name, dict by condition) of a suite's values by condition."""
+def _curves(result):
+    """For each attack the rows of its epsilons."""
     for name, value in result.items():
-        if isinstance(value, Mapping) and value and name not in ("dev", "test"):
-            yield name, value
+        if isinstance(value, Mapping) and "epsilons" in value:
+            columns = value["epsilons"], value["accuracy"], value["intervals"]
+            yield [
+                (name, "accuracy", ""),
+                *(
+                    (f"{epsilon:g}", _format(accuracy), _format_interval(interval))
+                    for epsilon, accuracy, interval in zip(*columns, strict=True)
+                ),
+            ]
 
 
-def _row(values):
-    if isinstance(values, Mapping):
-        return values.values()
-    return values if isinstance(values, list | tuple) else (values,)
-
-
-def _header(by_condition):
-    """Titles of the columns: names, or numbers from 1, as of severities."""
-    first = next(iter(by_condition.values()))
-    if isinstance(first, Mapping):
-        return tuple(first)
-    return tuple(str(index + 1) for index in range(len(_row(first))))
+def _by_condition(result):
+    """Tables of the values that have the same conditions: a column for each, or for a severity."""
+    columns_of = {}  # By the conditions: the columns' titles and values.
+    for name, value in result.items():
+        if not isinstance(value, Mapping) or not value or name in SPLITS or "epsilons" in value:
+            continue
+        columns = columns_of.setdefault(tuple(value), [])
+        first = next(iter(value.values()))
+        if isinstance(first, list | tuple):
+            for index in range(len(first)):
+                columns.append((f"{name} {index + 1}", [row[index] for row in value.values()]))
+        elif isinstance(first, Mapping):
+            columns += [
+                (key, [row[key] for row in value.values()])
+                for key, item in first.items()
+                if _is_scalar(item)
+            ]
+        else:
+            columns.append((name, list(value.values())))
+    for conditions, columns in columns_of.items():
+        yield [
+            ("", *(title for title, _ in columns)),
+            *(
+                (condition, *(_format(values[index]) for _, values in columns))
+                for index, condition in enumerate(conditions)
+            ),
+        ]
 
 
 def _is_scalar(value):
@@ -158,3 +182,10 @@ def _format(value):
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _format_interval(interval):
+    """A 95 % interval in brackets; "" if there is none."""
+    if not interval or interval[0] is None:
+        return ""
+    return f"[{_format(interval[0])}, {_format(interval[1])}]"

@@ -1,9 +1,17 @@
-"""Adoption: an earlier model as the teacher, generation 0."""
+"""Adoption: a model that was trained elsewhere, as the teacher or to be evaluated."""
 
+import dataclasses
+import functools
+import os
 import shutil
 
+from nsk.config.evaluation import EvaluationConfig
+from nsk.data.evaluation_decoding import Crop, default_crop
+from nsk.errors import UserError
 from nsk.hashing import sha256_of_file
+from nsk.models.classifier import Classifier, load_classifier
 from nsk.models.model_files import load_model
+from nsk.stages.evaluation import LoadModel
 from nsk.stages.runner import MODEL_FILE, StageRunner
 from nsk.stages.training import trainable_parameters
 from nsk.store.folders import StageFolder
@@ -25,3 +33,74 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
 
     settings = {"sha256": sha256_of_file(path)}
     return runner.build_or_reuse("gen0/teacher", build, settings, images=images)
+
+
+def adopt_any_model(runner: StageRunner, images: StageFolder) -> tuple[StageFolder, LoadModel]:
+    """Returns the stage that describes the model of `--model`, and a function that loads it.
+
+    Args:
+        runner: the runner of stages.
+        images: the stage with the images.
+
+    Raises:
+        UserError: the model cannot be loaded, or is of other classes than the images.
+    """
+    settings = runner.config.evaluation
+    names = images.counts["class_names"]
+
+    @functools.cache
+    def load():
+        with runner.runtime.local_strategy.scope():
+            classifier = load_classifier(
+                os.path.expanduser(settings.model),
+                os.path.expanduser(settings.weights),
+                image_size=runner.config.chain.image_size.at(0),
+                class_count=len(names),
+                pixels=settings.pixels,
+            )
+        return classifier.model, _crop(classifier, settings), classifier
+
+    _, crop, classifier = load()
+    _check_class_names(classifier.class_names, names, settings.model)
+    stage = runner.build_or_reuse(
+        "model",
+        lambda folder: {
+            "name": classifier.name,
+            "image_size": classifier.image_size,
+            "num_classes": classifier.num_classes,
+            "class_names": classifier.class_names or names,
+            "sha256": classifier.sha256,
+            "crop": dataclasses.asdict(crop),
+        },
+        {
+            "sha256": classifier.sha256,
+            "crop": dataclasses.asdict(crop),
+            "pixels": settings.pixels,
+        },
+    )
+    return stage, lambda: load()[:2]
+
+
+def _crop(classifier: Classifier, settings: EvaluationConfig) -> Crop:
+    """The crop that the model was made for, with the settings that were given."""
+    crop = default_crop(
+        settings.model,
+        classifier.weights_format,
+        image_size=classifier.image_size,
+        num_classes=classifier.num_classes,
+    )
+    if settings.crop_fraction:
+        crop = dataclasses.replace(crop, crop_fraction=settings.crop_fraction)
+    if settings.interpolation != "auto":
+        crop = dataclasses.replace(crop, interpolation=settings.interpolation)
+    return crop
+
+
+def _check_class_names(model_names, names, model):
+    """UserError if the classes of the model are others, or in another order."""
+    for index, (found, expected) in enumerate(zip(model_names or names, names, strict=True)):
+        if found != expected:
+            raise UserError(
+                f"--model={model}: its class {index} is {found!r}, but that of the images is "
+                f"{expected!r}: give images whose classes have the same names, in the same order."
+            )

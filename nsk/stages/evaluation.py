@@ -1,6 +1,7 @@
 """Evaluation of a model on labelled splits, with the suites of `nsk/evaluation/suites`."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 from nsk.config.evaluation import split_list
 from nsk.config.fields import used_values
 from nsk.data import pipeline
-from nsk.data.decoding import Crop
+from nsk.data.evaluation_decoding import Crop, decode_with_crop
 from nsk.data.shards import ShardSet
 from nsk.data.sources.source import describe_files
 from nsk.evaluation.predictor import Predictor
@@ -146,7 +147,15 @@ def evaluate_generations(
 def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **options):
     """What a suite finds for the shard sets of some splits; a damaged shard is a UserError."""
     images = {
-        split: SplitImages(split, pipeline.clean_batches(shards, crop, batch_size))
+        split: SplitImages(
+            split,
+            pipeline.clean_batches(
+                shards,
+                crop.image_size,
+                batch_size,
+                decode=functools.partial(decode_with_crop, crop=crop),
+            ),
+        )
         for split, shards in splits.items()
     }
     with contextlib.ExitStack() as stack:

@@ -184,6 +184,16 @@ def test_empty_bins_of_the_pooled_error_do_not_count():
     assert found == pytest.approx(0.1, abs=1e-6)
 
 
+def test_which_bin_holds_an_edge():
+    log_probabilities = np.log([[0.5, 0.25, 0.25], [0.45, 0.32, 0.23]])
+    # Two bins: 0.5 is in the lower one, with 0.45.
+    found = calibration.classwise_calibration_error(log_probabilities, [0, 1], 2)
+    assert found == pytest.approx((abs(1 - 0.95) + abs(1 - 0.57) + 0.48) / 2 / 3)
+    # Ten bins: 0.5 is in the upper one. Gaps of 0.5, 0.45, 0.32 and of the three others.
+    found = calibration.pooled_calibration_error(log_probabilities, [0, 1])
+    assert found == pytest.approx((0.5 + 0.45 + 0.68 + 0.73 / 3) / 4)
+
+
 @pytest.mark.parametrize("num_classes", [2, 6])
 def test_likelihood_and_brier_equal_those_of_scikit_learn(num_classes):
     log_probabilities, labels = random_case(num_classes=num_classes)

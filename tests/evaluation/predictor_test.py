@@ -112,7 +112,7 @@ def test_predictions_follow_the_weights_and_all_numbers_of_images_share_a_graph(
     predict = Predictor(model, 4)
     for count in (1, 3, 4):
         predict.log_probabilities(images(count))
-    assert predict._global_batch.experimental_get_tracing_count() == 1
+    assert predict._start._global_batch.experimental_get_tracing_count() == 1
     model.layers[-1].bias.assign([0.0, 1000.0, 0.0])
     received = predict.log_probabilities(images(3))
     assert np.all(received[:, 1] > -1e-6)
@@ -129,7 +129,7 @@ def test_batches_of_all_sizes_share_few_graphs():
         received = predict.log_probabilities(pixels[:count])
         assert len(received) == count
         np.testing.assert_allclose(received, expected[:count], rtol=1e-4, atol=1e-5)
-    assert predict._global_batch.experimental_get_tracing_count() == 4  # 32, 64, 96 and 100.
+    assert predict._start._global_batch.experimental_get_tracing_count() == 4  # 32, 64, 96 and 100.
 
 
 def test_a_model_that_diverged_is_an_error():
@@ -149,7 +149,7 @@ def test_more_images_than_a_batch_are_rejected():
 def compiles(predict, size):
     """Whether the graph of a batch asks XLA to compile a function."""
     images = tf.TensorSpec([size, 8, 8, 3], tf.uint8)
-    graph = predict._global_batch.get_concrete_function(images).graph.as_graph_def()
+    graph = predict._start._global_batch.get_concrete_function(images).graph.as_graph_def()
     return any(function.attr["_XlaMustCompile"].b for function in graph.library.function)
 
 
@@ -164,7 +164,7 @@ def test_compiled_predictions_equal_those_without_xla(views):
             atol=1e-5,
         )
     assert compiles(compiled, 40) and not compiles(plain, 40)
-    assert len(compiled._global_batch._list_all_concrete_functions()) == 1  # One size.
+    assert len(compiled._start._global_batch._list_all_concrete_functions()) == 1  # One size.
 
 
 def test_a_model_that_cannot_be_compiled_predicts_without_xla():

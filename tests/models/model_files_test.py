@@ -8,7 +8,7 @@ import pytest
 
 from nsk import models
 from nsk.errors import UserError
-from nsk.models.model_files import load_model, read_class_names
+from nsk.models.model_files import load_hdf5_model, load_model, read_class_names
 
 # NumPy 2 warns of the way in which Keras 3.15 reads variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -35,6 +35,20 @@ def test_models_that_are_not_image_classifiers_are_refused(tmp_path):
     for name in ("model.h5", "missing.keras"):
         with pytest.raises(UserError, match=rf"{name} is not a \.keras file"):
             load_model(tmp_path / name)
+
+
+def test_hdf5_files_are_loaded_without_executing_code_in_them(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "model.h5")
+    assert load_hdf5_model(tmp_path / "model.h5").output_shape == (None, 2)
+    shifted = keras.layers.Lambda(lambda x: x + 1)(outputs)
+    keras.Model(inputs, shifted).save(tmp_path / "lambda.h5")
+    with pytest.raises(UserError, match=r"lambda\.h5 cannot be loaded \(.*[Ll]ambda"):
+        load_hdf5_model(tmp_path / "lambda.h5")
+    keras.Model(inputs, shifted).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(UserError, match=r"weights\.h5 holds weights alone: name the network, too"):
+        load_hdf5_model(tmp_path / "m.weights.h5")
 
 
 def test_class_names_are_read_from_the_text_file_beside_the_model(tmp_path):

@@ -52,7 +52,7 @@ def test_missing_misshapen_and_unexpected_tensors_are_named(reference, network, 
     assert str(error.value) == (
         f"The weights {tmp_path}/model do not fit efficientnet_b0: block1a_se_reduce: bias is (9,) "
         "and not (8,); block2a_bn: moving_mean is missing; blocks_2/attention is not in the "
-        "network. Give weights of this network, or name the network of these weights in --models."
+        "network. Give weights of this network, or name the network of these weights instead."
     )
     for array, expected in zip(network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(array, expected)

@@ -35,7 +35,7 @@ SUITES = {
             *SUBSET,
         ),
         files=("corruption_files", "frost_textures"),
-        table={"mean_error": ".2%", "mce": ".1f"},
+        table={"mean_error": ".2%", "mce": ".1f", "relative_mce": ".1f"},
     ),
     "perturbations": Suite(
         perturbations.evaluate,

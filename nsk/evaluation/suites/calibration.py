@@ -16,8 +16,8 @@ def evaluate(
 
     Returns:
         The metrics of `calibration.calibration_metrics` and `reliability`, its bins; the same at
-        the `temperature` fitted on dev, with the prefix `scaled_`. Without dev images, `temperature`
-        is None, and there are no scaled ones.
+        the `temperature` fitted on dev, with the prefix `scaled_`. Without dev images,
+        `temperature` is None, and there are no scaled ones.
     """
     del folder  # Predictions of clean images are the suite `clean`'s.
     test = collect(predictor(splits["test"].batches))

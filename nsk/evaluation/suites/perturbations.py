@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from nsk.evaluation import perturbations as library
 from nsk.evaluation import robustness
+from nsk.evaluation.corruptions import choose_constants
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites.conditions import Batch, ChosenImages, transform_batches
@@ -21,7 +22,7 @@ TOP_CLASSES = 5
 MAX_BYTES_OF_FRAMES, MAX_FRAMES = 2**28, 41  # Of the frames of a batch.
 
 
-def evaluate(  # noqa: PLR0913 (keyword arguments only)
+def evaluate(
     predictor: Predictor,
     splits: Mapping[str, SplitImages],
     folder: Path,
@@ -70,7 +71,13 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
             _write(path, *_predict(predictor, frames_of(images, name)))
         progress.update(index + 1)
     progress.close()
-    return measure(folder, names)
+    side = predictor.model.input_shape[1]
+    return {
+        **measure(folder, names),
+        "constants": choose_constants((side, side), corruption_constants),
+        "seed": evaluation_seed,
+        "source": "generated",
+    }
 
 
 def _small_batches(images: Iterable[Batch]) -> Iterator[Batch]:

@@ -104,7 +104,7 @@ def _compare_corruptions(folder, result, baseline):
 
 
 def _corruption_errors(folder, result, other, names):
-    """mCE and relative mCE of some corruptions, with intervals."""
+    """MCE and relative mCE of some corruptions, with intervals."""
     errors, clean_error = result["errors"], result["clean_error"]
     mce = robustness.corruption_error(errors, other["errors"], names)
     relative = robustness.relative_corruption_error(
@@ -147,8 +147,10 @@ def _compare_perturbations(folder, result, baseline):
         found, reference = result[metric], other.get(metric, {})
         common = {key: value for key, value in found.items() if key in reference}
         if common:
-            rates = robustness.mean_flip_rate(common, reference) if name != "mt5d" else (
-                robustness.mean_top5_rate(common, reference)
+            rates = (
+                robustness.mean_flip_rate(common, reference)
+                if name != "mt5d"
+                else (robustness.mean_top5_rate(common, reference))
             )
             compared |= {name: rates.mean, f"{name}_rates": rates.percent}
             compared |= {f"{name}_denominator": rates.denominators}

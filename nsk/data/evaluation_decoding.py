@@ -1,0 +1,148 @@
+"""Decodes images to squares as published networks were evaluated: other crops than `decoding`'s.
+
+The published crops leave out a margin, as training on random crops shows objects enlarged.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+RULES = ("crop", "resize", "tf1")
+TF1_PADDING = 32  # Pixels of the margin on both sides together.
+# ImageNet's, of which the published networks are.
+PUBLISHED_CLASSES = 1000
+RESNET_FRACTION = 0.875
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """How an image becomes a square. One that already has the size keeps its pixels.
+
+    Attributes:
+        image_size: side of the square in pixels.
+        crop_fraction: share, in (0, 1], of the shorter side that remains.
+        interpolation: "bilinear" or "bicubic" (Keys' kernel, a = -1/2).
+        antialias: whether the kernel is widened when images get smaller, as Pillow does.
+        rule: order and rounding.
+            "crop": the central square is cropped, with a side of `crop_fraction` of the shorter
+            side, rounded down, and offsets rounded down; then it is resized. With 1, bilinear and
+            antialiased, this is `decoding.decode_image`.
+            "resize": the shorter side is resized to `round(image_size / crop_fraction)` and the
+            longer one in proportion, rounded down; then the central square is cropped, with offsets
+            rounded to the nearest, halves to even, as in torchvision.
+            "tf1": as "crop", with offsets rounded up, and resized as TensorFlow 1 did: not
+            antialiased, pixels at their top left corners, and for bicubic a = -3/4. As the
+            official code of EfficientNet does.
+
+    Raises:
+        ValueError: a value is out of its range; "tf1" is antialiased.
+    """
+
+    image_size: int
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    rule: str = "crop"
+
+    def __post_init__(self):
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size}: expected at least 1 pixel.")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction={self.crop_fraction}: expected above 0, at most 1.")
+        for name, known in (("interpolation", INTERPOLATIONS), ("rule", RULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}."
+                )
+        if self.rule == "tf1" and self.antialias:
+            raise ValueError("rule='tf1' has no antialiasing: give antialias=False.")
+
+
+def default_crop(name: str, weights_format: str, *, image_size: int, num_classes: int) -> Crop:
+    """The crop with which a network's published results were computed.
+
+    Published are TensorFlow 1 checkpoints and weights of `keras.applications` with 1,000 classes:
+    the rule of EfficientNet's official code, which the weights of EfficientNet in
+    `keras.applications` were converted from, and 224 of 256 pixels for its other networks. Any
+    other network is assumed to be trained by this project, or with its images:
+    `decoding.decode_image`.
+
+    Args:
+        name: name of the network.
+        weights_format: that of `nsk.models.classifier.Classifier`.
+        image_size: side of the square in pixels.
+        num_classes: number of classes.
+
+    Reference:
+        https://github.com/tensorflow/tpu/blob/master/models/official/efficientnet/preprocessing.py,
+        https://github.com/keras-team/keras-applications/pull/113
+    """
+    if weights_format not in ("tf1", "keras.applications") or num_classes != PUBLISHED_CLASSES:
+        return Crop(image_size)
+    if weights_format == "tf1" or "efficientnet" in name:
+        return Crop(image_size, image_size / (image_size + TF1_PADDING), "bicubic", False, "tf1")
+    return Crop(image_size, RESNET_FRACTION, rule="resize")
+
+
+def decode_with_crop(encoded: tf.Tensor, crop: Crop) -> tf.Tensor:
+    """Decodes one image and crops and resizes it to a square.
+
+    Args:
+        encoded: scalar string tensor, a JPEG, PNG, GIF or BMP file.
+        crop: `Crop`.
+
+    Returns:
+        uint8 tensor of shape (image_size, image_size, 3), rounded.
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    fits = tf.reduce_all(tf.shape(image)[:2] == crop.image_size)
+
+    def to_square():
+        make = _resize_then_crop if crop.rule == "resize" else _crop_then_resize
+        return tf.saturate_cast(tf.round(make(image, crop)), tf.uint8)
+
+    shape = [crop.image_size, crop.image_size, 3]
+    return tf.ensure_shape(tf.cond(fits, lambda: image, to_square), shape)
+
+
+def _crop_then_resize(image, crop):
+    """The central square, resized: float32 (image_size, image_size, 3)."""
+    size = tf.shape(image)[:2]
+    shorter = tf.cast(tf.reduce_min(size), tf.float32)
+    side = tf.maximum(tf.cast(crop.crop_fraction * shorter, tf.int32), 1)
+    margins = size - side + (1 if crop.rule == "tf1" else 0)
+    top, left = tf.unstack(margins // 2)
+    square = image[top : top + side, left : left + side]
+    target = [crop.image_size, crop.image_size]
+    if crop.rule == "tf1":
+        return tf.compat.v1.image.resize(square, target, crop.interpolation)
+    return tf.image.resize(square, target, crop.interpolation, antialias=crop.antialias)
+
+
+def _resize_then_crop(image, crop):
+    """The centre of the resized image: float32 (image_size, image_size, 3).
+
+    Only the pixels that remain are computed, so that the memory is small for a long image, too.
+    """
+    size = tf.shape(image)[:2]
+    shorter = tf.reduce_min(size)
+    resized_shorter = round(crop.image_size / crop.crop_fraction)
+    resized = tf.cast(
+        resized_shorter * tf.cast(size, tf.int64) // tf.cast(shorter, tf.int64), tf.float32
+    )
+    # tf.round rounds halves to even.
+    offsets = tf.round((resized - crop.image_size) / 2)
+    (cropped,) = tf.unstack(
+        tf.raw_ops.ScaleAndTranslate(
+            images=tf.cast(image, tf.float32)[tf.newaxis],
+            size=[crop.image_size, crop.image_size],
+            scale=resized / tf.cast(size, tf.float32),
+            translation=-offsets,
+            kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[crop.interpolation],
+            antialias=crop.antialias,
+        ),
+        num=1,
+    )
+    return cropped
