@@ -40,8 +40,8 @@ DIGESTS = {
     "spatter": "b90a83c1e0bbd732",
     "saturate": "9e2748b2090df502",
 }
-# Without random numbers, and with them; glass blur, which the peer compiles for seconds, is compared
-# in blur_test.
+# Without random numbers, and with them; glass blur, which the peer compiles for seconds, is
+# compared in blur_test.
 EQUAL = ("zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 EQUAL += ("defocus_blur", "gaussian_blur", "saturate")
 ALIKE = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
