@@ -83,6 +83,15 @@ class EvaluationConfig(Section):
         commands=("evaluate",),
         changes_results=False,
     )
+    pixels: str = setting(
+        "",
+        "Command evaluate: scale of the pixels that a whole model expects: 255: 0 to 255 | unit: "
+        "0 to 1 | symmetric: -1 to 1 | imagenet: normalised by the mean and standard deviation of "
+        "ImageNet | caffe: BGR without the mean of ImageNet; empty: 255, if the model scales them.",
+        choices=("", "255", "unit", "symmetric", "imagenet", "caffe"),
+        commands=("evaluate",),
+        changes_results=False,
+    )
     output: str = setting(
         "",
         "Commands evaluate and corrupt: folder of the results.",

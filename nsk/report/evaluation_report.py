@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.evaluation.suites import relative
@@ -75,6 +77,9 @@ def report_evaluation(
         "stages": {name: stage.path.name for name, stage in stages.items()},
         "environment": describe_environment(),
     }
+    for result in suites.values():
+        for warning in result.get("warnings", ()):
+            logging.warning("%s", warning)
     folder = config.workdir
     write_json(folder / "evaluation.json", content)
     _write_csv(folder / "evaluation.csv", suites)

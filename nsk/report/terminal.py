@@ -23,7 +23,7 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
         workdir: folder of the run.
     """
     generations = summary["generations"]
-    metric_columns = _metric_columns(generations)
+    metric_columns = _metric_columns(generations, ["clean"])
     titles = [title for title, *_ in metric_columns]
     header = ("gen", "role", "model", "parameters", *titles, "pseudo-labels", "precision", "time")
     rows = [header]
@@ -58,6 +58,7 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
             "",
             *align_columns(rows, left=3),
             "",
+            *_suites_table(generations),
             *finetuned,
             f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
             f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
@@ -69,14 +70,35 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
     )
 
 
-def _metric_columns(generations):
+def _suites_table(generations):
+    """Lines of the table of what `--evaluate` measured; none if that is nothing."""
+    columns = _metric_columns(generations, [name for name in SUITES if name != "clean"])
+    if not columns:
+        return []
+    rows = [("gen", *(title for title, *_ in columns))]
+    for generation in generations:
+        if any(metric in generation[split] for _, split, metric, _ in columns):
+            rows.append(
+                (
+                    str(generation["index"]),
+                    *(
+                        _format(generation[split].get(metric), format_spec)
+                        for _, split, metric, format_spec in columns
+                    ),
+                )
+            )
+    return [*align_columns(rows, left=1), ""]
+
+
+def _metric_columns(generations, suites):
     """[(title, split, metric, format)] of the suites' metrics that any generation has."""
     columns = []
-    for suite_name, suite in SUITES.items():
+    for suite_name in suites:
+        suite = SUITES[suite_name]
         for metric, format_spec in suite.table.items():
             name = metric_name(suite_name, metric)
             columns += [
-                (split if name == "accuracy" else f"{split} {name}", split, name, format_spec)
+                (split if name == "accuracy" else name, split, name, format_spec)
                 for split in suite.splits
                 if any(name in generation[split] for generation in generations)
             ]

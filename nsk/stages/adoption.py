@@ -56,6 +56,7 @@ def adopt_any_model(runner: StageRunner, images: StageFolder) -> tuple[StageFold
                 os.path.expanduser(settings.weights),
                 image_size=runner.config.chain.image_size.at(0),
                 class_count=len(names),
+                pixels=settings.pixels,
             )
         return classifier.model, _crop(classifier, settings), classifier
 
@@ -71,7 +72,11 @@ def adopt_any_model(runner: StageRunner, images: StageFolder) -> tuple[StageFold
             "sha256": classifier.sha256,
             "crop": dataclasses.asdict(crop),
         },
-        {"sha256": classifier.sha256, "crop": dataclasses.asdict(crop)},
+        {
+            "sha256": classifier.sha256,
+            "crop": dataclasses.asdict(crop),
+            "pixels": settings.pixels,
+        },
     )
     return stage, lambda: load()[:2]
 

@@ -1,6 +1,7 @@
 """Models of every form, and messages for what is none of them."""
 
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -42,6 +43,10 @@ def test_a_savedmodel_has_the_name_of_its_folder(network, exported, tmp_path):
     assert not source.is_keras and source.weights_format == "saved_model"
     assert source.name == "best" and source.class_names == NAMES
     assert source.sha256 == saved_models.sha256(exported / "saved_model")
+    with_other_names = shutil.copytree(exported, tmp_path / "copy")
+    (with_other_names / "class_names.txt").write_text("x\ny\nz\n")
+    source = model_sources.read_path(str(with_other_names / "saved_model"))
+    assert source.class_names == NAMES  # Those in the model count.
     network.export(tmp_path / "keras", verbose=False)
     (tmp_path / "class_names.txt").write_text("x\ny\nz\n")
     source = model_sources.read_path(str(tmp_path / "keras"))

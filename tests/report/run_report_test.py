@@ -97,7 +97,7 @@ def make_generation(workdir, index, dev, test, adopted=False):
     return Generation(model, model, evaluation, scores, selection, pseudo_labels)
 
 
-def report(workdir, *, images=None, chain=None, best=1, all_reused=False):
+def report(workdir, *, images=None, chain=None, best=1, all_reused=False, suites=None):
     images = images or make_images(workdir)
     chain = chain or [
         make_generation(workdir, 0, 0.8125, 0.7777),
@@ -105,7 +105,8 @@ def report(workdir, *, images=None, chain=None, best=1, all_reused=False):
     ]
     export = make_stage(workdir, "export", {"image_size": 16})
     config = Config.from_values({"train_steps": ["10"], "workdir": str(workdir), "seed": 7})
-    return report_run(config, RunResults(images, chain, best, export), all_reused)
+    results = RunResults(images, chain, best, export, suites or {})
+    return report_run(config, results, all_reused)
 
 
 def test_summary_has_the_documented_fields(tmp_path):
@@ -162,6 +163,37 @@ def test_precision_is_none_if_no_label_is_known(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text())["generations"][1] == student
     row = next(line for line in capsys.readouterr().out.splitlines() if "student" in line)
     assert row.split()[-2] == "-"
+
+
+def test_suites_are_added_to_the_test_metrics_relative_to_the_teacher(tmp_path, monkeypatch):
+    chain = [make_generation(tmp_path, 0, 0.8125, 0.7777), make_generation(tmp_path, 1, 0.9, 0.8)]
+    found = {"images": 40, "warnings": [], "fgsm": {"accuracy": [0.5]}}
+    suites = {
+        index: {"attacks": make_stage(tmp_path, f"gen{index}/attacks", {**found, "value": index})}
+        for index in range(2)
+    }
+    compared = []
+
+    def compare(name, folder, result, baseline):
+        compared.append((name, folder, baseline and baseline.name))
+        return {"mce": 50.0 * result["value"]}
+
+    monkeypatch.setattr(collect.relative, "compare", compare)
+    monkeypatch.setattr(collect.relative, "paired_differences", lambda *_: {"mean": 0.25})
+    teacher, student = report(tmp_path, chain=chain, suites=suites)["generations"]
+    teacher_name = chain[0].model.name
+    assert compared == [
+        ("attacks", suites[index]["attacks"].path, teacher_name) for index in range(2)
+    ]
+    assert student["suites"]["attacks"]["fgsm"] == {"accuracy": [0.5]}
+    added = {name: value for name, value in student["test"].items() if "/" in name}
+    assert added == {
+        "attacks/images": 40,
+        "attacks/value": 1,
+        "attacks/mce": 50.0,
+        "attacks/difference_to_teacher_mean": 0.25,
+    }
+    assert "attacks/difference_to_teacher_mean" not in teacher["test"]
 
 
 def test_an_adopted_teacher_has_neither_images_seen_nor_time(tmp_path, capsys):

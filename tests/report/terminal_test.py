@@ -86,16 +86,19 @@ def make_summary(*generations):
     }
 
 
-def test_the_closing_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypatch):
-    """A generation that was evaluated before the suite existed has no value."""
-    suite = suites.Suite(evaluate=None, table={"mce": ".3f"}, splits=("test",))
+def test_a_second_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypatch):
+    """A generation that was not evaluated has no row."""
+    suite = suites.Suite(evaluate=None, table={"mce": ".3f", "error": ".1%"}, splits=("test",))
     monkeypatch.setitem(suites.SUITES, "corruptions", suite)
     old = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.25}}
-    new = {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.5, "corruptions/mce": 0.6789}}
-    header, *rows = closing_table(make_summary(old, new), tmp_path).splitlines()[1:4]
-    assert header.split()[4:8] == ["dev", "test", "test", "corruptions/mce"]
-    assert [row.split()[4:7] for row in rows] == [
-        ["50.00%", "25.00%", "-"],
-        ["75.00%", "50.00%", "0.679"],
+    measured = {"corruptions/mce": 0.6789, "corruptions/error": None}
+    new = {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.5, **measured}}
+    lines = closing_table(make_summary(old, new), tmp_path).splitlines()
+    header, *rows = lines[1:4]
+    assert header.split()[4:7] == ["dev", "test", "pseudo-labels"]
+    assert [row.split()[4:6] for row in rows] == [["50.00%", "25.00%"], ["75.00%", "50.00%"]]
+    assert [line.split() for line in lines[5:7]] == [
+        ["gen", "corruptions/mce", "corruptions/error"],
+        ["1", "0.679", "-"],
     ]
     assert "mce" not in closing_table(make_summary(old), tmp_path)

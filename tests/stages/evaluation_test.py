@@ -1,5 +1,6 @@
 """The evaluation stage on handwritten digits and an untrained network."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -15,8 +16,8 @@ from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
 from nsk.evaluation import metrics, suites
 from nsk.evaluation.prediction_files import read_predictions
-from nsk.evaluation.predictor import Predictor, collect
-from nsk.stages.evaluation import evaluate_model, suite_settings
+from nsk.evaluation.predictor import Predictor
+from nsk.stages.evaluation import evaluate_generations, evaluate_model, suite_settings
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -71,35 +72,59 @@ def test_metrics_of_both_splits_and_their_prediction_files(tmp_path, model, spli
         np.testing.assert_array_equal(stored.labels, log_probabilities.argmax(axis=1))
 
 
-def test_the_metrics_of_another_suite_are_added_under_its_name(
-    tmp_path, model, splits, monkeypatch
-):
-    def evaluate(predictor, images, folder):
-        assert predictor.model.output_shape == (None, 10)
-        mirrored = images.batches.map(
-            lambda batch: {**batch, "image": tf.reverse(batch["image"], axis=[2])}
-        )
-        predictions = collect(predictor(mirrored))
-        (folder / f"mirrored-{images.split}.txt").write_text("for later analysis")
-        return {
-            "nll": metrics.negative_log_likelihood(
-                predictions.log_probabilities, predictions.labels
-            )
-        }
+def evaluate_digits(tmp_path, model, make_runner, **values):
+    """The stages of the suites of `--evaluate` for an untrained model in a workdir."""
+    runner = make_runner(tmp_path / "run", eval_batch_size=16, **values)
 
-    (tmp_path / "evaluation").mkdir()
-    arguments = (tmp_path / "model.keras", splits, tmp_path / "evaluation", 16)
-    before, settings_before = evaluate_model(*arguments), suite_settings()
-    monkeypatch.setitem(suites.SUITES, "mirrored", suites.Suite(evaluate, splits=("test",)))
-    counts = evaluate_model(*arguments)
-    log_probabilities, labels = expected_predictions(model, splits["test"], flip=True)
-    nll = metrics.negative_log_likelihood(log_probabilities, labels)
-    assert nll != pytest.approx(before["test"]["nll"], rel=1e-3)
-    assert counts["dev"] == before["dev"]
-    assert counts["test"] == {**before["test"], "mirrored/nll": pytest.approx(nll, rel=1e-4)}
-    assert (tmp_path / "evaluation" / "mirrored-test.txt").exists()
-    assert settings_before == {"suites": {"clean": 1}}
-    assert suite_settings() == {"suites": {"clean": 1, "mirrored": 1}}
+    def write_images(folder):
+        write_digits(folder / "dev", 0, 25)
+        write_digits(folder / "test", 100, 33)
+        return {"images": {"dev": 25, "test": 33}, "class_names": NAMES}
+
+    images = runner.build_or_reuse("data/images", write_images)
+    trained = runner.build_or_reuse(
+        "gen1/student", lambda folder: model.save(folder / "model.keras") or {}
+    )
+    return evaluate_generations(runner, images, {1: trained})
+
+
+def test_suites_are_stages_beside_their_model(tmp_path, model, make_runner):
+    values = {"evaluate": "calibration,corruptions", "corruptions": "contrast"}
+    found = evaluate_digits(tmp_path, model, make_runner, **values)
+    assert list(found) == [1] and list(found[1]) == ["calibration", "corruptions"]
+    corruptions = found[1]["corruptions"]
+    assert corruptions.path.parent == tmp_path / "run" / "gen1"
+    assert list(corruptions.counts["errors"]) == ["contrast"]
+    assert corruptions.counts["images"] == 33 and found[1]["calibration"].counts["dev_images"] == 25
+
+    again = evaluate_digits(tmp_path, model, make_runner, **values)
+    assert all(stage.reused for stage in again[1].values())
+    # A setting of one suite evaluates that suite alone again, beside the old results.
+    other = evaluate_digits(tmp_path, model, make_runner, **values, evaluation_seed=1)
+    assert other[1]["calibration"].reused and not other[1]["corruptions"].reused
+    assert other[1]["corruptions"].path != corruptions.path
+
+
+def test_without_suites_nothing_is_evaluated(tmp_path, model, make_runner):
+    assert evaluate_digits(tmp_path, model, make_runner) == {}
+
+
+def test_results_depend_on_the_files_of_a_setting(tmp_path, model, make_runner):
+    textures = tmp_path / "frost"
+    textures.mkdir()
+    Image.new("RGB", (200, 200), (120, 130, 140)).save(textures / "frost1.png")
+    values = {"evaluate": "corruptions", "corruptions": "frost", "frost_textures": str(textures)}
+    first = evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"]
+    assert first.counts["frost"] == "photographs"
+    Image.new("RGB", (200, 200), (220, 230, 240)).save(textures / "frost1.png")
+    assert evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"] != first
+
+
+def test_a_changed_suite_has_another_fingerprint(monkeypatch):
+    assert suite_settings("clean") == {"suites": {"clean": 1}}
+    newer = dataclasses.replace(suites.SUITES["attacks"], version=2)
+    monkeypatch.setitem(suites.SUITES, "attacks", newer)
+    assert suite_settings("attacks") == {"suites": {"attacks": 2}}
 
 
 def test_a_broken_shard_is_named(tmp_path, model, splits):

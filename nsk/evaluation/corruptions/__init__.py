@@ -99,7 +99,7 @@ EXTRAS = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.gr
 BENCHMARK = tuple(name for name in CORRUPTIONS if name not in EXTRAS)
 
 
-def corrupt(  # noqa: PLR0913 (keyword arguments)
+def corrupt(
     images: np.ndarray,
     name: str,
     severity: int,

@@ -13,6 +13,7 @@ import math
 import numpy as np
 import scipy.fft
 
+from nsk.evaluation.corruptions.chunks import in_chunks
 from nsk.evaluation.corruptions.levels import to_levels
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
@@ -28,6 +29,7 @@ MAX_DIRECT_WEIGHTS = 40
 BLUR_BLOCK = 2**14
 
 
+@in_chunks
 def gaussian_blur(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> np.ndarray:
     """Blurs with a Gaussian; borders are repeated, and the kernel ends at 4 standard deviations.
 
@@ -40,6 +42,7 @@ def gaussian_blur(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> n
     return to_levels(_blur(images, sigma))
 
 
+@in_chunks
 def glass_blur(
     images: np.ndarray, numbers: RandomNumbers, sigma: float, max_delta: int, iterations: int
 ) -> np.ndarray:
@@ -92,6 +95,7 @@ def _replaced_one_after_another(moves):
     return final
 
 
+@in_chunks
 def defocus_blur(
     images: np.ndarray, numbers: RandomNumbers, radius: float, alias: float
 ) -> np.ndarray:
@@ -106,9 +110,7 @@ def defocus_blur(
     del numbers
     kernel = disk_kernel(radius, alias)
     reach = len(kernel) // 2
-    rows, columns = (
-        np.pad(np.arange(side), reach, mode="reflect") for side in images.shape[1:3]
-    )
+    rows, columns = (np.pad(np.arange(side), reach, mode="reflect") for side in images.shape[1:3])
     padded = images.take(rows, axis=1).take(columns, axis=2)
     if np.count_nonzero(kernel) <= MAX_DIRECT_WEIGHTS:
         blurred = _weighted_sums(padded, kernel)

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.fft
 from PIL import Image
 
+from nsk.evaluation.corruptions.chunks import in_chunks
 from nsk.evaluation.corruptions.color import hsv_to_rgb, rgb_to_hsv
 from nsk.evaluation.corruptions.levels import LEVELS, to_levels
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
@@ -28,6 +29,7 @@ POSITION_STEPS, PIXEL_STEPS = 1024, 32
 MAX_POSITION = 2**15
 
 
+@in_chunks
 def brightness(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.ndarray:
     """Adds `amount` to the value V of HSV; `numbers` is not used."""
     del numbers
@@ -38,6 +40,7 @@ def brightness(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.
     return _change_hsv(images, brighten)
 
 
+@in_chunks
 def saturate(
     images: np.ndarray, numbers: RandomNumbers, factor: float, amount: float
 ) -> np.ndarray:
@@ -58,6 +61,7 @@ def _change_hsv(images, change: Callable):
     return changed
 
 
+@in_chunks
 def contrast(images: np.ndarray, numbers: RandomNumbers, factor: float) -> np.ndarray:
     """Multiplies the distance from each channel's mean by `factor`; `numbers` is not used."""
     del numbers
@@ -93,6 +97,7 @@ def pixelate(images: np.ndarray, numbers: RandomNumbers, factor: float) -> np.nd
     return changed
 
 
+@in_chunks
 def elastic_transform(
     images: np.ndarray, numbers: RandomNumbers, alpha: float, sigma: float, affine: float
 ) -> np.ndarray:
@@ -165,16 +170,14 @@ def _displacements(numbers, shape, alpha, sigma):
     if sigma:
         response = _frequency_response(shape[0], sigma)[:, np.newaxis]
         response = response * _frequency_response(shape[1], sigma)
-        # Image by image, as the last digits depend on how many are computed together.
-        for image in field:
-            image[:] = scipy.fft.idctn(scipy.fft.dctn(image) * response)
+        field = scipy.fft.idctn(scipy.fft.dctn(field, axes=(1, 2)) * response, axes=(1, 2))
     field *= alpha
     return field.astype(np.float32).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=32)
 def _frequency_response(side, sigma):
-    """By what a Gaussian filter with reflected borders multiplies the frequencies of the cosines."""
+    """By what a Gaussian filter with reflected borders multiplies frequencies of cosines."""
     radius = int(TRUNCATE * sigma + 0.5)
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 / sigma**2 * steps**2)

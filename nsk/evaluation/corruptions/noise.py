@@ -9,10 +9,12 @@ Reference:
 
 import numpy as np
 
+from nsk.evaluation.corruptions.chunks import in_chunks
 from nsk.evaluation.corruptions.levels import LEVELS, to_levels
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
 
+@in_chunks
 def gaussian_noise(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> np.ndarray:
     """Adds normal noise with the standard deviation `sigma`, where pixels are in [0, 1].
 
@@ -24,11 +26,13 @@ def gaussian_noise(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> 
     return to_levels(noisy)
 
 
+@in_chunks
 def shot_noise(images: np.ndarray, numbers: RandomNumbers, photons: float) -> np.ndarray:
     """Draws every value from the Poisson distribution of a mean of `photons` for white."""
     return to_levels(numbers.poisson(LEVELS[images] * photons) / photons)
 
 
+@in_chunks
 def impulse_noise(images: np.ndarray, numbers: RandomNumbers, amount: float) -> np.ndarray:
     """Sets a share `amount` of the values, channel by channel, to 0 or 255, half of them each.
 
@@ -40,6 +44,7 @@ def impulse_noise(images: np.ndarray, numbers: RandomNumbers, amount: float) -> 
     return noisy
 
 
+@in_chunks
 def speckle_noise(images: np.ndarray, numbers: RandomNumbers, sigma: float) -> np.ndarray:
     """Adds to every value itself times normal noise with the standard deviation `sigma`.
 

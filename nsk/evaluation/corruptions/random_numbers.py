@@ -11,6 +11,7 @@ Reference:
     [SFC64: Doty-Humphrey, 2010](https://pracrand.sourceforge.net)
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -34,6 +35,12 @@ class RandomNumbers:
 
     def __len__(self):
         return len(self._generators)
+
+    def __getitem__(self, part: slice) -> "RandomNumbers":
+        """The streams of some of the images; their numbers continue in both objects."""
+        chosen = copy.copy(self)
+        chosen._generators = self._generators[part]
+        return chosen
 
     def normal(self, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Standard normal numbers, float64 (n, *shape)."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nsk.errors import UserError
 from nsk.evaluation.corruptions.chunks import chunks
 from nsk.evaluation.corruptions.frost_textures import procedural_textures, resize_texture
 from nsk.evaluation.corruptions.motion import blur_along_angle, clipped_zoom
@@ -116,28 +115,23 @@ def frost(
         numbers: of the n images; three uniform numbers are drawn.
         image_weight: factor of the image, in [0, 1].
         frost_weight: factor of the texture, in [0, 1].
-        texture_scale: factor by which textures are resized.
+        texture_scale: factor by which textures are resized; one that would be smaller than the
+            images is resized to fit them, where the reference fails.
         textures: uint8 arrays (height, width, 3), from `frost_textures.read_textures`; None for
             procedural ones, of which results say `frost_textures.PROCEDURAL_FROST_NOTE`.
-
-    Raises:
-        UserError: a resized texture is smaller than the images.
     """
     textures = procedural_textures() if textures is None else textures
     height, width = images.shape[1:3]
     draws = numbers.uniform(0, 1, (3,))
     choices = (draws[:, 0] * len(textures)).astype(np.int64)
-    resized = {index: resize_texture(textures[index], texture_scale) for index in set(choices)}
+    resized = {}
+    for index in set(choices.tolist()):
+        least = max(np.divide((height, width), textures[index].shape[:2]))
+        resized[index] = resize_texture(textures[index], max(texture_scale, least))
     frosted = np.empty_like(images)
     for row, (choice, image) in enumerate(zip(choices, images, strict=True)):
         texture = resized[choice]
         rows, columns = texture.shape[0] - height, texture.shape[1] - width
-        if rows < 0 or columns < 0:
-            raise UserError(
-                f"A frost texture has {texture.shape[1]} x {texture.shape[0]} pixels, resized by "
-                f"{texture_scale}: expected {width} x {height} or more, as the images have. Use "
-                "larger textures."
-            )
         # The reference never draws the last position.
         top, left = (draws[row, 1:] * (max(1, rows), max(1, columns))).astype(np.int64)
         crop = texture[top : top + height, left : left + width]

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from nsk.evaluation.corruptions import choose_constants
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 from nsk.evaluation.perturbations import geometric, photometric
 
-# Largest shorter side, in pixels, for which `constants="auto"` takes them.
-MAX_SIDES = {"cifar": 48, "tiny": 128}
 ALL_CONSTANTS = ("cifar", "tiny", "imagenet")
 
 
@@ -140,8 +139,8 @@ def perturb(
         name: key of `PERTURBATIONS`.
         ids: n strings; random numbers depend on them.
         seed: int.
-        constants: "cifar", "tiny" or "imagenet"; "auto" chooses by the frames' shorter side: up to
-            48 pixels, up to 128, above.
+        constants: "cifar", "tiny" or "imagenet"; "auto" chooses by the frames' shorter side, see
+            `corruptions.choose_constants`.
         crop_side: None, or the side of the frames: centre crops, taken before noise, blur, snow and
             brightness, after the others. With ImageNet's constants, images whose shorter side is
             256 and 224 make the frames of ImageNet-P.
@@ -156,7 +155,8 @@ def perturb(
         raise ValueError(f"perturbation {name!r}: expected one of {', '.join(PERTURBATIONS)}.")
     perturbation = PERTURBATIONS[name]
     _check(images, ids, crop_side)
-    parameters = perturbation.parameters[choose_constants(images, constants, crop_side)]
+    chosen = choose_constants(geometric.frame_shape(images, crop_side)[1:3], constants)
+    parameters = perturbation.parameters[chosen]
     if perturbation.is_geometric:
         return perturbation.function(images, crop_side=crop_side, **parameters)
     rows, columns = geometric.center_crop_slices(images, crop_side)
@@ -164,23 +164,6 @@ def perturb(
     if perturbation.is_random:
         inputs.append(RandomNumbers(seed, ids, f"perturbation/{name}"))
     return perturbation.function(*inputs, **parameters)
-
-
-def choose_constants(images: np.ndarray, constants: str, crop_side: int | None = None) -> str:
-    """Resolves "auto": "cifar", "tiny" or "imagenet", see `perturb`.
-
-    Raises:
-        ValueError: unknown constants.
-    """
-    if constants == "auto":
-        side = min(geometric.frame_shape(images, crop_side)[1:3])
-        fitting = (name for name, max_side in MAX_SIDES.items() if side <= max_side)
-        return next(fitting, "imagenet")
-    if constants not in ALL_CONSTANTS:
-        raise ValueError(
-            f"constants={constants!r}: expected 'auto' or one of {', '.join(ALL_CONSTANTS)}."
-        )
-    return constants
 
 
 def _check(images, ids, crop_side):

@@ -1,5 +1,6 @@
 """The suite `attacks`: accuracy on adversarial images of FGSM and PGD."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nsk.evaluation import attacks, robustness
+from nsk.evaluation import attack_checks, attacks, robustness
 from nsk.evaluation.attacked_model import AttackedModel
 from nsk.evaluation.attacks import PgdSettings
 from nsk.evaluation.prediction_files import read_table
@@ -20,6 +21,8 @@ from nsk.store.files import atomic_write
 
 # From a batch to the classes predicted with each epsilon, int (n, epsilons).
 Attack = Callable[[Batch], np.ndarray]
+# Images on which `attack_checks` are made, which take many more predictions than an attack.
+CHECKED_IMAGES = 256
 VARIANTS = {"fgsm": "cross_entropy", "fgsm_logit": "logit"}
 
 
@@ -58,7 +61,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     Returns:
         `clean_accuracy`; `fgsm`, `fgsm_logit` (see `attacks.fgsm_logit`: right before the attack
         and unchanged by it) and `pgd`: dicts of `epsilons`, `accuracy` and 95 % `intervals`;
-        `images`, and the settings of PGD.
+        `warnings`, a list of reasons not to trust the attacks; `images`; the settings of PGD.
     """
     images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
     clean = predict_condition(predictor, lambda: images, folder / "clean.parquet")
@@ -72,21 +75,37 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
             ).predictions
         )
 
-    def pgd(epsilon):
-        def attack(batch):
-            ids = [image_id.decode() for image_id in batch["id"]]
-            adversarial = attacks.pgd(
-                model,
-                batch["image"],
-                batch["label"],
-                epsilon,
-                settings,
-                ids=ids,
-                seed=evaluation_seed,
-            )
-            return predictor.log_probabilities(adversarial).argmax(axis=1)[:, np.newaxis]
+    def pgd_images(batch, epsilon):
+        return attacks.pgd(
+            model,
+            batch["image"],
+            batch["label"],
+            epsilon,
+            settings,
+            ids=_ids(batch),
+            seed=evaluation_seed,
+        )
 
-        return attack
+    def pgd(epsilon):
+        return lambda batch: predictor.log_probabilities(pgd_images(batch, epsilon)).argmax(
+            axis=1, keepdims=True
+        )
+
+    def check(batch):
+        """Warnings; of FGSM, which is weak by design, only those that concern the network."""
+        pixels, labels, ids = batch["image"], batch["label"], _ids(batch)
+        if pgd_epsilons and pgd_norm == "inf":
+            epsilon = max(pgd_epsilons)
+            found = pgd_images(batch, epsilon)
+            return attack_checks.check_attack(
+                model, pixels, labels, epsilon, found, ids=ids, seed=evaluation_seed
+            )
+        curve = attacks.fgsm_curve(model, pixels, labels, [0.0])
+        return [
+            *attack_checks.warn_of_random_outputs(model, pixels),
+            *attack_checks.warn_of_probabilities(model, pixels),
+            *attack_checks.warn_of_zero_gradients(curve.has_zero_gradient),
+        ]
 
     planned: dict[str, Attack] = {name: fgsm(loss) for name, loss in VARIANTS.items()}
     planned |= {f"pgd-{epsilon:g}": pgd(epsilon) for epsilon in pgd_epsilons}
@@ -96,6 +115,11 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
             _write(path, images, attack)
         progress.update(index + 1)
     progress.close()
+    checks = folder / "checks.json"
+    if not checks.exists():
+        warnings = check(_first_images(images, CHECKED_IMAGES))
+        with atomic_write(checks) as unfinished:
+            unfinished.write_text(json.dumps(warnings), encoding="utf-8")
     predicted = {name: _read(folder / f"{name}.parquet", clean.ids) for name in planned}
     labels = clean.labels[:, np.newaxis]
     unchanged = predicted["fgsm_logit"] == clean.predicted[:, np.newaxis]
@@ -106,6 +130,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         # Right before the attack, and unchanged by it.
         "fgsm_logit": _curve(fgsm_epsilons, unchanged & clean.is_correct[:, np.newaxis]),
         "images": len(clean.ids),
+        "warnings": json.loads(checks.read_text(encoding="utf-8")),
         "seed": evaluation_seed,
     }
     if not pgd_epsilons:
@@ -121,11 +146,26 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     }
 
 
+def _ids(batch: Batch) -> list[str]:
+    return [image_id.decode() for image_id in batch["id"]]
+
+
+def _first_images(images: ChosenImages, count: int) -> Batch:
+    """The first images, in one batch."""
+    parts, found = [], 0
+    for batch in images:
+        parts.append(batch)
+        found += len(batch["id"])
+        if found >= count:
+            break
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
 def _write(path: Path, images: ChosenImages, attack: Attack) -> None:
     """Attacks all images and writes their predictions."""
     ids, labels, predicted = [], [], []
     for batch in images:
-        ids += [image_id.decode() for image_id in batch["id"]]
+        ids += _ids(batch)
         labels.append(batch["label"])
         predicted.append(attack(batch).astype(np.int32))
     classes = np.concatenate(predicted)

@@ -67,9 +67,9 @@ class ChosenImages:
         ids = [id for batch in batches.as_numpy_iterator() for id in batch["id"]]
         rows = choose_subset([id.decode() for id in ids], self._number, self._seed)
         chosen = {ids[row] for row in rows}
-        rest = None
+        rest, size = None, 0
         for batch in batches.as_numpy_iterator():
-            size = len(batch["id"])
+            size = max(size, len(batch["id"]))  # The last batch may be small.
             is_chosen = np.array([id in chosen for id in batch["id"]], bool)
             batch = {name: values[is_chosen] for name, values in batch.items()}
             rest = batch if rest is None else _concatenate(rest, batch)

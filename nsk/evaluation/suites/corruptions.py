@@ -54,7 +54,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         `clean_error` and `mean_error`, its 95 % interval `mean_error_interval`; `errors` by
         corruption and severity; `images`, and what the images are (`source`, `constants`, `frost`).
     """
-    names = _names(corruptions)
+    names = names_of(corruptions)
     images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
     clean = predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
     textures = library.read_textures(Path(frost_textures)) if frost_textures else None
@@ -81,7 +81,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     }
 
 
-def _names(chosen):
+def names_of(chosen):
     """Names of corruptions in the published order."""
     groups = {"benchmark": library.BENCHMARK, "all": tuple(library.CORRUPTIONS)}
     wanted = {name for part in chosen for name in groups.get(part, (part,))}

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from imagecorruptions import corruptions as peer
 
-from nsk.errors import UserError
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 from nsk.evaluation.corruptions.weather import add_snow, fog, frost, snow, snowflakes
 from tests.evaluation.corruptions.motion_test import pixel_by_pixel_blur, reference_zoom
@@ -97,13 +96,25 @@ def test_frost_is_the_references(side, scale):
     assert len(used) > 1
 
 
-def test_frost_of_a_texture_of_the_images_size_and_of_a_smaller_one():
+def test_frost_of_a_texture_of_the_images_size():
     images = photographs(32)
     texture = np.full((32, 32, 3), 100, np.uint8)
     frosted = frost(images, numbers_of(images), 0.5, 0.5, 1, [texture])
     np.testing.assert_array_equal(frosted, np.uint8(images * 0.5 + 50))
-    with pytest.raises(UserError, match=r"16 x 16 pixels.*0\.5: expected 32 x 32 or more"):
-        frost(images, numbers_of(images), 0.5, 0.5, 0.5, [texture])
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 32), (33, 70), (128, 128)])
+def test_frost_enlarges_textures_that_are_smaller_than_the_images(height, width):
+    texture = np.random.default_rng(7).integers(0, 256, (30, 60, 3), np.uint8)
+    images = np.zeros((3, height, width, 3), np.uint8)
+    frosted = frost(images, numbers_of(images), 1, 1, 0.5, [texture])
+    scale = max(height / 30, width / 60)
+    large = cv2.resize(texture, (round(60 * scale), round(30 * scale))).astype(int)
+    draws = numbers_of(images).uniform(0, 1, (3,))
+    for (_, down, right), changed in zip(draws, frosted, strict=True):
+        top, left = int(down * (len(large) - height)), int(right * (large.shape[1] - width))
+        expected = large[top : top + height, left : left + width]
+        assert np.abs(changed - expected).max() <= 1
 
 
 def test_frost_draws_all_textures_and_positions():

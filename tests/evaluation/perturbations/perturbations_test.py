@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsk.evaluation.perturbations import PERTURBATIONS, choose_constants, perturb
+from nsk.evaluation.perturbations import PERTURBATIONS, perturb
 from tests.evaluation.perturbations.photos import photographs
 
 MOVING = ["zoom_blur", "translate", "rotate", "tilt", "scale"]
@@ -119,18 +119,17 @@ def test_moved_images_of_the_size_of_imagenet_p():
 
 
 def test_constants_follow_the_side_of_the_frames():
-    def auto(height, width, crop_side=None):
-        return choose_constants(np.zeros((1, height, width, 3), np.uint8), "auto", crop_side)
+    """By their numbers of frames: of translate 16, 31 and 41."""
 
-    assert [auto(28, 28), auto(32, 400)] == ["cifar", "cifar"]
-    assert [auto(64, 64), auto(96, 128)] == ["tiny", "tiny"]
-    assert [auto(160, 160), auto(256, 300)] == ["imagenet", "imagenet"]
-    assert auto(256, 300, crop_side=32) == "cifar"
-    images = photographs(8, 8)
-    np.testing.assert_array_equal(
-        all_frames(images, "scale"), all_frames(images, "scale", constants="cifar")
-    )
-    assert choose_constants(images, "imagenet") == "imagenet"
+    def num_frames(height, width, **arguments):
+        images = np.zeros((1, height, width, 3), np.uint8)
+        return len(list(perturb(images, "translate", ["a"], **arguments)))
+
+    assert [num_frames(28, 28), num_frames(32, 400)] == [16, 16]
+    assert [num_frames(64, 64), num_frames(96, 128)] == [31, 31]
+    assert [num_frames(160, 160), num_frames(256, 300)] == [41, 41]
+    assert num_frames(256, 300, crop_side=32) == 16
+    assert num_frames(8, 8, constants="imagenet") == 41
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_constants_follow_the_side_of_the_frames():
         ({"images": np.zeros((2, 8, 8, 1), np.uint8)}, r"expected uint8 \(n, height, width, 3\)"),
         ({"images": np.zeros((2, 8, 0, 3), np.uint8)}, "at least one pixel"),
         ({"ids": ["a"]}, "1 ids for 2 images"),
-        ({"constants": "cifar100"}, "constants='cifar100': expected 'auto' or one of cifar, tiny"),
+        ({"constants": "cifar100"}, "constants='cifar100': expected auto or cifar, tiny"),
         ({"crop_side": 9}, "crop_side=9: expected 1 to 8"),
         ({"crop_side": 0}, "crop_side=0: expected 1 to 8"),
     ],

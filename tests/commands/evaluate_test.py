@@ -1,0 +1,176 @@
+"""The command evaluate on digits with an untrained network: results, resume and wrong inputs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from nsk import models
+from nsk.commands import evaluate
+from nsk.errors import UserError
+from nsk.evaluation.suites import conditions, corruptions
+
+VALUES = {
+    "dataset": "digits",
+    "num_dev": 100,
+    "suites": "clean,calibration,corruptions,attacks",
+    "corruptions": "fog,contrast",
+    "fgsm_epsilons": "0,0.1",
+    "evaluation_images": 40,
+    "strategy": "one",
+}
+CONDITIONS = [f"{name}-{severity}" for name in ("fog", "contrast") for severity in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    models.build_model("convnet5", num_classes=10, image_size=8, seed=1).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def evaluated(model_path, tmp_path_factory):
+    """(folder, returned content) of an evaluation."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    values = {**VALUES, "model": model_path, "output": str(folder)}
+    return folder, evaluate.execute(values)
+
+
+def test_the_json_holds_everything_and_the_csv_the_same_numbers(evaluated):
+    folder, content = evaluated
+    assert json.loads((folder / "evaluation.json").read_text()) == content
+    assert list(content["suites"]) == ["clean", "calibration", "corruptions", "attacks"]
+    assert content["images"] == {"test": 359, "dev": 100} and content["classes"] == 10
+    found = content["suites"]["corruptions"]
+    assert list(found["errors"]) == ["fog", "contrast"] and found["images"] == 40
+    assert content["suites"]["attacks"]["fgsm"]["epsilons"] == [0, 0.1]
+    with open(folder / "evaluation.csv", newline="") as file:
+        rows = {(row["suite"], row["metric"]): row["value"] for row in csv.DictReader(file)}
+    assert float(rows["corruptions", "errors/fog/2"]) == found["errors"]["fog"][2]
+    accuracy = content["suites"]["clean"]["test"]["accuracy"]
+    assert float(rows["clean", "test/accuracy"]) == accuracy
+
+
+def test_every_condition_has_every_image_once(evaluated):
+    folder, content = evaluated
+    suite = folder / content["stages"]["corruptions"]
+    tables = [pq.read_table(suite / f"{name}.parquet") for name in ("clean", *CONDITIONS)]
+    ids = tables[0]["id"].to_pylist()
+    assert len(set(ids)) == len(ids) == 40
+    assert all(table["id"].to_pylist() == ids for table in tables)
+    clean = pq.read_table(folder / content["stages"]["clean"] / "test.parquet")
+    assert set(ids) < set(clean["id"].to_pylist())
+
+
+def test_a_second_call_reuses_everything(evaluated, model_path, monkeypatch):
+    folder, content = evaluated
+    monkeypatch.setattr(corruptions, "predict_condition", lambda *_: pytest.fail("predicted again"))
+    values = {**VALUES, "model": model_path, "output": str(folder)}
+    assert evaluate.execute(values) == content
+
+
+def test_tables_are_printed(evaluated, model_path, capsys):
+    folder, content = evaluated
+    evaluate.execute({**VALUES, "model": model_path, "output": str(folder)})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    errors = content["suites"]["corruptions"]["errors"]["fog"]
+    assert ["fog", *(f"{error:.4f}" for error in errors)] in lines
+    attacked = content["suites"]["attacks"]["fgsm"]
+    low, high = attacked["intervals"][1]
+    assert ["0.1", f"{attacked['accuracy'][1]:.4f}", f"[{low:.4f},", f"{high:.4f}]"] in lines
+
+
+def test_a_baseline_adds_relative_errors(evaluated, model_path, tmp_path):
+    folder, _ = evaluated
+    values = {**VALUES, "model": model_path, "output": str(tmp_path), "suites": "corruptions"}
+    content = evaluate.execute({**values, "baseline": str(folder / "evaluation.json")})
+    found = content["suites"]["corruptions"]
+    assert found["mce"] == pytest.approx(100) and found["baseline"] == "convnet5"
+
+
+def test_an_interrupted_evaluation_ends_with_the_same_json(
+    evaluated, model_path, tmp_path, monkeypatch
+):
+    _, expected = evaluated
+    values = {**VALUES, "model": model_path, "output": str(tmp_path)}
+    written = []
+
+    def interrupt(path, *arguments, **options):
+        if len(written) == 6:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return write_predictions(path, *arguments, **options)
+
+    write_predictions = conditions.write_predictions
+    monkeypatch.setattr(conditions, "write_predictions", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.execute(values)
+    assert written == [f"{name}.parquet" for name in ("clean", *CONDITIONS[:5])]
+    monkeypatch.undo()
+    assert evaluate.execute(values) == expected
+
+
+def test_a_killed_evaluation_ends_with_the_same_json(evaluated, model_path, tmp_path):
+    _, expected = evaluated
+    command = [sys.executable, "-m", "nsk.main", "evaluate", f"--output={tmp_path}"]
+    command += [f"--{name}={value}" for name, value in VALUES.items()]
+    process = subprocess.Popen(
+        [*command, f"--model={model_path}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("corruptions-*.partial/*.parquet"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "evaluation.json").exists()
+    values = {**VALUES, "model": model_path, "output": str(tmp_path)}
+    assert evaluate.execute(values) == expected
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model": ""}, "--model is not given"),
+        ({"output": ""}, "--output is not given"),
+        ({"workdir": "runs/x"}, "--workdir is for runs"),
+        ({"suites": ""}, "--suites is empty"),
+        ({"suites": "clean,corruption"}, "'corruption' is not known"),
+        ({"corruptions": "fogg"}, "'fogg' is not known"),
+        ({"fgsm_epsilons": "0,-0.1"}, "'-0.1' is not a number from 0 to 1"),
+        ({"fgsm_epsilons": "0,8"}, "8 of 255 levels are 0.0314"),
+        ({"pgd_epsilons": "small"}, "'small' is not a number"),
+        ({"suites": "natural"}, "needs --natural_sets"),
+        ({"baseline": "missing.json"}, "missing.json cannot be read"),
+        ({"model": "missing.keras"}, "missing.keras"),
+    ],
+)
+def test_wrong_settings(model_path, tmp_path, changes, message):
+    values = {**VALUES, "model": model_path, "output": str(tmp_path / "new"), **changes}
+    with pytest.raises(UserError, match=message):
+        evaluate.execute(values)
+
+
+def test_a_model_of_other_classes_is_an_error(tmp_path):
+    path = tmp_path / "model.keras"
+    models.build_model("convnet5", num_classes=7, image_size=8).save(path)
+    values = {**VALUES, "model": str(path), "output": str(tmp_path / "new")}
+    with pytest.raises(UserError, match="has 7 classes: expected 10"):
+        evaluate.execute(values)
+
+
+def test_a_model_with_its_classes_in_another_order_is_an_error(model_path, tmp_path):
+    path = tmp_path / "model.keras"
+    models.build_model("convnet5", num_classes=10, image_size=8).save(path)
+    names = "\n".join([*map(str, range(8)), "9", "8"])
+    (tmp_path / "class_names.txt").write_text(names)
+    values = {**VALUES, "model": str(path), "output": str(tmp_path / "new")}
+    with pytest.raises(UserError, match="its class 8 is '9', but that of the images is '8'"):
+        evaluate.execute(values)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from nsk.evaluation import perturbations as library
+from nsk.evaluation import robustness
+from nsk.evaluation.suites import perturbations
+from tests.evaluation.suites.small_classifier import (
+    COUNT,
+    CountingPredictor,
+    make_images,
+    predictor,
+)
+
+__all__ = ["predictor"]
+
+
+def evaluate(predictor, folder, images=None, **options):
+    defaults = {
+        "perturbations": ("tilt", "gaussian_noise"),
+        "corruption_constants": "auto",
+        "perturbation_files": "",
+        "evaluation_images": 0,
+        "evaluation_seed": 5,
+    }
+    splits = {"test": images or make_images()[0]}
+    return perturbations.evaluate(predictor, splits, folder, **{**defaults, **options})
+
+
+def test_flips_of_every_set(predictor, tmp_path):
+    _, pixels, _, ids = make_images()
+    found = evaluate(predictor, tmp_path)
+    assert list(found["flip_probability"]) == ["gaussian_noise", "tilt"]
+    shares = []
+    for name, is_noise in (("gaussian_noise", True), ("tilt", False)):
+        frames = library.perturb(pixels, name, ids, seed=5, constants="cifar")
+        log_probabilities = np.stack(
+            [predictor.log_probabilities(frame) for frame in frames], axis=1
+        )
+        classes = np.argsort(-log_probabilities, axis=2, kind="stable")[..., :5]
+        stored = perturbations.read_classes(tmp_path / f"{name}.parquet")
+        assert stored.shape == (COUNT, 31, 5)
+        np.testing.assert_array_equal(stored, classes)
+        shares.append(robustness.flip_shares(classes[..., 0], is_noise))
+        assert found["flip_probability"][name] == pytest.approx(shares[-1].mean())
+        against_first = robustness.flip_probability_against_first(classes[..., 0])
+        assert found["flip_probability_against_first"][name] == pytest.approx(against_first)
+        distance = robustness.top5_distance(classes, is_noise)
+        assert found["top5_distance"][name] == pytest.approx(distance)
+    assert found["mean_flip_probability"] == pytest.approx(np.mean(shares))
+    assert found["images"] == COUNT
+
+
+def test_an_interrupted_evaluation_resumes_with_the_missing_sets(predictor, tmp_path):
+    expected = evaluate(predictor, tmp_path)
+    (tmp_path / "tilt.parquet").unlink()
+    counting = CountingPredictor(predictor)
+    assert evaluate(counting, tmp_path) == expected
+    assert counting.images == 31 * COUNT
+
+
+def test_small_parts_of_a_batch_give_the_same(predictor, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    expected = evaluate(predictor, tmp_path / "a")
+    monkeypatch.setattr(perturbations, "MAX_BYTES_OF_FRAMES", 1)
+    assert evaluate(predictor, tmp_path / "b") == expected

@@ -1,0 +1,125 @@
+"""Results relative to a baseline, on results and files of real evaluations."""
+
+import numpy as np
+import pytest
+
+from nsk.errors import UserError
+from nsk.evaluation import robustness
+from nsk.evaluation.corruptions import BENCHMARK
+from nsk.evaluation.suites import corruptions, perturbations, relative
+from nsk.evaluation.suites.relative import ALEXNET, Baseline
+from tests.evaluation.suites import corruptions_test, perturbations_test
+from tests.evaluation.suites.small_classifier import make_images, predictor
+
+__all__ = ["predictor"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(predictor, tmp_path_factory):
+    """Folder and result of an evaluation, and those of other labels: another model."""
+    folders = [tmp_path_factory.mktemp("corruptions") for _ in range(2)]
+    images = make_images()[0], make_images(seed=0)[0]
+    other = type(images[1])(
+        "test", images[1].batches.map(lambda batch: {**batch, "label": 6 - batch["label"]})
+    )
+    return [
+        (folder, corruptions_test.evaluate(predictor, folder, split))
+        for folder, split in zip(folders, (images[0], other), strict=True)
+    ]
+
+
+def test_a_model_is_100_relative_to_itself(evaluated):
+    folder, result = evaluated[0]
+    found = relative.compare("corruptions", folder, result, Baseline("b", {"corruptions": result}))
+    assert found["baseline"] == "b" and found["compared"] == list(result["errors"])
+    assert found["mce"] == pytest.approx(100)
+    assert list(found["corruption_error"].values()) == [pytest.approx(100)] * 3
+    low, high = found["mce_interval"]
+    assert low < 100 < high
+
+
+def test_mce_by_hand(evaluated):
+    (folder, result), (_, other) = evaluated
+    baseline = Baseline("other", {"corruptions": other})
+    found = relative.compare("corruptions", folder, result, baseline)
+    ratios, relative_ratios = [], []
+    for name in result["errors"]:
+        mine, theirs = sum(result["errors"][name]), sum(other["errors"][name])
+        ratios.append(100 * mine / theirs)
+        above = theirs - 5 * other["clean_error"]
+        relative_ratios.append(
+            100 * (mine - 5 * result["clean_error"]) / above if above >= 0.005 else None
+        )
+        assert found["denominator"][name] == pytest.approx(theirs / 5)
+    assert found["mce"] == pytest.approx(np.mean(ratios))
+    if None in relative_ratios:
+        assert found["relative_mce"] is None
+    else:
+        assert found["relative_mce"] == pytest.approx(np.mean(relative_ratios))
+    values = corruptions.read_wrong(folder, list(result["errors"]))[1]
+    denominators = np.repeat([np.sum(other["errors"][name]) for name in result["errors"]], 5)
+    interval = robustness.bootstrap_interval(
+        values, lambda means: 100 * (means / denominators).sum(axis=1) / len(ratios)
+    )
+    assert found["mce_interval"] == pytest.approx(interval)
+
+
+@pytest.mark.parametrize("name, value", [("images", 7), ("seed", 1), ("constants", "tiny")])
+def test_a_baseline_of_other_images_is_an_error(evaluated, name, value):
+    folder, result = evaluated[0]
+    baseline = Baseline("other", {"corruptions": {**result, name: value}})
+    with pytest.raises(UserError, match=f"has {name}="):
+        relative.compare("corruptions", folder, result, baseline)
+
+
+def test_alexnet_is_for_imagenet(evaluated):
+    folder, result = evaluated[0]
+    with pytest.raises(UserError, match="constants 'cifar'"):
+        relative.compare("corruptions", folder, result, ALEXNET)
+    found = relative.compare("corruptions", folder, {**result, "constants": "imagenet"}, ALEXNET)
+    expected = robustness.corruption_error(
+        result["errors"], robustness.ALEXNET_ERRORS, list(result["errors"])
+    )
+    assert found["mce"] == pytest.approx(expected.mean)
+
+
+def test_the_benchmark_is_compared_without_the_extras(evaluated, monkeypatch):
+    names = (*BENCHMARK, "spatter")
+    errors = {name: [0.5] * 5 for name in names}
+    result = {**evaluated[0][1], "errors": errors, "clean_error": 0.1}
+    wrong = np.eye(2, dtype=bool)[np.zeros(8, int)]
+
+    def read_wrong(folder, names):
+        return wrong[:, 1], np.repeat(wrong[:, :1], 5 * len(names), axis=1)
+
+    monkeypatch.setattr(corruptions, "read_wrong", read_wrong)
+    found = relative.compare("corruptions", "", result, Baseline("b", {"corruptions": result}))
+    assert found["compared"] == list(BENCHMARK) and "mce_of_19" not in found
+
+
+def test_without_a_baseline_or_a_comparison_nothing_is_added(evaluated):
+    folder, result = evaluated[0]
+    assert relative.compare("corruptions", folder, result, None) == {}
+    assert relative.compare("corruptions", folder, result, Baseline("b", {})) == {}
+    assert relative.compare("clean", folder, {}, Baseline("b", {"clean": {}})) == {}
+
+
+def test_flip_rates(predictor, tmp_path):
+    result = perturbations_test.evaluate(predictor, tmp_path)
+    half = {name: value / 2 for name, value in result["flip_probability"].items()}
+    baseline = Baseline("b", {"perturbations": {**result, "flip_probability": half}})
+    found = relative.compare("perturbations", tmp_path, result, baseline)
+    assert found["mfr"] == pytest.approx(200) and found["mt5d"] == pytest.approx(100)
+    assert found["mfr_denominator"] == pytest.approx(half)
+
+
+def test_paired_differences(evaluated, predictor, tmp_path):
+    (folder, result), (other_folder, other) = evaluated
+    found = relative.paired_differences("corruptions", folder, other_folder)
+    assert found["mean"] == pytest.approx(other["mean_error"] - result["mean_error"])
+    assert found["lower"] <= found["mean"] <= found["upper"]
+    perturbations_test.evaluate(predictor, tmp_path)
+    same = relative.paired_differences("perturbations", tmp_path, tmp_path)
+    assert same == {"mean": 0, "lower": 0, "upper": 0}
+    assert perturbations.names_in(tmp_path) == ["gaussian_noise", "tilt"]
+    assert relative.paired_differences("clean", folder, folder) == {}
