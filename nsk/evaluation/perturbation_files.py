@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nsk.errors import UserError
+from nsk.evaluation.image_files import open_array
 from nsk.store.files import atomic_write
 
 NPY_LAYOUT = "uint8 (images, frames, height, width, 3)"
@@ -40,17 +41,7 @@ def open_npy(path: str | Path) -> np.ndarray:
     Raises:
         UserError: there is no such file, or it is not such an array.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: expected a .npy file, {NPY_LAYOUT}.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} is not a readable .npy file ({error}): download it again."
-        ) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{path} is an archive of arrays: expected one array, {NPY_LAYOUT}.")
+    array = open_array(path, NPY_LAYOUT)
     if array.ndim != 5 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(
             f"{path} holds {array.dtype} {array.shape}: expected {NPY_LAYOUT}. Is it a file of a "

@@ -12,9 +12,12 @@ pseudo-labels are selected, are called score files. Columns:
   `classes` (list of int32) names them, and `remaining_probability` float32 is the total of all
   other classes.
 - `truth` int32, in the files of an evaluated split: the true label.
+- `label_among_NAME` int32, in the files of the suite `natural`: the most probable of the classes of
+  the test set NAME.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +123,19 @@ def make_stored_predictions(
 
 
 def write_predictions(
-    path: Path, predictions: StoredPredictions, truth: np.ndarray | None = None
+    path: Path,
+    predictions: StoredPredictions,
+    truth: np.ndarray | None = None,
+    labels_among: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes a prediction file; `truth`, int (n,), are the true labels of an evaluated split."""
+    """Writes a prediction file.
+
+    Args:
+        path: the file.
+        predictions: the predictions of n images.
+        truth: int (n,), the true labels of an evaluated split.
+        labels_among: int (n,) by names of test sets, the most probable of the classes of each.
+    """
     columns = {
         "id": pa.array(predictions.ids, pa.string()),
         "key": pa.array(predictions.keys, pa.uint64()),
@@ -139,6 +152,8 @@ def write_predictions(
         columns["remaining_probability"] = pa.array(predictions.remaining, pa.float32())
     if truth is not None:
         columns["truth"] = pa.array(truth, pa.int32())
+    for name, labels in (labels_among or {}).items():
+        columns[f"label_among_{name}"] = pa.array(labels, pa.int32())
     with atomic_write(path) as unfinished:
         pq.write_table(
             pa.table(columns), unfinished, compression="zstd", use_dictionary=["label", "truth"]

@@ -7,7 +7,7 @@ name is that of the condition; an interrupted evaluation resumes with the first 
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from nsk.evaluation.prediction_files import (
     read_table,
     write_predictions,
 )
-from nsk.evaluation.predictor import Predictor, collect
+from nsk.evaluation.predictor import Predictions, Predictor, collect
 from nsk.evaluation.subsets import choose_subset
 from nsk.evaluation.suites.suite import SplitImages
 from nsk.store.files import num_cores
@@ -143,12 +143,26 @@ def predict_condition(
         path: the Parquet file.
     """
     if not path.exists():
-        predictions = collect(predictor(batches()))
-        num_classes = predictions.log_probabilities.shape[1]
-        top_k = STORED_CLASSES if num_classes > MAX_STORED_CLASSES else 0
-        stored = make_stored_predictions(predictions.ids, predictions.log_probabilities, top_k)
-        write_predictions(path, stored, truth=predictions.labels)
+        write_condition(path, collect(predictor(batches())))
     return read_condition(path)
+
+
+def write_condition(
+    path: Path,
+    predictions: Predictions,
+    labels_among: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes the predictions of a condition.
+
+    Args:
+        path: the Parquet file.
+        predictions: of all images.
+        labels_among: see `write_predictions`.
+    """
+    num_classes = predictions.log_probabilities.shape[1]
+    top_k = STORED_CLASSES if num_classes > MAX_STORED_CLASSES else 0
+    stored = make_stored_predictions(predictions.ids, predictions.log_probabilities, top_k)
+    write_predictions(path, stored, predictions.labels, labels_among)
 
 
 def read_condition(path: Path) -> Condition:

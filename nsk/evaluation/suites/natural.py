@@ -1,6 +1,149 @@
 """The suite `natural`: accuracy on other test sets, with all or some of the classes."""
 
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-def evaluate(predictor, splits, folder, **settings):
-    """Being written."""
-    raise NotImplementedError
+import numpy as np
+
+from nsk.errors import UserError
+from nsk.evaluation import robustness
+from nsk.evaluation.image_files import MAX_NAMES, Batch, Decode
+from nsk.evaluation.natural_sets import NaturalSet, map_classes, open_natural_set, restrict
+from nsk.evaluation.prediction_files import read_table
+from nsk.evaluation.predictor import Predictions, Predictor, collect
+from nsk.evaluation.suites.conditions import write_condition
+from nsk.evaluation.suites.suite import SplitImages
+from nsk.progress import Progress
+
+CLEAN = "clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    """A test set and the model's classes.
+
+    Attributes:
+        images: the set.
+        mapping: int64 (set classes,), the model's class of each label of the set.
+        classes: int64 (k,), the model's classes that the set has images of, in ascending order.
+    """
+
+    images: NaturalSet
+    mapping: np.ndarray
+    classes: np.ndarray
+
+    def batches(self, batch_size: int, decode: Decode) -> Iterator[Batch]:
+        """The images with the model's labels; a UserError if none of them is readable."""
+        is_empty = True
+        for batch in self.images.batches(batch_size, decode):
+            is_empty = False
+            yield {**batch, "label": self.mapping[batch["label"]]}
+        if is_empty:
+            reason = self.images.unreadable[0][1]
+            raise UserError(
+                f"{self.images.path}: none of {self.images.num_images} images is readable, the "
+                f"first one because of: {reason}. Download the set again."
+            )
+
+
+def evaluate(
+    predictor: Predictor,
+    splits: Mapping[str, SplitImages],
+    folder: Path,
+    *,
+    natural_sets: Mapping[str, str],
+    class_names: Sequence[str],
+    decode: Decode,
+) -> dict[str, Any]:
+    """Measures the accuracy on other test sets.
+
+    A set may have some of the model's classes alone. Then accuracies among these classes, whatever
+    the model finds of the others, are those that are published, and the clean test images of the
+    same classes are what they can be compared with.
+
+    Writes `NAME.parquet` for each set, and `clean.parquet` for the test images: the predictions of
+    every image, and the most probable among the classes of each set.
+
+    Args:
+        predictor: makes the predictions of the model.
+        splits: the clean images.
+        folder: where files are written.
+        natural_sets: paths of sets by their names.
+        class_names: names of the model's classes.
+        decode: function of an encoded image that returns uint8 (side, side, 3), and raises a
+            ValueError if it cannot.
+
+    Returns:
+        `sets`: by name `accuracy`, `accuracy_among_classes`, their 95 % intervals, the same of the
+        clean test images of the same classes (`clean_accuracy`, ...; None if there are none), and
+        the numbers `images` (without unreadable ones), `clean_images`, `classes`, `skipped` and
+        `unreadable`, and `unreadable_images`, the ids of the first ten.
+    """
+    sets = {}
+    for name, path in natural_sets.items():
+        images = open_natural_set(path)
+        mapping = map_classes(images, class_names, len(class_names))
+        sets[name] = _Set(images, mapping, np.unique(mapping[images.labels]))
+    progress = Progress("natural", len(sets) + 1, "sets")
+    classes = {name: found.classes for name, found in sets.items()}
+    _predict(predictor, splits["test"].batches, folder / f"{CLEAN}.parquet", classes)
+    for index, (name, found) in enumerate(sets.items()):
+        batches = found.batches(predictor.batch_size, decode)
+        _predict(predictor, batches, folder / f"{name}.parquet", {name: found.classes})
+        progress.update(index + 2)
+    progress.close()
+    return {"sets": {name: _measure(folder, name, found) for name, found in sets.items()}}
+
+
+def _predict(predictor, batches, path, classes):
+    """Writes the predictions of images, unless they are there already."""
+    if path.exists():
+        return
+    predictions: Predictions = collect(predictor(batches))
+    labels_among = {
+        name: chosen[restrict(predictions.log_probabilities, chosen).argmax(axis=1)]
+        for name, chosen in classes.items()
+    }
+    write_condition(path, predictions, labels_among)
+
+
+def _measure(folder, name, found):
+    """What the files of a set and of the clean images say."""
+    ids, correct = _read_correct(folder / f"{name}.parquet", name, found.classes)
+    _, clean = _read_correct(folder / f"{CLEAN}.parquet", name, found.classes)
+    readable = set(ids)
+    unreadable = [id for id in found.images.ids if id not in readable]
+    return {
+        **_accuracies(correct, ""),
+        **_accuracies(clean, "clean_"),
+        "images": len(correct),
+        "clean_images": len(clean),
+        "classes": len(found.classes),
+        "skipped": found.images.skipped,
+        "unreadable": len(unreadable),
+        "unreadable_images": unreadable[:MAX_NAMES],
+    }
+
+
+def _read_correct(path, name, classes):
+    """Ids of the images of some classes, and bool (n, 2): correct among all and these classes."""
+    column = f"label_among_{name}"
+    table = read_table(path, ["id", "truth", "label", column])
+    truth = table["truth"].to_numpy()
+    predicted = np.stack([table["label"].to_numpy(), table[column].to_numpy()], axis=1)
+    is_chosen = np.isin(truth, classes)
+    ids = [id for id, chosen in zip(table["id"].to_pylist(), is_chosen, strict=True) if chosen]
+    return ids, (predicted == truth[:, np.newaxis])[is_chosen]
+
+
+def _accuracies(correct, prefix):
+    """Accuracies with their intervals, None without images."""
+    metrics = {}
+    for column, name in enumerate(("accuracy", "accuracy_among_classes")):
+        values = correct[:, column]
+        interval = robustness.bootstrap_interval(values) if len(values) else (None, None)
+        metrics[f"{prefix}{name}"] = float(values.mean()) if len(values) else None
+        metrics[f"{prefix}{name}_interval"] = list(interval)
+    return metrics

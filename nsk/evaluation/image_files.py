@@ -1,0 +1,319 @@
+"""Test sets as files: arrays of images and labels, and folders with a folder for each class."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from nsk.errors import UserError
+from nsk.store.files import num_cores
+
+IMAGES_LAYOUT, LABELS_LAYOUT = "uint8 (images, height, width, 3)", "integers (images,)"
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif"),
+    *(".webp", ".tif", ".tiff", ".avif", ".ppm"),
+}
+# Files of operating systems and archivers; hidden ones are litter, too.
+LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+MAX_NAMES = 10  # Of an error message.
+
+Batch = dict[str, np.ndarray]
+# Function of an encoded image that returns uint8 (side, side, 3), or raises a ValueError with the
+# reason why it cannot be decoded.
+Decode = Callable[[bytes], np.ndarray]
+
+
+class ImageFile(NamedTuple):
+    """An image below the folder of its class.
+
+    Attributes:
+        id: path below the set's folder without the suffix, "CLASS/NAME".
+        label: index of its class.
+        path: the file.
+    """
+
+    id: str
+    label: int
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolders:
+    """What a folder of class folders holds.
+
+    Attributes:
+        names: of the classes that have images, integers in numerical order, else alphabetically.
+        files: the images, class by class, in the order of their paths.
+        skipped: number of files that are not read: litter, and what is not an image.
+    """
+
+    names: list[str]
+    files: list[ImageFile]
+    skipped: int
+
+
+def open_array(path: str | Path, layout: str) -> np.ndarray:
+    """Opens a .npy file without reading it into memory.
+
+    Args:
+        path: the file.
+        layout: what it should hold, for messages.
+
+    Returns:
+        Read-only memory-mapped array.
+
+    Raises:
+        UserError: there is no such file, or it is not one array.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: expected a .npy file, {layout}.") from None
+    except (OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is not a readable .npy file ({reason}): download it again."
+        ) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{path} is an archive of arrays: expected one array, {layout}.")
+    return array
+
+
+def open_images(path: str | Path) -> np.ndarray:
+    """Opens a .npy file of images, see `open_array`: uint8 (images, height, width, 3).
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    array = open_array(path, IMAGES_LAYOUT)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise UserError(
+            f"{path} holds {array.dtype} {array.shape}: expected {IMAGES_LAYOUT}. Is it a file of "
+            "images?"
+        )
+    return array
+
+
+def read_labels(path: str | Path, num_classes: int | None = None) -> np.ndarray:
+    """Reads a .npy file of labels.
+
+    Args:
+        path: the file.
+        num_classes: labels are in [0, num_classes); None: any that are not negative.
+
+    Returns:
+        int64 array (images,).
+
+    Raises:
+        UserError: it is not such a file, or a label is out of range.
+    """
+    array = open_array(path, LABELS_LAYOUT)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not array.size:
+        raise UserError(f"{path} holds {array.dtype} {array.shape}: expected {LABELS_LAYOUT}.")
+    labels = array.astype(np.int64)
+    largest = np.iinfo(np.int32).max if num_classes is None else num_classes - 1
+    is_wrong = (labels < 0) | (labels > largest)
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise UserError(
+            f"{path}: the label of row {row} is {labels[row]}: expected 0 to {largest}. Do the "
+            "labels belong to the classes of --dataset?"
+        )
+    return labels
+
+
+def list_class_folders(folder: str | Path) -> ClassFolders:
+    """Lists the images in a folder of class folders, at any depth below them.
+
+    Raises:
+        UserError: there are no such images; two of them have the same id; or two names of classes
+            are the same number.
+    """
+    folder = Path(folder)
+    files, skipped = {}, 0
+    for entry in _sorted_entries(folder):
+        if entry.is_dir() and not is_litter(entry.name):
+            images, others = _images_below(Path(entry.path))
+            skipped += others
+            if images:
+                files[entry.name] = images
+        else:
+            skipped += _count_files(entry)
+    if not files:
+        raise UserError(
+            f"{folder} has no folders of images: expected a folder for each class. It holds "
+            f"{describe_content(folder)}."
+        )
+    names = sort_names(files, folder)
+    listed = [
+        ImageFile(path.relative_to(folder).with_suffix("").as_posix(), label, path)
+        for label, name in enumerate(names)
+        for path in files[name]
+    ]
+    repeated = [
+        id for id, count in collections.Counter(file.id for file in listed).items() if count > 1
+    ]
+    if repeated:
+        raise UserError(
+            f"{folder}: several files are named {list_names(repeated)}, with different suffixes: "
+            "keep one of each."
+        )
+    return ClassFolders(names, listed, skipped)
+
+
+def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
+    """Sorts names of classes: by number if all are integers, so that 10 comes after 9.
+
+    Raises:
+        UserError: two names are the same number, such as 1 and 01.
+    """
+    names = sorted(names)
+    if not are_numbers(names):
+        return names
+    numbers = collections.Counter(map(int, names))
+    repeated = [str(number) for number, count in numbers.items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{folder}: several class folders have the number {list_names(repeated)}, such as 1 "
+            "and 01: keep one of each."
+        )
+    return sorted(names, key=int)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are non-negative integers."""
+    return all(name.isascii() and name.isdigit() for name in names)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden, or one of an operating system or archiver."""
+    return name.startswith(".") or name in LITTER
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first ten names, and how many there are if there are more."""
+    shown = ", ".join(names[:MAX_NAMES])
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
+
+
+def describe_content(folder: str | Path) -> str:
+    """What a folder holds, for error messages."""
+    names = [entry.name for entry in _sorted_entries(Path(folder)) if not is_litter(entry.name)]
+    return list_names(names) if names else "nothing"
+
+
+def array_batches(
+    ids: Sequence[str],
+    labels: np.ndarray,
+    images: np.ndarray,
+    batch_size: int,
+    decode: Decode | None = None,
+) -> Iterator[Batch]:
+    """Batches of images in an array.
+
+    Args:
+        ids: n strings.
+        labels: int (n,).
+        images: uint8 (n, height, width, 3).
+        batch_size: largest number of images in a batch.
+        decode: function of the images as PNG files; None: the images are kept as they are.
+
+    Yields:
+        dicts `id` bytes (batch,), `label` int64 (batch,) and `image` uint8 (batch, height, width,
+        3).
+    """
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            pixels = np.array(images[part])
+            if decode is not None:
+                decoded = executor.map(lambda image: decode(encode_png(image)), pixels)
+                pixels = np.stack(list(decoded))
+            yield make_batch(ids[part], labels[part], pixels)
+
+
+def make_batch(ids: Sequence[str], labels: Iterable[int], images: np.ndarray) -> Batch:
+    """A batch, see `array_batches`."""
+    encoded = np.array([id.encode() for id in ids])
+    return {"id": encoded, "label": np.array(labels, np.int64), "image": images}
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An image, uint8 (height, width, 3), as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_files(
+    files: Sequence[ImageFile], decode: Decode, batch_size: int
+) -> Iterator[list[tuple[ImageFile, np.ndarray | str]]]:
+    """Decodes image files in threads, a batch ahead.
+
+    Args:
+        files: the images.
+        decode: decodes one of them.
+        batch_size: largest number of images in a batch.
+
+    Yields:
+        for each batch (file, uint8 (height, width, 3), or the reason why it is unreadable).
+    """
+
+    def read(file):
+        try:
+            return file, decode(file.path.read_bytes())
+        except OSError as error:
+            return file, error.strerror or str(error)
+        except ValueError as error:
+            return file, " ".join(str(error).split())
+
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
+        waiting = collections.deque()
+        for start in range(0, len(files), batch_size):
+            waiting.append(executor.map(read, files[start : start + batch_size]))
+            if len(waiting) > 1:
+                yield list(waiting.popleft())
+        while waiting:
+            yield list(waiting.popleft())
+
+
+def _sorted_entries(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}): give the path of a folder of images."
+        ) from None
+
+
+def _images_below(folder):
+    """The paths of the images below a folder, in order, and the number of other files."""
+    paths, others = [], 0
+    for entry in _sorted_entries(folder):
+        if is_litter(entry.name):
+            others += _count_files(entry)
+        elif entry.is_dir(follow_symlinks=False):
+            found, skipped = _images_below(Path(entry.path))
+            paths += found
+            others += skipped
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            paths.append(Path(entry.path))
+        else:
+            others += 1
+    return paths, others
+
+
+def _count_files(entry):
+    """1 for a file; the number of files below a folder."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(files) for _, _, files in os.walk(entry.path))
