@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import io
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -191,6 +192,48 @@ def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
 def are_numbers(names: Iterable[str]) -> bool:
     """Whether all names are non-negative integers."""
     return all(name.isascii() and name.isdigit() for name in names)
+
+
+def match_classes(
+    names: Sequence[str], model_class_names: Sequence[str], num_classes: int, folder: str | Path
+) -> np.ndarray:
+    """Finds the model's class of each class folder.
+
+    Names are compared in Unicode's normal form C, in which different encodings of the same text are
+    equal. If they are not the model's and all of them are integers, they are indices.
+
+    Args:
+        names: of the class folders.
+        model_class_names: names of the model's classes; empty if they are unknown.
+        num_classes: number of the model's classes.
+        folder: where the class folders are, for messages.
+
+    Returns:
+        int64 array (class folders,), indices of the model's classes.
+
+    Raises:
+        UserError: a class is not one of the model's, or two of them are the same.
+    """
+    names = [unicodedata.normalize("NFC", name) for name in names]
+    indices = {unicodedata.normalize("NFC", name): i for i, name in enumerate(model_class_names)}
+    unknown = [name for name in names if name not in indices]
+    if unknown and are_numbers(names):
+        indices = {name: int(name) for name in names}
+        unknown = [name for name in names if int(name) >= num_classes]
+    if unknown:
+        expected = list_names(list(model_class_names)) or f"0 to {num_classes - 1}"
+        raise UserError(
+            f"{folder}: {len(unknown)} of {len(names)} classes are not the model's: "
+            f"{list_names(unknown)}. Expected names of its classes ({expected}) or their numbers: "
+            "rename or remove these folders."
+        )
+    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{folder}: several folders have the same name in different encodings: "
+            f"{list_names(repeated)}: merge them."
+        )
+    return np.array([indices[name] for name in names], np.int64)
 
 
 def is_litter(name: str) -> bool:
