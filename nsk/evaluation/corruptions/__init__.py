@@ -139,7 +139,7 @@ def corrupt(
     numbers = RandomNumbers(seed, ids, f"corruption/{name}/{severity}")
     options = {"textures": textures} if name == "frost" else {}
     parameters = corruption.parameters[chosen][severity - 1]
-    return corruption.kernel(images, numbers, *parameters, **options) if len(images) else images
+    return corruption.kernel(images, numbers, *parameters, **options)
 
 
 def choose_constants(shape: tuple[int, int], constants: str = "auto") -> str:
