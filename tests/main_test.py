@@ -49,7 +49,8 @@ FAKE_WORK = """
         return MagicMock(), [MagicMock()]
 
     heavy = ("decisions", "data.ingest", "distributed.runtime", "models", "report",
-             "report.run_report", "report.terminal", "stages")
+             "report.collect", "report.evaluation_report", "report.run_report", "report.terminal",
+             "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
     sys.modules["nsk.decisions"].best_generation = lambda chain: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(
