@@ -39,3 +39,13 @@ def suggest_names(name: str, spellings: Mapping[str, Sequence[str]]) -> str:
     matches = difflib.get_close_matches(name.lower(), spellings, n=4)
     names = dict.fromkeys(valid for spelling in matches for valid in spellings[spelling])
     return f" (similar: {', '.join(names)})" if names else ""
+
+
+def printable(name: str) -> str:
+    """The name in one line of text: characters that are not printable or not UTF-8 are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in name
+    )

@@ -5,7 +5,7 @@ first line of the module's docstring is its help text. Modules are imported by `
 import TensorFlow, and what needs it, inside functions alone.
 """
 
-from nsk.commands import evaluate, plan, run, score, select, verify
+from nsk.commands import corrupt, evaluate, plan, run, score, select, verify
 
 COMMANDS = {
     "run": run,
@@ -13,5 +13,6 @@ COMMANDS = {
     "score": score,
     "select": select,
     "evaluate": evaluate,
+    "corrupt": corrupt,
     "verify": verify,
 }

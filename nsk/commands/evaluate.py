@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nsk.commands.preparation import prepare
+from nsk.commands.preparation import NO_TRAINING, prepare
 from nsk.config.config import Config
 from nsk.config.evaluation import split_list
 from nsk.errors import UserError
-
-# A configuration needs a budget, even if nothing is trained.
-NO_TRAINING = {"train_images": [0], "train_epochs": [0], "train_steps": [1]}
 
 
 def execute(values: Mapping[str, Any]) -> dict | None:

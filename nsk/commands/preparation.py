@@ -23,6 +23,8 @@ from nsk.store.disk_errors import make_folder
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
 
+# A configuration needs a budget, even if nothing is trained.
+NO_TRAINING = {"train_images": [0], "train_epochs": [0], "train_steps": [1]}
 # Autotuning would choose kernels by their measured times, which differ between processes.
 # Reference: https://openxla.org/xla/determinism
 DETERMINISTIC_XLA = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 from nsk.config.fields import Condition, Section, setting
@@ -98,6 +99,14 @@ class EvaluationConfig(Section):
         commands=("evaluate", "corrupt"),
         changes_results=False,
     )
+    layout: str = setting(
+        "npy",
+        "Command corrupt: npy: an array for each corruption, as in CIFAR-10-C | folders: JPEG "
+        "files in class folders, as in ImageNet-C.",
+        choices=("npy", "folders"),
+        commands=("corrupt",),
+        changes_results=False,
+    )
     baseline: str = setting(
         "",
         "What mCE, relative mCE and mFR are relative to: the evaluation.json of another model | "
@@ -108,19 +117,19 @@ class EvaluationConfig(Section):
     )
     crop_fraction: float = setting(
         0.0,
-        "Command evaluate: share of the shorter side that the central square keeps; 0: that of the "
-        "published weights, or 1.",
+        "Commands evaluate and corrupt: share of the shorter side that the central square keeps; "
+        "0: that of the published weights, or 1.",
         minimum=0.0,
         maximum=1.0,
-        commands=("evaluate",),
+        commands=("evaluate", "corrupt"),
         changes_results=False,
     )
     interpolation: str = setting(
         "auto",
-        "Command evaluate: how images are resized; auto: as for the published weights, else "
-        "bilinear.",
+        "Commands evaluate and corrupt: how images are resized; auto: as for the published "
+        "weights, else bilinear.",
         choices=("auto", "bilinear", "bicubic"),
-        commands=("evaluate",),
+        commands=("evaluate", "corrupt"),
         changes_results=False,
     )
     evaluation_seed: int = setting(
@@ -139,7 +148,7 @@ class EvaluationConfig(Section):
     corruptions: str = setting(
         BENCHMARK,
         f"{BENCHMARK}: the 15 corruptions of the benchmark | {ALL}: the 4 extra ones, too | a list "
-        "of their names.",
+        "of their names; command corrupt: those that are written.",
         used_if=CORRUPTIONS,
     )
     corruption_constants: str = setting(
@@ -203,6 +212,7 @@ class EvaluationConfig(Section):
         _check_names("perturbations", self.perturbations, (ALL, *PERTURBATION_NAMES))
         for name in ("fgsm_epsilons", "pgd_epsilons"):
             _check_epsilons(name, getattr(self, name))
+        _check_natural_sets(self.natural_sets)
         if NATURAL.holds(self.values()) and not self.natural_sets:
             raise UserError("The suite natural needs --natural_sets=NAME=PATH,...: give one.")
 
@@ -224,6 +234,21 @@ def _name_and_path(text):
     name, separator, path = text.rpartition("=")
     path = os.path.expanduser(path)
     return (name if separator else os.path.basename(os.path.normpath(path))), path
+
+
+def _check_natural_sets(value):
+    """UserError if two test sets have the same name, or one is that of another file."""
+    names = [name for name, _ in map(_name_and_path, split_list(value))]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"--natural_sets={value}: two sets are named {name!r}: give NAME=PATH for each."
+            )
+        if not re.fullmatch(r"\w[\w.+ -]*", name) or name == "clean":
+            raise UserError(
+                f"--natural_sets={value}: {name!r} cannot be the name of a set: give NAME=PATH, "
+                "with a name of letters and digits that is not clean."
+            )
 
 
 def _check_names(flag, value, known):

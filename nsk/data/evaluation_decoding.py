@@ -5,7 +5,10 @@ The published crops leave out a margin, as training on random crops shows object
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
+
+from nsk.data.normalization import normalize_image
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 RULES = ("crop", "resize", "tf1")
@@ -105,6 +108,22 @@ def decode_with_crop(encoded: tf.Tensor, crop: Crop) -> tf.Tensor:
 
     shape = [crop.image_size, crop.image_size, 3]
     return tf.ensure_shape(tf.cond(fits, lambda: image, to_square), shape)
+
+
+def decode_file(encoded: bytes, crop: Crop) -> np.ndarray:
+    """Decodes an image file as ingestion and `decode_with_crop` together do.
+
+    Args:
+        encoded: an image in one of `normalization.FORMATS`.
+        crop: `Crop`.
+
+    Returns:
+        uint8 array (image_size, image_size, 3).
+
+    Raises:
+        ValueError: it cannot be decoded; the message gives the reason.
+    """
+    return decode_with_crop(tf.constant(normalize_image(encoded).encoded), crop).numpy()
 
 
 def _crop_then_resize(image, crop):

@@ -64,6 +64,11 @@ class CorruptionFiles:
         """Number of images of a corruption at one severity."""
         return len(self.ids)
 
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(height, width) of the images in arrays; None with class folders."""
+        return None if self.class_folders else self._open_array(self.names[0]).shape[1:3]
+
     def check(self, name: str) -> None:
         """Checks the files of a corruption without reading the images.
 

@@ -5,14 +5,17 @@ import concurrent.futures
 import dataclasses
 import io
 import os
+import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
-from nsk.errors import UserError
+from nsk.errors import UserError, printable
 from nsk.store.files import num_cores
 
 IMAGES_LAYOUT, LABELS_LAYOUT = "uint8 (images, height, width, 3)", "integers (images,)"
@@ -23,6 +26,7 @@ IMAGE_SUFFIXES = {
 # Files of operating systems and archivers; hidden ones are litter, too.
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 MAX_NAMES = 10  # Of an error message.
+MAX_IMAGE_BYTES = 64 * 2**20  # Larger files are unreadable.
 
 Batch = dict[str, np.ndarray]
 # Function of an encoded image that returns uint8 (side, side, 3), or raises a ValueError with the
@@ -49,7 +53,8 @@ class ClassFolders:
     """What a folder of class folders holds.
 
     Attributes:
-        names: of the classes that have images, integers in numerical order, else alphabetically.
+        names: of the classes that have images, integers in numerical order, else alphabetically;
+            see `printable`.
         files: the images, class by class, in the order of their paths.
         skipped: number of files that are not read: litter, and what is not an image.
     """
@@ -133,14 +138,20 @@ def read_labels(path: str | Path, num_classes: int | None = None) -> np.ndarray:
 def list_class_folders(folder: str | Path) -> ClassFolders:
     """Lists the images in a folder of class folders, at any depth below them.
 
+    Classes may be links to folders. Links to folders at lower levels are not followed.
+
     Raises:
-        UserError: there are no such images; two of them have the same id; or two names of classes
-            are the same number.
+        UserError: there are no such images; two of them have the same id; two names of classes are
+            the same number; or a class is a link to a folder that contains it.
     """
     folder = Path(folder)
     files, skipped = {}, 0
     for entry in _sorted_entries(folder):
         if entry.is_dir() and not is_litter(entry.name):
+            if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                raise UserError(
+                    f"{entry.path} is a link to a folder that contains it: remove the link."
+                )
             images, others = _images_below(Path(entry.path))
             skipped += others
             if images:
@@ -154,19 +165,17 @@ def list_class_folders(folder: str | Path) -> ClassFolders:
         )
     names = sort_names(files, folder)
     listed = [
-        ImageFile(path.relative_to(folder).with_suffix("").as_posix(), label, path)
+        ImageFile(printable(path.relative_to(folder).with_suffix("").as_posix()), label, path)
         for label, name in enumerate(names)
         for path in files[name]
     ]
-    repeated = [
-        id for id, count in collections.Counter(file.id for file in listed).items() if count > 1
-    ]
+    repeated = _repeated(file.id for file in listed)
     if repeated:
         raise UserError(
             f"{folder}: several files are named {list_names(repeated)}, with different suffixes: "
             "keep one of each."
         )
-    return ClassFolders(names, listed, skipped)
+    return ClassFolders([printable(name) for name in names], listed, skipped)
 
 
 def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
@@ -178,8 +187,7 @@ def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
     names = sorted(names)
     if not are_numbers(names):
         return names
-    numbers = collections.Counter(map(int, names))
-    repeated = [str(number) for number, count in numbers.items() if count > 1]
+    repeated = [str(number) for number in _repeated(map(int, names))]
     if repeated:
         raise UserError(
             f"{folder}: several class folders have the number {list_names(repeated)}, such as 1 "
@@ -193,6 +201,86 @@ def are_numbers(names: Iterable[str]) -> bool:
     return all(name.isascii() and name.isdigit() for name in names)
 
 
+def match_classes(
+    names: Sequence[str], model_class_names: Sequence[str], num_classes: int, folder: str | Path
+) -> np.ndarray:
+    """Finds the model's class of each class folder.
+
+    Names are compared in Unicode's normal form C, in which different encodings of the same text are
+    equal. The model's names are unknown if there are none, or if they are "0", "1" and so on. If no
+    folder has one of the model's names,
+
+    - folders that are integers, such as ImageNet-V2's, are indices, unless the model's names are
+      other integers;
+    - as many folders as the model has classes are these in alphabetical order, if its names are
+      unknown; a warning says so.
+
+    Args:
+        names: of the class folders.
+        model_class_names: names of the model's classes; empty if they are unknown.
+        num_classes: number of the model's classes.
+        folder: where the class folders are, for messages.
+
+    Returns:
+        int64 array (class folders,), indices of the model's classes, all different.
+
+    Raises:
+        UserError: a class is not one of the model's, two folders have the same name, or two of the
+            model's classes do.
+    """
+    names, known = _normalized(names), _normalized(model_class_names)
+    repeated = _repeated(names)
+    if repeated:
+        raise UserError(
+            f"{folder}: several folders have the same name in different encodings: "
+            f"{list_names(repeated)}: merge them."
+        )
+    ambiguous = [name for name in _repeated(known) if name in names]
+    if ambiguous:
+        raise UserError(
+            f"{folder}: several of the model's classes have the name {list_names(ambiguous)}: "
+            f"expected different names. Rename all folders to the numbers of classes, 0 to "
+            f"{num_classes - 1}."
+        )
+    indices = {name: index for index, name in enumerate(known)}
+    if not any(name in indices for name in names):
+        indices = _indices_without_names(names, known, num_classes, folder)
+    unknown = [name for name in names if not 0 <= indices.get(name, -1) < num_classes]
+    if unknown:
+        expected = list_names(list(model_class_names)) or f"0 to {num_classes - 1}"
+        raise UserError(
+            f"{folder}: {len(unknown)} of {len(names)} classes are not the model's: "
+            f"{list_names(unknown)}. Expected names of its classes ({expected}) or their numbers: "
+            "rename or remove these folders."
+        )
+    return np.array([indices[name] for name in names], np.int64)
+
+
+def _indices_without_names(names, known, num_classes, folder):
+    """Indices of the model's classes by folder, if no folder has the name of a class."""
+    is_unnamed = known == [str(index) for index in range(len(known))]
+    if are_numbers(names):
+        is_index = is_unnamed or not any(are_numbers([name]) for name in known)
+        return {name: int(name) for name in names} if is_index else {}
+    if is_unnamed and len(names) == num_classes:
+        logging.warning(
+            "%s: the names of the model's classes are unknown, so these folders are taken as its "
+            "classes in alphabetical order: %s.",
+            folder,
+            list_names(sorted(names)),
+        )
+        return {name: index for index, name in enumerate(sorted(names))}
+    return {}
+
+
+def _normalized(names):
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def _repeated(names):
+    return [name for name, count in collections.Counter(names).items() if count > 1]
+
+
 def is_litter(name: str) -> bool:
     """Whether a file or folder is hidden, or one of an operating system or archiver."""
     return name.startswith(".") or name in LITTER
@@ -200,7 +288,7 @@ def is_litter(name: str) -> bool:
 
 def list_names(names: Sequence[str]) -> str:
     """The first ten names, and how many there are if there are more."""
-    shown = ", ".join(names[:MAX_NAMES])
+    shown = ", ".join(map(printable, names[:MAX_NAMES]))
     return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 
 
@@ -269,7 +357,7 @@ def decode_files(
 
     def read(file):
         try:
-            return file, decode(file.path.read_bytes())
+            return file, decode(_read_file(file.path))
         except OSError as error:
             return file, error.strerror or str(error)
         except ValueError as error:
@@ -283,6 +371,18 @@ def decode_files(
                 yield list(waiting.popleft())
         while waiting:
             yield list(waiting.popleft())
+
+
+def _read_file(path):
+    """The bytes of an image file; ValueError or OSError if it cannot be one."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError("a link to a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):  # Opening a pipe would block until somebody writes to it.
+        raise ValueError("a pipe, device or socket, not a file")
+    if status.st_size > MAX_IMAGE_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes: expected at most {MAX_IMAGE_BYTES:,}")
+    return path.read_bytes()
 
 
 def _sorted_entries(folder):

@@ -15,7 +15,6 @@ Reference:
     [Wang et al., 2019](https://arxiv.org/abs/1905.13549) (Sketch)
 """
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from nsk.evaluation.image_files import (
     list_class_folders,
     list_names,
     make_batch,
+    match_classes,
     open_images,
     read_labels,
 )
@@ -183,8 +183,7 @@ def map_classes(
 ) -> np.ndarray:
     """Finds the model's class of each class of a set.
 
-    Names are compared in Unicode's normal form C, in which different encodings of the same text are
-    equal. If they are not the model's and all of them are integers, they are indices.
+    For names of class folders see `match_classes`.
 
     Args:
         natural_set: the set.
@@ -196,7 +195,7 @@ def map_classes(
         label itself.
 
     Raises:
-        UserError: a class is not one of the model's, or two of them are the same.
+        UserError: a class is not one of the model's.
     """
     if natural_set.class_names is None:
         largest = int(natural_set.labels.max())
@@ -206,26 +205,7 @@ def map_classes(
                 "classes of the model. Choose a set with the model's classes."
             )
         return np.arange(num_classes)
-    names = [unicodedata.normalize("NFC", name) for name in natural_set.class_names]
-    indices = {unicodedata.normalize("NFC", name): i for i, name in enumerate(model_class_names)}
-    unknown = [name for name in names if name not in indices]
-    if unknown and natural_set.is_numbered:
-        indices = {name: int(name) for name in names}
-        unknown = [name for name in names if int(name) >= num_classes]
-    if unknown:
-        expected = list_names(list(model_class_names)) or f"0 to {num_classes - 1}"
-        raise UserError(
-            f"{natural_set.path}: {len(unknown)} of {len(names)} classes are not the model's: "
-            f"{list_names(unknown)}. Expected names of its classes ({expected}) or their numbers: "
-            "rename or remove these folders."
-        )
-    if len(set(names)) < len(names):
-        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        raise UserError(
-            f"{natural_set.path}: several folders have the same name in different encodings: "
-            f"{list_names(repeated)}: merge them."
-        )
-    return np.array([indices[name] for name in names], np.int64)
+    return match_classes(natural_set.class_names, model_class_names, num_classes, natural_set.path)
 
 
 def restrict(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:

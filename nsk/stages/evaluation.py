@@ -12,7 +12,7 @@ import tensorflow as tf
 from nsk.config.evaluation import split_list
 from nsk.config.fields import used_values
 from nsk.data import pipeline
-from nsk.data.evaluation_decoding import Crop, decode_with_crop
+from nsk.data.evaluation_decoding import Crop, decode_file, decode_with_crop
 from nsk.data.shards import ShardSet
 from nsk.data.sources.source import describe_files
 from nsk.evaluation.predictor import Predictor
@@ -158,6 +158,8 @@ def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **optio
         )
         for split, shards in splits.items()
     }
+    if "decode" in suite.settings:
+        options["decode"] = functools.partial(decode_file, crop=crop)
     with contextlib.ExitStack() as stack:
         for shards in splits.values():
             stack.enter_context(shards.naming_broken_shards())
@@ -172,22 +174,29 @@ def _load_from_stage(model):
 def _options(
     runner: StageRunner, suite: Suite, model: StageFolder, images: StageFolder
 ) -> dict[str, Any]:
-    """The keyword arguments of a suite."""
+    """The keyword arguments of a suite, without `decode`, which depends on the crop."""
     values = runner.config.evaluation.parsed()
     values["class_names"] = model.counts.get("class_names") or images.counts["class_names"]
-    return {name: values[name] for name in suite.settings}
+    return {name: values[name] for name in suite.settings if name in values}
 
 
 def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict[str, Any]:
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
     content = {
-        setting: describe_files(path for path in Path(options[setting]).rglob("*"))
+        setting: describe_files(
+            file for path in _paths(options[setting]) for file in (path, *path.rglob("*"))
+        )
         for setting in suite.files
         if options[setting]
     }
     settings = {setting: used[setting] for setting in suite.settings if setting in used}
     return {**suite_settings(name), **settings, **({"content": content} if content else {})}
+
+
+def _paths(value):
+    """The paths of a setting: one, or a dict of them."""
+    return [Path(path) for path in (value.values() if isinstance(value, dict) else [value])]
 
 
 def suite_settings(name: str) -> dict[str, dict[str, int]]:

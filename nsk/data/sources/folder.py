@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nsk.config.data import DataConfig
-from nsk.data.sources.source import SPLITS, SourceImage, describe_files, printable
-from nsk.errors import UserError
+from nsk.data.sources.source import SPLITS, SourceImage, describe_files
+from nsk.errors import UserError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 

@@ -100,13 +100,3 @@ def describe_files(paths: Iterable[Path], root: str | Path = "") -> dict:
         except OSError as error:  # Of a broken link, for instance.
             digest.update(name + f"\0{error.errno}\n".encode())
     return {"files": len(names), "sha256": digest.hexdigest()}
-
-
-def printable(name: str) -> str:
-    """The name in one line of text: characters that are not printable or not UTF-8 are escaped."""
-    if name.isprintable():
-        return name
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in name
-    )

@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 
 from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
-from nsk.data.sources.source import SourceImage, describe_files, printable
-from nsk.errors import UserError
+from nsk.data.sources.source import SourceImage, describe_files
+from nsk.errors import UserError, printable
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
 MAX_CLASSES = 2**20

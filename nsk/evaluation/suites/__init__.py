@@ -33,6 +33,8 @@ SUITES = {
             "corruption_files",
             "frost_textures",
             *SUBSET,
+            "class_names",
+            "decode",
         ),
         files=("corruption_files", "frost_textures"),
         table={"mean_error": ".2%", "mce": ".1f", "relative_mce": ".1f"},
@@ -55,7 +57,11 @@ SUITES = {
             *SUBSET,
         ),
     ),
-    "natural": Suite(natural.evaluate, settings=("natural_sets", "class_names")),
+    "natural": Suite(
+        natural.evaluate,
+        settings=("natural_sets", "class_names", "decode"),
+        files=("natural_sets",),
+    ),
 }
 
 

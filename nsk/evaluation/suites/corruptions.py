@@ -9,6 +9,7 @@ import numpy as np
 
 from nsk.evaluation import corruptions as library
 from nsk.evaluation import robustness
+from nsk.evaluation.image_files import Decode
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites.conditions import (
     ChosenImages,
@@ -16,11 +17,14 @@ from nsk.evaluation.suites.conditions import (
     read_condition,
     transform_batches,
 )
+from nsk.evaluation.suites.published import PublishedCorruptions
 from nsk.evaluation.suites.suite import SplitImages
 from nsk.progress import Progress
 
 SEVERITIES = range(1, 6)
 CLEAN = "clean"
+# The clean images beside a published set: it is not known which of its images is which of them.
+UNPAIRED = "test"
 
 
 def evaluate(  # noqa: PLR0913 (keyword arguments only)
@@ -34,10 +38,16 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     frost_textures: str,
     evaluation_images: int,
     evaluation_seed: int,
+    class_names: Sequence[str] = (),
+    decode: Decode | None = None,
 ) -> dict[str, Any]:
     """Measures the errors on corrupted test images.
 
     Writes `clean.parquet` and `NAME-SEVERITY.parquet`, every image's predictions.
+
+    The images of a published set are not known to be in the order of the test images. If these are
+    equally many in each class, they are its clean images, in `test.parquet`; else there is no
+    `clean_error`.
 
     Args:
         predictor: makes the predictions of the model.
@@ -49,36 +59,66 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         frost_textures: folder of photographs; "": a procedural texture.
         evaluation_images: size of the random subset; 0: all images.
         evaluation_seed: of the subset and of the corruptions.
+        class_names: names of the model's classes, for a published set.
+        decode: for a published set, function of an encoded image that returns uint8 (side, side,
+            3) and raises a ValueError if it cannot.
 
     Returns:
         `clean_error` and `mean_error`, its 95 % interval `mean_error_interval`; `errors` by
-        corruption and severity; `images`, and what the images are (`source`, `constants`, `frost`).
+        corruption and severity; `images`, and what the images are (`source`, `constants`, `frost`);
+        `clean_note`, why there is no `clean_error`.
     """
     names = names_of(corruptions)
-    images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
-    clean = predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
-    textures = library.read_textures(Path(frost_textures)) if frost_textures else None
     side = predictor.model.input_shape[1]
+    described = {
+        "seed": evaluation_seed,
+        "constants": library.choose_constants((side, side), corruption_constants),
+    }
+    subset = (evaluation_images, evaluation_seed)
+    if corruption_files:
+        path = Path(corruption_files)
+        published = PublishedCorruptions(path, corruptions, names, class_names, *subset)
+        names = published.names
+        described |= {"source": path.resolve().name, "frost": "published"}
+        described["clean_note"] = _predict_clean(predictor, splits["test"], folder, published)
+
+        def batches_of(name, severity):
+            return published.batches(name, severity, predictor.batch_size, side, decode)
+    else:
+        images = ChosenImages(splits["test"], *subset)
+        predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
+        textures = library.read_textures(Path(frost_textures)) if frost_textures else None
+        frost = "photographs" if frost_textures else "procedural texture"
+        described |= {"source": "generated", "frost": frost}
+
+        def batches_of(name, severity):
+            options = (evaluation_seed, corruption_constants, textures)
+            return transform_batches(images, functools.partial(_corrupt, name, severity, *options))
+
+    _predict(predictor, folder, names, batches_of)
+    return {**measure(folder, names), **described}
+
+
+def _predict(predictor, folder, names, batches_of):
+    """Predicts all conditions that are not in the folder; `batches_of(name, severity)`."""
     progress = Progress("corruptions", len(names) * len(SEVERITIES), "conditions")
     for index, (name, severity) in enumerate(conditions(names)):
-        corrupt = functools.partial(
-            _corrupt, name, severity, evaluation_seed, corruption_constants, textures
-        )
         predict_condition(
             predictor,
-            lambda corrupt=corrupt: transform_batches(images, corrupt),
+            functools.partial(batches_of, name, severity),
             folder / f"{name}-{severity}.parquet",
         )
         progress.update(index + 1)
     progress.close()
-    return {
-        **measure(folder, names),
-        "images": len(clean.ids),
-        "seed": evaluation_seed,
-        "source": "generated",
-        "constants": library.choose_constants((side, side), corruption_constants),
-        "frost": "photographs" if frost_textures else "procedural texture",
-    }
+
+
+def _predict_clean(predictor, split, folder, published):
+    """Predicts the clean images of a published set; returns why not, or ""."""
+    images = ChosenImages(split)
+    note = published.compare_labels(np.concatenate([batch["label"] for batch in images]))
+    if not note:
+        predict_condition(predictor, lambda: images, folder / f"{UNPAIRED}.parquet")
+    return note
 
 
 def names_of(chosen):
@@ -107,27 +147,34 @@ def _corrupt(name, severity, seed, constants, textures, images, ids):
 def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """The errors in the files of a folder."""
     clean, wrong = read_wrong(folder, names)
+    unpaired = folder / f"{UNPAIRED}.parquet"
+    if clean is None and unpaired.exists():
+        clean = ~read_condition(unpaired).is_correct
     errors = wrong.mean(axis=0).reshape(len(names), len(SEVERITIES))
     interval = robustness.bootstrap_interval(wrong)
     return {
-        "clean_error": float(clean.mean()),
+        "clean_error": None if clean is None else float(clean.mean()),
         "mean_error": float(errors.mean()),
         "mean_error_interval": list(interval),
         "errors": {name: row.tolist() for name, row in zip(names, errors, strict=True)},
+        "images": len(wrong),
     }
 
 
-def read_wrong(folder: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_wrong(folder: Path, names: Sequence[str]) -> tuple[np.ndarray | None, np.ndarray]:
     """Which predictions are wrong.
 
     Returns:
-        bool (n,) of the clean images; bool (n, conditions), in the order of `conditions`.
+        bool (n,) of the clean images, None if it is not known which image is which; bool (n,
+        conditions), in the order of `conditions`.
     """
-    clean = read_condition(folder / f"{CLEAN}.parquet")
-    columns = []
+    path = folder / f"{CLEAN}.parquet"
+    clean = read_condition(path) if path.exists() else None
+    ids, columns = None if clean is None else clean.ids, []
     for name, severity in conditions(names):
         condition = read_condition(folder / f"{name}-{severity}.parquet")
-        if condition.ids != clean.ids:
-            raise ValueError(f"{name}-{severity} in {folder} has other images than {CLEAN}.")
+        ids = condition.ids if ids is None else ids
+        if condition.ids != ids:
+            raise ValueError(f"{name}-{severity} in {folder} has other images than the first.")
         columns.append(~condition.is_correct)
-    return ~clean.is_correct, np.stack(columns, axis=1)
+    return None if clean is None else ~clean.is_correct, np.stack(columns, axis=1)

@@ -1,5 +1,6 @@
 """The suite `perturbations`: how often predictions flip, as on CIFAR-10-P and ImageNet-P."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nsk.evaluation.corruptions import choose_constants
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites.conditions import Batch, ChosenImages, transform_batches
+from nsk.evaluation.suites.published import frame_batches, open_perturbations
 from nsk.evaluation.suites.suite import SplitImages
 from nsk.progress import Progress
 from nsk.store.files import atomic_write
@@ -44,7 +46,8 @@ def evaluate(
         folder: where files are written.
         perturbations: names of sets, or "all".
         corruption_constants: see `perturbations.perturb`.
-        perturbation_files: folder of a published set; "": the test images are perturbed here.
+        perturbation_files: folder of a published set, of whose images no labels are known, nor are
+            they needed; "": the test images are perturbed here.
         evaluation_images: size of the random subset; 0: all images.
         evaluation_seed: of the subset and of the perturbations.
 
@@ -52,32 +55,44 @@ def evaluate(
         `mean_flip_probability` and its 95 % interval, `flip_probability`,
         `flip_probability_against_first` and `top5_distance` by set, `images`.
     """
-    names = [name for name in library.PERTURBATIONS if {name, "all"} & set(perturbations)]
-    images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
+    side = predictor.model.input_shape[1]
+    constants = choose_constants((side, side), corruption_constants)
+    subset = (evaluation_images, evaluation_seed)
+    if perturbation_files:
+        path = Path(perturbation_files)
+        arrays = open_perturbations(path, perturbations, constants, side)
+        names, source = list(arrays), path.resolve().name
 
-    def frames_of(images, name):
-        def perturb(pixels, ids):
-            frames = library.perturb(
-                pixels, name, ids, seed=evaluation_seed, constants=corruption_constants
-            )
-            return np.stack(list(frames), axis=1)
+        def frames_of(name):
+            size = max(1, MAX_BYTES_OF_FRAMES // arrays[name][0].nbytes)
+            return frame_batches(arrays[name], min(size, predictor.batch_size), *subset, path)
+    else:
+        names = [name for name in library.PERTURBATIONS if {name, "all"} & set(perturbations)]
+        images, source = ChosenImages(splits["test"], *subset), "generated"
 
-        return transform_batches(_small_batches(images), perturb)
+        def frames_of(name):
+            options = {"seed": evaluation_seed, "constants": corruption_constants}
+            perturb = functools.partial(_perturb, name, options)
+            return transform_batches(_small_batches(images), perturb)
 
     progress = Progress("perturbations", len(names), "sets")
     for index, name in enumerate(names):
         path = folder / f"{name}.parquet"
         if not path.exists():
-            _write(path, *_predict(predictor, frames_of(images, name)))
+            _write(path, *_predict(predictor, frames_of(name)))
         progress.update(index + 1)
     progress.close()
-    side = predictor.model.input_shape[1]
     return {
         **measure(folder, names),
-        "constants": choose_constants((side, side), corruption_constants),
+        "constants": constants,
         "seed": evaluation_seed,
-        "source": "generated",
+        "source": source,
     }
+
+
+def _perturb(name, options, images, ids):
+    """All frames of images, uint8 (n, frames, height, width, 3)."""
+    return np.stack(list(library.perturb(images, name, ids, **options)), axis=1)
 
 
 def _small_batches(images: Iterable[Batch]) -> Iterator[Batch]:

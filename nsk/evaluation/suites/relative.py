@@ -105,32 +105,47 @@ def _compare_corruptions(folder, result, baseline):
 
 def _corruption_errors(folder, result, other, names):
     """MCE and relative mCE of some corruptions, with intervals."""
-    errors, clean_error = result["errors"], result["clean_error"]
+    errors = result["errors"]
     mce = robustness.corruption_error(errors, other["errors"], names)
-    relative = robustness.relative_corruption_error(
-        errors, clean_error, other["errors"], other["clean_error"], names
-    )
-    clean, wrong = corruptions.read_wrong(folder, names)
-    values = np.concatenate([clean[:, np.newaxis], wrong], axis=1)
     baseline = np.array([other["errors"][name] for name in names])
-    shape = (-1, *baseline.shape)
+    clean, wrong = corruptions.read_wrong(folder, names)
 
     def resampled_mce(means):
-        return robustness.mean_corruption_error(means[:, 1:].reshape(shape), baseline)
+        return robustness.mean_corruption_error(means.reshape(-1, *baseline.shape), baseline)
+
+    compared = {
+        "mce": mce.mean,
+        "mce_interval": list(robustness.bootstrap_interval(wrong, resampled_mce)),
+        "corruption_error": mce.percent,
+        "denominator": mce.denominators,
+    }
+    clean_errors = result["clean_error"], other["clean_error"]
+    if None in clean_errors:
+        return {**compared, "relative_mce": None}
+    return compared | _relative_errors(errors, other["errors"], clean_errors, names, clean, wrong)
+
+
+def _relative_errors(errors, other_errors, clean_errors, names, clean, wrong):
+    """Relative mCE; without an interval if it is not known which clean image is which."""
+    clean_error, other_clean_error = clean_errors
+    relative = robustness.relative_corruption_error(
+        errors, clean_error, other_errors, other_clean_error, names
+    )
+    baseline = np.array([other_errors[name] for name in names])
 
     def resampled_relative(means):
         return robustness.mean_corruption_error(
-            means[:, 1:].reshape(shape), baseline, means[:, 0], other["clean_error"]
+            means[:, 1:].reshape(-1, *baseline.shape), baseline, means[:, 0], other_clean_error
         )
 
+    interval = (None, None)
+    if clean is not None:
+        values = np.concatenate([clean[:, np.newaxis], wrong], axis=1)
+        interval = robustness.bootstrap_interval(values, resampled_relative)
     return {
-        "mce": mce.mean,
-        "mce_interval": list(robustness.bootstrap_interval(values, resampled_mce)),
         "relative_mce": relative.mean,
-        "relative_mce_interval": list(robustness.bootstrap_interval(values, resampled_relative)),
-        "corruption_error": mce.percent,
+        "relative_mce_interval": list(interval),
         "relative_corruption_error": relative.percent,
-        "denominator": mce.denominators,
         "relative_denominator": relative.denominators,
     }
 

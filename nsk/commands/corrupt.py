@@ -1,0 +1,201 @@
+"""Writes corrupted test images as files, in the layout of CIFAR-10-C or ImageNet-C."""
+
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import logging
+
+from nsk.commands.preparation import NO_TRAINING, prepare
+from nsk.config.config import Config
+from nsk.errors import UserError
+from nsk.store.disk_errors import naming_disk_errors
+from nsk.store.files import atomic_write, remove_unfinished
+from nsk.store.locks import lock_folder
+
+if TYPE_CHECKING:  # Imported in functions, since they import TensorFlow.
+    from nsk.evaluation.suites.conditions import Batch, ChosenImages
+    from nsk.stages.runner import StageRunner
+    from nsk.store.folders import StageFolder
+
+INGESTED, IDS, SETTINGS = "ingested", "ids.txt", "settings.json"
+
+
+def execute(values: Mapping[str, Any]) -> dict | None:
+    """Writes the test images of `--dataset` with all chosen corruptions.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        The content of `settings.json`; None for all workers but the chief.
+
+    Raises:
+        UserError: settings, data or the folder do not allow it.
+    """
+    if values.get("workdir"):
+        raise UserError("--workdir is for runs: corrupt writes to the folder given as --output.")
+    if not values.get("output"):
+        raise UserError("--output is not given: name a folder for the images, as --output=Mine-C.")
+    output = Path(values["output"]).expanduser()
+    given = {**values, **NO_TRAINING, "workdir": str(output / INGESTED)}
+    # The settings of corruptions are those of the suite.
+    runner = prepare({**given, "suites": "corruptions"}, _check)
+    from nsk.stages import ingestion
+
+    images = ingestion.ingest_test_images(runner)
+    if not runner.workers.is_chief:
+        return None
+    with lock_folder(output), naming_disk_errors(output):
+        remove_unfinished(output)
+        return _write(runner, images, output)
+
+
+def _check(config: Config):
+    """UserError if a setting is of evaluations alone."""
+    if config.evaluation.corruption_files:
+        raise UserError(
+            "--corruption_files is what evaluate reads: leave it out, corrupt writes to --output."
+        )
+
+
+def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
+    """Writes the ids, the labels and a file or folder for each corruption."""
+    from nsk.evaluation import corruption_files, corruptions
+    from nsk.evaluation.suites.corruptions import names_of
+    from nsk.progress import Progress
+
+    settings = runner.config.evaluation.parsed()
+    chosen, side = _choose_images(runner, images)
+    textures = settings["frost_textures"]
+    textures = corruptions.read_textures(textures) if textures else None
+    written = _describe(settings, images, side)
+    _claim(output, written)
+    ids, labels = _ids_and_labels(chosen)
+    _write_text(output / IDS, "".join(f"{id}\n" for id in ids))
+    if settings["layout"] == "npy":
+        corruption_files.write_labels(output, labels)
+    options = {
+        "seed": settings["evaluation_seed"],
+        "constants": settings["corruption_constants"],
+        "textures": textures,
+    }
+    names = names_of(settings["corruptions"])
+    progress = Progress("corrupt", len(names), "corruptions")
+    for index, name in enumerate(names):
+        batches = [
+            functools.partial(_corrupted, chosen, name, severity, options)
+            for severity in corruptions.SEVERITIES
+        ]
+        if settings["layout"] == "npy":
+            pixels = ((batch["image"] for batch in make()) for make in batches)
+            corruption_files.write_npy_files(output, name, pixels, len(ids), (side, side))
+        else:
+            for severity, make in zip(corruptions.SEVERITIES, batches, strict=True):
+                labelled = ((batch["label"], batch["image"]) for batch in make())
+                corruption_files.write_image_folders(
+                    output, name, severity, labelled, images.counts["class_names"]
+                )
+        progress.update(index + 1)
+    progress.close()
+    logging.info("%d images in %s.", len(ids), output)
+    return written
+
+
+def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["ChosenImages", int]:
+    """The test images as squares, and their side in pixels."""
+    from nsk.data import pipeline
+    from nsk.data.evaluation_decoding import Crop, decode_with_crop
+    from nsk.evaluation.suites.conditions import ChosenImages
+    from nsk.evaluation.suites.suite import SplitImages
+    from nsk.stages.runner import shard_set
+
+    config = runner.config
+    side = config.chain.image_size.at(0) or images.counts["image_side"]
+    if not side:
+        raise UserError(
+            f"The images of --dataset={config.data.dataset} have different sizes: give "
+            "--image_size, the side of the corrupted ones."
+        )
+    settings = config.evaluation
+    interpolation = "bilinear" if settings.interpolation == "auto" else settings.interpolation
+    crop = Crop(side, settings.crop_fraction or 1.0, interpolation)
+    batches = pipeline.clean_batches(
+        shard_set(images, "test"),
+        side,
+        config.run.eval_batch_size,
+        decode=functools.partial(decode_with_crop, crop=crop),
+    )
+    number = settings.evaluation_images
+    if number > images.counts["images"]["test"]:
+        raise UserError(
+            f"--evaluation_images={number}: there are {images.counts['images']['test']} test "
+            "images: give at most this number, or 0 for all."
+        )
+    return ChosenImages(SplitImages("test", batches), number, settings.evaluation_seed), side
+
+
+def _describe(settings: dict, images: "StageFolder", side: int) -> dict:
+    """All that the corrupted images depend on."""
+    from nsk.data.sources.source import describe_files
+    from nsk.evaluation.corruptions import choose_constants
+
+    textures = settings["frost_textures"]
+    names = ("layout", "evaluation_images", "evaluation_seed", "crop_fraction", "interpolation")
+    return {
+        "images": images.fingerprint,
+        "image_size": side,
+        "constants": choose_constants((side, side), settings["corruption_constants"]),
+        "frost": describe_files(Path(textures).iterdir(), textures) if textures else "procedural",
+        **{name: settings[name] for name in names},
+    }
+
+
+def _claim(output: Path, written: dict) -> None:
+    """Records the settings of a folder; UserError if it has images with other ones."""
+    path = output / SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text())
+        for name, value in written.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{output} was written with {name}={found.get(name)}, not {value}: give "
+                    "another folder as --output, or the same settings to go on."
+                )
+        return
+    others = sorted(set(os.listdir(output)) - {INGESTED})
+    if others:
+        raise UserError(
+            f"{output} holds {', '.join(others[:5])}, not written by corrupt: give a new folder as "
+            "--output."
+        )
+    _write_text(path, json.dumps(written, indent=2) + "\n")
+
+
+def _ids_and_labels(chosen: "ChosenImages") -> tuple[list[str], np.ndarray]:
+    ids, labels = [], []
+    for batch in chosen:
+        ids += [id.decode() for id in batch["id"]]
+        labels.append(batch["label"])
+    return ids, np.concatenate(labels)
+
+
+def _corrupted(
+    chosen: "ChosenImages", name: str, severity: int, options: dict
+) -> Iterator["Batch"]:
+    """Batches of corrupted images."""
+    from nsk.evaluation.corruptions import corrupt
+    from nsk.evaluation.suites.conditions import transform_batches
+
+    return transform_batches(
+        chosen, lambda pixels, ids: corrupt(pixels, name, severity, ids, **options)
+    )
+
+
+def _write_text(path, text):
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
