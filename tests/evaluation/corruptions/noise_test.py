@@ -85,5 +85,5 @@ def test_impulses_are_independent_in_each_channel(amount):
 def test_impulses_are_the_lowest_draws(amount):
     images = photographs(64)
     draws = numbers_of(images).uniform(0, 1, images.shape[1:])
-    expected = np.select([draws < amount / 2, draws < amount], [255, 0], images)
+    expected = np.where(draws < amount / 2, 255, np.where(draws < amount, 0, images))
     np.testing.assert_array_equal(impulse_noise(images, numbers_of(images), amount), expected)
