@@ -200,7 +200,8 @@ class EvaluationConfig(Section):
     natural_sets: str = setting(
         "",
         "Other test sets, a list of NAME=PATH or PATH: folders of class folders (all or some of "
-        "the classes), or the folder of CIFAR-10.1's .npy files.",
+        "the classes), the folder of CIFAR-10.1's .npy files, or a JSON file of label sets of the "
+        "test images, such as ReaL's real.json.",
         used_if=NATURAL,
     )
 

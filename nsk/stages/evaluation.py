@@ -184,9 +184,7 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
     content = {
-        setting: describe_files(
-            file for path in _paths(options[setting]) for file in (path, *path.rglob("*"))
-        )
+        setting: describe_files(file for path in _paths(options[setting]) for file in _files(path))
         for setting in suite.files
         if options[setting]
     }
@@ -197,6 +195,11 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
 def _paths(value):
     """The paths of a setting: one, or a dict of them."""
     return [Path(path) for path in (value.values() if isinstance(value, dict) else [value])]
+
+
+def _files(path: Path):
+    """What a result depends on: a folder and all below it; beside an array, that of its labels."""
+    return path.parent.glob("*.npy") if path.suffix == ".npy" else (path, *path.rglob("*"))
 
 
 def suite_settings(name: str) -> dict[str, dict[str, int]]:
