@@ -1,9 +1,11 @@
 import cv2
 import numpy as np
 import pytest
+from imagecorruptions import corruptions as peer
 from skimage.filters import gaussian
 
 from nsk.evaluation.corruptions.blur import defocus_blur, disk_kernel, gaussian_blur, glass_blur
+from nsk.evaluation.corruptions.constants import IMAGENET
 from tests.evaluation.corruptions.photographs import numbers_of, photographs
 
 KERNELS = [(gaussian_blur, (0.7,)), (glass_blur, (0.9, 2, 1)), (defocus_blur, (3, 0.1))]
@@ -32,9 +34,10 @@ def reference_disk(radius, alias):
 
 
 @pytest.mark.parametrize(
-    ("side", "sigma"), [(32, 0.4), (32, 0.05), (32, 1), (64, 1.25), (224, 1), (224, 6)]
+    ("side", "sigma"), [(32, 0.4), (32, 0.05), (32, 1), (64, 0.5), (64, 1.25), (224, 1), (224, 6)]
 )
 def test_gaussian_blur_is_scikit_images(side, sigma):
+    """In its order of sums, too, which decides the level of constant images (64 pixels, 0.5)."""
     images = photographs(side)
     changed = gaussian_blur(images, numbers_of(images), sigma)
     for image, ours in zip(images, changed, strict=True):
@@ -62,6 +65,26 @@ def test_glass_blur_is_that_of_a_loop_over_pixels(side, sigma, max_delta, iterat
                     # Not a swap: both sides are views, so that the first copy changes the second.
                     pixels[y, x], pixels[y + dy, x + dx] = pixels[y + dy, x + dx], pixels[y, x]
         np.testing.assert_array_equal(changed[row], truncated(blurred(pixels, sigma)))
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_glass_blur_is_that_of_imagecorruptions(monkeypatch, severity):
+    """With these random numbers, which its loop draws only if it is not compiled."""
+    images = photographs(64)[:1]
+    sigma, max_delta, iterations = IMAGENET["glass_blur"][severity - 1]
+    numbers, steps = numbers_of(images), 64 - 2 * max_delta
+    draws = [
+        draw
+        for _ in range(iterations)
+        for draw in numbers.integers(-max_delta, max_delta, (steps, steps, 2)).reshape(-1, 2)
+    ]
+    monkeypatch.setattr(np.random, "randint", lambda low, high, size: draws.pop(0))
+    loop = peer._shuffle_pixels_njit_glass_blur.py_func
+    monkeypatch.setattr(peer, "_shuffle_pixels_njit_glass_blur", loop)
+    expected = np.uint8(peer.glass_blur(images[0], severity, seed=0))
+    assert not draws
+    changed = glass_blur(images, numbers_of(images), sigma, max_delta, iterations)
+    np.testing.assert_array_equal(changed[0], expected)
 
 
 @pytest.mark.parametrize(("radius", "alias"), sorted({disk[1:] for disk in DISKS}))
