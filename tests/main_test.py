@@ -152,7 +152,10 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
         ([f"--flagfile={sys.executable}"], ["--flagfile", "is not text"]),
-        (["train", *SETTINGS], ["'train'", "expected run, plan, score, select, evaluate, corrupt or verify"]),
+        (
+            ["train", *SETTINGS],
+            ["'train'", "expected run, plan, score, select, evaluate, corrupt or verify"],
+        ),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),
