@@ -73,7 +73,7 @@ class EvaluationConfig(Section):
     )
     model: str = setting(
         "",
-        "Commands evaluate: a .keras file, the folder of a SavedModel or of a finished stage, or "
+        "Command evaluate: a .keras or .h5 file, the folder of a SavedModel or of a finished stage, or "
         "the name of a network with --weights.",
         commands=("evaluate",),
         changes_results=False,

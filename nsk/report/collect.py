@@ -107,7 +107,10 @@ def describe_suites(
     for name, stage in stages.items():
         found = {**stage.counts, **relative.compare(name, stage.path, stage.counts, baseline)}
         described[name] = found
-        notes = [found.get("baseline_note"), found.get("clean_note"), *found.get("warnings", ())]
+        notes = [found.get(note) for note in ("baseline_note", "clean_note", "mce_note")]
+        notes += found.get("warnings", ())
+        if found.get("missing"):
+            notes.append(f"The files of {', '.join(found['missing'])} are missing.")
         for note in filter(None, notes):
             logging.warning("%s: %s", stage.name, note)
         if found.get("frost") == PROCEDURAL_FROST:

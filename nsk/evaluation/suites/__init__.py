@@ -56,6 +56,7 @@ SUITES = {
             "pgd_restarts",
             *SUBSET,
         ),
+        table={"fgsm/0.03": ".2%"},
     ),
     "natural": Suite(
         natural.evaluate,

@@ -80,9 +80,12 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     if corruption_files:
         path = Path(corruption_files)
         published = PublishedCorruptions(path, corruptions, names, class_names, *subset)
-        names = published.names
+        wanted, names = names, published.names
+        described["missing"] = [name for name in wanted if name not in names]
         described |= {"source": path.resolve().name, "constants": "published", "frost": "published"}
-        described["clean_note"] = _predict_clean(predictor, splits["test"], folder, published)
+        described["clean_note"] = _predict_clean(
+            predictor, splits["test"], folder, published, evaluation_images
+        )
 
         def batches_of(name, severity):
             return published.batches(name, severity, predictor.batch_size, side, decode)
@@ -90,8 +93,9 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         images = ChosenImages(splits["test"], *subset)
         predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
         textures = library.read_textures(Path(frost_textures)) if frost_textures else None
-        frost = "photographs" if frost_textures else PROCEDURAL_FROST
-        described |= {"source": "generated", "frost": frost}
+        described["source"] = "generated"
+        if "frost" in names:
+            described["frost"] = "photographs" if frost_textures else PROCEDURAL_FROST
 
         def batches_of(name, severity):
             options = (evaluation_seed, corruption_constants, textures)
@@ -114,13 +118,15 @@ def _predict(predictor, folder, names, batches_of):
     progress.close()
 
 
-def _predict_clean(predictor, split, folder, published):
-    """Predicts the clean images of a published set; returns why not, or ""."""
+def _predict_clean(predictor, split, folder, published, number):
+    """Predicts the clean images of a published set; returns why not, or None."""
+    if number:
+        return "It is not known which clean images are those of a subset."
     images = ChosenImages(split)
     note = published.compare_labels(np.concatenate([batch["label"] for batch in images]))
     if not note:
         predict_condition(predictor, lambda: images, folder / f"{UNPAIRED}.parquet")
-    return note
+    return note or None
 
 
 def names_of(chosen):

@@ -110,6 +110,10 @@ def _compare_corruptions(folder, result, baseline):
         "compared": names,
         **_corruption_errors(folder, result, other, names, other_folder),
     }
+    if set(names) != set(BENCHMARK):
+        compared["mce_note"] = (
+            f"The mCE is of {len(names)} corruptions, not of the {len(BENCHMARK)} of the benchmark."
+        )
     if set(common) == set(ALL_CORRUPTIONS):
         of_all = _corruption_errors(folder, result, other, common, other_folder)
         compared |= {f"{name}_of_19": of_all[name] for name in ("mce", "relative_mce")}
