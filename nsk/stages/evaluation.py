@@ -193,9 +193,8 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
 
 
 def _paths(value):
-    """The paths of a setting, one or a dict of them; of an array the folder, for its labels."""
-    paths = map(Path, value.values() if isinstance(value, dict) else [value])
-    return [path.parent if path.is_file() else path for path in paths]
+    """The paths of a setting: one, or a dict of them."""
+    return [Path(path) for path in (value.values() if isinstance(value, dict) else [value])]
 
 
 def _files(path: Path):
