@@ -58,6 +58,7 @@ ALLOWED = {
         "nsk.decisions",
         "nsk.config.config",
         "nsk.evaluation.prediction_files",
+        "nsk.evaluation.corruptions.frost_textures",
         "nsk.evaluation.suites",
         "nsk.store",
     },

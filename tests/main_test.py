@@ -49,7 +49,8 @@ FAKE_WORK = """
         return MagicMock(), [MagicMock()]
 
     heavy = ("decisions", "data.ingest", "distributed.runtime", "models", "report",
-             "report.run_report", "report.terminal", "stages")
+             "report.collect", "report.evaluation_report", "report.run_report", "report.terminal",
+             "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
     sys.modules["nsk.decisions"].best_generation = lambda chain: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(
@@ -151,7 +152,10 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         (["--seed"], ["seed"]),
         (["--flagfile=/not/there.flags"], ["/not/there.flags"]),
         ([f"--flagfile={sys.executable}"], ["--flagfile", "is not text"]),
-        (["train", *SETTINGS], ["'train'", "expected run, plan, score, select or verify"]),
+        (
+            ["train", *SETTINGS],
+            ["'train'", "expected run, plan, score, select, evaluate, corrupt or verify"],
+        ),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),

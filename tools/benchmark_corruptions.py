@@ -15,7 +15,6 @@ each size. The last line is a JSON object.
 """
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -190,11 +189,22 @@ def _parse(arguments):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = functools.partial(parser.add_argument, type=integers)
-    add("--sizes", default=[32, 224], help="sides of the images")
-    add("--images", default=[2048, 64], help="images in a condition, for each size")
-    add("--batch_sizes", default=[256, 16], help="images in a batch of ours, for each size")
-    add("--peer_images", default=[64, 4], help="images of imagecorruptions, for each size")
+    parser.add_argument("--sizes", type=integers, default=[32, 224], help="sides of the images")
+    parser.add_argument(
+        "--images", type=integers, default=[2048, 64], help="images in a condition, for each size"
+    )
+    parser.add_argument(
+        "--batch_sizes",
+        type=integers,
+        default=[256, 16],
+        help="images in a batch of ours, for each size",
+    )
+    parser.add_argument(
+        "--peer_images",
+        type=integers,
+        default=[64, 4],
+        help="images of imagecorruptions, for each size",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timings of a condition")
     parser.add_argument("--corruptions", default=",".join(CORRUPTIONS), help="list of names")
     parser.add_argument("--constants", default="auto", help="auto, cifar, tiny or imagenet")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import logging
 
 from nsk.commands.preparation import NO_TRAINING, prepare
@@ -176,12 +175,12 @@ def _claim(output: Path, written: dict) -> None:
     _write_text(path, json.dumps(written, indent=2) + "\n")
 
 
-def _ids_and_labels(chosen: "ChosenImages") -> tuple[list[str], np.ndarray]:
+def _ids_and_labels(chosen: "ChosenImages") -> tuple[list[str], list[int]]:
     ids, labels = [], []
     for batch in chosen:
         ids += [id.decode() for id in batch["id"]]
-        labels.append(batch["label"])
-    return ids, np.concatenate(labels)
+        labels += batch["label"].tolist()
+    return ids, labels
 
 
 def _corrupted(

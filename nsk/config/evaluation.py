@@ -1,6 +1,7 @@
 """Evaluation of models beyond clean accuracy: suites, and the settings of each."""
 
 import dataclasses
+import math
 import os
 import re
 from typing import Any
@@ -72,7 +73,7 @@ class EvaluationConfig(Section):
     )
     model: str = setting(
         "",
-        "Commands evaluate: a .keras file, the folder of a SavedModel or of a finished stage, or "
+        "Command evaluate: a .keras or .h5 file, the folder of a SavedModel or of a finished stage, or "
         "the name of a network with --weights.",
         commands=("evaluate",),
         changes_results=False,
@@ -200,7 +201,8 @@ class EvaluationConfig(Section):
     natural_sets: str = setting(
         "",
         "Other test sets, a list of NAME=PATH or PATH: folders of class folders (all or some of "
-        "the classes), or the folder of CIFAR-10.1's .npy files.",
+        "the classes), the folder of CIFAR-10.1's .npy files, or a JSON file of label sets of the "
+        "test images, such as ReaL's real.json.",
         used_if=NATURAL,
     )
 
@@ -210,8 +212,12 @@ class EvaluationConfig(Section):
         _check_names("suites", self.suites, COMMAND_SUITES)
         _check_names("corruptions", self.corruptions, (BENCHMARK, ALL, *CORRUPTION_NAMES))
         _check_names("perturbations", self.perturbations, (ALL, *PERTURBATION_NAMES))
-        for name in ("fgsm_epsilons", "pgd_epsilons"):
-            _check_epsilons(name, getattr(self, name))
+        _check_epsilons("fgsm_epsilons", self.fgsm_epsilons, MAX_EPSILON)
+        limit = MAX_EPSILON if self.pgd_norm == "inf" else math.inf
+        _check_epsilons("pgd_epsilons", self.pgd_epsilons, limit)
+        for name in ("corruptions", "perturbations", "fgsm_epsilons"):
+            if not split_list(getattr(self, name)):
+                raise UserError(f"--{name} is empty: give at least one value, or leave it out.")
         _check_natural_sets(self.natural_sets)
         if NATURAL.holds(self.values()) and not self.natural_sets:
             raise UserError("The suite natural needs --natural_sets=NAME=PATH,...: give one.")
@@ -260,14 +266,20 @@ def _check_names(flag, value, known):
             )
 
 
-def _check_epsilons(flag, value):
+def _check_epsilons(flag, value, maximum):
+    """UserError if a value in a comma list is no number, out of range, or given twice."""
+    seen = set()
     for text in split_list(value):
         try:
             epsilon = float(text)
         except ValueError:
             epsilon = -1.0
-        if not 0 <= epsilon <= MAX_EPSILON:
+        if not 0 <= epsilon <= maximum or math.isinf(epsilon):
+            limit = f"from 0 to {maximum:g}" if maximum < math.inf else "of at least 0"
             raise UserError(
-                f"--{flag}={value}: {text!r} is not a number from 0 to 1: pixels have the range "
+                f"--{flag}={value}: {text!r} is not a number {limit}: pixels have the range "
                 "[0, 1] here, so 8 of 255 levels are 0.0314."
             )
+        if epsilon in seen:
+            raise UserError(f"--{flag}={value}: {text} is given twice: leave one out.")
+        seen.add(epsilon)

@@ -20,11 +20,13 @@ class ImageModel:
     Attributes:
         name: for messages.
         input_shape: (None, size, size, 3).
+        output_shape: (None, classes).
         function: from float32 pixels in [0, 255] of that shape to float32 logits (n, classes).
     """
 
     name: str
     input_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...]
     function: Callable[[tf.Tensor], tf.Tensor]
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -179,7 +181,8 @@ def _to_logits(source, size, pixels):
     is_complete = outputs.dtype == tf.float32 and pixels == "255" and not takes_log
     if not (source.is_keras and is_complete and source.input_shape[1] == size):
         function = _compose(model, scale, takes_log)
-        model = ImageModel(source.name, (None, size, size, 3), function)
+        shapes = (None, size, size, 3), (None, outputs.shape[1])
+        model = ImageModel(source.name, *shapes, function)
     return model, outputs.shape[1]
 
 
@@ -193,6 +196,11 @@ def _try(source, size, images):
             f"The model {source.given} cannot classify images of {size} pixels ({reason}): give "
             "another --image_size or another model."
         ) from None
+    if not tf.is_tensor(outputs):
+        raise UserError(
+            f"The model {source.given} returns {len(outputs)} outputs: expected one, logits or "
+            "probabilities of all classes."
+        )
     if outputs.shape.rank != 2 or outputs.shape[1] < 2 or not outputs.dtype.is_floating:
         raise UserError(
             f"The model {source.given} returns {outputs.dtype.name} {tuple(outputs.shape)} for "

@@ -11,11 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from nsk.config.config import Config
 from nsk.decisions import Generation
+from nsk.evaluation.corruptions.frost_textures import PROCEDURAL_FROST_NOTE
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.suites import named_metrics, relative
+from nsk.evaluation.suites.corruptions import PROCEDURAL_FROST
 from nsk.store.folders import StageFolder
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -79,7 +82,8 @@ def _add_suites(generations, results):
     for index, stages in sorted(results.suites.items()):
         if baseline is None and index == 0 and len(results.suites) > 1:
             counts = {name: stage.counts for name, stage in stages.items()}
-            baseline = relative.Baseline(results.chain[0].model.name, counts)
+            folders = {name: stage.path for name, stage in stages.items()}
+            baseline = relative.Baseline(results.chain[0].model.name, counts, folders=folders)
         described = describe_suites(stages, baseline)
         if index - 1 in results.suites:
             earlier = results.suites[index - 1]
@@ -99,10 +103,28 @@ def describe_suites(
     stages: Mapping[str, StageFolder], baseline: relative.Baseline | None
 ) -> dict[str, Any]:
     """What the suites found, with the values relative to a baseline."""
-    return {
-        name: {**stage.counts, **relative.compare(name, stage.path, stage.counts, baseline)}
-        for name, stage in stages.items()
-    }
+    described = {}
+    for name, stage in stages.items():
+        found = {**stage.counts, **relative.compare(name, stage.path, stage.counts, baseline)}
+        described[name] = found
+        notes = [found.get(note) for note in ("baseline_note", "clean_note", "mce_note")]
+        notes += found.get("warnings", ())
+        if found.get("missing"):
+            notes.append(f"The files of {', '.join(found['missing'])} are missing.")
+        for note in filter(None, notes):
+            logging.warning("%s: %s", stage.name, note)
+        if found.get("frost") == PROCEDURAL_FROST:
+            logging.warning("%s: %s.", stage.name, PROCEDURAL_FROST_NOTE)
+        for set_name, values in found.get("sets", {}).items():
+            if values["unreadable"]:
+                logging.warning(
+                    "%s: %d images of %s cannot be read, such as %s.",
+                    stage.name,
+                    values["unreadable"],
+                    set_name,
+                    values["unreadable_images"][0],
+                )
+    return described
 
 
 def describe_environment() -> dict[str, str | None]:

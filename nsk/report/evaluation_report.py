@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.evaluation.suites import relative
@@ -39,7 +37,11 @@ def read_baseline(given: str) -> relative.Baseline | None:
     path = Path(given).expanduser()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return relative.Baseline(content["model"]["name"], content["suites"])
+        stages = content.get("stages", {})
+        folders = {name: path.parent / folder for name, folder in stages.items()}
+        if not isinstance(content["suites"], dict):
+            raise TypeError("its suites are no object")
+        return relative.Baseline(content["model"]["name"], content["suites"], folders=folders)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--baseline={given} cannot be read ({type(error).__name__}: {error}): give alexnet or "
@@ -77,9 +79,6 @@ def report_evaluation(
         "stages": {name: stage.path.name for name, stage in stages.items()},
         "environment": describe_environment(),
     }
-    for result in suites.values():
-        for warning in result.get("warnings", ()):
-            logging.warning("%s", warning)
     folder = config.workdir
     write_json(folder / "evaluation.json", content)
     _write_csv(folder / "evaluation.csv", suites)

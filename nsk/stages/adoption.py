@@ -76,6 +76,7 @@ def adopt_any_model(runner: StageRunner, images: StageFolder) -> tuple[StageFold
             "sha256": classifier.sha256,
             "crop": dataclasses.asdict(crop),
             "pixels": settings.pixels,
+            "class_names": classifier.class_names or names,
         },
     )
     return stage, lambda: load()[:2]

@@ -184,9 +184,7 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
     content = {
-        setting: describe_files(
-            file for path in _paths(options[setting]) for file in (path, *path.rglob("*"))
-        )
+        setting: describe_files(file for path in _paths(options[setting]) for file in _files(path))
         for setting in suite.files
         if options[setting]
     }
@@ -195,8 +193,14 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
 
 
 def _paths(value):
-    """The paths of a setting: one, or a dict of them."""
-    return [Path(path) for path in (value.values() if isinstance(value, dict) else [value])]
+    """The paths of a setting, one or a dict of them; of an array the folder, for its labels."""
+    paths = map(Path, value.values() if isinstance(value, dict) else [value])
+    return [path.parent if path.is_file() else path for path in paths]
+
+
+def _files(path: Path):
+    """What a result depends on: a folder and all below it; beside an array, that of its labels."""
+    return path.parent.glob("*.npy") if path.suffix == ".npy" else (path, *path.rglob("*"))
 
 
 def suite_settings(name: str) -> dict[str, dict[str, int]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,6 +94,8 @@ def test_a_baseline_adds_relative_errors(evaluated, model_path, tmp_path):
     content = evaluate.execute({**values, "baseline": str(folder / "evaluation.json")})
     found = content["suites"]["corruptions"]
     assert found["mce"] == pytest.approx(100) and found["baseline"] == "convnet5"
+    # The same model on the same images: no resample of both differs.
+    assert found["mce_interval"] == pytest.approx([100, 100])
 
 
 def test_an_interrupted_evaluation_ends_with_the_same_json(
@@ -147,6 +150,8 @@ def test_a_killed_evaluation_ends_with_the_same_json(evaluated, model_path, tmp_
         ({"fgsm_epsilons": "0,-0.1"}, "'-0.1' is not a number from 0 to 1"),
         ({"fgsm_epsilons": "0,8"}, "8 of 255 levels are 0.0314"),
         ({"pgd_epsilons": "small"}, "'small' is not a number"),
+        ({"pgd_epsilons": "0.1,0.10"}, "0.10 is given twice"),
+        ({"corruptions": ","}, "--corruptions is empty"),
         ({"suites": "natural"}, "needs --natural_sets"),
         ({"baseline": "missing.json"}, "missing.json cannot be read"),
         ({"model": "missing.keras"}, "missing.keras"),
@@ -173,4 +178,23 @@ def test_a_model_with_its_classes_in_another_order_is_an_error(model_path, tmp_p
     (tmp_path / "class_names.txt").write_text(names)
     values = {**VALUES, "model": str(path), "output": str(tmp_path / "new")}
     with pytest.raises(UserError, match="its class 8 is '9', but that of the images is '8'"):
+        evaluate.execute(values)
+
+
+def test_a_model_that_returns_probabilities_is_attacked(tmp_path):
+    """The model is a function around the Keras model, with the logarithm and the scale."""
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Dense(10, activation="sigmoid")(keras.layers.Flatten()(inputs))
+    outputs = keras.layers.Lambda(lambda x: x / keras.ops.sum(x, -1, True))(outputs)
+    path = tmp_path / "saved_model"
+    keras.Model(inputs, outputs).export(path, verbose=False)
+    values = {**VALUES, "model": str(path), "suites": "attacks", "pixels": "unit"}
+    content = evaluate.execute({**values, "output": str(tmp_path / "new")})
+    found = content["suites"]["attacks"]
+    assert found["fgsm"]["accuracy"][0] == found["clean_accuracy"]
+
+
+def test_a_subset_larger_than_the_test_images_is_an_error(model_path, tmp_path):
+    values = {**VALUES, "model": model_path, "output": str(tmp_path), "evaluation_images": 4000}
+    with pytest.raises(UserError, match="--evaluation_images=4000: there are 359 test images"):
         evaluate.execute(values)

@@ -112,11 +112,26 @@ def test_hidden_gradients_are_found(images, labels, kind):
     remaining = attack_checks.is_correct(model, adversarial, labels).sum()
     assert remaining > 5
     found = attack_checks.check_attack(model, images, labels, EPSILON, adversarial)
-    assert len(found) == 3
     assert found[0] == warning
     assert f"of the {remaining} images on which the attack with gradients fails" in found[1]
     assert "the stronger attack" in found[1] and "masked" in found[1]
-    assert "accuracy under PGD at epsilon 0.5 is" in found[2]
+
+
+def test_images_that_could_be_grey(healthy):
+    """One bright quarter, which random starts do not darken enough."""
+    labels = np.arange(30) % 4
+    images = np.full((30, 2, SIDE // 2, 2, SIDE // 2, 3), 20, np.uint8)
+    images[np.arange(30), labels // 2, :, labels % 2] = 235
+    images = images.reshape(30, SIDE, SIDE, 3)
+    assert attack_checks.warn_of_grey_images(healthy, images, labels) == []
+    (warning,) = attack_checks.warn_of_grey_images(make_model(first=[Rounded()]), images, labels)
+    assert "accuracy under PGD at epsilon 0.5 is 100.00%" in warning
+    assert "at most 26.67% are right" in warning
+    # One class: a network that always predicts it is right.
+    same = np.zeros(30, int)
+    constant = make_model(scale=0)
+    assert attack_checks.is_correct(constant, images, same).all()
+    assert attack_checks.warn_of_grey_images(constant, images, same) == []
 
 
 def test_no_zero_gradients():

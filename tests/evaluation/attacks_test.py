@@ -316,6 +316,49 @@ def test_an_image_without_success_keeps_its_highest_loss(attacked, images, label
     assert np.any(loss > last_loss[rows, labels[rows]] + 1e-4)
 
 
+def test_images_that_are_wrong_without_an_attack_stay_as_they_are(attacked, images, labels):
+    is_wrong = ~is_correct(attacked, images, labels)
+    assert is_wrong.sum() > 5
+    received = attacks.pgd(attacked, images, labels, 0.1, PgdSettings(steps=2))
+    np.testing.assert_array_equal(received[is_wrong], images[is_wrong])
+    assert np.all(np.any(received != images, axis=(1, 2, 3)) == ~is_wrong)
+
+
+def test_the_search_climbs_from_the_point_of_fgsm(attacked, images, labels):
+    """And the point after its last step counts."""
+    first = attacks.fgsm(attacked, images, labels, 0.02)
+    gradients = attacked.gradients(first[:256], labels[:256].astype(np.int32))[0].numpy()
+    clean = images[:256]
+    second = np.clip(first[:256] + 0.5 * 5.1 * np.sign(gradients), clean - 5.1, clean + 5.1)
+    second_loss = -attacked.log_probabilities(np.clip(second, 0, 255))[np.arange(256), labels[:256]]
+    first_loss = -attacked.log_probabilities(first[:256])[np.arange(256), labels[:256]]
+    settings = PgdSettings(step_size=0.5, steps=1, random_start=False)
+    received = attacks.pgd(attacked, images[:256], labels[:256], 0.02, settings)
+    log_probabilities = attacked.log_probabilities(received)
+    rows = np.flatnonzero(log_probabilities.argmax(axis=1) == labels[:256])
+    loss = -log_probabilities[rows, labels[rows]]
+    assert np.any(second_loss[rows] > first_loss[rows] + 1e-6)
+    assert np.all(loss >= np.maximum(first_loss, second_loss)[rows] - 1e-6)
+
+
+def test_the_first_success_counts_and_otherwise_the_highest_objective():
+    best = attacks._BestPoints(tf.zeros([4, 1, 1, 1]))
+    steps = [
+        ([1.0, 1.0, 2.0, 1.0], [False, True, False, False]),
+        ([2.0, 5.0, 1.0, 0.5], [False, True, False, True]),
+        ([3.0, 9.0, 0.0, 9.0], [True, False, False, True]),
+    ]
+    for number, (objectives, is_success) in enumerate(steps, start=1):
+        assert not best.have_succeeded
+        best.update(
+            tf.fill([4, 1, 1, 1], float(number)), tf.constant(objectives), tf.constant(is_success)
+        )
+    np.testing.assert_array_equal(best.points[:, 0, 0, 0], [3, 1, 1, 2])
+    best.update(tf.fill([4, 1, 1, 1], 4.0), tf.zeros(4), tf.constant([False, False, True, False]))
+    np.testing.assert_array_equal(best.points[:, 0, 0, 0], [3, 1, 4, 2])
+    assert best.have_succeeded
+
+
 def test_more_restarts_are_not_weaker(attacked, images, labels):
     settings = {"step_size": 0.3, "steps": 2, "every_point": False}
     correct = [
@@ -345,18 +388,20 @@ def test_targeted_attacks_reach_the_target_instead_of_any_class(attacked, images
     assert any_class.mean() < by_pgd.mean() - 0.1
 
 
-def test_random_starts_belong_to_the_image(attacked, images, labels):
-    """The same image has the same result in any batch and order, and with a seed of its own."""
+def test_random_starts_belong_to_the_image(attacked, model, images, labels):
+    """The same image has the same result in any batch and order, but not with another seed."""
     settings = PgdSettings(steps=2, step_size=0.1, every_point=False)
     ids = [f"image/{row}" for row in range(40)]
 
-    def run(rows, seed=0, ids=ids):
+    def run(rows, seed=0, ids=ids, attacked=attacked):
         part = [ids[row] for row in rows]
         return attacks.pgd(
             attacked, images[rows], labels[rows], 0.05, settings, ids=part, seed=seed
         )
 
     everything = run(range(40))
+    small_batches = AttackedModel(Predictor(model, 16))
+    assert_same_attack(run(range(40), attacked=small_batches), everything)
     for rows in ([7], [39, 0, 12], range(20, 40)):
         assert_same_attack(run(rows), everything[rows])
     assert np.abs(run(range(40), seed=1) - everything).mean() > 1

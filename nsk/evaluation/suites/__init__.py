@@ -56,6 +56,7 @@ SUITES = {
             "pgd_restarts",
             *SUBSET,
         ),
+        table={"fgsm/0.03": ".2%"},
     ),
     "natural": Suite(
         natural.evaluate,
@@ -71,9 +72,20 @@ def metric_name(suite: str, metric: str) -> str:
 
 
 def named_metrics(suite: str, result: dict) -> Metrics:
-    """The metrics in what a suite returned, by their full names; its other data are left out."""
+    """The metrics in what a suite returned, by their full names.
+
+    Those of an attack's curve are named ATTACK/EPSILON, those of another test set SET/METRIC; other
+    data, such as errors by condition, are left out.
+    """
+    found = {name: value for name, value in result.items() if name != "seed"}
+    for name, value in result.items():
+        if isinstance(value, dict) and "epsilons" in value:
+            curve = zip(value["epsilons"], value["accuracy"], strict=True)
+            found |= {f"{name}/{epsilon:g}": accuracy for epsilon, accuracy in curve}
+    for name, values in result.get("sets", {}).items():
+        found |= {f"{name}/{metric}": value for metric, value in values.items()}
     return {
         metric_name(suite, name): value
-        for name, value in result.items()
+        for name, value in found.items()
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     }

@@ -108,7 +108,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         ]
 
     planned: dict[str, Attack] = {name: fgsm(loss) for name, loss in VARIANTS.items()}
-    planned |= {f"pgd-{epsilon:g}": pgd(epsilon) for epsilon in pgd_epsilons}
+    planned |= {f"pgd-{epsilon!r}": pgd(epsilon) for epsilon in pgd_epsilons}
     progress = Progress("attacks", len(planned), "attacks")
     for index, (name, attack) in enumerate(planned.items()):
         if not (path := folder / f"{name}.parquet").exists():
@@ -123,7 +123,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     predicted = {name: _read(folder / f"{name}.parquet", clean.ids) for name in planned}
     labels = clean.labels[:, np.newaxis]
     unchanged = predicted["fgsm_logit"] == clean.predicted[:, np.newaxis]
-    pgd_predicted = [predicted[f"pgd-{epsilon:g}"] for epsilon in pgd_epsilons]
+    pgd_predicted = [predicted[f"pgd-{epsilon!r}"] for epsilon in pgd_epsilons]
     result = {
         "clean_accuracy": float(clean.is_correct.mean()),
         "fgsm": _curve(fgsm_epsilons, predicted["fgsm"] == labels),

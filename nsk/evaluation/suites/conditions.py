@@ -7,11 +7,13 @@ name is that of the condition; an interrupted evaluation resumes with the first 
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from nsk.errors import UserError
 from nsk.evaluation.prediction_files import (
     make_stored_predictions,
     read_table,
@@ -24,6 +26,7 @@ from nsk.store.files import num_cores
 
 # Decoded images are kept in memory up to this size, since every condition starts from them.
 MAX_BYTES_IN_MEMORY = 2**31
+MAX_BYTES_IN_WORK = 2**30  # Of the images that threads change at a time.
 # With more classes, only the most probable ones are stored.
 MAX_STORED_CLASSES, STORED_CLASSES = 200, 10
 
@@ -65,6 +68,11 @@ class ChosenImages:
             yield from batches.as_numpy_iterator()
             return
         ids = [id for batch in batches.as_numpy_iterator() for id in batch["id"]]
+        if self._number > len(ids):
+            raise UserError(
+                f"--evaluation_images={self._number}: there are {len(ids)} {self._images.split} "
+                "images: give at most this number, or 0 for all."
+            )
         rows = choose_subset([id.decode() for id in ids], self._number, self._seed)
         chosen = {ids[row] for row in rows}
         rest, size = None, 0
@@ -102,11 +110,12 @@ def transform_batches(
         return {**batch, "image": transform(batch["image"], [id.decode() for id in batch["id"]])}
 
     workers = num_cores()
-    waiting = collections.deque()
+    waiting = collections.deque()  # Results are in memory until they are used.
     with concurrent.futures.ThreadPoolExecutor(workers) as executor:
         for batch in batches:
+            most = max(1, min(workers, MAX_BYTES_IN_WORK // max(1, batch["image"].nbytes)))
             waiting.append(executor.submit(apply, batch))
-            if len(waiting) > workers:
+            while len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -125,6 +134,11 @@ class Condition:
     ids: list[str]
     labels: np.ndarray
     predicted: np.ndarray
+
+    @property
+    def ids_digest(self) -> str:
+        """16 hex digits that identify the images, by their ids in order."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()[:16]
 
     @property
     def is_correct(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from nsk.evaluation.suites.published import PublishedCorruptions
 from nsk.evaluation.suites.suite import SplitImages
 from nsk.progress import Progress
 
+PROCEDURAL_FROST = "procedural texture"
 SEVERITIES = range(1, 6)
 CLEAN = "clean"
 # The clean images beside a published set: it is not known which of its images is which of them.
@@ -72,15 +73,19 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     side = predictor.model.input_shape[1]
     described = {
         "seed": evaluation_seed,
+        "image_size": side,
         "constants": library.choose_constants((side, side), corruption_constants),
     }
     subset = (evaluation_images, evaluation_seed)
     if corruption_files:
         path = Path(corruption_files)
         published = PublishedCorruptions(path, corruptions, names, class_names, *subset)
-        names = published.names
-        described |= {"source": path.resolve().name, "frost": "published"}
-        described["clean_note"] = _predict_clean(predictor, splits["test"], folder, published)
+        wanted, names = names, published.names
+        described["missing"] = [name for name in wanted if name not in names]
+        described |= {"source": path.resolve().name, "constants": "published", "frost": "published"}
+        described["clean_note"] = _predict_clean(
+            predictor, splits["test"], folder, published, evaluation_images
+        )
 
         def batches_of(name, severity):
             return published.batches(name, severity, predictor.batch_size, side, decode)
@@ -88,8 +93,9 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         images = ChosenImages(splits["test"], *subset)
         predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
         textures = library.read_textures(Path(frost_textures)) if frost_textures else None
-        frost = "photographs" if frost_textures else "procedural texture"
-        described |= {"source": "generated", "frost": frost}
+        described["source"] = "generated"
+        if "frost" in names:
+            described["frost"] = "photographs" if frost_textures else PROCEDURAL_FROST
 
         def batches_of(name, severity):
             options = (evaluation_seed, corruption_constants, textures)
@@ -112,13 +118,15 @@ def _predict(predictor, folder, names, batches_of):
     progress.close()
 
 
-def _predict_clean(predictor, split, folder, published):
-    """Predicts the clean images of a published set; returns why not, or ""."""
+def _predict_clean(predictor, split, folder, published, number):
+    """Predicts the clean images of a published set; returns why not, or None."""
+    if number:
+        return "It is not known which clean images are those of a subset."
     images = ChosenImages(split)
     note = published.compare_labels(np.concatenate([batch["label"] for batch in images]))
     if not note:
         predict_condition(predictor, lambda: images, folder / f"{UNPAIRED}.parquet")
-    return note
+    return note or None
 
 
 def names_of(chosen):
@@ -152,12 +160,14 @@ def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         clean = ~read_condition(unpaired).is_correct
     errors = wrong.mean(axis=0).reshape(len(names), len(SEVERITIES))
     interval = robustness.bootstrap_interval(wrong)
+    first = folder / f"{names[0]}-{SEVERITIES[0]}.parquet"
     return {
         "clean_error": None if clean is None else float(clean.mean()),
         "mean_error": float(errors.mean()),
         "mean_error_interval": list(interval),
         "errors": {name: row.tolist() for name, row in zip(names, errors, strict=True)},
         "images": len(wrong),
+        "images_digest": read_condition(first).ids_digest,
     }
 
 

@@ -10,14 +10,16 @@ import numpy as np
 from nsk.errors import UserError
 from nsk.evaluation import robustness
 from nsk.evaluation.image_files import MAX_NAMES, Batch, Decode
+from nsk.evaluation.label_sets import read_label_sets
 from nsk.evaluation.natural_sets import NaturalSet, map_classes, open_natural_set, restrict
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.predictor import Predictions, Predictor, collect
-from nsk.evaluation.suites.conditions import write_condition
+from nsk.evaluation.suites.conditions import read_condition, write_condition
 from nsk.evaluation.suites.suite import SplitImages
 from nsk.progress import Progress
 
 CLEAN = "clean"
+LABEL_SETS_SUFFIX = ".json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +68,14 @@ def evaluate(
     Writes `NAME.parquet` for each set, and `clean.parquet` for the test images: the predictions of
     every image, and the most probable among the classes of each set.
 
+    A JSON file of label sets, see `label_sets`, is no set of images: it judges the predictions of
+    the test images.
+
     Args:
         predictor: makes the predictions of the model.
         splits: the clean images.
         folder: where files are written.
-        natural_sets: paths of sets by their names.
+        natural_sets: paths of sets, or of JSON files of label sets, by their names.
         class_names: names of the model's classes.
         decode: function of an encoded image that returns uint8 (side, side, 3), and raises a
             ValueError if it cannot.
@@ -79,10 +84,14 @@ def evaluate(
         `sets`: by name `accuracy`, `accuracy_among_classes`, their 95 % intervals, the same of the
         clean test images of the same classes (`clean_accuracy`, ...; None if there are none), and
         the numbers `images` (without unreadable ones), `clean_images`, `classes`, `skipped` and
-        `unreadable`, and `unreadable_images`, the ids of the first ten.
+        `unreadable`, and `unreadable_images`, the ids of the first ten. Of label sets `accuracy`,
+        `accuracy_interval`, `images` (with a label) and `unlabeled_images`, which are left out.
     """
-    sets = {}
+    sets, label_sets = {}, {}
     for name, path in natural_sets.items():
+        if path.endswith(LABEL_SETS_SUFFIX):
+            label_sets[name] = read_label_sets(path, len(class_names))
+            continue
         images = open_natural_set(path)
         mapping = map_classes(images, class_names, len(class_names))
         sets[name] = _Set(images, mapping, np.unique(mapping[images.labels]))
@@ -94,7 +103,9 @@ def evaluate(
         _predict(predictor, batches, folder / f"{name}.parquet", {name: found.classes})
         progress.update(index + 2)
     progress.close()
-    return {"sets": {name: _measure(folder, name, found) for name, found in sets.items()}}
+    measured = {name: _measure(folder, name, found) for name, found in sets.items()}
+    measured |= {name: _measure_label_sets(folder, found) for name, found in label_sets.items()}
+    return {"sets": {name: measured[name] for name in natural_sets}}
 
 
 def _predict(predictor, batches, path, classes):
@@ -124,6 +135,23 @@ def _measure(folder, name, found):
         "skipped": found.images.skipped,
         "unreadable": len(unreadable),
         "unreadable_images": unreadable[:MAX_NAMES],
+    }
+
+
+def _measure_label_sets(folder, label_sets):
+    """What the file of the clean images says, if several classes of an image may be right."""
+    clean = read_condition(folder / f"{CLEAN}.parquet")
+    correct = label_sets.correct(label_sets.rows(clean.ids), clean.predicted)
+    if not len(correct):
+        raise UserError(
+            f"{label_sets.path} has no label of any of {len(clean.ids)} test images: expected "
+            "labels of these images."
+        )
+    return {
+        "accuracy": float(correct.mean()),
+        "accuracy_interval": list(robustness.bootstrap_interval(correct)),
+        "images": len(correct),
+        "unlabeled_images": len(clean.ids) - len(correct),
     }
 
 

@@ -86,6 +86,7 @@ def evaluate(
         **measure(folder, names),
         "constants": constants,
         "seed": evaluation_seed,
+        "image_size": predictor.model.input_shape[1],
         "source": source,
     }
 

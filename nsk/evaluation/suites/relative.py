@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from nsk.errors import UserError
 from nsk.evaluation import robustness
+from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.robustness import BENCHMARK
 from nsk.evaluation.suites import corruptions, perturbations
+from nsk.evaluation.suites.conditions import read_condition
 
 ALL_CORRUPTIONS = tuple(robustness.ALEXNET_ERRORS)
 # What must be equal for two models to have seen the same corrupted or perturbed images.
-CONDITIONS = ("images", "constants", "source", "seed", "frost")
+CONDITIONS = ("images", "images_digest", "image_size", "constants", "source", "seed", "frost")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,15 @@ class Baseline:
         name: for the report.
         results: what the suites found, by their names.
         is_published: whether they are constants of the literature, on ImageNet.
+        folders: where the suites wrote their files, if that is known. Intervals then cover the
+            chance of both models' results on the same images; otherwise those of the baseline are
+            taken as constants.
     """
 
     name: str
     results: Mapping[str, Mapping[str, Any]]
     is_published: bool = False
+    folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 ALEXNET = Baseline(
@@ -62,31 +67,35 @@ def compare(
         those that were evaluated if some of them were not; and with all 19 also `mce_of_19` and
         `relative_mce_of_19`. For `perturbations`: `mfr` and the flip rates.
 
-    Raises:
-        UserError: the baseline was evaluated on other images.
+        If the baseline was evaluated on other images, `baseline_note` says so instead.
     """
-    if baseline is None or suite not in baseline.results or suite not in _COMPARISONS:
+    if baseline is None or suite not in _COMPARISONS:
         return {}
-    _check_same_images(suite, result, baseline)
+    reason = _why_not_comparable(suite, result, baseline)
+    if reason:
+        return {"baseline": baseline.name, "baseline_note": reason}
     return {"baseline": baseline.name, **_COMPARISONS[suite](folder, result, baseline)}
 
 
-def _check_same_images(suite, result, baseline):
-    """UserError if results cannot be compared."""
-    found = baseline.results[suite]
+def _why_not_comparable(suite, result, baseline):
+    """Why results cannot be compared with those of the baseline; "" if they can."""
+    if suite not in baseline.results:
+        return f"{suite} of {baseline.name} is not known: evaluate it with this suite, too."
     if baseline.is_published:
-        if result["constants"] != "imagenet":
-            raise UserError(
-                f"--baseline=alexnet: its errors are those on ImageNet's images, but {suite} used "
-                f"the constants {result['constants']!r}: give the evaluation.json of another model."
-            )
-        return
+        if result["constants"] in ("imagenet", "published"):
+            return ""
+        return (
+            f"The errors of {baseline.name} are those on ImageNet's images, but {suite} used the "
+            f"constants {result['constants']!r}: give the evaluation.json of another model."
+        )
+    found = baseline.results[suite]
     for name in CONDITIONS:
         if found.get(name) != result.get(name):
-            raise UserError(
-                f"--baseline: {suite} of {baseline.name} has {name}={found.get(name)!r}, but here "
-                f"it is {result.get(name)!r}: evaluate both models with the same settings."
+            return (
+                f"{suite} of {baseline.name} has {name}={found.get(name)!r}, but here it is "
+                f"{result.get(name)!r}: evaluate both models with the same settings."
             )
+    return ""
 
 
 def _compare_corruptions(folder, result, baseline):
@@ -96,58 +105,117 @@ def _compare_corruptions(folder, result, baseline):
         return {"compared": []}
     complete = [name for name in common if name in BENCHMARK]
     names = complete if set(complete) == set(BENCHMARK) else common
-    compared = {"compared": names, **_corruption_errors(folder, result, other, names)}
+    other_folder = baseline.folders.get("corruptions")
+    compared = {
+        "compared": names,
+        **_corruption_errors(folder, result, other, names, other_folder),
+    }
+    if set(names) != set(BENCHMARK):
+        compared["mce_note"] = (
+            f"The mCE is of {len(names)} corruptions, not of the {len(BENCHMARK)} of the benchmark."
+        )
     if set(common) == set(ALL_CORRUPTIONS):
-        of_all = _corruption_errors(folder, result, other, common)
+        of_all = _corruption_errors(folder, result, other, common, other_folder)
         compared |= {f"{name}_of_19": of_all[name] for name in ("mce", "relative_mce")}
     return compared
 
 
-def _corruption_errors(folder, result, other, names):
-    """MCE and relative mCE of some corruptions, with intervals."""
-    errors = result["errors"]
-    mce = robustness.corruption_error(errors, other["errors"], names)
-    baseline = np.array([other["errors"][name] for name in names])
-    clean, wrong = corruptions.read_wrong(folder, names)
+def _corruption_errors(folder, result, other, names, other_folder):
+    """The mCE and relative mCE of some corruptions, with intervals."""
+    mce = robustness.corruption_error(result["errors"], other["errors"], names)
+    model = _Resampled.read(folder, names)
+    baseline = _Resampled.read_same_images(other_folder, names, folder) or _Resampled.constant(
+        other, names
+    )
 
-    def resampled_mce(means):
-        return robustness.mean_corruption_error(means.reshape(-1, *baseline.shape), baseline)
+    def interval(are_relative):
+        columns = np.concatenate(
+            [part.values for part in (model, baseline) if part.values is not None], axis=1
+        )
+
+        def statistic(means):
+            ours, theirs = means, means[:, model.values.shape[1] :]
+            return robustness.mean_corruption_error(
+                model.errors(ours),
+                baseline.errors(theirs),
+                *((model.clean(ours), baseline.clean(theirs)) if are_relative else ()),
+            )
+
+        return list(robustness.bootstrap_interval(columns, statistic))
 
     compared = {
         "mce": mce.mean,
-        "mce_interval": list(robustness.bootstrap_interval(wrong, resampled_mce)),
+        "mce_interval": interval(are_relative=False),
         "corruption_error": mce.percent,
         "denominator": mce.denominators,
     }
-    clean_errors = result["clean_error"], other["clean_error"]
-    if None in clean_errors:
+    if None in (result["clean_error"], other["clean_error"]):
         return {**compared, "relative_mce": None}
-    return compared | _relative_errors(errors, other["errors"], clean_errors, names, clean, wrong)
-
-
-def _relative_errors(errors, other_errors, clean_errors, names, clean, wrong):
-    """Relative mCE; without an interval if it is not known which clean image is which."""
-    clean_error, other_clean_error = clean_errors
     relative = robustness.relative_corruption_error(
-        errors, clean_error, other_errors, other_clean_error, names
+        result["errors"], result["clean_error"], other["errors"], other["clean_error"], names
     )
-    baseline = np.array([other_errors[name] for name in names])
-
-    def resampled_relative(means):
-        return robustness.mean_corruption_error(
-            means[:, 1:].reshape(-1, *baseline.shape), baseline, means[:, 0], other_clean_error
-        )
-
-    interval = (None, None)
-    if clean is not None:
-        values = np.concatenate([clean[:, np.newaxis], wrong], axis=1)
-        interval = robustness.bootstrap_interval(values, resampled_relative)
-    return {
+    has_clean = model.has_clean and baseline.has_clean
+    return compared | {
         "relative_mce": relative.mean,
-        "relative_mce_interval": list(interval),
+        # It is not known which clean image of published files is which.
+        "relative_mce_interval": interval(are_relative=True) if has_clean else [None, None],
         "relative_corruption_error": relative.percent,
         "relative_denominator": relative.denominators,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resampled:
+    """A model's errors in bootstrap resamples, or the constants of a baseline.
+
+    Attributes:
+        names: corruptions.
+        values: bool (n, 1 + conditions): which images are misclassified, the clean ones first; or
+            without the clean ones; None: constants.
+        has_clean: whether the clean errors are known.
+        constants: (clean error, float array (corruptions, severities)), of constants.
+    """
+
+    names: list[str]
+    values: np.ndarray | None
+    has_clean: bool
+    constants: tuple[float | None, np.ndarray] | None = None
+
+    @classmethod
+    def read(cls, folder, names):
+        """The errors in the files of a folder."""
+        clean, wrong = corruptions.read_wrong(folder, names)
+        if clean is None:
+            return cls(names, wrong, False)
+        return cls(names, np.concatenate([clean[:, np.newaxis], wrong], axis=1), True)
+
+    @classmethod
+    def read_same_images(cls, folder, names, other):
+        """The errors in the files of a folder; None if they are missing or of other images."""
+        first = f"{names[0]}-1.parquet"
+        if folder is None or not (folder / first).exists():
+            return None
+        if read_condition(folder / first).ids != read_condition(other / first).ids:
+            return None
+        return cls.read(folder, names)
+
+    @classmethod
+    def constant(cls, result, names):
+        """Errors that are not resampled."""
+        errors = np.array([result["errors"][name] for name in names])
+        clean_error = result["clean_error"]
+        return cls(names, None, clean_error is not None, (clean_error, errors))
+
+    def errors(self, means):
+        """Errors (..., corruptions, severities), from the means of all columns from `values` on."""
+        if self.values is None:
+            return self.constants[1]
+        first, count = int(self.has_clean), len(self.names) * len(corruptions.SEVERITIES)
+        return means[:, first : first + count].reshape(len(means), len(self.names), -1)
+
+    def clean(self, means):
+        """Clean errors, likewise."""
+        return self.constants[0] if self.values is None else means[:, 0]
 
 
 def _compare_perturbations(folder, result, baseline):
@@ -185,20 +253,32 @@ def paired_differences(suite: str, folder: Path, other: Path) -> dict[str, Any]:
 
     Returns:
         dict of `mean`, `lower` and `upper`: of the mean accuracy over all corruptions, or of the
-        mean flip probability (less is better); empty for other suites.
+        mean flip probability (less is better); empty for other suites, and if the models were
+        evaluated on other images.
     """
-    if suite == "corruptions":
-        values, other_values = (
-            1 - corruptions.read_wrong(path, corruptions.names_in(path))[1].mean(axis=1)
-            for path in (folder, other)
-        )
-    elif suite == "perturbations":
-        values, other_values = (
-            perturbations.read_flip_shares(path, perturbations.names_in(path)).mean(axis=1)
-            for path in (folder, other)
-        )
-    else:
+    if suite not in _VALUES_OF_IMAGES:
+        return {}
+    ids, values = _VALUES_OF_IMAGES[suite](folder)
+    other_ids, other_values = _VALUES_OF_IMAGES[suite](other)
+    if ids != other_ids:
         return {}
     differences = values - other_values
     lower, upper = robustness.bootstrap_interval(differences)
     return {"mean": float(differences.mean()), "lower": lower, "upper": upper}
+
+
+def _accuracies(folder):
+    """Ids, and the share of conditions in which each image is classified correctly."""
+    names = corruptions.names_in(folder)
+    ids = read_condition(folder / f"{names[0]}-1.parquet").ids
+    return ids, 1 - corruptions.read_wrong(folder, names)[1].mean(axis=1)
+
+
+def _flips(folder):
+    """Ids, and each image's share of flips."""
+    names = perturbations.names_in(folder)
+    ids = read_table(folder / f"{names[0]}.parquet", ["id"])["id"].to_pylist()
+    return ids, perturbations.read_flip_shares(folder, names).mean(axis=1)
+
+
+_VALUES_OF_IMAGES = {"corruptions": _accuracies, "perturbations": _flips}

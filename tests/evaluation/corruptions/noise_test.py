@@ -79,5 +79,11 @@ def test_impulses_are_independent_in_each_channel(amount):
     assert abs(hit.mean() - amount) < spread
     assert abs(np.count_nonzero(noisy == 255) / size - amount / 2) < spread
     assert abs(hit.all(axis=-1).mean() - amount**3) < 5 * (3 * amount**3 / size) ** 0.5 + 1 / size
-    unchanged = impulse_noise(photographs(32), numbers_of(photographs(32)), 0)
-    np.testing.assert_array_equal(unchanged, photographs(32))
+
+
+@pytest.mark.parametrize("amount", [0, 0.01, 0.27, 1])
+def test_impulses_are_the_lowest_draws(amount):
+    images = photographs(64)
+    draws = numbers_of(images).uniform(0, 1, images.shape[1:])
+    expected = np.where(draws < amount / 2, 255, np.where(draws < amount, 0, images))
+    np.testing.assert_array_equal(impulse_noise(images, numbers_of(images), amount), expected)

@@ -1,6 +1,7 @@
 """Accuracy on other test sets, scored by hand: the first four levels of an image are its scores."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -149,3 +150,27 @@ def test_a_set_without_readable_images_is_refused(tmp_path, splits):
     (tmp_path / "set" / "a" / "1.png").touch()
     with pytest.raises(UserError, match=r"none of 1 images is readable, .* cut off"):
         evaluate(ScoresPredictor(), splits, tmp_path, {"s": str(tmp_path / "set")})
+
+
+def test_label_sets_judge_the_test_images(tmp_path, splits, paths):
+    rows = next(splits["test"].batches.unbatch().batch(9).as_numpy_iterator())
+    numbers = (5, 1, 2, 3)  # Of the images.
+    rows["id"] = np.array(
+        [f"test/x/ILSVRC2012_val_{number:08d}.JPEG".encode() for number in numbers]
+    )
+    splits = {"test": SplitImages("test", tf.data.Dataset.from_tensor_slices(rows).batch(3))}
+    # Predicted are b, a, b and a.
+    sets = [[0, 3], [], [1], [2], [0, 1]]
+    (tmp_path / "real.json").write_text(json.dumps(sets))
+    given = {"real": str(tmp_path / "real.json"), "arrays": paths["arrays"]}
+    result = evaluate(ScoresPredictor(), splits, tmp_path, given)["sets"]
+    assert list(result) == ["real", "arrays"]
+    assert result["real"].pop("accuracy_interval") == [0, 1]
+    assert result["real"] == {"accuracy": 2 / 3, "images": 3, "unlabeled_images": 1}
+
+    (tmp_path / "real.json").write_text("[[], [], [], [1], []]")
+    with pytest.raises(UserError, match=r"real\.json has no label of any of 4 test images"):
+        evaluate(ScoresPredictor(), splits, tmp_path, given)
+    (tmp_path / "real.json").write_text("[[4]]")
+    with pytest.raises(UserError, match="has the class 4: expected integers from 0 to 3"):
+        evaluate(ScoresPredictor(), splits, tmp_path, given)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from nsk.errors import UserError
 from nsk.evaluation import robustness
 from nsk.evaluation.corruptions import BENCHMARK
 from nsk.evaluation.suites import corruptions, perturbations, relative
@@ -64,23 +63,49 @@ def test_mce_by_hand(evaluated):
     assert found["mce_interval"] == pytest.approx(interval)
 
 
-@pytest.mark.parametrize("name, value", [("images", 7), ("seed", 1), ("constants", "tiny")])
-def test_a_baseline_of_other_images_is_an_error(evaluated, name, value):
+@pytest.mark.parametrize("name", relative.CONDITIONS)
+def test_a_baseline_of_other_images_is_not_compared(evaluated, name):
     folder, result = evaluated[0]
-    baseline = Baseline("other", {"corruptions": {**result, name: value}})
-    with pytest.raises(UserError, match=f"has {name}="):
-        relative.compare("corruptions", folder, result, baseline)
+    baseline = Baseline("other", {"corruptions": {**result, name: "other"}})
+    found = relative.compare("corruptions", folder, result, baseline)
+    assert f"has {name}='other'" in found["baseline_note"] and "mce" not in found
 
 
 def test_alexnet_is_for_imagenet(evaluated):
     folder, result = evaluated[0]
-    with pytest.raises(UserError, match="constants 'cifar'"):
-        relative.compare("corruptions", folder, result, ALEXNET)
+    found = relative.compare("corruptions", folder, result, ALEXNET)
+    assert "constants 'cifar'" in found["baseline_note"] and "mce" not in found
     found = relative.compare("corruptions", folder, {**result, "constants": "imagenet"}, ALEXNET)
     expected = robustness.corruption_error(
         result["errors"], robustness.ALEXNET_ERRORS, list(result["errors"])
     )
     assert found["mce"] == pytest.approx(expected.mean)
+    assert "of 3 corruptions" in found["mce_note"]
+
+
+def test_intervals_resample_the_baseline_on_the_same_images(evaluated):
+    """A model relative to itself is 100 in every resample; as constants it is not."""
+    folder, result = evaluated[0]
+    baseline = Baseline("b", {"corruptions": result}, folders={"corruptions": folder})
+    found = relative.compare("corruptions", folder, result, baseline)
+    assert found["mce_interval"] == pytest.approx([100, 100])
+    (_, other), other_folder = evaluated[1], evaluated[1][0]
+    found = relative.compare(
+        "corruptions",
+        folder,
+        result,
+        Baseline("other", {"corruptions": other}, folders={"corruptions": other_folder}),
+    )
+    mine, theirs = (
+        corruptions.read_wrong(path, list(result["errors"]))[1] for path in (folder, other_folder)
+    )
+
+    def statistic(means):
+        sums = means.reshape(len(means), 2, 3, 5).sum(axis=3)
+        return 100 * (sums[:, 0] / sums[:, 1]).mean(axis=1)
+
+    expected = robustness.bootstrap_interval(np.concatenate([mine, theirs], axis=1), statistic)
+    assert found["mce_interval"] == pytest.approx(expected)
 
 
 def test_the_benchmark_is_compared_without_the_extras(evaluated, monkeypatch):
@@ -100,7 +125,8 @@ def test_the_benchmark_is_compared_without_the_extras(evaluated, monkeypatch):
 def test_without_a_baseline_or_a_comparison_nothing_is_added(evaluated):
     folder, result = evaluated[0]
     assert relative.compare("corruptions", folder, result, None) == {}
-    assert relative.compare("corruptions", folder, result, Baseline("b", {})) == {}
+    found = relative.compare("corruptions", folder, result, Baseline("b", {}))
+    assert "is not known" in found["baseline_note"] and "mce" not in found
     assert relative.compare("clean", folder, {}, Baseline("b", {"clean": {}})) == {}
 
 
