@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
@@ -117,7 +118,21 @@ def test_results_depend_on_the_files_of_a_setting(tmp_path, model, make_runner):
     first = evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"]
     assert first.counts["frost"] == "photographs"
     Image.new("RGB", (200, 200), (220, 230, 240)).save(textures / "frost1.png")
-    assert evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"] != first
+    again = evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"]
+    assert again.path != first.path
+
+
+def test_results_depend_on_the_labels_beside_an_array(tmp_path, model, make_runner):
+    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "other_data.npy", pixels)
+    np.save(tmp_path / "other_labels.npy", np.arange(4))
+    values = {"evaluate": "natural", "natural_sets": f"s={tmp_path / 'other_data.npy'}"}
+    first = evaluate_digits(tmp_path, model, make_runner, **values)[1]["natural"]
+    assert evaluate_digits(tmp_path, model, make_runner, **values)[1]["natural"].reused
+    np.save(tmp_path / "other_labels.npy", np.full(4, 9))
+    os.utime(tmp_path / "other_labels.npy", ns=(1, 1))
+    again = evaluate_digits(tmp_path, model, make_runner, **values)[1]["natural"]
+    assert again.path != first.path
 
 
 def test_a_changed_suite_has_another_fingerprint(monkeypatch):
