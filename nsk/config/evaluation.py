@@ -73,8 +73,8 @@ class EvaluationConfig(Section):
     )
     model: str = setting(
         "",
-        "Command evaluate: a .keras or .h5 file, the folder of a SavedModel or of a finished stage, or "
-        "the name of a network with --weights.",
+        "Command evaluate: a .keras or .h5 file, the folder of a SavedModel or of a finished "
+        "stage, or the name of a network with --weights.",
         commands=("evaluate",),
         changes_results=False,
     )

@@ -37,11 +37,10 @@ def read_baseline(given: str) -> relative.Baseline | None:
     path = Path(given).expanduser()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        name, suites = content["model"]["name"], dict(content["suites"])
         stages = content.get("stages", {})
-        folders = {name: path.parent / folder for name, folder in stages.items()}
-        if not isinstance(content["suites"], dict):
-            raise TypeError("its suites are no object")
-        return relative.Baseline(content["model"]["name"], content["suites"], folders=folders)
+        folders = {suite: path.parent / folder for suite, folder in stages.items()}
+        return relative.Baseline(name, suites, folders=folders)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--baseline={given} cannot be read ({type(error).__name__}: {error}): give alexnet or "

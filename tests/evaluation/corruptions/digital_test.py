@@ -9,6 +9,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
 
 from nsk.evaluation.corruptions.digital import (
+    _affine_positions,
     brightness,
     contrast,
     elastic_transform,
@@ -158,6 +159,12 @@ def test_elastic_transform_is_the_references(side, alpha, sigma, affine):
     differences = np.abs(changed.astype(int) - np.stack(opencv))
     assert differences.max() <= 4
     assert differences.mean() < 0.15
+
+
+def test_points_that_are_moved_to_a_line_give_one_pixel():
+    moves = np.array([[[0, 0], [0, 4], [4, 4]]])  # All three are at the same place.
+    rows, columns = _affine_positions((6, 6), moves)
+    assert np.ptp(rows) == np.ptp(columns) == 0
 
 
 def test_images_may_be_moved_by_more_than_their_size():

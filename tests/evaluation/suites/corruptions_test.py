@@ -53,7 +53,12 @@ def test_errors_of_every_condition_and_its_file(predictor, tmp_path):
     values = np.stack(columns, axis=1)
     assert found["mean_error_interval"] == list(robustness.bootstrap_interval(values))
     assert found["images"] == COUNT and found["constants"] == "cifar"
-    assert found["source"] == "generated" and found["frost"] == "procedural texture"
+    assert found["source"] == "generated" and "frost" not in found
+
+
+def test_results_say_what_frost_is(predictor, tmp_path):
+    found = evaluate(predictor, tmp_path, corruptions=("frost",))
+    assert found["frost"] == "procedural texture"
 
 
 def test_an_interrupted_evaluation_resumes_with_the_missing_conditions(predictor, tmp_path):
