@@ -1,7 +1,7 @@
 """Draws a PNG sheet of every RandAugment operation at several magnitudes, on your images.
 
     python -m tools.show_augment --flagfile=flags/quickstart.flags --workdir=runs/quickstart \
-        [--output=augment.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
+        [--png=augment.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
 
 Flags are those of `nsk.main` and the four above; `--generation` selects the noise, with 0 for the
 teacher. The images are the first labelled ones of the workdir, which are ingested if needed. A row
@@ -225,14 +225,14 @@ def show(argv: list[str]) -> int:
     if argv[1:]:
         raise UserError(f"Received {' '.join(argv[1:])!r}: settings are given as --name=value.")
     given = flags.FLAGS
-    output = Path(given.output).expanduser()
+    output = Path(given.png).expanduser()
     try:
         magnitudes = [float(magnitude) for magnitude in given.magnitudes]
     except ValueError:
         raise UserError(
             f"--magnitudes={','.join(given.magnitudes)}: expected numbers such as 3,9,15."
         ) from None
-    check_png("--output", output)
+    check_png("--png", output)
     runner = prepare(nsk_main.flag_values())
     generation = given.generation
     if not given["generation"].present:  # Without students, the teacher is shown.
@@ -245,7 +245,7 @@ def show(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     nsk_main.define_flags()
-    flags.DEFINE_string("output", "augment.png", "The PNG file to write.")
+    flags.DEFINE_string("png", "augment.png", "The PNG file to write.")
     flags.DEFINE_list("magnitudes", [], "Magnitudes of the columns; none: five up to the largest.")
     flags.DEFINE_integer("num_images", 2, "Images in a cell, side by side.", lower_bound=1)
     app.run(functools.partial(nsk_main.run_main, main=show), flags_parser=nsk_main.parse_flags)

@@ -28,7 +28,8 @@ def test_importing_the_commands_does_not_import_heavy_libraries():
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == ["[]", "run", "plan", "score", "select", "verify"]
+    commands = ["run", "plan", "score", "select", "evaluate", "corrupt", "verify"]
+    assert process.stdout.split() == ["[]", *commands]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

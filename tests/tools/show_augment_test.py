@@ -141,16 +141,16 @@ def test_the_command_writes_a_png_and_refuses_invalid_flags(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for wrong in (
         "--magnitudes=3,x",
-        "--output=sheet.jpg",
-        f"--output={tmp_path}/folder.png",
+        "--png=sheet.jpg",
+        f"--png={tmp_path}/folder.png",
         "--num_images=0",
     ):
         finished = run(wrong)
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr
-    finished = run("--models=convnet5", f"--output={tmp_path}/teacher.png", "--magnitudes=3")
+    finished = run("--models=convnet5", f"--png={tmp_path}/teacher.png", "--magnitudes=3")
     assert finished.returncode == 0, finished.stderr  # A chain without students.
-    finished = run(f"--output={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
+    finished = run(f"--png={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
     assert finished.returncode == 0, finished.stderr
     with Image.open(tmp_path / "new/sheet.png") as sheet:
         assert f"{sheet.width} x {sheet.height} pixels" in finished.stdout
