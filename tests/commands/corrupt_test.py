@@ -161,5 +161,5 @@ def test_evaluate_finds_the_same_errors_in_the_files(written, tmp_path):
     made = evaluate.execute({**values, "output": str(tmp_path / "made")})
     values |= {"corruption_files": str(folder), "output": str(tmp_path / "read")}
     read = evaluate.execute(values)
-    for name in ("errors", "clean_error", "mean_error", "images", "constants"):
+    for name in ("errors", "clean_error", "mean_error", "images"):
         assert read["suites"]["corruptions"][name] == made["suites"]["corruptions"][name]
