@@ -198,3 +198,25 @@ def test_a_subset_larger_than_the_test_images_is_an_error(model_path, tmp_path):
     values = {**VALUES, "model": model_path, "output": str(tmp_path), "evaluation_images": 4000}
     with pytest.raises(UserError, match="--evaluation_images=4000: there are 359 test images"):
         evaluate.execute(values)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"crop_fraction": 0.5}, {"interpolation": "bicubic"}, {"pixels": "255"}]
+)
+def test_what_a_model_sees_is_part_of_its_stage(evaluated, model_path, changes):
+    folder, content = evaluated
+    values = {**VALUES, "model": model_path, "output": str(folder), "suites": "clean", **changes}
+    assert evaluate.execute(values)["stages"]["clean"] != content["stages"]["clean"]
+
+
+def test_only_the_chief_reports(model_path, tmp_path, monkeypatch):
+    def prepare_as_worker(*arguments):
+        runner = prepare(*arguments)
+        runner.workers.index = 1
+        return runner
+
+    prepare = evaluate.prepare
+    monkeypatch.setattr(evaluate, "prepare", prepare_as_worker)
+    values = {**VALUES, "model": model_path, "output": str(tmp_path), "suites": "clean"}
+    assert evaluate.execute(values) is None
+    assert not (tmp_path / "evaluation.json").exists()

@@ -179,12 +179,20 @@ def test_suites_are_added_to_the_test_metrics_relative_to_the_teacher(tmp_path, 
         return {"mce": 50.0 * result["value"]}
 
     monkeypatch.setattr(collect.relative, "compare", compare)
-    monkeypatch.setattr(collect.relative, "paired_differences", lambda *_: {"mean": 0.25})
+    differences = []
+
+    def paired_differences(*arguments):
+        differences.append(arguments)
+        return {"mean": 0.25}
+
+    monkeypatch.setattr(collect.relative, "paired_differences", paired_differences)
     teacher, student = report(tmp_path, chain=chain, suites=suites)["generations"]
     teacher_name = chain[0].model.name
     assert compared == [
         ("attacks", suites[index]["attacks"].path, teacher_name) for index in range(2)
     ]
+    # Student minus teacher.
+    assert differences == [("attacks", *(suites[index]["attacks"].path for index in (1, 0)))]
     assert student["suites"]["attacks"]["fgsm"] == {"accuracy": [0.5]}
     added = {name: value for name, value in student["test"].items() if "/" in name}
     assert added == {

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,15 @@ def test_rows_are_means_over_paths(paths, capsys):
     ]
     assert one[:4] == ["one", "87.50", "0.1250", "50.00"]
     assert json.loads(lines[-1])["one"][0]["mCE"] == 80
+
+
+def test_values_over_all_corruptions_come_first(paths):
+    path = Path(paths[0])
+    content = json.loads(path.read_text())
+    content["suites"]["corruptions"] |= {"mce_of_19": 70.0, "relative_mce_of_19": 65.0}
+    path.write_text(json.dumps(content))
+    measured = robustness_table.measure(paths[0])
+    assert (measured["mCE"], measured["relative mCE"]) == (70, 65)
 
 
 def test_generations_are_chosen_by_their_index(paths):
