@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
+MAX_NAMES = 10  # Listed in a message.
+
 
 class UserError(Exception):
     """Flags, data or files are wrong: `main` prints the message and exits with code 2.
@@ -49,3 +51,9 @@ def printable(name: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in name
     )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first ten names, and how many there are if there are more."""
+    shown = ", ".join(map(printable, names[:MAX_NAMES]))
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"

@@ -3,13 +3,13 @@
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from nsk.commands.preparation import NO_TRAINING, prepare
+from nsk.commands.preparation import NO_TRAINING, prepare, require_output
 from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.store.disk_errors import naming_disk_errors
@@ -17,7 +17,7 @@ from nsk.store.files import atomic_write, remove_unfinished
 from nsk.store.locks import lock_folder
 
 if TYPE_CHECKING:  # Imported in functions, since they import TensorFlow.
-    from nsk.evaluation.suites.conditions import Batch, ChosenImages
+    from nsk.evaluation.suites.conditions import ChosenImages
     from nsk.stages.runner import StageRunner
     from nsk.store.folders import StageFolder
 
@@ -36,11 +36,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     Raises:
         UserError: settings, data or the folder do not allow it.
     """
-    if values.get("workdir"):
-        raise UserError("--workdir is for runs: corrupt writes to the folder given as --output.")
-    if not values.get("output"):
-        raise UserError("--output is not given: name a folder for the images, as --output=Mine-C.")
-    output = Path(values["output"]).expanduser()
+    output = require_output("corrupt", values)
     given = {**values, **NO_TRAINING, "workdir": str(output / INGESTED)}
     # The settings of corruptions are those of the suite.
     runner = prepare({**given, "suites": "corruptions"}, _check)
@@ -65,7 +61,7 @@ def _check(config: Config):
 def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     """Writes the ids, the labels and a file or folder for each corruption."""
     from nsk.evaluation import corruption_files, corruptions
-    from nsk.evaluation.suites.corruptions import names_of
+    from nsk.evaluation.suites.corruptions import corrupted_batches, names_of
     from nsk.progress import Progress
 
     settings = runner.config.evaluation.parsed()
@@ -73,8 +69,8 @@ def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     textures = settings["frost_textures"]
     textures = corruptions.read_textures(textures) if textures else None
     written = _describe(settings, images, side)
-    _claim(output, written)
     ids, labels = _ids_and_labels(chosen)
+    _claim(output, written)
     _write_text(output / IDS, "".join(f"{id}\n" for id in ids))
     if settings["layout"] == "npy":
         corruption_files.write_labels(output, labels)
@@ -87,7 +83,7 @@ def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     progress = Progress("corrupt", len(names), "corruptions")
     for index, name in enumerate(names):
         batches = [
-            functools.partial(_corrupted, chosen, name, severity, options)
+            functools.partial(corrupted_batches, chosen, name, severity, **options)
             for severity in corruptions.SEVERITIES
         ]
         if settings["layout"] == "npy":
@@ -129,13 +125,8 @@ def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["Chose
         config.run.eval_batch_size,
         decode=functools.partial(decode_with_crop, crop=crop),
     )
-    number = settings.evaluation_images
-    if number > images.counts["images"]["test"]:
-        raise UserError(
-            f"--evaluation_images={number}: there are {images.counts['images']['test']} test "
-            "images: give at most this number, or 0 for all."
-        )
-    return ChosenImages(SplitImages("test", batches), number, settings.evaluation_seed), side
+    subset = (settings.evaluation_images, settings.evaluation_seed)
+    return ChosenImages(SplitImages("test", batches), *subset), side
 
 
 def _describe(settings: dict, images: "StageFolder", side: int) -> dict:
@@ -176,23 +167,13 @@ def _claim(output: Path, written: dict) -> None:
 
 
 def _ids_and_labels(chosen: "ChosenImages") -> tuple[list[str], list[int]]:
+    from nsk.evaluation.suites.conditions import ids_of
+
     ids, labels = [], []
     for batch in chosen:
-        ids += [id.decode() for id in batch["id"]]
+        ids += ids_of(batch)
         labels += batch["label"].tolist()
     return ids, labels
-
-
-def _corrupted(
-    chosen: "ChosenImages", name: str, severity: int, options: dict
-) -> Iterator["Batch"]:
-    """Batches of corrupted images."""
-    from nsk.evaluation.corruptions import corrupt
-    from nsk.evaluation.suites.conditions import transform_batches
-
-    return transform_batches(
-        chosen, lambda pixels, ids: corrupt(pixels, name, severity, ids, **options)
-    )
 
 
 def _write_text(path, text):

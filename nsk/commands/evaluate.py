@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nsk.commands.preparation import NO_TRAINING, prepare
+from nsk.commands.preparation import NO_TRAINING, prepare, require_output
 from nsk.config.config import Config
 from nsk.config.evaluation import split_list
 from nsk.errors import UserError
@@ -21,13 +21,8 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     Raises:
         UserError: settings, data or the model do not allow it.
     """
-    if values.get("workdir"):
-        raise UserError("--workdir is for runs: evaluate writes to the folder given as --output.")
-    if not values.get("output"):
-        raise UserError(
-            "--output is not given: name a folder for the results, as --output=evaluations/first."
-        )
-    runner = prepare({**values, **NO_TRAINING, "workdir": values["output"]}, _check)
+    output = require_output("evaluate", values)
+    runner = prepare({**values, **NO_TRAINING, "workdir": str(output)}, _check)
     from nsk.report.evaluation_report import read_baseline, report_evaluation
     from nsk.stages import adoption, evaluation, ingestion
 

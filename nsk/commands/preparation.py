@@ -104,6 +104,22 @@ def require_workdir(workdir: str) -> Path:
     return Path(workdir).expanduser()
 
 
+def require_output(command: str, values: Mapping[str, Any]) -> Path:
+    """The folder of `--output`, in which a command works that is not part of a run.
+
+    Raises:
+        UserError: none was given, or a workdir was.
+    """
+    if values.get("workdir"):
+        raise UserError(f"--workdir is for runs: {command} writes to the folder given as --output.")
+    if not values.get("output"):
+        raise UserError(
+            f"--output is not given: name a folder for the results of {command}, as "
+            "--output=results/first."
+        )
+    return Path(values["output"]).expanduser()
+
+
 def _check_files(config):
     """UserError if a given file does not exist."""
     if config.chain.teacher and not os.path.isfile(config.teacher_path):

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from nsk.evaluation.attack_steps import step, uniform_in_ball
 from nsk.evaluation.attacked_model import LOSSES, MAX_PIXEL, AttackedModel, Goal, check_ids, prepare
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 
@@ -85,7 +86,7 @@ def _fgsm(model, images, goal, epsilon, loss):
     for rows in model.batches(len(images)):
         clean = tf.constant(images[rows])
         gradients = goal.ascend(model, clean, rows, loss)[0]
-        parts.append(_step(clean, clean, gradients, epsilon, epsilon, "inf").numpy())
+        parts.append(step(clean, clean, gradients, epsilon, epsilon, "inf").numpy())
     return np.concatenate(parts)
 
 
@@ -176,7 +177,7 @@ def _curve_of_batch(model, clean, goal, rows, epsilons, loss):
     results = {0.0: model.log_probabilities(clean)}
     for epsilon in epsilons:
         if epsilon not in results:
-            adversarial = _step(clean, clean, gradients, epsilon, epsilon, "inf")
+            adversarial = step(clean, clean, gradients, epsilon, epsilon, "inf")
             results[epsilon] = model.log_probabilities(adversarial)
     curve = np.stack([results[epsilon] for epsilon in epsilons], axis=1)
     classes = goal.labels[rows, np.newaxis, np.newaxis]
@@ -330,7 +331,7 @@ class _Search:
         return best.points
 
     def _step(self, points, clean, gradients, step_size):
-        return _step(points, clean, gradients, step_size, self._epsilon, self._settings.norm)
+        return step(points, clean, gradients, step_size, self._epsilon, self._settings.norm)
 
     def clean_points(self, rows):
         return self._images[rows]
@@ -343,7 +344,7 @@ class _Search:
     def random_points(self, ids, seed, restart, rows):
         clean = self._images[rows]
         numbers = RandomNumbers(seed, [ids[row] for row in rows], f"pgd/{restart}")
-        changes = _uniform_in_ball(numbers, clean.shape[1:], self._settings.norm)
+        changes = uniform_in_ball(numbers, clean.shape[1:], self._settings.norm)
         points = clean + MAX_PIXEL * self._epsilon * changes
         return np.clip(points, 0, MAX_PIXEL).astype(np.float32)
 
@@ -367,45 +368,3 @@ class _BestPoints:
     @property
     def have_succeeded(self):
         return bool(tf.reduce_all(self._succeeded))
-
-
-def _step(points, clean, gradients, step_size, epsilon, norm):
-    """Steps along the gradients, projects to the balls around the images, clips to [0, 255]."""
-    points = points + MAX_PIXEL * step_size * _direction(gradients, norm)
-    return tf.clip_by_value(_project(points, clean, MAX_PIXEL * epsilon, norm), 0.0, MAX_PIXEL)
-
-
-def _direction(gradients, norm):
-    """The steepest change of the length 1 in a norm; 0 where the gradient is 0."""
-    if norm == "inf":
-        return tf.sign(gradients)
-    # Squares of small numbers are 0 in float32: divided by the largest value first.
-    scales = tf.reduce_max(tf.abs(gradients), axis=[1, 2, 3], keepdims=True)
-    scaled = tf.math.divide_no_nan(gradients, scales)
-    return tf.math.divide_no_nan(scaled, _lengths(scaled))
-
-
-def _project(points, clean, radius, norm):
-    """The nearest points in balls around the images."""
-    if norm == "inf":
-        return tf.clip_by_value(points, clean - radius, clean + radius)
-    changes = points - clean
-    lengths = _lengths(changes)
-    inside = tf.math.divide_no_nan(radius, lengths) * changes
-    return tf.where(lengths <= radius, points, clean + inside)
-
-
-def _lengths(changes):
-    return tf.sqrt(tf.reduce_sum(changes**2, axis=[1, 2, 3], keepdims=True))
-
-
-def _uniform_in_ball(numbers, shape, norm):
-    """Points that are uniform in the unit ball of a norm, float64 (n, *shape)."""
-    if norm == "inf":
-        return numbers.uniform(-1, 1, shape)
-    # The first d coordinates of a point on the sphere in d + 2 dimensions are uniform in the ball
-    # of d dimensions (Voelker et al., 2017).
-    size = int(np.prod(shape))
-    normal = numbers.normal((size + 2,))
-    on_sphere = normal / np.linalg.norm(normal, axis=1, keepdims=True)
-    return on_sphere[:, :size].reshape(-1, *shape)

@@ -18,18 +18,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsk.errors import UserError
-from nsk.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from nsk.evaluation.image_files import (
-    Batch,
+from nsk.errors import UserError, list_names
+from nsk.evaluation.class_folders import (
     ClassFolders,
-    Decode,
-    array_batches,
-    decode_files,
     describe_content,
     is_litter,
     list_class_folders,
-    list_names,
+)
+from nsk.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from nsk.evaluation.image_files import (
+    Batch,
+    Decode,
+    array_batches,
+    decode_files,
     make_batch,
     open_images,
     read_labels,

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsk.errors import UserError
-from nsk.evaluation.image_files import list_names
+from nsk.errors import UserError, list_names
 
 MAX_BYTES = 2**28
 IMAGE_NUMBER = re.compile(r"(?:^|/)ILSVRC2012_val_(\d{8})(?:\.\w+)?$")

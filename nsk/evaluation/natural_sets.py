@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
+from nsk.evaluation.class_folders import (
+    describe_content,
+    list_class_folders,
+    match_classes,
+)
 from nsk.evaluation.image_files import (
     Batch,
     Decode,
-    are_numbers,
     array_batches,
     decode_files,
-    describe_content,
-    list_class_folders,
-    list_names,
     make_batch,
-    match_classes,
     open_images,
     read_labels,
 )
@@ -64,11 +64,6 @@ class NaturalSet:
     def num_images(self) -> int:
         """Number of images, readable or not."""
         return len(self.labels)
-
-    @property
-    def is_numbered(self) -> bool:
-        """Whether the classes are integers: folders such as "0" to "999", or labels of arrays."""
-        return self.class_names is None or are_numbers(self.class_names)
 
     @property
     def ids(self) -> list[str]:

@@ -160,8 +160,50 @@ def write_predictions(
         )
 
 
+def write_classes(path: Path, ids: list[str], truth: np.ndarray, classes: np.ndarray) -> None:
+    """Writes several predictions of every image: at several strengths of an attack, say.
+
+    Args:
+        path: the Parquet file.
+        ids: list of strings (n,).
+        truth: int (n,), the true labels.
+        classes: int (n, predictions) or (n, predictions, k), classes; of a prediction the k most
+            probable ones in descending order.
+    """
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "truth": pa.array(truth, pa.int32()),
+        "classes": _list_column(classes, pa.int32()),
+    }
+    with atomic_write(path) as unfinished:
+        pq.write_table(pa.table(columns), unfinished, compression="zstd")
+
+
+def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
+    """The ids and classes in a file of `write_classes`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    table = read_table(path, ["id", "classes"]).combine_chunks()
+    return table["id"].to_pylist(), _read_list_column(table["classes"])
+
+
 def _list_column(rows, value_type):
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), value_type), rows.shape[1])
+    """A column of lists of a fixed size, or of lists of lists, from an array (n, ...)."""
+    column = pa.array(rows.ravel(), value_type)
+    for size in reversed(rows.shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return column
+
+
+def _read_list_column(column):
+    """The array (n, ...) that `_list_column` made a column of."""
+    shape, values = [len(column)], column.combine_chunks()
+    while isinstance(values.type, pa.FixedSizeListType):
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 
 def read_predictions(path: Path) -> StoredPredictions:
@@ -176,11 +218,7 @@ def read_predictions(path: Path) -> StoredPredictions:
         return table[name].to_numpy() if name in table.column_names else None
 
     def read_list_column(name):
-        if name not in table.column_names:
-            return None
-        column = table[name].combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(table), column.type.list_size)
+        return _read_list_column(table[name]) if name in table.column_names else None
 
     return StoredPredictions(
         ids=table["id"].to_pylist(),

@@ -1,8 +1,8 @@
-"""Errors on corrupted images, flips on perturbed ones, and their uncertainty; pure NumPy.
+"""Errors on corrupted images and flips on perturbed ones; pure NumPy.
 
 A corruption error is a model's error relative to that of a baseline on the same images, in percent:
-100 is as good as the baseline, and less is better. On ImageNet the baseline is AlexNet, whose
-published results are constants here; on other data it is another model, named with the result.
+100 is as good as the baseline, and less is better. On ImageNet the baseline is AlexNet
+(`nsk.evaluation.alexnet`); on other data it is another model, named with the result.
 
 A ratio whose denominator is below `MIN_DENOMINATOR` is undefined (None, or NaN in arrays), and so
 are means that contain it. The denominator is a mean error, an increase of the mean error or a flip
@@ -15,63 +15,15 @@ Reference:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
 
-from nsk.evaluation.metrics import paired_standard_error
-
-# AlexNet's top-1 errors on ImageNet-C at severity 1 to 5, as published by the authors
-# (https://github.com/hendrycks/robustness/issues/10), and its error on clean images.
-ALEXNET_ERRORS = {
-    "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
-    "shot_noise": (0.71224, 0.85108, 0.93574, 0.98182, 0.99146),
-    "impulse_noise": (0.78374, 0.89808, 0.94870, 0.98720, 0.99548),
-    "defocus_blur": (0.65624, 0.73202, 0.85036, 0.91364, 0.94714),
-    "glass_blur": (0.64308, 0.75054, 0.88806, 0.91622, 0.93344),
-    "motion_blur": (0.58430, 0.70048, 0.82108, 0.89750, 0.92638),
-    "zoom_blur": (0.70008, 0.76992, 0.80784, 0.84198, 0.87198),
-    "snow": (0.71726, 0.88392, 0.86468, 0.91870, 0.94952),
-    "frost": (0.61390, 0.79734, 0.88790, 0.89942, 0.93430),
-    "fog": (0.67474, 0.76050, 0.84378, 0.87260, 0.94500),
-    "brightness": (0.45140, 0.48502, 0.54048, 0.62166, 0.72440),
-    "contrast": (0.64548, 0.76150, 0.88874, 0.97760, 0.99270),
-    "elastic_transform": (0.52596, 0.70116, 0.55686, 0.64076, 0.80554),
-    "pixelate": (0.52218, 0.54620, 0.73728, 0.87092, 0.91262),
-    "jpeg_compression": (0.51002, 0.54718, 0.57294, 0.65458, 0.74778),
-    # Not of the benchmark:
-    "speckle_noise": (0.66192, 0.74440, 0.90246, 0.94548, 0.97268),
-    "gaussian_blur": (0.54732, 0.70444, 0.82574, 0.89864, 0.95940),
-    "spatter": (0.47196, 0.62194, 0.75052, 0.84132, 0.90182),
-    "saturate": (0.59342, 0.65514, 0.51174, 0.70834, 0.82260),
-}
-ALEXNET_CLEAN_ERROR = 0.4348
-# AlexNet's flip probabilities on ImageNet-P, from the authors' spreadsheet alone
-# (https://github.com/hendrycks/robustness/issues/49); its top-5 distances are not published.
-ALEXNET_FLIP_PROBABILITIES = {
-    "gaussian_noise": 0.23653,
-    "shot_noise": 0.30062,
-    "motion_blur": 0.09297,
-    "zoom_blur": 0.05942,
-    "snow": 0.11928,
-    "brightness": 0.04889,
-    "translate": 0.11007,
-    "rotate": 0.13104,
-    "tilt": 0.07050,
-    "scale": 0.23531,
-}
-# The corruptions of a mean corruption error; the others are for validation.
-BENCHMARK = tuple(ALEXNET_ERRORS)[:15]
+from nsk.evaluation.corruptions import BENCHMARK
 
 MIN_DENOMINATOR = 0.001
 TOP_CLASSES = 5
-NUM_RESAMPLES = 1000
-CONFIDENCE_LEVEL = 0.95
-# Resamples are drawn in chunks of about this many numbers.
-CHUNK_SIZE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,126 +236,6 @@ def mean_top5_rate(distances: Mapping[str, float], baseline: Mapping[str, float]
     return _relative_values(distances, baseline, 15)
 
 
-def resampled_means(
-    values: ArrayLike, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> np.ndarray:
-    """Means over images that are drawn with replacement.
-
-    In every resample the same images are drawn for all conditions, and for every call with the same
-    number of images and seed: differences between conditions and between models are paired.
-
-    Args:
-        values: bool or float array (n, conditions): whether each image is misclassified, its share
-            of flips and so on.
-        num_resamples: int, at least 1.
-        seed: int in [0, 2^64).
-
-    Returns:
-        float64 array (num_resamples, conditions).
-
-    Raises:
-        ValueError: another shape, or values that are not finite.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(
-            f"values of shape {values.shape}: expected finite numbers of shape (n, conditions), at "
-            "least one image."
-        )
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples={num_resamples}: expected 1 or more.")
-    step = max(1, CHUNK_SIZE // len(values))
-    return np.concatenate(
-        [
-            _count_draws(range(start, min(start + step, num_resamples)), len(values), seed) @ values
-            for start in range(0, num_resamples, step)
-        ]
-    ) / len(values)
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-    level: float = CONFIDENCE_LEVEL,
-) -> tuple[float, float] | tuple[None, None]:
-    """Percentile bootstrap interval of a statistic of the images' means.
-
-    The interval covers the chance of which images were tested; not that of another training.
-
-    Args:
-        values: bool or float array (n,) or (n, conditions), see `resampled_means`.
-        statistic: function of the means, float64 (resamples, conditions), that returns an array
-            (resamples,); None: their mean over conditions. An mCE relative to another model has the
-            model's and the baseline's misclassified images side by side as its conditions, and
-            applies `mean_corruption_error` to both halves.
-        num_resamples: int.
-        seed: int.
-        level: float in (0, 1).
-
-    Returns:
-        (lower, upper), or (None, None) if the statistic is undefined (NaN) in a resample.
-
-    Raises:
-        ValueError: see `resampled_means`; or the statistic has another shape.
-
-    Reference:
-        [Efron, 1979](https://doi.org/10.1214/aos/1176344552)
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: expected a number between 0 and 1.")
-    values = np.asarray(values)
-    means = resampled_means(
-        values[:, np.newaxis] if values.ndim == 1 else values, num_resamples, seed
-    )
-    statistics = np.asarray(means.mean(axis=1) if statistic is None else statistic(means))
-    if statistics.shape != (num_resamples,):
-        raise ValueError(
-            f"statistic returned the shape {statistics.shape}: expected {(num_resamples,)}."
-        )
-    if np.isnan(statistics).any():
-        return None, None
-    lower, upper = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)
-
-
-class Difference(NamedTuple):
-    """Difference of two models' accuracies on the same images.
-
-    Attributes:
-        mean: accuracy of the first model minus that of the second.
-        standard_error: see `paired_standard_error`; 0 if both are correct on the same images.
-        lower, upper: 95 % interval of the difference.
-    """
-
-    mean: float
-    standard_error: float
-    lower: float
-    upper: float
-
-
-def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> Difference:
-    """Compares two models on the same images, with a normal approximation.
-
-    Args:
-        correct_a: bool array (n,), whether the first model classifies each image correctly.
-        correct_b: the same for the second model.
-
-    Returns:
-        `Difference`. With few images on which the models differ, about ten, the interval is
-        inexact.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    standard_error = paired_standard_error(correct_a, correct_b)
-    mean = float(np.mean(correct_a) - np.mean(correct_b))
-    margin = float(scipy.stats.norm.ppf((1 + CONFIDENCE_LEVEL) / 2)) * standard_error
-    return Difference(mean, standard_error, mean - margin, mean + margin)
-
-
 def _choose(values, names):
     """The arrays of some names."""
     if not names:
@@ -467,16 +299,3 @@ def _distances(earlier, later):
             is_same = earlier[..., rank] == later[..., later_rank]
             distances += is_same * (abs(rank - later_rank) - (TOP_CLASSES - rank))
     return distances
-
-
-def _count_draws(resamples, num_images, seed):
-    """How often each image is drawn, float64 (resamples, images).
-
-    Each resample has its own generator, so it does not depend on the others.
-    """
-    counts = np.empty((len(resamples), num_images))
-    for row, resample in enumerate(resamples):
-        generator = np.random.Generator(np.random.Philox(key=np.array([seed, resample], np.uint64)))
-        drawn = generator.integers(0, num_images, num_images)
-        counts[row] = np.bincount(drawn, minlength=num_images)
-    return counts

@@ -128,7 +128,7 @@ def test_an_interrupted_command_goes_on(tmp_path, monkeypatch):
         ({"workdir": "runs"}, "--workdir is for runs: corrupt writes to"),
         ({"corruption_files": "C"}, "--corruption_files is what evaluate reads"),
         ({"corruptions": "rain"}, "'rain' is not known"),
-        ({"evaluation_images": 999}, "--evaluation_images=999: there are 359 test images"),
+        ({"evaluation_images": 999}, "--evaluation_images=999: the split test has 359 images"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, values, message):

@@ -196,7 +196,7 @@ def test_a_model_that_returns_probabilities_is_attacked(tmp_path):
 
 def test_a_subset_larger_than_the_test_images_is_an_error(model_path, tmp_path):
     values = {**VALUES, "model": model_path, "output": str(tmp_path), "evaluation_images": 4000}
-    with pytest.raises(UserError, match="--evaluation_images=4000: there are 359 test images"):
+    with pytest.raises(UserError, match="--evaluation_images=4000: the split test has 359 images"):
         evaluate.execute(values)
 
 

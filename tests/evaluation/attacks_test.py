@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from nsk import models
 from nsk.distributed import strategy as strategies
-from nsk.evaluation import attacks
+from nsk.evaluation import attack_steps, attacks
 from nsk.evaluation.attacks import AttackCurve, AttackedModel, PgdSettings
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 from nsk.evaluation.predictor import Predictor
@@ -273,7 +273,7 @@ def test_projection_finds_the_nearest_point_of_the_ball():
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     for norm, order in (("inf", np.inf), ("2", 2)):
         ball = grid[np.linalg.norm(grid, ord=order, axis=1) <= 60]
-        received = attacks._project(points, centres, 60.0, norm).numpy()
+        received = attack_steps.project(points, centres, 60.0, norm).numpy()
         for point, centre, result in zip(points, centres, received, strict=True):
             if np.linalg.norm((point - centre).ravel(), ord=order) <= 60:
                 np.testing.assert_array_equal(result, point)
@@ -414,9 +414,9 @@ def test_random_starts_belong_to_the_image(attacked, model, images, labels):
 
 def test_random_points_are_uniform_in_the_ball():
     numbers = RandomNumbers(0, [str(row) for row in range(3000)], "test")
-    cube = attacks._uniform_in_ball(numbers, (1, 2, 3), "inf")
+    cube = attack_steps.uniform_in_ball(numbers, (1, 2, 3), "inf")
     assert scipy.stats.kstest(cube.ravel(), "uniform", args=(-1, 2)).pvalue > 0.01
-    ball = attacks._uniform_in_ball(numbers, (1, 2, 3), "2").reshape(3000, 6)
+    ball = attack_steps.uniform_in_ball(numbers, (1, 2, 3), "2").reshape(3000, 6)
     radii = np.linalg.norm(ball, axis=1)
     assert scipy.stats.kstest(radii**6, "uniform").pvalue > 0.01
     directions = ball / radii[:, np.newaxis]
@@ -549,9 +549,9 @@ def test_gradients_are_compiled_once_for_all_epsilons(model, images, labels):
 def test_directions_of_tiny_zero_and_infinite_gradients():
     gradients = np.zeros((3, 1, 1, 2), np.float32)
     gradients[0, 0, 0], gradients[1, 0, 0] = (3e-30, -4e-30), (3e30, 4e30)
-    received = attacks._direction(tf.constant(gradients), "2").numpy()[:, 0, 0]
+    received = attack_steps.direction(tf.constant(gradients), "2").numpy()[:, 0, 0]
     np.testing.assert_allclose(received, [[0.6, -0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
-    received = attacks._direction(tf.constant(gradients), "inf").numpy()[:, 0, 0]
+    received = attack_steps.direction(tf.constant(gradients), "inf").numpy()[:, 0, 0]
     np.testing.assert_array_equal(received, [[1, -1], [1, 1], [0, 0]])
 
 

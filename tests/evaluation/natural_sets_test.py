@@ -51,7 +51,6 @@ def write_arrays(folder, name, count=9):
 def test_class_folders_are_read_in_order(folders):
     found = open_natural_set(folders)
     assert (found.class_names, found.num_images, found.skipped) == (["b", "ä"], 4, 0)
-    assert not found.is_numbered
     batches = list(found.batches(3, decode))
     assert [len(batch["id"]) for batch in batches] == [3, 1]
     rows = rows_of(batches)
@@ -88,7 +87,7 @@ def test_numbers_are_in_numerical_order(tmp_path):
     names = [str(number) for number in (10, 9, 100, 0)]
     found = open_natural_set(write_folders(tmp_path, [(name, "a.png") for name in names]))
     assert found.class_names == ["0", "9", "10", "100"]
-    assert found.is_numbered
+
     rows = rows_of(found.batches(9, decode))
     np.testing.assert_array_equal(rows["image"], PIXELS[[3, 1, 0, 2], :4, :4])
     # Indices, unless they are names of the model's classes.
@@ -106,7 +105,7 @@ def test_cifar_10_1_is_read(tmp_path, given):
     name = "cifar10.1_v6"
     write_arrays(tmp_path, name)
     found = open_natural_set(tmp_path if given == "folder" else tmp_path / f"{name}_data.npy")
-    assert (found.class_names, found.is_numbered, found.num_images) == (None, True, 9)
+    assert (found.class_names, found.num_images) == (None, 9)
     rows = rows_of(found.batches(4, decode))
     np.testing.assert_array_equal(rows["image"], PIXELS[:, :4, :4])
     np.testing.assert_array_equal(rows["label"], np.arange(9) % 3)

@@ -22,6 +22,7 @@ __all__ = [
     "CORRUPTIONS",
     "EXTRAS",
     "Corruption",
+    "check_images",
     "choose_constants",
     "corrupt",
     "read_textures",
@@ -133,7 +134,7 @@ def corrupt(
         raise ValueError(f"corruption {name!r}: expected one of {', '.join(CORRUPTIONS)}.")
     if severity not in SEVERITIES:
         raise ValueError(f"severity={severity!r}: expected 1 to {len(SEVERITIES)}.")
-    _check(images, ids)
+    check_images(images, ids)
     corruption = CORRUPTIONS[name]
     chosen = choose_constants(images.shape[1:3], constants)
     numbers = RandomNumbers(seed, ids, f"corruption/{name}/{severity}")
@@ -155,12 +156,20 @@ def choose_constants(shape: tuple[int, int], constants: str = "auto") -> str:
     return constants
 
 
-def _check(images, ids):
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"images {images.dtype} {images.shape}: expected uint8 (n, height, width, 3)."
-        )
+def check_images(images: np.ndarray, ids: Sequence[str]) -> None:
+    """Checks the arguments of `corrupt`.
+
+    Raises:
+        ValueError: `images` are not uint8 (n, height, width, 3) with pixels, or `ids` are not n
+            strings.
+    """
+    is_array = isinstance(images, np.ndarray)
+    if not is_array or images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        found = f"{images.dtype} {images.shape}" if is_array else type(images).__name__
+        raise ValueError(f"images {found}: expected uint8 (n, height, width, 3).")
     if 0 in images.shape[1:3]:
         raise ValueError(f"images {images.shape}: expected sides of at least one pixel.")
     if len(ids) != len(images):
         raise ValueError(f"{len(ids)} ids for {len(images)} images: expected one each.")
+    if not all(isinstance(image_id, str) for image_id in ids):
+        raise ValueError("ids: expected strings, such as the names of the images.")

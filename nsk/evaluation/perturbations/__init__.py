@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from nsk.evaluation.corruptions import choose_constants
+from nsk.evaluation.corruptions import check_images, choose_constants
 from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 from nsk.evaluation.perturbations import geometric, photometric
 
@@ -154,7 +154,8 @@ def perturb(
     if name not in PERTURBATIONS:
         raise ValueError(f"perturbation {name!r}: expected one of {', '.join(PERTURBATIONS)}.")
     perturbation = PERTURBATIONS[name]
-    _check(images, ids, crop_side)
+    check_images(images, ids)
+    _check_crop(images, crop_side)
     chosen = choose_constants(geometric.frame_shape(images, crop_side)[1:3], constants)
     parameters = perturbation.parameters[chosen]
     if perturbation.is_geometric:
@@ -166,15 +167,7 @@ def perturb(
     return perturbation.function(*inputs, **parameters)
 
 
-def _check(images, ids, crop_side):
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"images {images.dtype} {images.shape}: expected uint8 (n, height, width, 3)."
-        )
-    if 0 in images.shape[1:3]:
-        raise ValueError(f"images {images.shape}: expected sides of at least one pixel.")
-    if len(ids) != len(images):
-        raise ValueError(f"{len(ids)} ids for {len(images)} images: expected one each.")
+def _check_crop(images, crop_side):
     if crop_side is not None and not 1 <= crop_side <= min(images.shape[1:3]):
         raise ValueError(
             f"crop_side={crop_side}: expected 1 to {min(images.shape[1:3])}, the images' shorter "

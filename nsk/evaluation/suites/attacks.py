@@ -1,22 +1,27 @@
 """The suite `attacks`: accuracy on adversarial images of FGSM and PGD."""
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nsk.evaluation import attack_checks, attacks, robustness
+from nsk.evaluation import attack_checks, attacks, bootstrap
 from nsk.evaluation.attacked_model import AttackedModel
 from nsk.evaluation.attacks import PgdSettings
-from nsk.evaluation.prediction_files import read_table
+from nsk.evaluation.image_files import Batch
+from nsk.evaluation.prediction_files import read_classes, write_classes
 from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites.conditions import Batch, ChosenImages, predict_condition
+from nsk.evaluation.suites.conditions import (
+    ChosenImages,
+    ids_of,
+    predict_condition,
+    write_missing,
+)
 from nsk.evaluation.suites.suite import SplitImages
-from nsk.progress import Progress
 from nsk.store.files import atomic_write
 
 # From a batch to the classes predicted with each epsilon, int (n, epsilons).
@@ -65,65 +70,19 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     """
     images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
     clean = predict_condition(predictor, lambda: images, folder / "clean.parquet")
-    model = AttackedModel(predictor)
     settings = PgdSettings(pgd_norm, pgd_step_size, pgd_steps, pgd_restarts)
-
-    def fgsm(loss):
-        return lambda batch: (
-            attacks.fgsm_curve(
-                model, batch["image"], batch["label"], fgsm_epsilons, loss=loss
-            ).predictions
-        )
-
-    def pgd_images(batch, epsilon):
-        return attacks.pgd(
-            model,
-            batch["image"],
-            batch["label"],
-            epsilon,
-            settings,
-            ids=_ids(batch),
-            seed=evaluation_seed,
-        )
-
-    def pgd(epsilon):
-        return lambda batch: predictor.log_probabilities(pgd_images(batch, epsilon)).argmax(
-            axis=1, keepdims=True
-        )
-
-    def check(batch):
-        """Warnings; of FGSM, which is weak by design, only those that concern the network."""
-        pixels, labels, ids = batch["image"], batch["label"], _ids(batch)
-        if pgd_epsilons and pgd_norm == "inf":
-            epsilon = max(pgd_epsilons)
-            found = pgd_images(batch, epsilon)
-            return attack_checks.check_attack(
-                model, pixels, labels, epsilon, found, ids=ids, seed=evaluation_seed
-            )
-        curve = attacks.fgsm_curve(model, pixels, labels, [0.0])
-        return [
-            *attack_checks.warn_of_random_outputs(model, pixels),
-            *attack_checks.warn_of_probabilities(model, pixels),
-            *attack_checks.warn_of_zero_gradients(curve.has_zero_gradient),
-        ]
-
-    planned: dict[str, Attack] = {name: fgsm(loss) for name, loss in VARIANTS.items()}
-    planned |= {f"pgd-{epsilon!r}": pgd(epsilon) for epsilon in pgd_epsilons}
-    progress = Progress("attacks", len(planned), "attacks")
-    for index, (name, attack) in enumerate(planned.items()):
-        if not (path := folder / f"{name}.parquet").exists():
-            _write(path, images, attack)
-        progress.update(index + 1)
-    progress.close()
+    attacker = _Attacker(predictor, fgsm_epsilons, pgd_epsilons, settings, evaluation_seed)
+    planned = attacker.attacks()
+    writers = {
+        folder / f"{name}.parquet": functools.partial(_attack_all, images, attack)
+        for name, attack in planned.items()
+    }
     checks = folder / "checks.json"
-    if not checks.exists():
-        warnings = check(_first_images(images, CHECKED_IMAGES))
-        with atomic_write(checks) as unfinished:
-            unfinished.write_text(json.dumps(warnings), encoding="utf-8")
+    writers[checks] = lambda path: _write_checks(path, attacker, images)
+    write_missing("attacks", "attacks", writers)
     predicted = {name: _read(folder / f"{name}.parquet", clean.ids) for name in planned}
     labels = clean.labels[:, np.newaxis]
     unchanged = predicted["fgsm_logit"] == clean.predicted[:, np.newaxis]
-    pgd_predicted = [predicted[f"pgd-{epsilon!r}"] for epsilon in pgd_epsilons]
     result = {
         "clean_accuracy": float(clean.is_correct.mean()),
         "fgsm": _curve(fgsm_epsilons, predicted["fgsm"] == labels),
@@ -133,58 +92,117 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         "warnings": json.loads(checks.read_text(encoding="utf-8")),
         "seed": evaluation_seed,
     }
-    if not pgd_epsilons:
-        return result
-    return result | {
-        "pgd": _curve(pgd_epsilons, np.concatenate(pgd_predicted, axis=1) == labels),
-        "pgd_settings": {
-            "norm": pgd_norm,
-            "steps": pgd_steps,
-            "step_size": pgd_step_size,
-            "restarts": pgd_restarts,
-        },
-    }
+    if pgd_epsilons:
+        by_epsilon = [predicted[_pgd_name(epsilon)] for epsilon in pgd_epsilons]
+        result["pgd"] = _curve(pgd_epsilons, np.concatenate(by_epsilon, axis=1) == labels)
+        result["pgd_settings"] = dataclasses.asdict(settings)
+    return result
 
 
-def _ids(batch: Batch) -> list[str]:
-    return [image_id.decode() for image_id in batch["id"]]
+class _Attacker:
+    """The attacks of an evaluation on batches of images.
+
+    Args:
+        predictor: makes the predictions of the model.
+        fgsm_epsilons: of both variants of FGSM.
+        pgd_epsilons: of PGD.
+        settings: of PGD.
+        seed: of random starts.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        fgsm_epsilons: Sequence[float],
+        pgd_epsilons: Sequence[float],
+        settings: PgdSettings,
+        seed: int,
+    ):
+        self._predictor, self._model = predictor, AttackedModel(predictor)
+        self._fgsm_epsilons, self._pgd_epsilons = fgsm_epsilons, pgd_epsilons
+        self._settings, self._seed = settings, seed
+
+    def attacks(self) -> dict[str, Attack]:
+        """All attacks, by the names of their files."""
+        planned = {
+            name: functools.partial(self._predict_fgsm, loss) for name, loss in VARIANTS.items()
+        }
+        return planned | {
+            _pgd_name(epsilon): functools.partial(self._predict_pgd, epsilon)
+            for epsilon in self._pgd_epsilons
+        }
+
+    def _predict_fgsm(self, loss, batch):
+        return attacks.fgsm_curve(
+            self._model, batch["image"], batch["label"], self._fgsm_epsilons, loss=loss
+        ).predictions
+
+    def _predict_pgd(self, epsilon, batch):
+        adversarial = self._pgd(epsilon, batch)
+        return self._predictor.log_probabilities(adversarial).argmax(axis=1, keepdims=True)
+
+    def _pgd(self, epsilon, batch):
+        options = {"ids": ids_of(batch), "seed": self._seed}
+        pixels, labels = batch["image"], batch["label"]
+        return attacks.pgd(self._model, pixels, labels, epsilon, self._settings, **options)
+
+    def check(self, batch: Batch) -> list[str]:
+        """Warnings; of FGSM, which is weak by design, only those that concern the network."""
+        pixels, labels = batch["image"], batch["label"]
+        if self._pgd_epsilons and self._settings.norm == "inf":
+            epsilon = max(self._pgd_epsilons)
+            return attack_checks.check_attack(
+                self._model,
+                pixels,
+                labels,
+                epsilon,
+                self._pgd(epsilon, batch),
+                ids=ids_of(batch),
+                seed=self._seed,
+            )
+        curve = attacks.fgsm_curve(self._model, pixels, labels, [0.0])
+        return [
+            *attack_checks.warn_of_random_outputs(self._model, pixels),
+            *attack_checks.warn_of_probabilities(self._model, pixels),
+            *attack_checks.warn_of_zero_gradients(curve.has_zero_gradient),
+        ]
 
 
-def _first_images(images: ChosenImages, count: int) -> Batch:
-    """The first images, in one batch."""
+def _pgd_name(epsilon):
+    """Name of the file of PGD with an epsilon, which names it exactly."""
+    return f"pgd-{epsilon!r}"
+
+
+def _attack_all(images: ChosenImages, attack: Attack, path: Path) -> None:
+    """Attacks all images and writes their predictions."""
+    ids, labels, predicted = [], [], []
+    for batch in images:
+        ids += ids_of(batch)
+        labels.append(batch["label"])
+        predicted.append(attack(batch))
+    write_classes(path, ids, np.concatenate(labels), np.concatenate(predicted))
+
+
+def _write_checks(path, attacker, images):
+    """Writes the warnings of the checks on the first images."""
     parts, found = [], 0
     for batch in images:
         parts.append(batch)
         found += len(batch["id"])
-        if found >= count:
+        if found >= CHECKED_IMAGES:
             break
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-
-
-def _write(path: Path, images: ChosenImages, attack: Attack) -> None:
-    """Attacks all images and writes their predictions."""
-    ids, labels, predicted = [], [], []
-    for batch in images:
-        ids += _ids(batch)
-        labels.append(batch["label"])
-        predicted.append(attack(batch).astype(np.int32))
-    classes = np.concatenate(predicted)
-    table = {
-        "id": pa.array(ids, pa.string()),
-        "truth": pa.array(np.concatenate(labels), pa.int32()),
-        "labels": pa.FixedSizeListArray.from_arrays(pa.array(classes.ravel()), classes.shape[1]),
-    }
+    first = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    warnings = attacker.check({name: rows[:CHECKED_IMAGES] for name, rows in first.items()})
     with atomic_write(path) as unfinished:
-        pq.write_table(pa.table(table), unfinished, compression="zstd")
+        unfinished.write_text(json.dumps(warnings), encoding="utf-8")
 
 
 def _read(path: Path, ids: list[str]) -> np.ndarray:
     """The predicted classes in the file of an attack on these images, int (n, epsilons)."""
-    table = read_table(path, ["id", "labels"])
-    if table["id"].to_pylist() != ids:
+    found, classes = read_classes(path)
+    if found != ids:
         raise ValueError(f"{path} has other images than clean.parquet.")
-    column = table["labels"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(ids), -1)
+    return classes
 
 
 def _curve(epsilons: Sequence[float], is_correct: np.ndarray) -> dict[str, list]:
@@ -192,5 +210,5 @@ def _curve(epsilons: Sequence[float], is_correct: np.ndarray) -> dict[str, list]
     return {
         "epsilons": list(epsilons),
         "accuracy": is_correct.mean(axis=0).tolist(),
-        "intervals": [list(robustness.bootstrap_interval(column)) for column in is_correct.T],
+        "intervals": [list(bootstrap.bootstrap_interval(column)) for column in is_correct.T],
     }

@@ -8,12 +8,13 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nsk.errors import UserError
+from nsk.evaluation.image_files import Batch
 from nsk.evaluation.prediction_files import (
     make_stored_predictions,
     read_table,
@@ -22,6 +23,7 @@ from nsk.evaluation.prediction_files import (
 from nsk.evaluation.predictor import Predictions, Predictor, collect
 from nsk.evaluation.subsets import choose_subset
 from nsk.evaluation.suites.suite import SplitImages
+from nsk.progress import Progress
 from nsk.store.files import num_cores
 
 # Decoded images are kept in memory up to this size, since every condition starts from them.
@@ -29,8 +31,6 @@ MAX_BYTES_IN_MEMORY = 2**31
 MAX_BYTES_IN_WORK = 2**30  # Of the images that threads change at a time.
 # With more classes, only the most probable ones are stored.
 MAX_STORED_CLASSES, STORED_CLASSES = 200, 10
-
-Batch = dict[str, np.ndarray]
 
 
 class ChosenImages:
@@ -67,14 +67,9 @@ class ChosenImages:
         if not self._number:
             yield from batches.as_numpy_iterator()
             return
-        ids = [id for batch in batches.as_numpy_iterator() for id in batch["id"]]
-        if self._number > len(ids):
-            raise UserError(
-                f"--evaluation_images={self._number}: there are {len(ids)} {self._images.split} "
-                "images: give at most this number, or 0 for all."
-            )
-        rows = choose_subset([id.decode() for id in ids], self._number, self._seed)
-        chosen = {ids[row] for row in rows}
+        ids = [id for batch in batches.as_numpy_iterator() for id in ids_of(batch)]
+        rows = choose_rows(ids, self._number, self._seed, f"the split {self._images.split}")
+        chosen = {ids[row].encode() for row in rows}
         rest, size = None, 0
         for batch in batches.as_numpy_iterator():
             size = max(size, len(batch["id"]))  # The last batch may be small.
@@ -86,6 +81,25 @@ class ChosenImages:
                 rest = {name: values[size:] for name, values in rest.items()}
         if rest is not None and len(rest["id"]):
             yield rest
+
+
+def ids_of(batch: Batch) -> list[str]:
+    """The ids of a batch's images as strings."""
+    return [image_id.decode() for image_id in batch["id"]]
+
+
+def choose_rows(ids: Sequence[str], number: int, seed: int, owner: str | Path) -> np.ndarray:
+    """Chooses the random subset of `--evaluation_images`, see `choose_subset`.
+
+    Raises:
+        UserError: there are fewer images; the message names the `owner` of them.
+    """
+    if number > len(ids):
+        raise UserError(
+            f"--evaluation_images={number}: {owner} has {len(ids)} images: give at most this "
+            "number, or 0 for all."
+        )
+    return choose_subset(ids, number, seed)
 
 
 def _concatenate(first: Batch, second: Batch) -> Batch:
@@ -107,7 +121,7 @@ def transform_batches(
     """
 
     def apply(batch):
-        return {**batch, "image": transform(batch["image"], [id.decode() for id in batch["id"]])}
+        return {**batch, "image": transform(batch["image"], ids_of(batch))}
 
     workers = num_cores()
     waiting = collections.deque()  # Results are in memory until they are used.
@@ -159,6 +173,24 @@ def predict_condition(
     if not path.exists():
         write_condition(path, collect(predictor(batches())))
     return read_condition(path)
+
+
+def write_missing(title: str, unit: str, writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Writes the files that an interrupted evaluation has not written, and shows the progress.
+
+    Args:
+        title: what is done.
+        unit: what is counted, in the plural.
+        writers: by path, the function that writes the file.
+    """
+    missing = {path: write for path, write in writers.items() if not path.exists()}
+    done = len(writers) - len(missing)
+    progress = Progress(title, len(writers), unit, done=done)
+    for path, write in missing.items():
+        write(path)
+        done += 1
+        progress.update(done)
+    progress.close()
 
 
 def write_condition(

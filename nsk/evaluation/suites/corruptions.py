@@ -1,28 +1,28 @@
 """The suite `corruptions`: errors on corrupted images, as on CIFAR-10-C and ImageNet-C."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nsk.evaluation import bootstrap
 from nsk.evaluation import corruptions as library
-from nsk.evaluation import robustness
-from nsk.evaluation.image_files import Decode
-from nsk.evaluation.predictor import Predictor
+from nsk.evaluation.image_files import Batch, Decode
+from nsk.evaluation.predictor import Predictor, collect
 from nsk.evaluation.suites.conditions import (
     ChosenImages,
     predict_condition,
     read_condition,
     transform_batches,
+    write_condition,
+    write_missing,
 )
 from nsk.evaluation.suites.published import PublishedCorruptions
 from nsk.evaluation.suites.suite import SplitImages
-from nsk.progress import Progress
 
 PROCEDURAL_FROST = "procedural texture"
-SEVERITIES = range(1, 6)
 CLEAN = "clean"
 # The clean images beside a published set: it is not known which of its images is which of them.
 UNPAIRED = "test"
@@ -69,53 +69,81 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         corruption and severity; `images`, and what the images are (`source`, `constants`, `frost`);
         `clean_note`, why there is no `clean_error`.
     """
-    names = names_of(corruptions)
-    side = predictor.model.input_shape[1]
-    described = {
-        "seed": evaluation_seed,
-        "image_size": side,
-        "constants": library.choose_constants((side, side), corruption_constants),
-    }
+    names, side = names_of(corruptions), predictor.model.input_shape[1]
     subset = (evaluation_images, evaluation_seed)
     if corruption_files:
         path = Path(corruption_files)
         published = PublishedCorruptions(path, corruptions, names, class_names, *subset)
-        wanted, names = names, published.names
-        described["missing"] = [name for name in wanted if name not in names]
-        described |= {"source": path.resolve().name, "constants": "published", "frost": "published"}
-        described["clean_note"] = _predict_clean(
-            predictor, splits["test"], folder, published, evaluation_images
+        batches_of = functools.partial(
+            published.batches, batch_size=predictor.batch_size, side=side, decode=decode
         )
-
-        def batches_of(name, severity):
-            return published.batches(name, severity, predictor.batch_size, side, decode)
+        described = _describe_published(path, names, published.names)
+        note = _predict_clean(predictor, splits["test"], folder, published, evaluation_images)
+        described["clean_note"] = note
+        names = published.names
     else:
         images = ChosenImages(splits["test"], *subset)
         predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
-        textures = library.read_textures(Path(frost_textures)) if frost_textures else None
-        described["source"] = "generated"
-        if "frost" in names:
-            described["frost"] = "photographs" if frost_textures else PROCEDURAL_FROST
-
-        def batches_of(name, severity):
-            options = (evaluation_seed, corruption_constants, textures)
-            return transform_batches(images, functools.partial(_corrupt, name, severity, *options))
-
-    _predict(predictor, folder, names, batches_of)
-    return {**measure(folder, names), **described}
-
-
-def _predict(predictor, folder, names, batches_of):
-    """Predicts all conditions that are not in the folder; `batches_of(name, severity)`."""
-    progress = Progress("corruptions", len(names) * len(SEVERITIES), "conditions")
-    for index, (name, severity) in enumerate(conditions(names)):
-        predict_condition(
-            predictor,
-            functools.partial(batches_of, name, severity),
-            folder / f"{name}-{severity}.parquet",
+        batches_of = functools.partial(
+            corrupted_batches,
+            images,
+            seed=evaluation_seed,
+            constants=corruption_constants,
+            textures=library.read_textures(Path(frost_textures)) if frost_textures else None,
         )
-        progress.update(index + 1)
-    progress.close()
+        described = _describe_generated(names, side, corruption_constants, frost_textures)
+
+    def write(name, severity, path):
+        write_condition(path, collect(predictor(batches_of(name, severity))))
+
+    writers = {
+        folder / f"{name}-{severity}.parquet": functools.partial(write, name, severity)
+        for name, severity in conditions(names)
+    }
+    write_missing("corruptions", "conditions", writers)
+    return {
+        **measure(folder, names),
+        "seed": evaluation_seed,
+        "image_size": side,
+        **described,
+    }
+
+
+def _describe_published(path, wanted, names):
+    """What the images of a published set are."""
+    return {
+        "source": path.resolve().name,
+        "constants": "published",
+        "frost": "published",
+        "missing": [name for name in wanted if name not in names],
+    }
+
+
+def _describe_generated(names, side, constants, frost_textures):
+    """What images are that are corrupted here."""
+    described = {
+        "source": "generated",
+        "constants": library.choose_constants((side, side), constants),
+    }
+    if "frost" in names:
+        described["frost"] = "photographs" if frost_textures else PROCEDURAL_FROST
+    return described
+
+
+def corrupted_batches(
+    images: Iterable[Batch], name: str, severity: int, **options: Any
+) -> Iterator[Batch]:
+    """Corrupts batches of images, several at a time.
+
+    Args:
+        images: the batches.
+        name: of the corruption.
+        severity: 1 to 5.
+        **options: of `corruptions.corrupt`.
+    """
+    return transform_batches(
+        images, lambda pixels, ids: library.corrupt(pixels, name, severity, ids, **options)
+    )
 
 
 def _predict_clean(predictor, split, folder, published, number):
@@ -143,13 +171,7 @@ def names_in(folder: Path) -> list[str]:
 
 def conditions(names: Sequence[str]) -> list[tuple[str, int]]:
     """(name, severity) of all conditions, in order."""
-    return [(name, severity) for name in names for severity in SEVERITIES]
-
-
-def _corrupt(name, severity, seed, constants, textures, images, ids):
-    return library.corrupt(
-        images, name, severity, ids, seed=seed, constants=constants, textures=textures
-    )
+    return [(name, severity) for name in names for severity in library.SEVERITIES]
 
 
 def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -158,9 +180,9 @@ def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     unpaired = folder / f"{UNPAIRED}.parquet"
     if clean is None and unpaired.exists():
         clean = ~read_condition(unpaired).is_correct
-    errors = wrong.mean(axis=0).reshape(len(names), len(SEVERITIES))
-    interval = robustness.bootstrap_interval(wrong)
-    first = folder / f"{names[0]}-{SEVERITIES[0]}.parquet"
+    errors = wrong.mean(axis=0).reshape(len(names), len(library.SEVERITIES))
+    interval = bootstrap.bootstrap_interval(wrong)
+    first = folder / f"{names[0]}-{library.SEVERITIES[0]}.parquet"
     return {
         "clean_error": None if clean is None else float(clean.mean()),
         "mean_error": float(errors.mean()),

@@ -1,22 +1,22 @@
 """The suite `natural`: accuracy on other test sets, with all or some of the classes."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nsk.errors import UserError
-from nsk.evaluation import robustness
-from nsk.evaluation.image_files import MAX_NAMES, Batch, Decode
+from nsk.errors import MAX_NAMES, UserError
+from nsk.evaluation import bootstrap
+from nsk.evaluation.image_files import Batch, Decode
 from nsk.evaluation.label_sets import read_label_sets
 from nsk.evaluation.natural_sets import NaturalSet, map_classes, open_natural_set, restrict
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.predictor import Predictions, Predictor, collect
-from nsk.evaluation.suites.conditions import read_condition, write_condition
+from nsk.evaluation.suites.conditions import read_condition, write_condition, write_missing
 from nsk.evaluation.suites.suite import SplitImages
-from nsk.progress import Progress
 
 CLEAN = "clean"
 LABEL_SETS_SUFFIX = ".json"
@@ -95,23 +95,29 @@ def evaluate(
         images = open_natural_set(path)
         mapping = map_classes(images, class_names, len(class_names))
         sets[name] = _Set(images, mapping, np.unique(mapping[images.labels]))
-    progress = Progress("natural", len(sets) + 1, "sets")
+
+    def write(batches, classes, path):
+        _predict(predictor, batches(), path, classes)
+
     classes = {name: found.classes for name, found in sets.items()}
-    _predict(predictor, splits["test"].batches, folder / f"{CLEAN}.parquet", classes)
-    for index, (name, found) in enumerate(sets.items()):
-        batches = found.batches(predictor.batch_size, decode)
-        _predict(predictor, batches, folder / f"{name}.parquet", {name: found.classes})
-        progress.update(index + 2)
-    progress.close()
+    writers = {
+        folder / f"{CLEAN}.parquet": functools.partial(
+            write, lambda: splits["test"].batches, classes
+        )
+    }
+    for name, found in sets.items():
+        batches = functools.partial(found.batches, predictor.batch_size, decode)
+        writers[folder / f"{name}.parquet"] = functools.partial(
+            write, batches, {name: found.classes}
+        )
+    write_missing("natural", "test sets", writers)
     measured = {name: _measure(folder, name, found) for name, found in sets.items()}
     measured |= {name: _measure_label_sets(folder, found) for name, found in label_sets.items()}
     return {"sets": {name: measured[name] for name in natural_sets}}
 
 
 def _predict(predictor, batches, path, classes):
-    """Writes the predictions of images, unless they are there already."""
-    if path.exists():
-        return
+    """Writes the predictions of images, and the most probable of the classes of each set."""
     predictions: Predictions = collect(predictor(batches))
     labels_among = {
         name: chosen[restrict(predictions.log_probabilities, chosen).argmax(axis=1)]
@@ -149,7 +155,7 @@ def _measure_label_sets(folder, label_sets):
         )
     return {
         "accuracy": float(correct.mean()),
-        "accuracy_interval": list(robustness.bootstrap_interval(correct)),
+        "accuracy_interval": list(bootstrap.bootstrap_interval(correct)),
         "images": len(correct),
         "unlabeled_images": len(clean.ids) - len(correct),
     }
@@ -171,7 +177,7 @@ def _accuracies(correct, prefix):
     metrics = {}
     for column, name in enumerate(("accuracy", "accuracy_among_classes")):
         values = correct[:, column]
-        interval = robustness.bootstrap_interval(values) if len(values) else (None, None)
+        interval = bootstrap.bootstrap_interval(values) if len(values) else (None, None)
         metrics[f"{prefix}{name}"] = float(values.mean()) if len(values) else None
         metrics[f"{prefix}{name}_interval"] = list(interval)
     return metrics

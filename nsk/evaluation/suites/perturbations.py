@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from nsk.evaluation import bootstrap, robustness
 from nsk.evaluation import perturbations as library
-from nsk.evaluation import robustness
 from nsk.evaluation.corruptions import choose_constants
-from nsk.evaluation.prediction_files import read_table
+from nsk.evaluation.image_files import Batch
+from nsk.evaluation.prediction_files import read_classes, write_classes
 from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites.conditions import Batch, ChosenImages, transform_batches
+from nsk.evaluation.suites.conditions import (
+    ChosenImages,
+    ids_of,
+    transform_batches,
+    write_missing,
+)
 from nsk.evaluation.suites.published import frame_batches, open_perturbations
 from nsk.evaluation.suites.suite import SplitImages
-from nsk.progress import Progress
-from nsk.store.files import atomic_write
 
 TOP_CLASSES = 5
 MAX_BYTES_OF_FRAMES, MAX_FRAMES = 2**28, 41  # Of the frames of a batch.
@@ -75,18 +77,16 @@ def evaluate(
             perturb = functools.partial(_perturb, name, options)
             return transform_batches(_small_batches(images), perturb)
 
-    progress = Progress("perturbations", len(names), "sets")
-    for index, name in enumerate(names):
-        path = folder / f"{name}.parquet"
-        if not path.exists():
-            _write(path, *_predict(predictor, frames_of(name)))
-        progress.update(index + 1)
-    progress.close()
+    def write(name, path):
+        write_classes(path, *_predict(predictor, frames_of(name)))
+
+    paths = {folder / f"{name}.parquet": functools.partial(write, name) for name in names}
+    write_missing("perturbations", "sets", paths)
     return {
         **measure(folder, names),
         "constants": constants,
         "seed": evaluation_seed,
-        "image_size": predictor.model.input_shape[1],
+        "image_size": side,
         "source": source,
     }
 
@@ -123,28 +123,8 @@ def _predict(
         order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, :TOP_CLASSES]
         classes.append(order.astype(np.int32).reshape(count, num_frames, -1))
         labels.append(batch["label"])
-        ids += [id.decode() for id in batch["id"]]
+        ids += ids_of(batch)
     return ids, np.concatenate(labels), np.concatenate(classes)
-
-
-def _write(path: Path, ids: list[str], labels: np.ndarray, classes: np.ndarray) -> None:
-    """Writes the predictions of all frames of a set."""
-    _, num_frames, num_classes = classes.shape
-    per_frame = pa.FixedSizeListArray.from_arrays(pa.array(classes.ravel()), num_classes)
-    table = {
-        "id": pa.array(ids, pa.string()),
-        "truth": pa.array(labels, pa.int32()),
-        "classes": pa.FixedSizeListArray.from_arrays(per_frame, num_frames),
-    }
-    with atomic_write(path) as unfinished:
-        pq.write_table(pa.table(table), unfinished, compression="zstd")
-
-
-def read_classes(path: Path) -> np.ndarray:
-    """The most probable classes of every frame in a set's file, int32 (n, frames, k)."""
-    column = read_table(path, ["classes"])["classes"].combine_chunks()
-    frames, classes = column.type.list_size, column.type.value_type.list_size
-    return column.flatten().flatten().to_numpy().reshape(-1, frames, classes)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -152,31 +132,37 @@ def names_in(folder: Path) -> list[str]:
     return [name for name in library.PERTURBATIONS if (folder / f"{name}.parquet").exists()]
 
 
-def read_flip_shares(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Share of flips of every image in each set, float64 (n, sets)."""
-    columns = []
+def read_flip_shares(folder: Path, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Ids of the images, and their share of flips in each set, float64 (n, sets)."""
+    ids, columns = None, []
     for name in names:
-        predictions = read_classes(folder / f"{name}.parquet")[..., 0]
-        is_noise = library.PERTURBATIONS[name].is_noise
-        columns.append(robustness.flip_shares(predictions, is_noise))
-    return np.stack(columns, axis=1)
+        found, classes = read_classes(folder / f"{name}.parquet")
+        ids = found if ids is None else ids
+        if found != ids:
+            raise ValueError(f"{name} in {folder} has other images than the first set.")
+        columns.append(robustness.flip_shares(classes[..., 0], is_noise(name)))
+    return ids, np.stack(columns, axis=1)
+
+
+def is_noise(name: str) -> bool:
+    """Whether the frames of a set are compared with the first one."""
+    return library.PERTURBATIONS[name].is_noise
 
 
 def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """The flip probabilities in the files of a folder."""
     against_first, distances = {}, {}
     for name in names:
-        classes = read_classes(folder / f"{name}.parquet")
+        _, classes = read_classes(folder / f"{name}.parquet")
         against_first[name] = robustness.flip_probability_against_first(classes[..., 0])
         if classes.shape[-1] == TOP_CLASSES:
-            is_noise = library.PERTURBATIONS[name].is_noise
-            distances[name] = robustness.top5_distance(classes, is_noise)
-    shares = read_flip_shares(folder, names)
+            distances[name] = robustness.top5_distance(classes, is_noise(name))
+    ids, shares = read_flip_shares(folder, names)
     return {
         "mean_flip_probability": float(shares.mean()),
-        "mean_flip_probability_interval": list(robustness.bootstrap_interval(shares)),
+        "mean_flip_probability_interval": list(bootstrap.bootstrap_interval(shares)),
         "flip_probability": dict(zip(names, shares.mean(axis=0).tolist(), strict=True)),
         "flip_probability_against_first": against_first,
         "top5_distance": distances,
-        "images": len(shares),
+        "images": len(ids),
     }

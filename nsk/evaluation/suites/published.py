@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from nsk.errors import UserError
+from nsk.evaluation.class_folders import match_classes
 from nsk.evaluation.corruption_files import CorruptionFiles, open_corruption_files
 from nsk.evaluation.corruptions import CORRUPTIONS
-from nsk.evaluation.image_files import Batch, Decode, make_batch, match_classes
+from nsk.evaluation.image_files import Batch, Decode, make_batch
 from nsk.evaluation.perturbation_files import open_npy
 from nsk.evaluation.perturbations import PERTURBATIONS
-from nsk.evaluation.subsets import choose_subset
+from nsk.evaluation.suites.conditions import choose_rows
 
 
 class PublishedCorruptions:
@@ -55,7 +56,7 @@ class PublishedCorruptions:
             files.check(name)
         self._classes = _classes_of(files, class_names)
         self.labels = files.labels if self._classes is None else self._classes[files.labels]
-        self._rows = _choose_rows(files.ids, number, seed, folder)
+        self._rows = choose_rows(files.ids, number, seed, folder) if number else None
 
     def batches(
         self, name: str, severity: int, batch_size: int, side: int, decode: Decode | None
@@ -86,18 +87,6 @@ def _classes_of(files: CorruptionFiles, class_names: Sequence[str]) -> np.ndarra
     if files.class_folders is None:
         return None
     return match_classes(files.class_folders, class_names, len(class_names), files.folder)
-
-
-def _choose_rows(ids: Sequence[str], number: int, seed: int, folder: Path) -> np.ndarray | None:
-    """Indices of a random subset; None: all images."""
-    if not number:
-        return None
-    if number > len(ids):
-        raise UserError(
-            f"--evaluation_images={number}: {folder} has {len(ids)} images: give at most this "
-            "number, or 0 for all."
-        )
-    return choose_subset(ids, number, seed)
 
 
 def open_perturbations(
@@ -161,8 +150,7 @@ def frame_batches(
         UserError: the subset is larger than the set.
     """
     ids = [f"{row:05d}" for row in range(len(array))]
-    rows = _choose_rows(ids, number, seed, folder)
-    rows = np.arange(len(array)) if rows is None else rows
+    rows = choose_rows(ids, number, seed, folder) if number else np.arange(len(array))
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         yield make_batch([ids[row] for row in part], [-1] * len(part), array[part])

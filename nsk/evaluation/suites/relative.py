@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nsk.evaluation import robustness
-from nsk.evaluation.prediction_files import read_table
-from nsk.evaluation.robustness import BENCHMARK
+from nsk.evaluation import alexnet, bootstrap, robustness
+from nsk.evaluation.corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES
 from nsk.evaluation.suites import corruptions, perturbations
 from nsk.evaluation.suites.conditions import read_condition
 
-ALL_CORRUPTIONS = tuple(robustness.ALEXNET_ERRORS)
 # What must be equal for two models to have seen the same corrupted or perturbed images.
 CONDITIONS = ("images", "images_digest", "image_size", "constants", "source", "seed", "frost")
 
@@ -41,10 +39,10 @@ ALEXNET = Baseline(
     "AlexNet",
     {
         "corruptions": {
-            "clean_error": robustness.ALEXNET_CLEAN_ERROR,
-            "errors": robustness.ALEXNET_ERRORS,
+            "clean_error": alexnet.CLEAN_ERROR,
+            "errors": alexnet.CORRUPTION_ERRORS,
         },
-        "perturbations": {"flip_probability": robustness.ALEXNET_FLIP_PROBABILITIES},
+        "perturbations": {"flip_probability": alexnet.FLIP_PROBABILITIES},
     },
     is_published=True,
 )
@@ -114,7 +112,7 @@ def _compare_corruptions(folder, result, baseline):
         compared["mce_note"] = (
             f"The mCE is of {len(names)} corruptions, not of the {len(BENCHMARK)} of the benchmark."
         )
-    if set(common) == set(ALL_CORRUPTIONS):
+    if set(common) == set(CORRUPTIONS):
         of_all = _corruption_errors(folder, result, other, common, other_folder)
         compared |= {f"{name}_of_19": of_all[name] for name in ("mce", "relative_mce")}
     return compared
@@ -141,7 +139,7 @@ def _corruption_errors(folder, result, other, names, other_folder):
                 *((model.clean(ours), baseline.clean(theirs)) if are_relative else ()),
             )
 
-        return list(robustness.bootstrap_interval(columns, statistic))
+        return list(bootstrap.bootstrap_interval(columns, statistic))
 
     compared = {
         "mce": mce.mean,
@@ -210,7 +208,7 @@ class _Resampled:
         """Errors (..., corruptions, severities), from the means of all columns from `values` on."""
         if self.values is None:
             return self.constants[1]
-        first, count = int(self.has_clean), len(self.names) * len(corruptions.SEVERITIES)
+        first, count = int(self.has_clean), len(self.names) * len(SEVERITIES)
         return means[:, first : first + count].reshape(len(means), len(self.names), -1)
 
     def clean(self, means):
@@ -263,7 +261,7 @@ def paired_differences(suite: str, folder: Path, other: Path) -> dict[str, Any]:
     if ids != other_ids:
         return {}
     differences = values - other_values
-    lower, upper = robustness.bootstrap_interval(differences)
+    lower, upper = bootstrap.bootstrap_interval(differences)
     return {"mean": float(differences.mean()), "lower": lower, "upper": upper}
 
 
@@ -276,9 +274,8 @@ def _accuracies(folder):
 
 def _flips(folder):
     """Ids, and each image's share of flips."""
-    names = perturbations.names_in(folder)
-    ids = read_table(folder / f"{names[0]}.parquet", ["id"])["id"].to_pylist()
-    return ids, perturbations.read_flip_shares(folder, names).mean(axis=1)
+    ids, shares = perturbations.read_flip_shares(folder, perturbations.names_in(folder))
+    return ids, shares.mean(axis=1)
 
 
 _VALUES_OF_IMAGES = {"corruptions": _accuracies, "perturbations": _flips}

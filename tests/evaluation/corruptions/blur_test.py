@@ -8,7 +8,6 @@ from nsk.evaluation.corruptions.blur import defocus_blur, disk_kernel, gaussian_
 from nsk.evaluation.corruptions.constants import IMAGENET
 from tests.evaluation.corruptions.photographs import numbers_of, photographs
 
-KERNELS = [(gaussian_blur, (0.7,)), (glass_blur, (0.9, 2, 1)), (defocus_blur, (3, 0.1))]
 DISKS = [
     *[(32, 0.3, 0.4), (32, 0.5, 0.6), (32, 1, 0.2), (32, 1.5, 0.1)],
     *[(64, 0.5, 0.6), (64, 2.5, 0.01), (64, 3, 0.1)],
@@ -108,17 +107,6 @@ def test_defocus_blur_is_opencvs(side, radius, alias):
     assert np.mean(differences[:4] != 0) < 1e-5
     # Constant images: either all values or none.
     assert set((differences[4:] != 0).mean(axis=(1, 2, 3))) <= {0, 1}
-
-
-@pytest.mark.parametrize(("kernel", "parameters"), KERNELS)
-@pytest.mark.parametrize("shape", [(1, 8, 8, 3), (2, 20, 33, 3), (3, 1, 1, 3)])
-def test_any_number_and_size_of_images(kernel, parameters, shape):
-    images = np.random.default_rng(8).integers(0, 256, shape, np.uint8)
-    before = images.copy()
-    changed = kernel(images, numbers_of(images), *parameters)
-    assert changed.shape == shape
-    assert changed.dtype == np.uint8
-    np.testing.assert_array_equal(images, before)
 
 
 def test_gaussian_and_defocus_blur_of_oblong_images():

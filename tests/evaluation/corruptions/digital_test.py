@@ -19,14 +19,6 @@ from nsk.evaluation.corruptions.digital import (
 )
 from tests.evaluation.corruptions.photographs import numbers_of, photographs
 
-KERNELS = [
-    (brightness, (0.2,)),
-    (saturate, (2, 0.1)),
-    (contrast, (0.4,)),
-    (jpeg_compression, (25,)),
-    (pixelate, (0.3,)),
-    (elastic_transform, (3.2, 1.3, 1.6)),
-]
 # Side, alpha, sigma, affine: severities 1, 2 and 5 of each set.
 ELASTIC = [
     *[(32, 0, 0, 2.56), (32, 1.6, 6.4, 2.24), (32, 3.2, 0.96, 0.96)],
@@ -173,14 +165,3 @@ def test_images_may_be_moved_by_more_than_their_size():
     _, dx, dy = elastic_draws(images, 0)
     expected = displaced(np.float32(images[1] / 255), dx[1], dy[1], 500, 0)
     assert np.mean(changed[1] != truncated(expected)) < 2e-3
-
-
-@pytest.mark.parametrize(("kernel", "parameters"), KERNELS)
-@pytest.mark.parametrize("shape", [(1, 8, 8, 3), (2, 20, 33, 3), (3, 1, 1, 3)])
-def test_any_number_and_size_of_images(kernel, parameters, shape):
-    images = np.random.default_rng(8).integers(0, 256, shape, np.uint8)
-    before = images.copy()
-    changed = kernel(images, numbers_of(images), *parameters)
-    assert changed.shape == shape
-    assert changed.dtype == np.uint8
-    np.testing.assert_array_equal(images, before)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nsk.evaluation import attacks as library
-from nsk.evaluation import robustness
+from nsk.evaluation import bootstrap
 from nsk.evaluation.attacks import PgdSettings
 from nsk.evaluation.suites import attacks
 from tests.evaluation.suites.small_classifier import COUNT, make_images, predictor
@@ -36,7 +36,7 @@ def test_curves_of_all_attacks(predictor, tmp_path):
         adversarial = library.fgsm(predictor.model, pixels, labels, epsilon)
         correct = predictor.log_probabilities(adversarial).argmax(axis=1) == labels
         assert found["fgsm"]["accuracy"][index] == pytest.approx(correct.mean())
-        interval = list(robustness.bootstrap_interval(correct))
+        interval = list(bootstrap.bootstrap_interval(correct))
         assert found["fgsm"]["intervals"][index] == interval
     curve = library.fgsm_curve(predictor.model, pixels, labels, EPSILONS, loss="logit")
     expected = curve.correct_before_and_unchanged.mean(axis=0)

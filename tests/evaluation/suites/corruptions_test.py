@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from nsk.evaluation import bootstrap
 from nsk.evaluation import corruptions as library
-from nsk.evaluation import robustness
 from nsk.evaluation.suites import corruptions
 from tests.evaluation.suites.small_classifier import (
     COUNT,
@@ -51,7 +51,7 @@ def test_errors_of_every_condition_and_its_file(predictor, tmp_path):
     assert found["clean_error"] == pytest.approx(wrong(predictor, pixels, labels).mean())
     assert found["mean_error"] == pytest.approx(np.mean(columns))
     values = np.stack(columns, axis=1)
-    assert found["mean_error_interval"] == list(robustness.bootstrap_interval(values))
+    assert found["mean_error_interval"] == list(bootstrap.bootstrap_interval(values))
     assert found["images"] == COUNT and found["constants"] == "cifar"
     assert found["source"] == "generated" and "frost" not in found
 

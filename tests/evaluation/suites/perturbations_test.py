@@ -3,6 +3,7 @@ import pytest
 
 from nsk.evaluation import perturbations as library
 from nsk.evaluation import robustness
+from nsk.evaluation.prediction_files import read_classes
 from nsk.evaluation.suites import perturbations
 from tests.evaluation.suites.small_classifier import (
     COUNT,
@@ -37,7 +38,8 @@ def test_flips_of_every_set(predictor, tmp_path):
             [predictor.log_probabilities(frame) for frame in frames], axis=1
         )
         classes = np.argsort(-log_probabilities, axis=2, kind="stable")[..., :5]
-        stored = perturbations.read_classes(tmp_path / f"{name}.parquet")
+        found_ids, stored = read_classes(tmp_path / f"{name}.parquet")
+        assert found_ids == ids
         assert stored.shape == (COUNT, 31, 5)
         np.testing.assert_array_equal(stored, classes)
         shares.append(robustness.flip_shares(classes[..., 0], is_noise))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nsk.evaluation import robustness
+from nsk.evaluation import alexnet, bootstrap, robustness
 from nsk.evaluation.corruptions import BENCHMARK
 from nsk.evaluation.suites import corruptions, perturbations, relative
 from nsk.evaluation.suites.relative import ALEXNET, Baseline
@@ -57,7 +57,7 @@ def test_mce_by_hand(evaluated):
         assert found["relative_mce"] == pytest.approx(np.mean(relative_ratios))
     values = corruptions.read_wrong(folder, list(result["errors"]))[1]
     denominators = np.repeat([np.sum(other["errors"][name]) for name in result["errors"]], 5)
-    interval = robustness.bootstrap_interval(
+    interval = bootstrap.bootstrap_interval(
         values, lambda means: 100 * (means / denominators).sum(axis=1) / len(ratios)
     )
     assert found["mce_interval"] == pytest.approx(interval)
@@ -77,7 +77,7 @@ def test_alexnet_is_for_imagenet(evaluated):
     assert "constants 'cifar'" in found["baseline_note"] and "mce" not in found
     found = relative.compare("corruptions", folder, {**result, "constants": "imagenet"}, ALEXNET)
     expected = robustness.corruption_error(
-        result["errors"], robustness.ALEXNET_ERRORS, list(result["errors"])
+        result["errors"], alexnet.CORRUPTION_ERRORS, list(result["errors"])
     )
     assert found["mce"] == pytest.approx(expected.mean)
     assert "of 3 corruptions" in found["mce_note"]
@@ -104,7 +104,7 @@ def test_intervals_resample_the_baseline_on_the_same_images(evaluated):
         sums = means.reshape(len(means), 2, 3, 5).sum(axis=3)
         return 100 * (sums[:, 0] / sums[:, 1]).mean(axis=1)
 
-    expected = robustness.bootstrap_interval(np.concatenate([mine, theirs], axis=1), statistic)
+    expected = bootstrap.bootstrap_interval(np.concatenate([mine, theirs], axis=1), statistic)
     assert found["mce_interval"] == pytest.approx(expected)
 
 
