@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from nsk.data.evaluation_decoding import Crop, decode_with_crop
+
 
 def decode_image(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes one image and resizes its central square (bilinear, antialiased).
@@ -19,21 +21,7 @@ def decode_image(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     Returns:
         uint8 tensor of shape (image_size, image_size, 3).
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    size = tf.shape(image)[:2]
-
-    def crop_and_resize():
-        side = tf.reduce_min(size)
-        top, left = tf.unstack((size - side) // 2)
-        square = image[top : top + side, left : left + side]
-        resized = tf.image.resize(square, [image_size, image_size], "bilinear", antialias=True)
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-    fits = tf.reduce_all(size == image_size)
-    return tf.ensure_shape(
-        tf.cond(fits, lambda: image, crop_and_resize), [image_size, image_size, 3]
-    )
+    return decode_with_crop(encoded, Crop(image_size))
 
 
 def decode_images(

@@ -1,6 +1,6 @@
-"""Decodes images to squares as published networks were evaluated: other crops than `decoding`'s.
+"""Decodes images to squares: the whole central square, or the crop of a published evaluation.
 
-The published crops leave out a margin, as training on random crops shows objects enlarged.
+Published crops leave out a margin, as training on random crops shows objects enlarged.
 """
 
 import dataclasses

@@ -106,25 +106,24 @@ def describe_suites(
     described = {}
     for name, stage in stages.items():
         found = {**stage.counts, **relative.compare(name, stage.path, stage.counts, baseline)}
-        described[name] = found
-        notes = [found.get(note) for note in ("baseline_note", "clean_note", "mce_note")]
-        notes += found.get("warnings", ())
-        if found.get("missing"):
-            notes.append(f"The files of {', '.join(found['missing'])} are missing.")
-        for note in filter(None, notes):
+        for note in _notes(found):
             logging.warning("%s: %s", stage.name, note)
-        if found.get("frost") == PROCEDURAL_FROST:
-            logging.warning("%s: %s.", stage.name, PROCEDURAL_FROST_NOTE)
-        for set_name, values in found.get("sets", {}).items():
-            if values["unreadable"]:
-                logging.warning(
-                    "%s: %d images of %s cannot be read, such as %s.",
-                    stage.name,
-                    values["unreadable"],
-                    set_name,
-                    values["unreadable_images"][0],
-                )
+        described[name] = found
     return described
+
+
+def _notes(found):
+    """Yields what a reader of a suite's results has to know."""
+    yield from filter(None, map(found.get, ("baseline_note", "clean_note", "mce_note")))
+    yield from found.get("warnings", ())
+    if found.get("missing"):
+        yield f"There are no files of {', '.join(found['missing'])}."
+    if found.get("frost") == PROCEDURAL_FROST:
+        yield f"{PROCEDURAL_FROST_NOTE}."
+    for name, values in found.get("sets", {}).items():
+        if values.get("unreadable"):
+            first = values["unreadable_images"][0]
+            yield f"{values['unreadable']} images of {name} cannot be read, such as {first}."
 
 
 def describe_environment() -> dict[str, str | None]:

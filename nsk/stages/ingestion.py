@@ -2,6 +2,7 @@
 
 from absl import logging
 
+from nsk.config.config import Config
 from nsk.config.fields import used_values
 from nsk.data import ingest, sources
 from nsk.errors import UserError
@@ -18,9 +19,7 @@ def ingest_images(runner: StageRunner) -> StageFolder:
     config = runner.config
     data, seed = config.data, config.split_seed
     images = runner.build_or_reuse(
-        "data/images",
-        lambda folder: ingest.ingest(data, seed, folder),
-        {**used_values([data]), "split_seed": seed, "content": sources.content(data)},
+        "data/images", lambda folder: ingest.ingest(data, seed, folder), _settings(config)
     )
     if config.num_students and not images.counts["images"]["unlabeled"]:
         if data.unlabeled_dataset:
@@ -45,10 +44,17 @@ def ingest_test_images(runner: StageRunner) -> StageFolder:
     config = runner.config
     data, seed = config.data, config.split_seed
     images = runner.build_or_reuse(
-        "images",
-        lambda folder: ingest.ingest_for_evaluation(data, seed, folder),
-        {**used_values([data]), "split_seed": seed, "content": sources.content(data)},
+        "images", lambda folder: ingest.ingest_for_evaluation(data, seed, folder), _settings(config)
     )
     for line in ingest.describe(images.counts):
         logging.info("%s", line)
     return images
+
+
+def _settings(config: Config) -> dict:
+    """What the images depend on: settings, and the content of the sources."""
+    return {
+        **used_values([config.data]),
+        "split_seed": config.split_seed,
+        "content": sources.content(config.data),
+    }

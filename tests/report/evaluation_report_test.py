@@ -6,7 +6,9 @@ import pytest
 
 from nsk.errors import UserError
 from nsk.evaluation.suites import relative
+from nsk.report.collect import describe_suites
 from nsk.report.evaluation_report import evaluation_tables, flatten, read_baseline
+from nsk.store.folders import StageFolder
 
 RESULT = {
     "mean_error": 0.25,
@@ -64,3 +66,28 @@ def test_a_file_that_is_no_evaluation_is_an_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"cannot be read .*: give alexnet or"):
         read_baseline(str(path))
+
+
+def test_what_a_reader_has_to_know_is_logged(tmp_path, caplog):
+    sets = {
+        "v2": {"unreadable": 2, "unreadable_images": ["3/a", "4/b"]},
+        "whole": {"unreadable": 0, "unreadable_images": []},
+        "real": {"accuracy": 0.5, "unlabeled_images": 4},  # Label sets judge the test images.
+    }
+    found = {
+        "clean_note": "no clean images",
+        "warnings": ["zero gradients"],
+        "missing": ["fog", "snow"],
+        "frost": "procedural texture",
+        "sets": sets,
+    }
+    stage = StageFolder(tmp_path / "natural-0", "0", found)
+    with caplog.at_level("WARNING"):
+        assert describe_suites({"natural": stage}, None) == {"natural": found}
+    assert [record.getMessage().partition("natural-0: ")[2] for record in caplog.records] == [
+        "no clean images",
+        "zero gradients",
+        "There are no files of fog, snow.",
+        "frost with procedural textures, not the published photographs.",
+        "2 images of v2 cannot be read, such as 3/a.",
+    ]
