@@ -9,8 +9,10 @@ import sys
 import time
 
 import keras
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nsk import models
 from nsk.commands import evaluate
@@ -220,3 +222,28 @@ def test_only_the_chief_reports(model_path, tmp_path, monkeypatch):
     values = {**VALUES, "model": model_path, "output": str(tmp_path), "suites": "clean"}
     assert evaluate.execute(values) is None
     assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_the_same_model_of_other_classes_is_another_stage(tmp_path):
+    """Without names of its own, the model's classes are those of the images."""
+    path = tmp_path / "model.keras"
+    models.build_model("convnet5", num_classes=2, image_size=8).save(path)
+    stages = []
+    for names in (("cat", "dog"), ("dog", "eel")):
+        photos = tmp_path / "-".join(names)
+        for label, name in enumerate(names):
+            (photos / "test" / name).mkdir(parents=True)
+            for row in range(3):
+                pixels = np.full((8, 8, 3), 90 * label + row, np.uint8)
+                Image.fromarray(pixels).save(photos / "test" / name / f"{row}.png")
+        content = evaluate.execute(
+            {
+                "dataset": f"folder:{photos}",
+                "model": str(path),
+                "output": str(tmp_path / "results"),
+                "strategy": "one",
+            }
+        )
+        assert content["model"]["class_names"] == list(names)
+        stages.append(content["stages"]["clean"])
+    assert stages[0] != stages[1]

@@ -13,7 +13,7 @@ __all__ = ["predictor"]
 EPSILONS = (0.0, 0.02, 0.1)
 
 
-def evaluate(predictor, folder, **options):
+def evaluate(predictor, folder, images=None, **options):
     defaults = {
         "fgsm_epsilons": EPSILONS,
         "pgd_epsilons": (0.02,),
@@ -24,7 +24,7 @@ def evaluate(predictor, folder, **options):
         "evaluation_images": 0,
         "evaluation_seed": 5,
     }
-    splits = {"test": make_images()[0]}
+    splits = {"test": images or make_images()[0]}
     return attacks.evaluate(predictor, splits, folder, **{**defaults, **options})
 
 
@@ -68,3 +68,10 @@ def test_without_pgd_there_is_no_curve_of_it(predictor, tmp_path):
     found = evaluate(predictor, tmp_path, pgd_epsilons=())
     assert "pgd" not in found and "pgd_settings" not in found
     assert json.loads((tmp_path / "checks.json").read_text()) == []
+
+
+def test_files_of_other_images_are_not_mixed(predictor, tmp_path):
+    evaluate(predictor, tmp_path)
+    (tmp_path / "clean.parquet").unlink()
+    with pytest.raises(ValueError, match="other images than clean"):
+        evaluate(predictor, tmp_path, make_images(seed=2)[0])

@@ -65,3 +65,10 @@ def test_small_parts_of_a_batch_give_the_same(predictor, tmp_path, monkeypatch):
     expected = evaluate(predictor, tmp_path / "a")
     monkeypatch.setattr(perturbations, "MAX_BYTES_OF_FRAMES", 1)
     assert evaluate(predictor, tmp_path / "b") == expected
+
+
+def test_files_of_other_images_are_not_mixed(predictor, tmp_path):
+    evaluate(predictor, tmp_path)
+    (tmp_path / "tilt.parquet").unlink()
+    with pytest.raises(ValueError, match="other images than the first set"):
+        evaluate(predictor, tmp_path, make_images(seed=2)[0])

@@ -82,6 +82,7 @@ def test_errors_on_a_published_set_are_those_on_the_same_images(
 
 def test_a_subset_of_a_published_set_is_the_same_for_every_model(predictor, results, arrays):
     found = evaluate(predictor, results, arrays, ("fog",), evaluation_images=9)
+    assert found["clean_error"] is None and "subset" in found["clean_note"]
     _, _, labels, _ = make_images()
     rows = choose_subset([f"{row:05d}" for row in range(COUNT)], 9, 5)
     predicted = predictor.log_probabilities(corrupted("fog", 2)[rows]).argmax(axis=1)
