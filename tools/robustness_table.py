@@ -5,8 +5,9 @@
 Each PATH is the `evaluation.json` of `evaluate`, or WORKDIR:GENERATION of a run with --evaluate and
 --evaluate_models=all (WORKDIR:best is its best generation on dev); several are seeds of one row.
 Columns: test accuracy and ECE; mean error under corruptions, mCE and relative mCE (over all 19 if
-they were evaluated); mean flip probability and mFR; accuracy under FGSM. Values are in percent but
-for ECE; a range is the smallest and largest value of the seeds. The last line is a JSON object.
+they were evaluated); mean flip probability and mFR; accuracy under FGSM and PGD. Values are in
+percent but for ECE; a range is the smallest and largest value of the seeds. The last line is a JSON
+object.
 """
 
 import json
@@ -21,7 +22,7 @@ from absl import app
 from nsk import main as nsk_main
 from nsk.errors import UserError
 
-FGSM_EPSILON = 0.03
+EPSILON = 0.03
 # Title, digits after the decimal point, and factor of each column.
 COLUMNS = {
     "accuracy": (2, 100),
@@ -31,7 +32,8 @@ COLUMNS = {
     "relative mCE": (1, 1),
     "flip probability": (2, 100),
     "mFR": (1, 1),
-    f"FGSM {FGSM_EPSILON}": (2, 100),
+    f"FGSM {EPSILON}": (2, 100),
+    f"PGD {EPSILON}": (2, 100),
 }
 
 
@@ -57,8 +59,7 @@ def measure(path: str) -> dict[str, float | None]:
     """The values of all columns; None where a suite or a baseline is missing."""
     clean, suites = read_suites(path)
     corruptions, perturbations = suites.get("corruptions", {}), suites.get("perturbations", {})
-    fgsm = suites.get("attacks", {}).get("fgsm", {"epsilons": [], "accuracy": []})
-    accuracies = dict(zip(fgsm["epsilons"], fgsm["accuracy"], strict=True))
+    attacks = suites.get("attacks", {})
     values = (
         clean["accuracy"],
         clean["ece"],
@@ -67,9 +68,16 @@ def measure(path: str) -> dict[str, float | None]:
         corruptions.get("relative_mce_of_19", corruptions.get("relative_mce")),
         perturbations.get("mean_flip_probability"),
         perturbations.get("mfr"),
-        accuracies.get(FGSM_EPSILON),
+        *(_accuracy_at(attacks.get(name)) for name in ("fgsm", "pgd")),
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _accuracy_at(curve):
+    """The accuracy of an attack's curve at `EPSILON`; None if it is not known."""
+    if curve is None:
+        return None
+    return dict(zip(curve["epsilons"], curve["accuracy"], strict=True)).get(EPSILON)
 
 
 def describe(column: str, values: list[float | None]) -> str:

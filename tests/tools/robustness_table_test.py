@@ -13,7 +13,10 @@ def suites(error, mce):
     return {
         "corruptions": {"mean_error": error, "mce": mce, "relative_mce": None},
         "perturbations": {"mean_flip_probability": 0.0625},
-        "attacks": {"fgsm": {"epsilons": [0.0, 0.03], "accuracy": [0.875, 0.25]}},
+        "attacks": {
+            "fgsm": {"epsilons": [0.0, 0.03], "accuracy": [0.875, 0.25]},
+            "pgd": {"epsilons": [0.03], "accuracy": [0.125]},
+        },
     }
 
 
@@ -47,6 +50,7 @@ def test_rows_are_means_over_paths(paths, capsys):
         "6.25 (6.25 to 6.25)",
         "-",
         "25.00 (25.00 to 25.00)",
+        "12.50 (12.50 to 12.50)",
     ]
     assert one[:4] == ["one", "87.50", "0.1250", "50.00"]
     assert json.loads(lines[-1])["one"][0]["mCE"] == 80
