@@ -75,7 +75,7 @@ def prepare_config(config: Config) -> None:
     require_workdir(config.run.workdir)
     _check_files(config)
     _check_engine(config)
-    make_folder(config.workdir)
+    make_folder(config.workdir, "output" if config.evaluation.output else "workdir")
     cache = config.run.compilation_cache and Path(config.run.compilation_cache).expanduser()
     if config.run.deterministic:
         _add_options("XLA_FLAGS", *DETERMINISTIC_XLA)
@@ -130,6 +130,11 @@ def _check_files(config):
         if not (os.path.exists(path) or os.path.exists(f"{path}.index")):
             raise UserError(
                 f"--init_from={path} does not exist: give scratch, teacher or the path of weights."
+            )
+    for name, path in config.evaluation.used_paths():
+        if not os.path.exists(path):
+            raise UserError(
+                f"--{name}: {path} does not exist: give the path of a published set or file."
             )
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from nsk.config.fields import Condition, Section, setting
+from nsk.config.fields import Condition, Section, setting, used_values
 from nsk.errors import UserError
 
 SUITES = ("calibration", "corruptions", "perturbations", "attacks", "natural")
@@ -233,6 +233,15 @@ class EvaluationConfig(Section):
             values[name] = os.path.expanduser(values[name])
         values["natural_sets"] = dict(map(_name_and_path, split_list(values["natural_sets"])))
         return values
+
+    def used_paths(self) -> list[tuple[str, str]]:
+        """(name of the setting, path) of the files and folders that the suites read."""
+        parsed, used = self.parsed(), used_values([self])
+        single = ("corruption_files", "frost_textures", "perturbation_files")
+        paths = [(name, parsed[name]) for name in single if used.get(name)]
+        if "natural_sets" in used:
+            paths += [("natural_sets", path) for path in parsed["natural_sets"].values()]
+        return paths
 
 
 def _name_and_path(text):

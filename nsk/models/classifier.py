@@ -70,7 +70,6 @@ def load_classifier(
     weights: str = "",
     *,
     image_size: int = 0,
-    class_count: int | None = None,
     pixels: str = "",
 ) -> Classifier:
     """Loads a classifier; within a `tf.distribute.Strategy`'s scope for several replicas.
@@ -83,13 +82,12 @@ def load_classifier(
             `nsk.models.weights.weight_files`; "": `model` is a path.
         image_size: side of the images in pixels; 0: the model's own. Others are for networks by
             name and for models of any size only.
-        class_count: expected number of classes; None: any.
         pixels: scale of the pixels that a model expects, a key of `PIXEL_SCALES`; "": [0, 255].
             Not for networks by name.
 
     Raises:
         UserError: the model cannot be loaded, is no classifier of square RGB images, or has another
-            image size or number of classes than expected.
+            image size than expected.
     """
     _check_pixels(pixels, model, weights)
     if weights:
@@ -100,11 +98,6 @@ def load_classifier(
     if not pixels and not weights:
         _check_scale_is_known(source)
     callable_model, num_classes = _to_logits(source, size, pixels or "255")
-    if class_count not in (None, num_classes):
-        raise UserError(
-            f"The model {model} has {num_classes} classes: expected {class_count}, as the images "
-            "have. Give a model or images of the same classes."
-        )
     names = source.class_names
     if names and len(names) != num_classes:
         raise UserError(

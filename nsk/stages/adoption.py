@@ -1,7 +1,6 @@
 """Adoption: a model that was trained elsewhere, as the teacher or to be evaluated."""
 
 import dataclasses
-import functools
 import os
 import shutil
 
@@ -35,51 +34,54 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     return runner.build_or_reuse("gen0/teacher", build, settings, images=images)
 
 
-def adopt_any_model(runner: StageRunner, images: StageFolder) -> tuple[StageFolder, LoadModel]:
-    """Returns the stage that describes the model of `--model`, and a function that loads it.
+def load_any_model(runner: StageRunner) -> Classifier:
+    """Loads the model of `--model`, in the scope of the local strategy.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    settings = runner.config.evaluation
+    with runner.runtime.local_strategy.scope():
+        return load_classifier(
+            os.path.expanduser(settings.model),
+            os.path.expanduser(settings.weights),
+            image_size=runner.config.chain.image_size.at(0),
+            pixels=settings.pixels,
+        )
+
+
+def adopt_any_model(
+    runner: StageRunner, images: StageFolder, classifier: Classifier
+) -> tuple[StageFolder, LoadModel]:
+    """Returns the stage that describes the model of `--model`, and a function that returns it.
 
     Args:
         runner: the runner of stages.
         images: the stage with the images.
+        classifier: see `load_any_model`.
 
     Raises:
-        UserError: the model cannot be loaded, or is of other classes than the images.
+        UserError: the model is of other classes than the images.
     """
-    settings = runner.config.evaluation
-    names = images.counts["class_names"]
-
-    @functools.cache
-    def load():
-        with runner.runtime.local_strategy.scope():
-            classifier = load_classifier(
-                os.path.expanduser(settings.model),
-                os.path.expanduser(settings.weights),
-                image_size=runner.config.chain.image_size.at(0),
-                class_count=len(names),
-                pixels=settings.pixels,
-            )
-        return classifier.model, _crop(classifier, settings), classifier
-
-    _, crop, classifier = load()
-    _check_class_names(classifier.class_names, names, settings.model)
+    settings, names = runner.config.evaluation, images.counts["class_names"]
+    _check_classes(classifier, names, settings.model)
+    crop = _crop(classifier, settings)
+    described = {
+        "sha256": classifier.sha256,
+        "crop": dataclasses.asdict(crop),
+        "class_names": classifier.class_names or names,
+    }
     stage = runner.build_or_reuse(
         "model",
         lambda folder: {
             "name": classifier.name,
             "image_size": classifier.image_size,
             "num_classes": classifier.num_classes,
-            "class_names": classifier.class_names or names,
-            "sha256": classifier.sha256,
-            "crop": dataclasses.asdict(crop),
+            **described,
         },
-        {
-            "sha256": classifier.sha256,
-            "crop": dataclasses.asdict(crop),
-            "pixels": settings.pixels,
-            "class_names": classifier.class_names or names,
-        },
+        {**described, "pixels": settings.pixels},
     )
-    return stage, lambda: load()[:2]
+    return stage, lambda: (classifier.model, crop)
 
 
 def _crop(classifier: Classifier, settings: EvaluationConfig) -> Crop:
@@ -97,9 +99,16 @@ def _crop(classifier: Classifier, settings: EvaluationConfig) -> Crop:
     return crop
 
 
-def _check_class_names(model_names, names, model):
-    """UserError if the classes of the model are others, or in another order."""
-    for index, (found, expected) in enumerate(zip(model_names or names, names, strict=True)):
+def _check_classes(classifier, names, model):
+    """UserError if the classes of the model are others than the images', or in another order."""
+    if classifier.num_classes != len(names):
+        raise UserError(
+            f"The model {model} has {classifier.num_classes} classes: expected {len(names)}, as "
+            "the images have. Give a model or images of the same classes."
+        )
+    for index, (found, expected) in enumerate(
+        zip(classifier.class_names or names, names, strict=True)
+    ):
         if found != expected:
             raise UserError(
                 f"--model={model}: its class {index} is {found!r}, but that of the images is "

@@ -157,11 +157,22 @@ def test_a_killed_evaluation_ends_with_the_same_json(evaluated, model_path, tmp_
         ({"suites": "natural"}, "needs --natural_sets"),
         ({"baseline": "missing.json"}, "missing.json cannot be read"),
         ({"model": "missing.keras"}, "missing.keras"),
+        ({"suites": "natural", "natural_sets": "/missing"}, "natural_sets: /missing does not"),
     ],
 )
-def test_wrong_settings(model_path, tmp_path, changes, message):
-    values = {**VALUES, "model": model_path, "output": str(tmp_path / "new"), **changes}
+def test_wrong_settings_are_refused_before_images_are_ingested(
+    model_path, tmp_path, changes, message
+):
+    output = tmp_path / "new"
     with pytest.raises(UserError, match=message):
+        evaluate.execute({**VALUES, "model": model_path, "output": str(output), **changes})
+    assert not list(output.glob("images-*"))
+
+
+def test_an_output_that_is_a_file_is_an_error(model_path, tmp_path):
+    (tmp_path / "file").write_text("")
+    values = {**VALUES, "model": model_path, "output": str(tmp_path / "file")}
+    with pytest.raises(UserError, match=r"Cannot create the folder .*/file .*another --output"):
         evaluate.execute(values)
 
 

@@ -67,6 +67,14 @@ def test_a_setting_of_another_command_is_refused(tmp_path, setting, command):
         ({"teacher": "/missing.keras"}, "--teacher=/missing.keras does not exist"),
         ({"init_from": ["/missing.h5"]}, "--init_from=/missing.h5 does not exist"),
         ({"models": ["resnet21"]}, "'resnet21'"),
+        (
+            {"evaluate": "corruptions", "corruption_files": "/missing"},
+            "--corruption_files: /missing does not exist",
+        ),
+        (
+            {"evaluate": "natural", "natural_sets": "photos=/missing"},
+            "--natural_sets: /missing does not exist",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, values, message):

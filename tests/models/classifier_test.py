@@ -145,7 +145,6 @@ def test_half_precision_is_converted(tmp_path):
 def test_settings_that_do_not_fit_are_named(folder, tmp_path):
     cases = [
         ({"image_size": 9}, r"takes images of 8 pixels, not --image_size=9: leave it out"),
-        ({"class_count": 4}, "has 3 classes: expected 4, as the images have"),
         ({"pixels": "256"}, "--pixels=256: expected one of 255, unit"),
     ]
     for arguments, message in cases:
@@ -153,7 +152,7 @@ def test_settings_that_do_not_fit_are_named(folder, tmp_path):
             load(folder, "export", **arguments)
     with pytest.raises(UserError, match="--pixels=unit is for models from files: convnet5 scales"):
         load(folder, "by name", pixels="unit")
-    assert load(folder, "by name", image_size=16, class_count=3).image_size == 16
+    assert load(folder, "by name", image_size=16).image_size == 16
 
 
 def test_names_of_other_classes_are_refused(network, tmp_path):
