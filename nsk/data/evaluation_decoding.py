@@ -4,9 +4,11 @@ Published crops leave out a margin, as training on random crops shows objects en
 """
 
 import dataclasses
+import io
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from nsk.data.normalization import normalize_image
 
@@ -16,6 +18,7 @@ TF1_PADDING = 32  # Pixels of the margin on both sides together.
 # ImageNet's, of which the published networks are.
 PUBLISHED_CLASSES = 1000
 RESNET_FRACTION = 0.875
+MAX_ASPECT_RATIO = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +103,19 @@ def decode_with_crop(encoded: tf.Tensor, crop: Crop) -> tf.Tensor:
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
+    return _to_square(image, crop)
+
+
+def _to_square(image, crop):
+    """Crops and resizes a decoded image, uint8 (height, width, 3)."""
     fits = tf.reduce_all(tf.shape(image)[:2] == crop.image_size)
 
-    def to_square():
+    def resized():
         make = _resize_then_crop if crop.rule == "resize" else _crop_then_resize
         return tf.saturate_cast(tf.round(make(image, crop)), tf.uint8)
 
     shape = [crop.image_size, crop.image_size, 3]
-    return tf.ensure_shape(tf.cond(fits, lambda: image, to_square), shape)
+    return tf.ensure_shape(tf.cond(fits, lambda: image, resized), shape)
 
 
 def decode_file(encoded: bytes, crop: Crop) -> np.ndarray:
@@ -124,6 +132,43 @@ def decode_file(encoded: bytes, crop: Crop) -> np.ndarray:
         ValueError: it cannot be decoded; the message gives the reason.
     """
     return decode_with_crop(tf.constant(normalize_image(encoded).encoded), crop).numpy()
+
+
+def resize_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
+    """Crops and resizes a decoded image as `decode_with_crop` does.
+
+    Args:
+        image: uint8 (height, width, 3).
+        crop: `Crop`.
+
+    Returns:
+        uint8 array (image_size, image_size, 3).
+    """
+    return _to_square(tf.constant(image), crop).numpy()
+
+
+def decode_uncropped(encoded: bytes, shorter_side: int) -> np.ndarray:
+    """Decodes and resizes an image with Pillow, as torchvision's `Resize(shorter_side)` does.
+
+    Bilinear and antialiased; the longer side is in proportion, rounded down. An image that is more
+    than `MAX_ASPECT_RATIO` times as long as it is wide is cropped to this ratio first, which limits
+    the memory.
+
+    Args:
+        encoded: an image as `normalize_image` returns it.
+        shorter_side: pixels.
+
+    Returns:
+        uint8 array (height, width, 3), whose shorter side is `shorter_side`.
+    """
+    with Image.open(io.BytesIO(encoded)) as opened:
+        image = opened.convert("RGB")
+    width, height = image.size
+    shorter = min(width, height)
+    left, top = (max(side - MAX_ASPECT_RATIO * shorter, 0) // 2 for side in (width, height))
+    image = image.crop((left, top, width - left, height - top))
+    size = tuple(shorter_side * side // shorter for side in image.size)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def _crop_then_resize(image, crop):

@@ -66,6 +66,26 @@ def clean_batches(
     return batches if decoded_sizes == sizes else _rebatch(batches, sizes)
 
 
+def encoded_batches(shard_set: ShardSet, batch_size: int) -> tf.data.Dataset:
+    """Every image of a shard set once, in file order, as it is stored.
+
+    Args:
+        shard_set: of kind `images`.
+        batch_size: largest number of images in a batch.
+
+    Returns:
+        `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 if there is
+        none, and `image` string (batch,), JPEG or PNG files.
+    """
+
+    def parse(serialized):
+        parsed = records.parse_images(serialized)
+        parsed["image"] = parsed.pop("encoded")
+        return parsed
+
+    return shard_set.read().batch(batch_size).map(parse)
+
+
 def _rebatch(dataset: tf.data.Dataset, sizes: list[int]) -> tf.data.Dataset:
     return dataset.rebatch(sizes) if sizes else dataset
 

@@ -204,6 +204,31 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name in LITTER
 
 
+def find_folder(folder: Path, name: str) -> Path | None:
+    """The folder of a corruption or perturbation in a published set.
+
+    Args:
+        folder: of the set.
+        name: of the folder, which is in `folder` or in a folder of a group, such as `noise/`.
+
+    Returns:
+        Its path; None if there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    if (folder / name).is_dir():
+        return folder / name
+    found = [path for path in sorted(folder.glob(f"*/{name}")) if path.is_dir()]
+    found = [path for path in found if not is_litter(path.parent.name)]
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} has several folders {name}, in {list_names([p.parent.name for p in found])}:"
+            " keep one of them."
+        )
+    return found[0] if found else None
+
+
 def describe_content(folder: str | Path) -> str:
     """What a folder holds, for error messages."""
     names = [entry.name for entry in _sorted_entries(Path(folder)) if not is_litter(entry.name)]

@@ -22,6 +22,7 @@ from nsk.errors import UserError, list_names
 from nsk.evaluation.class_folders import (
     ClassFolders,
     describe_content,
+    find_folder,
     is_litter,
     list_class_folders,
 )
@@ -150,7 +151,7 @@ class CorruptionFiles:
         return array
 
     def _list_files(self, name, severity):
-        folder = _corruption_folder(self.folder, name) / str(severity)
+        folder = find_folder(self.folder, name) / str(severity)
         found = list_class_folders(folder)
         ids = [file.id for file in found.files]
         if ids != self.ids:
@@ -181,14 +182,14 @@ def open_corruption_files(folder: str | Path, num_classes: int | None = None) ->
         labels = _read_labels(folder / LABELS, _count_images(path, open_images(path)), num_classes)
         ids = [f"{row:05d}" for row in range(len(labels))]
         return CorruptionFiles(folder, names, ids, labels, None)
-    names = tuple(name for name in CORRUPTIONS if _corruption_folder(folder, name) is not None)
+    names = tuple(name for name in CORRUPTIONS if find_folder(folder, name) is not None)
     if not names:
         raise UserError(
             f"{folder} has no corruptions: expected files such as fog.npy and {LABELS}, or folders "
             f"such as fog/1/CLASS. It holds {content}."
         )
     for name in names:
-        _check_severities(_corruption_folder(folder, name))
+        _check_severities(find_folder(folder, name))
     first = _list_reference(folder, names[0])
     if num_classes is not None and len(first.names) > num_classes:
         raise UserError(
@@ -200,7 +201,7 @@ def open_corruption_files(folder: str | Path, num_classes: int | None = None) ->
 
 
 def _list_reference(folder: Path, name: str) -> ClassFolders:
-    return list_class_folders(_corruption_folder(folder, name) / "1")
+    return list_class_folders(find_folder(folder, name) / "1")
 
 
 def _count_images(path, array):
@@ -231,20 +232,6 @@ def _read_labels(path, num_images, num_classes):
             "same images in the same order."
         )
     return blocks[0]
-
-
-def _corruption_folder(folder, name):
-    """The folder of a corruption, below that of a group or not; None if there is none."""
-    if (folder / name).is_dir():
-        return folder / name
-    found = [path for path in sorted(folder.glob(f"*/{name}")) if path.is_dir()]
-    found = [path for path in found if not is_litter(path.parent.name)]
-    if len(found) > 1:
-        raise UserError(
-            f"{folder} has several folders {name}, in {list_names([p.parent.name for p in found])}:"
-            " keep one of them."
-        )
-    return found[0] if found else None
 
 
 def _check_severities(folder):

@@ -1,6 +1,7 @@
 """Evaluation of a model on labelled splits, with the suites of `nsk/evaluation/suites`."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,13 @@ import tensorflow as tf
 from nsk.config.evaluation import split_list
 from nsk.config.fields import used_values
 from nsk.data import pipeline
-from nsk.data.evaluation_decoding import Crop, decode_file, decode_with_crop
+from nsk.data.evaluation_decoding import (
+    Crop,
+    decode_file,
+    decode_uncropped,
+    decode_with_crop,
+    resize_pixels,
+)
 from nsk.data.shards import ShardSet
 from nsk.data.sources.source import describe_files
 from nsk.evaluation.predictor import Predictor
@@ -116,7 +123,7 @@ def evaluate_suite(
     return runner.build_or_reuse(
         f"{parent.name}/{name}" if is_in_generation else name,
         build,
-        _fingerprint_settings(runner, name, options),
+        _fingerprint_settings(runner, name, options, model),
         resumes=True,
         model=model,
         images=images,
@@ -155,15 +162,28 @@ def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **optio
                 batch_size,
                 decode=functools.partial(decode_with_crop, crop=crop),
             ),
+            pipeline.encoded_batches(shards, batch_size),
         )
         for split, shards in splits.items()
     }
-    if "decode" in suite.settings:
-        options["decode"] = functools.partial(decode_file, crop=crop)
+    functions = _image_functions(crop)
+    options |= {name: functions[name] for name in suite.settings if name in functions}
     with contextlib.ExitStack() as stack:
         for shards in splits.values():
             stack.enter_context(shards.naming_broken_shards())
         return suite.evaluate(predictor, images, folder, **options)
+
+
+def _image_functions(crop: Crop) -> dict[str, Callable]:
+    """Functions that a suite may take as settings."""
+    return {
+        "decode": functools.partial(decode_file, crop=crop),
+        "decode_uncropped": decode_uncropped,
+        # Published frames are cropped already.
+        "resize": functools.partial(
+            resize_pixels, crop=dataclasses.replace(crop, crop_fraction=1.0)
+        ),
+    }
 
 
 def _load_from_stage(model):
@@ -174,13 +194,15 @@ def _load_from_stage(model):
 def _options(
     runner: StageRunner, suite: Suite, model: StageFolder, images: StageFolder
 ) -> dict[str, Any]:
-    """The keyword arguments of a suite, without `decode`, which depends on the crop."""
+    """The keyword arguments of a suite, without those of `_image_functions`."""
     values = runner.config.evaluation.parsed()
     values["class_names"] = model.counts.get("class_names") or images.counts["class_names"]
     return {name: values[name] for name in suite.settings if name in values}
 
 
-def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict[str, Any]:
+def _fingerprint_settings(
+    runner: StageRunner, name: str, options: dict, model: StageFolder
+) -> dict[str, Any]:
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
     content = {
@@ -189,7 +211,12 @@ def _fingerprint_settings(runner: StageRunner, name: str, options: dict) -> dict
         if options[setting]
     }
     settings = {setting: used[setting] for setting in suite.settings if setting in used}
-    return {**suite_settings(name), **settings, **({"content": content} if content else {})}
+    return {
+        **suite_settings(name),
+        **settings,
+        **suite.variant(model.counts["image_size"], options),
+        **({"content": content} if content else {}),
+    }
 
 
 def _paths(value):

@@ -84,7 +84,7 @@ def evaluate_digits(tmp_path, model, make_runner, **values):
 
     images = runner.build_or_reuse("data/images", write_images)
     trained = runner.build_or_reuse(
-        "gen1/student", lambda folder: model.save(folder / "model.keras") or {}
+        "gen1/student", lambda folder: model.save(folder / "model.keras") or {"image_size": 8}
     )
     return evaluate_generations(runner, images, {1: trained})
 

@@ -14,6 +14,8 @@ from nsk.evaluation.corruptions.random_numbers import RandomNumbers
 from nsk.evaluation.perturbations import geometric, photometric
 
 ALL_CONSTANTS = ("cifar", "tiny", "imagenet")
+# Pixels in ImageNet-P: the shorter side of the images, and the side of the frames.
+IMAGENET_SHORTER_SIDE, IMAGENET_FRAME_SIDE = 256, 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +167,22 @@ def perturb(
     if perturbation.is_random:
         inputs.append(RandomNumbers(seed, ids, f"perturbation/{name}"))
     return perturbation.function(*inputs, **parameters)
+
+
+def uncropped_side(side: int, constants: str) -> int | None:
+    """The side of images from which frames are cropped as in the published set.
+
+    Args:
+        side: of the frames, `crop_side` of `perturb`, in pixels.
+        constants: "cifar", "tiny" or "imagenet".
+
+    Returns:
+        The shorter side of the images in pixels, in ImageNet-P 256 for frames of 224; None: frames
+        are not cropped.
+    """
+    if constants != "imagenet":
+        return None
+    return round(side * IMAGENET_SHORTER_SIDE / IMAGENET_FRAME_SIDE)
 
 
 def _check_crop(images, crop_side):

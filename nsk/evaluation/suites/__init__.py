@@ -41,9 +41,17 @@ SUITES = {
     ),
     "perturbations": Suite(
         perturbations.evaluate,
-        settings=("perturbations", "corruption_constants", "perturbation_files", *SUBSET),
+        settings=(
+            "perturbations",
+            "corruption_constants",
+            "perturbation_files",
+            *SUBSET,
+            "decode_uncropped",
+            "resize",
+        ),
         files=("perturbation_files",),
         table={"mean_flip_probability": ".2%", "mfr": ".1f"},
+        variant=perturbations.variant,
     ),
     "attacks": Suite(
         attacks.evaluate,

@@ -47,14 +47,14 @@ class ChosenImages:
         self._batches = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields dicts `id` bytes (n,), `label` int64 (n,), `image` uint8 (n, height, width, 3)."""
+        """Yields dicts `id` bytes (n,), `label` int64 (n,), `image` as `SplitImages` has it."""
         if self._batches is not None:
             yield from self._batches
             return
         kept, num_bytes = [], 0
         for batch in self._chosen():
             yield batch
-            num_bytes += batch["image"].nbytes
+            num_bytes += _num_bytes(batch["image"])
             if num_bytes <= MAX_BYTES_IN_MEMORY:
                 kept.append(batch)
             else:
@@ -81,6 +81,11 @@ class ChosenImages:
                 rest = {name: values[size:] for name, values in rest.items()}
         if rest is not None and len(rest["id"]):
             yield rest
+
+
+def _num_bytes(images: np.ndarray) -> int:
+    """Size of pixels, uint8 (n, height, width, 3), or of encoded images, objects (n,)."""
+    return sum(map(len, images)) if images.dtype == object else images.nbytes
 
 
 def ids_of(batch: Batch) -> list[str]:
@@ -113,8 +118,8 @@ def transform_batches(
 
     Args:
         batches: as `ChosenImages` yields them.
-        transform: function of the images, uint8 (n, height, width, 3), and their ids that returns
-            other images.
+        transform: function of the images of a batch, as `ChosenImages` yields them, and their ids
+            that returns other images.
 
     Yields:
         the batches in order.

@@ -1,7 +1,7 @@
 """The suite `perturbations`: how often predictions flip, as on CIFAR-10-P and ImageNet-P."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,14 @@ from nsk.evaluation.corruptions import choose_constants
 from nsk.evaluation.image_files import Batch
 from nsk.evaluation.prediction_files import read_classes, write_classes
 from nsk.evaluation.predictor import Predictor
-from nsk.evaluation.suites.conditions import (
-    ChosenImages,
-    ids_of,
-    transform_batches,
-    write_missing,
-)
-from nsk.evaluation.suites.published import frame_batches, open_perturbations
+from nsk.evaluation.suites.conditions import ids_of, write_missing
+from nsk.evaluation.suites.frames import GeneratedFrames, PublishedFrames, Subset
 from nsk.evaluation.suites.suite import SplitImages
 
 TOP_CLASSES = 5
-MAX_BYTES_OF_FRAMES, MAX_FRAMES = 2**28, 41  # Of the frames of a batch.
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (keyword arguments only)
     predictor: Predictor,
     splits: Mapping[str, SplitImages],
     folder: Path,
@@ -36,6 +30,8 @@ def evaluate(
     perturbation_files: str,
     evaluation_images: int,
     evaluation_seed: int,
+    decode_uncropped: Callable[[bytes, int], np.ndarray],
+    resize: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any]:
     """Measures how stable the predictions of slightly changed test images are.
 
@@ -52,57 +48,45 @@ def evaluate(
             they needed; "": the test images are perturbed here.
         evaluation_images: size of the random subset; 0: all images.
         evaluation_seed: of the subset and of the perturbations.
+        decode_uncropped: for the test images with ImageNet's constants, see `GeneratedFrames`.
+        resize: for a published set, see `PublishedFrames`.
 
     Returns:
         `mean_flip_probability` and its 95 % interval, `flip_probability`,
-        `flip_probability_against_first` and `top5_distance` by set, `images`.
+        `flip_probability_against_first` and `top5_distance` by set, `images`, and what the images
+        are (`source`, `constants`, `image_size`, `seed`); of test images that are cropped to frames
+        `uncropped_side`, of a published set `missing`, names of the sets that it lacks.
     """
     side = predictor.model.input_shape[1]
-    constants = choose_constants((side, side), corruption_constants)
-    subset = (evaluation_images, evaluation_seed)
+    common = perturbations, corruption_constants, side, Subset(evaluation_images, evaluation_seed)
     if perturbation_files:
-        path = Path(perturbation_files)
-        arrays = open_perturbations(path, perturbations, constants, side)
-        names, source = list(arrays), path.resolve().name
-
-        def frames_of(name):
-            size = max(1, MAX_BYTES_OF_FRAMES // arrays[name][0].nbytes)
-            return frame_batches(arrays[name], min(size, predictor.batch_size), *subset, path)
+        frames = PublishedFrames(Path(perturbation_files), *common, resize)
     else:
-        names = [name for name in library.PERTURBATIONS if {name, "all"} & set(perturbations)]
-        images, source = ChosenImages(splits["test"], *subset), "generated"
-
-        def frames_of(name):
-            options = {"seed": evaluation_seed, "constants": corruption_constants}
-            perturb = functools.partial(_perturb, name, options)
-            return transform_batches(_small_batches(images), perturb)
+        frames = GeneratedFrames(splits["test"], *common, decode_uncropped)
 
     def write(name, path):
-        write_classes(path, *_predict(predictor, frames_of(name)))
+        write_classes(path, *_predict(predictor, frames.batches(name)))
 
-    paths = {folder / f"{name}.parquet": functools.partial(write, name) for name in names}
+    paths = {folder / f"{name}.parquet": functools.partial(write, name) for name in frames.names}
     write_missing("perturbations", "sets", paths)
     return {
-        **measure(folder, names),
-        "constants": constants,
+        **measure(folder, frames.names),
         "seed": evaluation_seed,
         "image_size": side,
-        "source": source,
+        **frames.description,
     }
 
 
-def _perturb(name, options, images, ids):
-    """All frames of images, uint8 (n, frames, height, width, 3)."""
-    return np.stack(list(library.perturb(images, name, ids, **options)), axis=1)
+def variant(image_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What results depend on, see `Suite`: the side of images that are cropped to frames.
 
-
-def _small_batches(images: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches so small that all of their frames fit in memory."""
-    for batch in images:
-        pixels = batch["image"]
-        size = max(1, MAX_BYTES_OF_FRAMES // (MAX_FRAMES * pixels[0].nbytes))
-        for start in range(0, len(pixels), size):
-            yield {name: values[start : start + size] for name, values in batch.items()}
+    Args:
+        image_size: side of the model's images, pixels.
+        settings: of the suite.
+    """
+    constants = choose_constants((image_size, image_size), settings["corruption_constants"])
+    side = library.uncropped_side(image_size, constants)
+    return {} if side is None or settings["perturbation_files"] else {"uncropped_side": side}
 
 
 def _predict(
@@ -134,19 +118,47 @@ def names_in(folder: Path) -> list[str]:
 
 def read_flip_shares(folder: Path, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Ids of the images, and their share of flips in each set, float64 (n, sets)."""
+    return read_values(folder, names, "flip_probability")
+
+
+def read_values(folder: Path, names: Sequence[str], metric: str) -> tuple[list[str], np.ndarray]:
+    """Reads what a metric is the mean of.
+
+    Args:
+        folder: of the files.
+        names: of the sets.
+        metric: a key of `METRICS`.
+
+    Returns:
+        Ids of the images, and a value of each image in each set, float64 (n, sets).
+
+    Raises:
+        ValueError: the sets are of different images.
+    """
     ids, columns = None, []
     for name in names:
         found, classes = read_classes(folder / f"{name}.parquet")
         ids = found if ids is None else ids
         if found != ids:
             raise ValueError(f"{name} in {folder} has other images than the first set.")
-        columns.append(robustness.flip_shares(classes[..., 0], is_noise(name)))
+        columns.append(METRICS[metric](classes, is_noise(name)))
     return ids, np.stack(columns, axis=1)
 
 
 def is_noise(name: str) -> bool:
     """Whether the frames of a set are compared with the first one."""
     return library.PERTURBATIONS[name].is_noise
+
+
+# By metric, the function of the most probable classes of each frame, int (n, frames, k), and of
+# whether frames are compared with the first one, that returns a value of each image, float64 (n,).
+METRICS: dict[str, Callable[[np.ndarray, bool], np.ndarray]] = {
+    "flip_probability": lambda classes, is_noise: robustness.flip_shares(classes[..., 0], is_noise),
+    "flip_probability_against_first": lambda classes, is_noise: robustness.flip_shares(
+        classes[..., 0], True
+    ),
+    "top5_distance": robustness.top5_distances,
+}
 
 
 def measure(folder: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from nsk.evaluation.suites import corruptions, perturbations
 from nsk.evaluation.suites.conditions import read_condition
 
 # What must be equal for two models to have seen the same corrupted or perturbed images.
-CONDITIONS = ("images", "images_digest", "image_size", "constants", "source", "seed", "frost")
+CONDITIONS = (
+    *("images", "images_digest", "image_size", "constants", "source", "seed", "frost"),
+    "uncropped_side",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,8 @@ def compare(
         For `corruptions`: `mce` and `relative_mce` with their 95 % intervals, in percent, and the
         values and denominators of each corruption; of the 15 corruptions of the benchmark, or of
         those that were evaluated if some of them were not; and with all 19 also `mce_of_19` and
-        `relative_mce_of_19`. For `perturbations`: `mfr` and the flip rates.
+        `relative_mce_of_19`. For `perturbations`: `mfr`, `mfr_against_first` and `mt5d` with their
+        95 % intervals, in percent, and the rates and denominators of each set.
 
         If the baseline was evaluated on other images, `baseline_note` says so instead.
     """
@@ -217,25 +221,54 @@ class _Resampled:
 
 
 def _compare_perturbations(folder, result, baseline):
-    del folder
     other = baseline.results["perturbations"]
+    other_folder = baseline.folders.get("perturbations")
     compared = {}
-    for name, metric in (
-        ("mfr", "flip_probability"),
-        ("mfr_against_first", "flip_probability_against_first"),
-        ("mt5d", "top5_distance"),
-    ):
-        found, reference = result[metric], other.get(metric, {})
-        common = {key: value for key, value in found.items() if key in reference}
+    for name, (metric, relate) in _FLIP_RATES.items():
+        reference = other.get(metric, {})
+        common = {key: value for key, value in result[metric].items() if key in reference}
         if common:
-            rates = (
-                robustness.mean_flip_rate(common, reference)
-                if name != "mt5d"
-                else (robustness.mean_top5_rate(common, reference))
-            )
-            compared |= {name: rates.mean, f"{name}_rates": rates.percent}
-            compared |= {f"{name}_denominator": rates.denominators}
+            rate = relate(common, reference)
+            compared |= {
+                name: rate.mean,
+                f"{name}_interval": _flip_rate_interval(folder, other_folder, metric, rate),
+                f"{name}_rates": rate.percent,
+                f"{name}_denominator": rate.denominators,
+            }
     return compared
+
+
+# The relative values of perturbations, and the metrics that they are means of ratios of.
+_FLIP_RATES = {
+    "mfr": ("flip_probability", robustness.mean_flip_rate),
+    "mfr_against_first": ("flip_probability_against_first", robustness.mean_flip_rate),
+    "mt5d": ("top5_distance", robustness.mean_top5_rate),
+}
+
+
+def _flip_rate_interval(folder, other_folder, metric, rate):
+    """The 95 % interval of `rate.mean`."""
+    names = list(rate.percent)
+    ids, values = perturbations.read_values(folder, names, metric)
+    others = _read_same_flips(other_folder, names, metric, ids)
+    if others is None:
+        constants = np.array(list(rate.denominators.values()))
+        columns, baseline = values, lambda means: constants
+    else:
+        columns, baseline = np.hstack([values, others]), lambda means: means[:, len(names) :]
+
+    def statistic(means):
+        return robustness.percentages(means[:, : len(names)], baseline(means)).mean(axis=1)
+
+    return list(bootstrap.bootstrap_interval(columns, statistic))
+
+
+def _read_same_flips(folder, names, metric, ids):
+    """`perturbations.read_values` of a baseline; None if its files are missing or of other ids."""
+    if folder is None or not set(names) <= set(perturbations.names_in(folder)):
+        return None
+    other_ids, values = perturbations.read_values(folder, names, metric)
+    return values if other_ids == ids else None
 
 
 _COMPARISONS = {"corruptions": _compare_corruptions, "perturbations": _compare_perturbations}

@@ -18,10 +18,18 @@ class SplitImages:
         split: "dev" or "test".
         batches: dataset of dicts `id` string (n,), `label` int64 (n,) and `image` uint8 (n, height,
             width, 3): every image once. It may be iterated several times, and mapped.
+        encoded: the same images as they are stored, `image` string (n,), JPEG or PNG files; None:
+            not available.
     """
 
     split: str
     batches: tf.data.Dataset
+    encoded: tf.data.Dataset | None = None
+
+
+def _no_variant(image_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    del image_size, settings
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Suite:
         table: dict from the metrics that the closing table shows to their formats (".2%", ".3f").
         splits: the splits that the metrics are of.
         version: raised when the suite's results change, so that models are evaluated again.
+        variant: function of the side of the model's images and the suite's settings that returns
+            what else the results depend on: how the images are made with some settings alone.
     """
 
     evaluate: Callable[..., dict[str, Any]]
@@ -48,3 +58,4 @@ class Suite:
     table: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: tuple[str, ...] = ("test",)
     version: int = 1
+    variant: Callable[[int, Mapping[str, Any]], dict[str, Any]] = _no_variant

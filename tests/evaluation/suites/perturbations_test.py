@@ -1,18 +1,28 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from nsk.evaluation import perturbations as library
 from nsk.evaluation import robustness
 from nsk.evaluation.prediction_files import read_classes
-from nsk.evaluation.suites import perturbations
+from nsk.evaluation.suites import frames, perturbations
 from tests.evaluation.suites.small_classifier import (
     COUNT,
+    SIDE,
     CountingPredictor,
     make_images,
     predictor,
 )
 
 __all__ = ["predictor"]
+
+
+def resize(frame):
+    return np.asarray(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def not_needed(*_):
+    pytest.fail("called")
 
 
 def evaluate(predictor, folder, images=None, **options):
@@ -22,6 +32,8 @@ def evaluate(predictor, folder, images=None, **options):
         "perturbation_files": "",
         "evaluation_images": 0,
         "evaluation_seed": 5,
+        "decode_uncropped": not_needed,
+        "resize": not_needed,
     }
     splits = {"test": images or make_images()[0]}
     return perturbations.evaluate(predictor, splits, folder, **{**defaults, **options})
@@ -63,7 +75,7 @@ def test_an_interrupted_evaluation_resumes_with_the_missing_sets(predictor, tmp_
 def test_small_parts_of_a_batch_give_the_same(predictor, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     expected = evaluate(predictor, tmp_path / "a")
-    monkeypatch.setattr(perturbations, "MAX_BYTES_OF_FRAMES", 1)
+    monkeypatch.setattr(frames, "MAX_BYTES_OF_FRAMES", 1)
     assert evaluate(predictor, tmp_path / "b") == expected
 
 
