@@ -9,7 +9,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from nsk.data.decoding import decode_image
-from nsk.data.evaluation_decoding import Crop, decode_with_crop, default_crop
+from nsk.data.evaluation_decoding import (
+    Crop,
+    decode_uncropped,
+    decode_with_crop,
+    default_crop,
+    resize_pixels,
+)
 
 BOXES = {"wide": (0, 0, 640, 427), "upright": (100, 50, 331, 427), "small": (9, 9, 60, 49)}
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -195,3 +201,36 @@ def test_in_a_dataset():
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Crop(**{"image_size": 8, **arguments})
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("box", BOXES)
+def test_uncropped_images_are_torchvisions(box, image_format):
+    """Resize(256) of torchvision's transforms on Pillow images: the longer side is truncated."""
+    buffer = io.BytesIO()
+    photo(box).save(buffer, image_format)
+    image = Image.open(io.BytesIO(buffer.getvalue()))
+    width, height = image.size
+    longer = int(256 * max(width, height) / min(width, height))
+    size = (256, longer) if width < height else (longer, 256)
+    expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(decode_uncropped(buffer.getvalue(), 256), expected)
+
+
+def test_uncropped_images_are_rgb_and_not_too_long():
+    pixels = noise(9, 6)[..., 0]
+    gray = decode_uncropped(encode(Image.fromarray(pixels)).numpy(), 6)
+    np.testing.assert_array_equal(gray, pixels[..., np.newaxis].repeat(3, axis=2))
+    pixels = noise(3, 101)  # The middle 24 of 101 columns.
+    received = decode_uncropped(encode_array(pixels).numpy(), 3)
+    np.testing.assert_array_equal(received, pixels[:, 38:63][:, : received.shape[1]])
+    assert abs(received.shape[1] - 24) <= 1
+    assert decode_uncropped(encode_array(noise(50, 2)).numpy(), 8).shape == (64, 8, 3)
+
+
+@pytest.mark.parametrize("rule", ["crop", "resize", "tf1"])
+def test_pixels_are_resized_as_files_are(rule):
+    crop = Crop(20, 0.9, "bicubic", antialias=False, rule=rule)
+    pixels = noise(33, 41)
+    expected = decode_with_crop(encode_array(pixels), crop)
+    np.testing.assert_array_equal(resize_pixels(pixels, crop), expected)

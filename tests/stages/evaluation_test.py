@@ -11,14 +11,20 @@ from PIL import Image
 from sklearn import datasets
 
 from nsk import models
-from nsk.data import records
+from nsk.data import pipeline, records
+from nsk.data.evaluation_decoding import Crop
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.errors import UserError
 from nsk.evaluation import metrics, suites
-from nsk.evaluation.prediction_files import read_predictions
+from nsk.evaluation.prediction_files import read_classes, read_predictions
 from nsk.evaluation.predictor import Predictor
-from nsk.stages.evaluation import evaluate_generations, evaluate_model, suite_settings
+from nsk.stages.evaluation import (
+    _evaluate_splits,
+    evaluate_generations,
+    evaluate_model,
+    suite_settings,
+)
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -120,6 +126,54 @@ def test_results_depend_on_the_files_of_a_setting(tmp_path, model, make_runner):
     Image.new("RGB", (200, 200), (220, 230, 240)).save(textures / "frost1.png")
     again = evaluate_digits(tmp_path, model, make_runner, **values)[1]["corruptions"]
     assert again.path != first.path
+
+
+def test_perturbations_are_of_larger_images_with_imagenets_constants(tmp_path, model, make_runner):
+    values = {"evaluate": "perturbations", "perturbations": "translate"}
+    small = evaluate_digits(tmp_path, model, make_runner, **values)[1]["perturbations"]
+    assert small.counts["constants"] == "cifar" and "uncropped_side" not in small.counts
+    values["corruption_constants"] = "imagenet"
+    large = evaluate_digits(tmp_path, model, make_runner, **values)[1]["perturbations"]
+    assert large.counts["uncropped_side"] == 9  # 8 * 256 / 224
+    _, classes = read_classes(large.path / "translate.parquet")
+    network = Predictor(model, 64)
+    for row, encoded in enumerate(encoded_digits(tmp_path / "run")):
+        image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB").resize((9, 9), 2))
+        moved = np.zeros_like(image)
+        moved[:, 3:] = image[:, :-3]
+        crops = np.stack([image[:8, :8], moved[:8, :8]])
+        expected = network.log_probabilities(crops).argmax(axis=1)
+        np.testing.assert_array_equal(classes[row, [20, 23], 0], expected)
+
+
+def encoded_digits(workdir):
+    (folder,) = (workdir / "data").glob("images-*/test")
+    for batch in pipeline.encoded_batches(ShardSet.load(folder), 7).as_numpy_iterator():
+        yield from batch["image"]
+
+
+def test_published_frames_are_resized_without_a_crop(tmp_path, model, splits):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 16, 3)).astype(np.uint8)
+    (tmp_path / "P").mkdir(), (tmp_path / "results").mkdir()
+    np.save(tmp_path / "P" / "translate.npy", frames)
+    settings = {"corruption_constants": "auto", "perturbation_files": str(tmp_path / "P")}
+    subset = {"evaluation_images": 0, "evaluation_seed": 0}
+    _evaluate_splits(
+        suites.SUITES["perturbations"],
+        Predictor(model, 64),
+        splits,
+        Crop(8, 0.5),
+        16,
+        tmp_path / "results",
+        perturbations=("all",),
+        **settings,
+        **subset,
+    )
+    _, classes = read_classes(tmp_path / "results" / "translate.parquet")
+    resized = tf.image.resize(frames.reshape(-1, 16, 16, 3), (8, 8), antialias=True)
+    pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
+    expected = Predictor(model, 64).log_probabilities(pixels).argmax(axis=1)
+    np.testing.assert_array_equal(classes[..., 0].ravel(), expected)
 
 
 def test_results_depend_on_the_labels_beside_an_array(tmp_path, model, make_runner):

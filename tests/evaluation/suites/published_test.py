@@ -1,4 +1,4 @@
-"""Published sets in the suites: the same results as from the images that the suites make."""
+"""Published sets of corruptions: the same results as from the images that the suite makes."""
 
 import io
 
@@ -8,12 +8,10 @@ from PIL import Image
 
 from nsk.errors import UserError
 from nsk.evaluation import corruptions as library
-from nsk.evaluation import perturbations as perturbation_library
 from nsk.evaluation.corruption_files import write_image_folders, write_labels, write_npy_files
-from nsk.evaluation.perturbation_files import write_npy
 from nsk.evaluation.subsets import choose_subset
 from nsk.evaluation.suites import relative
-from tests.evaluation.suites import corruptions_test, perturbations_test
+from tests.evaluation.suites import corruptions_test
 from tests.evaluation.suites.small_classifier import CLASSES, COUNT, SIDE, make_images, predictor
 
 __all__ = ["predictor"]
@@ -147,69 +145,3 @@ def test_corruptions_that_a_set_lacks_are_named(predictor, results, arrays):
     (arrays / "fog.npy").unlink(), (arrays / "contrast.npy").unlink()
     with pytest.raises(UserError, match=r"none of the corruptions .*: choose of speckle_noise"):
         evaluate(predictor, results, arrays, ("benchmark",))
-
-
-@pytest.fixture
-def sequences(tmp_path):
-    """Two perturbation sets of the test images as arrays."""
-    folder = tmp_path / "Small-P"
-    folder.mkdir()
-    _, pixels, _, ids = make_images()
-    for name in ("tilt", "gaussian_noise"):
-        frames = perturbation_library.perturb(pixels, name, ids, seed=5)
-        write_npy(folder / f"{name}.npy", [frames], (COUNT, 31, SIDE, SIDE, 3))
-    return folder
-
-
-@pytest.mark.parametrize("chosen", [("all",), ("tilt", "gaussian_noise")])
-def test_flips_on_a_published_set_are_those_on_the_same_frames(
-    predictor, tmp_path, results, sequences, chosen
-):
-    found = perturbations_test.evaluate(
-        predictor, results, perturbations=chosen, perturbation_files=str(sequences)
-    )
-    (tmp_path / "made").mkdir()
-    made = perturbations_test.evaluate(predictor, tmp_path / "made")
-    assert found["source"] == "Small-P" and made["source"] == "generated"
-    assert {**found, "source": ""} == {**made, "source": ""}
-
-
-def test_a_subset_of_sequences(predictor, results, sequences):
-    found = perturbations_test.evaluate(
-        predictor,
-        results,
-        perturbations=("tilt",),
-        perturbation_files=str(sequences),
-        evaluation_images=5,
-    )
-    rows = choose_subset([f"{row:05d}" for row in range(COUNT)], 5, 5)
-    frames = np.load(sequences / "tilt.npy")[rows]
-    predicted = np.stack(
-        [predictor.log_probabilities(image).argmax(axis=1) for image in frames[:, :31]]
-    )
-    flips = (predicted[:, 1:] != predicted[:, :-1]).mean()
-    assert found["mean_flip_probability"] == pytest.approx(flips)
-    assert found["images"] == 5
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((COUNT, 21, SIDE, SIDE, 3), r"tilt.npy has the shape \(24, 21, .*expected \(24, 31, 12"),
-        ((COUNT, 31, 8, 8, 3), r"expected \(24, 31, 12, 12, 3\)"),
-        ((COUNT - 1, 31, SIDE, SIDE, 3), r"expected \(24, 31, 12, 12, 3\)"),
-    ],
-)
-def test_other_sequences_are_refused(predictor, results, sequences, shape, message):
-    np.save(sequences / "tilt.npy", np.zeros(shape, np.uint8))
-    with pytest.raises(UserError, match=message):
-        perturbations_test.evaluate(predictor, results, perturbation_files=str(sequences))
-
-
-def test_missing_sequences_are_named(predictor, results, sequences):
-    for chosen, message in ((("snow",), "snow.npy does not exist"), (("all",), "no perturbations")):
-        folder = sequences if chosen == ("snow",) else results
-        with pytest.raises(UserError, match=message):
-            perturbations_test.evaluate(
-                predictor, results, perturbations=chosen, perturbation_files=str(folder)
-            )

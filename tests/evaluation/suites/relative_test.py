@@ -5,6 +5,7 @@ import pytest
 
 from nsk.evaluation import alexnet, bootstrap, robustness
 from nsk.evaluation.corruptions import BENCHMARK
+from nsk.evaluation.prediction_files import read_classes, write_classes
 from nsk.evaluation.suites import corruptions, perturbations, relative
 from nsk.evaluation.suites.relative import ALEXNET, Baseline
 from tests.evaluation.suites import corruptions_test, perturbations_test
@@ -149,3 +150,83 @@ def test_paired_differences(evaluated, predictor, tmp_path):
     assert same == {"mean": 0, "lower": 0, "upper": 0}
     assert perturbations.names_in(tmp_path) == ["gaussian_noise", "tilt"]
     assert relative.paired_differences("clean", folder, folder) == {}
+
+
+@pytest.fixture
+def flips(tmp_path):
+    """Folders and results of two models that often change their minds."""
+    random, found = np.random.default_rng(4), []
+    for model in ("a", "b"):
+        (tmp_path / model).mkdir()
+        for name in NOISE_AND_TILT:
+            classes = np.argsort(random.random((30, 9, 7)), axis=2)[..., :5].astype(np.int32)
+            classes[random.random((30, 9)) < 0.6] = np.arange(5)
+            ids = [f"i/{row}" for row in range(30)]
+            write_classes(tmp_path / model / f"{name}.parquet", ids, np.zeros(30, int), classes)
+        found.append((tmp_path / model, perturbations.measure(tmp_path / model, NOISE_AND_TILT)))
+    return found
+
+
+NOISE_AND_TILT = ["gaussian_noise", "tilt"]
+FLIP_RATES = {
+    "mfr": "flip_probability",
+    "mfr_against_first": "flip_probability_against_first",
+    "mt5d": "top5_distance",
+}
+
+
+def values_by_hand(folder, metric):
+    """The value of each image in gaussian_noise and tilt."""
+    columns = []
+    for name in NOISE_AND_TILT:
+        _, classes = read_classes(folder / f"{name}.parquet")
+        is_noise = name == "gaussian_noise" or metric == "flip_probability_against_first"
+        if metric == "top5_distance":
+            columns.append(robustness.top5_distances(classes, is_noise))
+            continue
+        earlier = classes[:, :1, 0] if is_noise else classes[:, :-1, 0]
+        columns.append((classes[:, 1:, 0] != earlier).mean(axis=1))
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize(("rate", "metric"), FLIP_RATES.items())
+def test_intervals_of_flip_rates_by_hand(flips, rate, metric):
+    """Images are drawn with replacement, the same ones for both models and all sets."""
+    (folder, result), (other_folder, other) = flips
+    baseline = Baseline("b", {"perturbations": other}, folders={"perturbations": other_folder})
+    found = relative.compare("perturbations", folder, result, baseline)
+    mine, theirs = values_by_hand(folder, metric), values_by_hand(other_folder, metric)
+    mean = 100 * np.mean(mine.mean(axis=0) / theirs.mean(axis=0))
+    assert found[rate] == pytest.approx(mean)
+
+    def mean_ratio(means):
+        return 100 * (means[:, :2] / means[:, 2:]).mean(axis=1)
+
+    paired = bootstrap.bootstrap_interval(np.hstack([mine, theirs]), mean_ratio)
+    assert found[f"{rate}_interval"] == pytest.approx(paired)
+    low, high = found[f"{rate}_interval"]
+    assert low < mean < high
+    # Without the baseline's files, or with those of other images, its values are constants.
+    constants = theirs.mean(axis=0)
+    alone = bootstrap.bootstrap_interval(mine, lambda means: 100 * (means / constants).mean(axis=1))
+    for unknown in ({}, {"perturbations": folder.parent}):
+        baseline = Baseline("b", {"perturbations": other}, folders=unknown)
+        found = relative.compare("perturbations", folder, result, baseline)
+        assert found[f"{rate}_interval"] == pytest.approx(alone)
+
+
+def test_flip_rates_relative_to_the_model_itself_are_certain(flips):
+    folder, result = flips[0]
+    baseline = Baseline("b", {"perturbations": result}, folders={"perturbations": folder})
+    found = relative.compare("perturbations", folder, result, baseline)
+    for rate in FLIP_RATES:
+        assert found[f"{rate}_interval"] == pytest.approx([100, 100])
+
+
+def test_without_flips_of_the_baseline_there_is_no_interval(flips):
+    folder, result = flips[0]
+    never = {**result["flip_probability"], "tilt": 0.0}
+    baseline = Baseline("b", {"perturbations": {**result, "flip_probability": never}})
+    found = relative.compare("perturbations", folder, result, baseline)
+    assert found["mfr"] is None and found["mfr_interval"] == [None, None]
+    assert None not in found["mt5d_interval"]
