@@ -175,8 +175,8 @@ class EvaluationConfig(Section):
     )
     perturbation_files: str = setting(
         "",
-        "Folder of a published set in the layout of CIFAR-10-P (.npy); empty: the test images are "
-        "perturbed during the evaluation.",
+        "Folder of a published set in the layout of CIFAR-10-P (.npy) or ImageNet-P (MP4); empty: "
+        "the test images are perturbed during the evaluation.",
         used_if=PERTURBATIONS,
     )
     fgsm_epsilons: str = setting(
