@@ -209,7 +209,13 @@ def test_intervals_of_flip_rates_by_hand(flips, rate, metric):
     # Without the baseline's files, or with those of other images, its values are constants.
     constants = theirs.mean(axis=0)
     alone = bootstrap.bootstrap_interval(mine, lambda means: 100 * (means / constants).mean(axis=1))
-    for unknown in ({}, {"perturbations": folder.parent}):
+    others = folder.parent / "others"
+    others.mkdir()
+    for name in NOISE_AND_TILT:
+        _, classes = read_classes(other_folder / f"{name}.parquet")
+        ids = [f"other/{row}" for row in range(30)]
+        write_classes(others / f"{name}.parquet", ids, np.zeros(30, int), classes)
+    for unknown in ({}, {"perturbations": folder.parent}, {"perturbations": others}):
         baseline = Baseline("b", {"perturbations": other}, folders=unknown)
         found = relative.compare("perturbations", folder, result, baseline)
         assert found[f"{rate}_interval"] == pytest.approx(alone)
