@@ -179,15 +179,13 @@ class PublishedFrames:
 
     def _read(self, name, rows, ids):
         """The frames of images, uint8 (n, frames, side, side, 3)."""
-        del ids
-        return np.stack(
-            [self._to_side(self._files.read(name, row, self._constants)) for row in rows]
-        )
-
-    def _to_side(self, frames):
-        if frames.shape[1:3] == (self._side, self._side):
-            return frames
-        return np.stack([self._resize(frame) for frame in frames])
+        num_frames = library.PERTURBATIONS[name].num_frames(self._constants)
+        images = np.empty((len(ids), num_frames, self._side, self._side, 3), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            frames = self._files.read(name, row, self._constants)
+            fits = frames.shape == image.shape
+            image[:] = frames if fits else [self._resize(frame) for frame in frames]
+        return images
 
 
 def images_in_batch(num_frames: int, side: int) -> int:
