@@ -33,6 +33,7 @@ import nsk
 from nsk.commands import verify
 from nsk.config.data import DataConfig
 from nsk.data import normalization, records, shards, sources
+from nsk.data.content import ContentDigests
 from nsk.data.ingest import describe, ingest
 from nsk.data.sources import folder as folder_source
 from nsk.errors import UserError
@@ -471,7 +472,7 @@ def test_entries_that_are_not_files_are_counted_and_listed(tmp_path, monkeypatch
     assert counts["corrupt"]["count"] == 8
     assert sum(counts["images"].values()) == 25
     assert counts["other_files"] == 0
-    assert sources.open_source(f"folder:{root}").content()["files"] == 33
+    assert sources.open_source(f"folder:{root}").content(ContentDigests())["files"] == 33
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
@@ -529,7 +530,7 @@ def test_entries_without_permission_are_listed(tmp_path, monkeypatch):
     with unprivileged():
         source = sources.FolderSource(Path("."))
         images = list(source.images("train"))
-        assert source.content()["files"] == 25
+        assert source.content(ContentDigests())["files"] == 25
         assert source.other_files() == 0
     assert {image.id: image.unreadable for image in images if image.unreadable} == {
         "cat/closed": "a folder that is a link, or cannot be listed",
@@ -554,7 +555,7 @@ def test_deeply_nested_folders(tmp_path):
         source = sources.open_source(f"folder:{root}")
         ids = [image.id for image in source.images("train")]
         assert len(ids) == 25 and sum(id.endswith("/d/d/deep.png") for id in ids) == 1
-        assert source.content()["files"] == 25
+        assert source.content(ContentDigests())["files"] == 25
     finally:
         subprocess.run(
             ["rm", "-r", root / "cat"], check=True
@@ -572,7 +573,7 @@ def many_entries(tmp_path, count):
     for number in range(count):
         suffix = "txt" if number % 4 == 3 else "png"
         os.close(os.open(root / "cat" / f"many {number}.{suffix}", os.O_CREAT | os.O_WRONLY))
-    assert sources.open_source(f"folder:{root}").content()["files"] == 24 + count
+    assert sources.open_source(f"folder:{root}").content(ContentDigests())["files"] == 24 + count
     counts = read_all(root, tmp_path / "out")
     assert counts["corrupt"]["count"] == count * 3 // 4
     assert len(counts["corrupt"]["images"]) == 100

@@ -131,16 +131,18 @@ def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["Chose
 
 def _describe(settings: dict, images: "StageFolder", side: int) -> dict:
     """All that the corrupted images depend on."""
-    from nsk.data.sources.source import describe_files
+    from nsk.data.content import ContentDigests
     from nsk.evaluation.corruptions import choose_constants
 
-    textures = settings["frost_textures"]
+    textures, frost = settings["frost_textures"], "procedural"
+    if textures:
+        frost = ContentDigests().describe({path.name: path for path in Path(textures).iterdir()})
     names = ("layout", "evaluation_images", "evaluation_seed", "crop_fraction", "interpolation")
     return {
-        "images": images.fingerprint,
+        "images": images.part("test").fingerprint,
         "image_size": side,
         "constants": choose_constants((side, side), settings["corruption_constants"]),
-        "frost": describe_files(Path(textures).iterdir(), textures) if textures else "procedural",
+        "frost": frost,
         **{name: settings[name] for name in names},
     }
 

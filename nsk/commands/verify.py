@@ -11,8 +11,11 @@ from nsk.store.verification import (
     find_damage,
     finished_stages,
     foreign_files,
+    size_of,
     stages_of_other_formats,
+    unfinished_stages,
 )
+from nsk.units import format_bytes
 
 
 def execute(values: Mapping[str, Any]) -> int:
@@ -44,6 +47,7 @@ def verify_workdir(workdir: Path) -> int:
         kind = " of this version" if others else ""
         raise UserError(f"{workdir} has no finished stage{kind}: nothing to verify.")
     damaged = [path for path in stages if not _print_state(workdir, path)]
+    _print_unfinished(workdir)
     if damaged:
         names = sorted(str(path.relative_to(workdir)) for path in damaged)
         raise UserError(
@@ -51,6 +55,24 @@ def verify_workdir(workdir: Path) -> int:
             f"{', '.join(names)} in {workdir} and run again to rebuild them alone."
         )
     return len(stages)
+
+
+def _print_unfinished(workdir):
+    """Prints what unfinished stages have left, with its size."""
+    unfinished = unfinished_stages(workdir)
+    total = 0
+    for stage, paths in unfinished.items():
+        size = sum(map(size_of, paths))
+        total += size
+        names = ", ".join(path.name for path in paths)
+        sys.stdout.write(
+            f"{stage.relative_to(workdir)}: unfinished, {format_bytes(size)}: {names}\n"
+        )
+    if unfinished:
+        sys.stdout.write(
+            f"{len(unfinished)} unfinished stages take {format_bytes(total)}: the run with their "
+            "settings resumes them; if none will, delete these files and folders.\n"
+        )
 
 
 def _print_state(workdir, path):

@@ -19,7 +19,7 @@ from nsk.store.folders import StageFolder
 def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     """Returns the stage that copies the model of `--teacher` into the workdir."""
     path = runner.config.teacher_path
-    model = load_model(path)
+    model, class_names = load_model(path), images.counts["class_names"]
 
     def build(folder):
         shutil.copyfile(path, folder / MODEL_FILE)
@@ -27,11 +27,11 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
             "model": model.name,
             "parameters": trainable_parameters(model),
             "image_size": model.input_shape[1],
-            "class_names": images.counts["class_names"],
+            "class_names": class_names,
         }
 
-    settings = {"sha256": sha256_of_file(path)}
-    return runner.build_or_reuse("gen0/teacher", build, settings, images=images)
+    settings = {"sha256": sha256_of_file(path), "class_names": class_names}
+    return runner.build_or_reuse("gen0/teacher", build, settings)
 
 
 def load_any_model(runner: StageRunner) -> Classifier:

@@ -21,11 +21,11 @@ from nsk.data.evaluation_decoding import (
     resize_pixels,
 )
 from nsk.data.shards import ShardSet
-from nsk.data.sources.source import describe_files
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites import SUITES
 from nsk.evaluation.suites.suite import Metrics, SplitImages, Suite
 from nsk.models.model_files import load_model
+from nsk.stages.ingestion import content_digests
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
 from nsk.store.folders import StageFolder
 
@@ -50,7 +50,7 @@ def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> St
         ),
         suite_settings("clean"),
         model=model,
-        images=images,
+        images=images.part("dev", "test"),
     )
 
 
@@ -126,7 +126,7 @@ def evaluate_suite(
         _fingerprint_settings(runner, name, options, model),
         resumes=True,
         model=model,
-        images=images,
+        images=images.part("dev", "test"),
     )
 
 
@@ -205,12 +205,17 @@ def _fingerprint_settings(
 ) -> dict[str, Any]:
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
+    digests = content_digests(runner)
     content = {
-        setting: describe_files(file for path in _paths(options[setting]) for file in _files(path))
+        setting: {name: digests.describe(_files(path)) for name, path in _paths(options[setting])}
         for setting in suite.files
         if options[setting]
     }
-    settings = {setting: used[setting] for setting in suite.settings if setting in used}
+    settings = {
+        setting: used[setting]
+        for setting in suite.settings
+        if setting in used and setting not in suite.files
+    }
     return {
         **suite_settings(name),
         **settings,
@@ -220,13 +225,17 @@ def _fingerprint_settings(
 
 
 def _paths(value):
-    """The paths of a setting: one, or a dict of them."""
-    return [Path(path) for path in (value.values() if isinstance(value, dict) else [value])]
+    """(name, path) of a setting's paths: of one, or of a dict of them."""
+    named = value.items() if isinstance(value, dict) else [("path", value)]
+    return [(name, Path(path)) for name, path in named]
 
 
-def _files(path: Path):
-    """What a result depends on: a folder and all below it; beside an array, that of its labels."""
-    return path.parent.glob("*.npy") if path.suffix == ".npy" else (path, *path.rglob("*"))
+def _files(path: Path) -> dict[str, Path]:
+    """What a result depends on: all below a folder; beside an array, that of its labels."""
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): file for file in path.rglob("*")}
+    files = path.parent.glob("*.npy") if path.suffix == ".npy" else [path]
+    return {file.name: file for file in files}
 
 
 def suite_settings(name: str) -> dict[str, dict[str, int]]:

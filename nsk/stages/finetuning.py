@@ -17,5 +17,5 @@ def finetune(
     settings = finetuning_hyperparameters(runner.config, generation, images.counts)
     if settings is None:
         return trained
-    inputs = {"images": images, "trained": trained}
-    return run_training(runner, settings, inputs, trained.path / MODEL_FILE)
+    inputs = {"trained": trained}
+    return run_training(runner, settings, images, inputs, trained.path / MODEL_FILE)

@@ -2,9 +2,10 @@
 
 from absl import logging
 
-from nsk.config.config import Config
+from nsk.config.data import SOURCES
 from nsk.config.fields import used_values
 from nsk.data import ingest, sources
+from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
@@ -16,11 +17,8 @@ def ingest_images(runner: StageRunner) -> StageFolder:
     Raises:
         UserError: there are no unlabelled images for students.
     """
-    config = runner.config
-    data, seed = config.data, config.split_seed
-    images = runner.build_or_reuse(
-        "data/images", lambda folder: ingest.ingest(data, seed, folder), _settings(config)
-    )
+    config, data = runner.config, runner.config.data
+    images = _build(runner, "data/images", ingest.ingest)
     if config.num_students and not images.counts["images"]["unlabeled"]:
         if data.unlabeled_dataset:
             raise UserError(
@@ -41,20 +39,35 @@ def ingest_test_images(runner: StageRunner) -> StageFolder:
 
     They are the same images as those of a run with the same settings.
     """
-    config = runner.config
-    data, seed = config.data, config.split_seed
-    images = runner.build_or_reuse(
-        "images", lambda folder: ingest.ingest_for_evaluation(data, seed, folder), _settings(config)
-    )
+    images = _build(runner, "images", ingest.ingest_for_evaluation)
     for line in ingest.describe(images.counts):
         logging.info("%s", line)
     return images
 
 
-def _settings(config: Config) -> dict:
-    """What the images depend on: settings, and the content of the sources."""
-    return {
-        **used_values([config.data]),
-        "split_seed": config.split_seed,
-        "content": sources.content(config.data),
-    }
+def _build(runner, name, ingest_into):
+    """The stage that a function of settings, seed and folder ingests images into."""
+    config, digests = runner.config, content_digests(runner)
+    content = sources.content(config.data, digests)
+
+    def build(folder):
+        counts = ingest_into(config.data, config.split_seed, folder)
+        found = sources.content(config.data, digests)
+        for flag, source in content.items():
+            if found[flag] != source:
+                raise UserError(
+                    f"The files of --{flag}={getattr(config.data, flag)} changed while they were "
+                    "read: run again when nothing writes to them."
+                )
+        return counts
+
+    settings = used_values([config.data])
+    located = {name: value for name, value in settings.items() if name not in SOURCES}
+    return runner.build_or_reuse(
+        name, build, {**located, "split_seed": config.split_seed, "content": content}
+    )
+
+
+def content_digests(runner: StageRunner) -> ContentDigests:
+    """What describes input files; it remembers them in the workdir."""
+    return ContentDigests(runner.workdir / "content.json")

@@ -126,7 +126,7 @@ def write(
         ),
         {"shard_mebibytes": shard_mebibytes},
         resumes=True,
-        images=images,
+        images=images.part("unlabeled"),
         scores=scores,
         selection=selected,
     )

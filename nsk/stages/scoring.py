@@ -68,7 +68,7 @@ def score(
             name,
             lambda folder: import_external_scores(unlabeled, folder, top_k=top_k),
             settings,
-            images=images,
+            images=images.part("unlabeled"),
         )
     # A strategy belongs to this process; Beam distributes the work by itself.
     strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
@@ -104,7 +104,7 @@ def score(
         worker=command.shard_index,
         num_workers=command.num_shard_workers,
         teacher=teacher,
-        images=images,
+        images=images.part("unlabeled", "dev"),
     )
 
 

@@ -59,7 +59,7 @@ def select(
         ),
         {"seed": seed, **used_values([section])},
         scores=scores,
-        images=images,
+        images=images.part("labeled"),
     )
 
 

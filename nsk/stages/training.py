@@ -35,14 +35,12 @@ from nsk.stages.input_streams import (
 from nsk.stages.pseudo_shards import SHARDS_FOLDER
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set, summary_folder
 from nsk.stages.selection import read_labeled_copies
-from nsk.store.files import UNFINISHED
+from nsk.store.files import CHECKPOINTS, UNFINISHED
 from nsk.store.folders import StageFolder
 from nsk.training import schedules
 from nsk.training.recipe import Recipe
 from nsk.training.rematerialization import recomputed_segments
 from nsk.training.trainer import Trainer
-
-CHECKPOINTS = ".checkpoints"
 
 
 def train(
@@ -62,7 +60,7 @@ def train(
         teacher: the model of the generation before.
     """
     settings = training_hyperparameters(runner.config, generation, images.counts)
-    inputs, labeled_copies, pseudo = {"images": images}, {}, None
+    inputs, labeled_copies, pseudo = {}, {}, None
     if generation:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
     if settings.learns_pseudo_labels:
@@ -76,12 +74,13 @@ def train(
     elif init_from != "scratch":
         initial_weights = init_from
         settings = dataclasses.replace(settings, init_from={"sha256": weights.sha256(init_from)})
-    return run_training(runner, settings, inputs, initial_weights, pseudo, labeled_copies)
+    return run_training(runner, settings, images, inputs, initial_weights, pseudo, labeled_copies)
 
 
 def run_training(
     runner: StageRunner,
     settings: Hyperparameters,
+    images: StageFolder,
     inputs: dict[str, StageFolder],
     initial_weights: Path | None,
     pseudo: ShardSet | None = None,
@@ -92,12 +91,13 @@ def run_training(
     Args:
         runner: the runner of stages.
         settings: the stage's hyperparameters.
-        inputs: the stages that it is built from, by role, `images` among them.
+        images: the ingested images, of which it depends on labelled and dev images alone.
+        inputs: the other stages that it is built from, by role.
         initial_weights: path of the initial weights; None: random ones.
         pseudo: the student's pseudo-labelled images; None for a teacher.
         labeled_copies: copies in an epoch by the id of a labelled image; None: one each.
     """
-    labeled, dev = (shard_set(inputs["images"], split) for split in ("labeled", "dev"))
+    labeled, dev = (shard_set(images, split) for split in ("labeled", "dev"))
     settings = settings.with_cache(labeled, dev, pseudo)
     run = runner.config.run
 
@@ -118,7 +118,13 @@ def run_training(
         return train_model(job, runner.runtime, folder / MODEL_FILE)
 
     stage = runner.build_or_reuse(
-        settings.name, build, settings.for_fingerprint(), join=build, resumes=True, **inputs
+        settings.name,
+        build,
+        settings.for_fingerprint(),
+        join=build,
+        resumes=True,
+        images=images.part("labeled", "dev"),
+        **inputs,
     )
     if runner.workers.is_chief:  # Only now is the model on disk under its final name.
         checkpoints = stage.path.with_name(stage.path.name + CHECKPOINTS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from nsk.hashing import sha256_of_file
 
 UNFINISHED, PARTIAL, WRITTEN = ".unfinished", ".partial", ".written"
+CHECKPOINTS, LOCK = ".checkpoints", ".lock"  # Suffixes beside a stage's folder.
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from absl import logging
 
@@ -50,17 +50,36 @@ class StageFolder:
         fingerprint: 10 hex digits that identify its settings and inputs.
         counts: what its build function returned: numbers and names, JSON-like.
         reused: whether it was finished before.
+        files: names of the files and folders in it that `fingerprint` is of; (): of all.
     """
 
     path: Path
     fingerprint: str
     counts: dict[str, Any]
     reused: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Folder and stage, such as `gen1/student-3f9a1c04d2`."""
         return "/".join(self.path.parts[-2:])
+
+    def part(self, *names: str) -> Self:
+        """The same stage as an input of which some files alone matter, by their content.
+
+        What is built from it stays the same when other files of the stage change.
+
+        Args:
+            *names: files and folders in it.
+        """
+        digests = {
+            name: file["sha256"]
+            for name, file in read_manifest(self.path)["files"].items()
+            if name.split("/")[0] in names
+        }
+        return dataclasses.replace(
+            self, fingerprint=fingerprint("/".join(names), digests, {}), files=names
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +155,9 @@ def build_or_reuse(
             locks.enter_context(lock_folder(path, f".worker-{worker}-of-{num_workers}"))
         if path.exists():  # Finished by the process that held the lock before.
             return _reuse(key)
+        match = "" if partial.exists() else describe_closest_match(key)
+        if match:
+            logging.info("%s: built anew%s", key.label, match)
         _prepare(partial, resumes, exclusive=num_workers == 1)
         started = time.time()
         counts = build(partial)
@@ -182,7 +204,7 @@ def _publish(key, counts, seconds):
         "fingerprint": key.fingerprint,
         "settings": key.settings,
         "inputs": {
-            role: {"stage": stage.name, "fingerprint": stage.fingerprint}
+            role: {"stage": stage.name, "fingerprint": stage.fingerprint, "files": stage.files}
             for role, stage in key.inputs.items()
         },
         "counts": counts,
@@ -267,19 +289,22 @@ def describe_closest_match(key: StageKey) -> str:
 def _differences(key, manifest):
     """What differs between a finished stage's manifest and a key, each in a few words."""
     differences = list(_differing_settings(manifest["settings"], key.settings))
-    differences += [
-        f"another {role}"
-        for role, found in manifest["inputs"].items()
-        if role not in key.inputs or found["fingerprint"] != key.inputs[role].fingerprint
-    ]
+    for role, found in manifest["inputs"].items():
+        wanted = key.inputs.get(role)
+        if wanted is None or found["fingerprint"] != wanted.fingerprint:
+            files = f" ({', '.join(found['files'])})" if found["files"] else ""
+            differences.append(f"another {role}{files}")
     return differences
 
 
-def _differing_settings(found: dict, wanted: dict) -> Iterator[str]:
+def _differing_settings(found: dict, wanted: dict, owner: str = "") -> Iterator[str]:
     """Words for each setting with another value than wanted, in nested dicts."""
     for name, value in found.items():
         expected = wanted.get(name)
         if isinstance(value, dict) and isinstance(expected, dict):
-            yield from _differing_settings(value, expected)
+            yield from _differing_settings(value, expected, name)
         elif json.dumps(value) != json.dumps(expected):
-            yield f"{name}={value!r}, not {expected!r}"
+            is_digest = name == "sha256"
+            yield (
+                f"other content of {owner}" if is_digest else f"{name}={value!r}, not {expected!r}"
+            )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nsk.errors import UserError
+from nsk.store.files import LOCK
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def lock_folder(path: Path, suffix: str = "", shared: bool = False) -> Iterator[
     Raises:
         UserError: another process holds the lock.
     """
-    lock_path = path.with_name(f"{path.name}{suffix}.lock")
+    lock_path = path.with_name(f"{path.name}{suffix}{LOCK}")
     with open(lock_path, "a+", errors="replace") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -43,10 +44,22 @@ def lock_folder(path: Path, suffix: str = "", shared: bool = False) -> Iterator[
             yield lock
         finally:
             if path.exists():  # Published: it will not be built again.
-                for lock_file in path.parent.glob(f"{path.name}*.lock"):
+                for lock_file in path.parent.glob(f"{path.name}*{LOCK}"):
                     lock_file.unlink(missing_ok=True)
 
 
 def upgrade_to_exclusive(lock: IO) -> None:
     """Waits until this process alone holds a shared lock."""
     fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def is_locked(lock_path: Path) -> bool:
+    """Whether a process holds the lock of a file that `lock_folder` made."""
+    try:
+        with open(lock_path, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # It was removed meanwhile, or cannot be opened.
+        return False
+    return False

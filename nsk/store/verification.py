@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from nsk.hashing import sha256_of_file
-from nsk.store.files import PARTIAL, num_cores
+from nsk.store.files import CHECKPOINTS, LOCK, PARTIAL, num_cores
+from nsk.store.locks import is_locked
 from nsk.store.manifest import FORMAT, MANIFEST, read_manifest
 
 FOLDER_NAME = re.compile(r".+-[0-9a-f]{10}")
@@ -93,3 +94,30 @@ def _format(folder):
         return json.loads(path.read_text(encoding="utf-8"))["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def unfinished_stages(workdir: Path) -> dict[Path, list[Path]]:
+    """What stages that were not finished have left, and no process is working on.
+
+    Returns:
+        dict from the path that the finished stage would have to the folders and files beside it:
+        what was built, checkpoints and locks.
+    """
+    found = {}
+    for path in sorted(Path(workdir).glob("**/*-*")):
+        name = path.name.split(".")[0]
+        is_left = FOLDER_NAME.fullmatch(name) and path.suffix in (PARTIAL, CHECKPOINTS, LOCK)
+        if is_left and CURVES not in path.relative_to(workdir).parts:
+            found.setdefault(path.with_name(name), []).append(path)
+    return {
+        stage: paths
+        for stage, paths in found.items()
+        if not any(path.suffix == LOCK and is_locked(path) for path in paths)
+    }
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())

@@ -6,6 +6,7 @@ from nsk.commands import verify
 from nsk.errors import UserError
 from nsk.store import manifest
 from nsk.store.folders import StageKey, build_or_reuse
+from nsk.units import format_bytes
 
 
 def build_stage(workdir, name):
@@ -49,6 +50,31 @@ def test_foreign_files_are_reported_and_ignored(tmp_path, stages, capsys):
     assert verify.execute({"workdir": str(tmp_path)}) == 3
     line = f"  {stages[1]}/.DS_Store: does not belong to this stage, ignored"
     assert line in capsys.readouterr().out.splitlines()
+
+
+def test_what_unfinished_stages_left_is_listed_with_its_size(tmp_path, stages, capsys):
+    key = StageKey(tmp_path, "gen1/student", {}, {})
+
+    def interrupt(folder):
+        (folder / "half").write_bytes(bytes(2000))
+        checkpoints = folder.with_suffix(".checkpoints") / "1"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "weights").write_bytes(bytes(1000))
+        verify.execute({"workdir": str(tmp_path)})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_or_reuse(key, interrupt)
+    assert "unfinished" not in capsys.readouterr().out  # While it was being built.
+    verify.execute({"workdir": str(tmp_path)})
+    lines = capsys.readouterr().out.splitlines()[3:]
+    name = key.path.name
+    size = (key.path.with_name(f"{name}.lock")).stat().st_size + 3000
+    assert lines[0] == (
+        f"gen1/{name}: unfinished, {format_bytes(size)}: "
+        f"{name}.checkpoints, {name}.lock, {name}.partial"
+    )
+    assert lines[1].startswith(f"1 unfinished stages take {format_bytes(size)}: the run with their")
 
 
 def test_a_workdir_without_stages_is_refused(tmp_path):

@@ -1,9 +1,12 @@
 """Ingestion: what the stage of images depends on, and students without unlabelled images."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from nsk.data import ingest
 from nsk.errors import UserError
 from nsk.stages.ingestion import ingest_images
 from nsk.stages.runner import shard_set
@@ -54,3 +57,28 @@ def test_a_source_of_unlabelled_images_without_any_is_named(make_runner, tmp_pat
     )
     with pytest.raises(UserError, match=r"--unlabeled_dataset=folder:.* has no images for student"):
         ingest_images(runner)
+
+
+def test_a_copy_of_a_folder_is_the_same_and_files_that_change_meanwhile_are_refused(
+    make_runner, tmp_path, monkeypatch
+):
+    for number in range(12):
+        folder = tmp_path / "photos" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    values = {"num_labeled": 4, "num_dev": 2}
+    photos = f"folder:{tmp_path / 'photos'}"
+    images = ingest_images(make_runner(tmp_path / "run", dataset=photos, **values))
+    shutil.copytree(tmp_path / "photos", tmp_path / "copy", copy_function=shutil.copyfile)
+    copy = f"folder:{tmp_path / 'copy'}"
+    again = ingest_images(make_runner(tmp_path / "run", dataset=copy, **values))
+    assert again.reused and again.path == images.path
+
+    def change_meanwhile(*arguments):
+        (tmp_path / "copy/class0/0.png").write_bytes((tmp_path / "copy/class1/1.png").read_bytes())
+        return ingest_function(*arguments)
+
+    ingest_function = ingest.ingest
+    monkeypatch.setattr(ingest, "ingest", change_meanwhile)
+    with pytest.raises(UserError, match=r"--dataset=folder:.*copy changed while they were read"):
+        ingest_images(make_runner(tmp_path / "other", dataset=copy, **values))

@@ -279,10 +279,10 @@ def test_a_student_at_ratio_zero_depends_only_on_copies_of_labelled_images(
     """The gap policy repeats labelled images; otherwise the settings of the filter do not count."""
     stages, original = {}, training.run_training
 
-    def run_training(runner, settings, inputs, *args):
+    def run_training(runner, settings, images, inputs, *args):
         """Trains the teacher; for a student, records the roles of its inputs."""
         if not settings.is_student:
-            stages["teacher"] = original(runner, settings, inputs, *args)
+            stages["teacher"] = original(runner, settings, images, inputs, *args)
             return stages["teacher"]
         stages["student"] = set(inputs)
         return stages["teacher"]
@@ -290,9 +290,9 @@ def test_a_student_at_ratio_zero_depends_only_on_copies_of_labelled_images(
     monkeypatch.setattr(training, "run_training", run_training)
     values = {"models": ["convnet5"] * 2, "min_confidence": ["0"], "chance_p_value": 1.0}
     for policy, ratio, roles in (
-        ({"policy": "paper"}, "0", {"images"}),
-        ({"policy": "gap", "gap_floor": 20}, "0", {"images", "pseudo_labels"}),
-        ({"policy": "paper"}, "1", {"images", "pseudo_labels"}),
+        ({"policy": "paper"}, "0", set()),
+        ({"policy": "gap", "gap_floor": 20}, "0", {"pseudo_labels"}),
+        ({"policy": "paper"}, "1", {"pseudo_labels"}),
     ):
         self_training.train_chain(make_runner(tmp_path, **values, **policy, ratio=[ratio]))
         assert stages["student"] == roles

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 
 import pytest
@@ -96,12 +97,44 @@ def test_the_manifest_lists_settings_inputs_counts_and_files(tmp_path):
     assert content["settings"] == {"seed": 5}
     assert content["counts"] == {"scored": 7}
     assert content["inputs"] == {
-        "teacher": {"stage": teacher.name, "fingerprint": teacher.fingerprint}
+        "teacher": {"stage": teacher.name, "fingerprint": teacher.fingerprint, "files": []}
     }
     assert content["files"] == {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
+
+
+def test_a_part_of_a_stage_is_identified_by_the_content_of_its_files(tmp_path):
+    def make(number, **contents):
+        def build(folder):
+            for name, content in contents.items():
+                (folder / name).mkdir()
+                (folder / name / "file").write_text(content)
+            return {}
+
+        return build_or_reuse(StageKey(tmp_path, "images", {"number": number}, {}), build)
+
+    first, second = make(1, dev="a", test="b", labeled="c"), make(2, dev="a", test="b", labeled="d")
+    assert first.fingerprint != second.fingerprint
+    assert first.part("dev", "test").fingerprint == second.part("dev", "test").fingerprint
+    assert first.part("dev").fingerprint != first.part("dev", "test").fingerprint
+    assert first.part("labeled").fingerprint != second.part("labeled").fingerprint
+    # The same content under another name is not the same.
+    assert make(3, dev="b", test="a").part("test").fingerprint != first.part("dev").fingerprint
+    assert first.part("dev").path == first.path
+
+
+def test_what_changed_is_said_when_a_stage_is_built_beside_another(tmp_path, caplog):
+    teachers = [build_or_reuse(teacher_key(tmp_path, seed=seed), write_result) for seed in (1, 2)]
+    settings = {"rate": 0.1, "content": {"dataset": {"files": 2, "sha256": "ab"}}}
+    build_or_reuse(scores_key(tmp_path, settings, teacher=teachers[0]), write_result)
+    settings = {"rate": 0.1, "content": {"dataset": {"files": 2, "sha256": "cd"}}}
+    with caplog.at_level("INFO", logger="absl"):
+        build_or_reuse(scores_key(tmp_path, settings, teacher=teachers[1]), write_result)
+    differences = "other content of dataset, another teacher"
+    expected = rf"gen1/scores-\w+: built anew \(scores-\w+ has {differences}\)"
+    assert re.search(expected, caplog.text)
 
 
 def test_a_build_that_raises_leaves_nothing_finished_and_the_next_one_succeeds(tmp_path):

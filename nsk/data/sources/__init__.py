@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nsk.config.data import DataConfig
+from nsk.data.content import ContentDigests
 from nsk.data.sources.digits import DigitsSource
 from nsk.data.sources.folder import FolderSource
 from nsk.data.sources.source import Source
@@ -69,14 +70,21 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
     return opened
 
 
-def content(config: DataConfig) -> dict[str, dict]:
+def content(config: DataConfig, digests: ContentDigests) -> dict[str, dict]:
     """What the sources hold, to detect that images were added, removed or replaced.
 
+    Args:
+        config: the settings of the data.
+        digests: describes files.
+
     Returns:
-        JSON-like dict from dataset, test_dataset and unlabeled_dataset, if used, to the source's
-        `content()`. No image is read: files are compared by size and modification time.
+        JSON-like dict from dataset, test_dataset and unlabeled_dataset, if used, to the kind of the
+        source and its `content()`. It does not depend on where files are.
 
     Raises:
         UserError: see `open_source`.
     """
-    return {flag: source.content() for flag, source in open_sources(config).items()}
+    return {
+        flag: {"source": getattr(config, flag).partition(":")[0], **source.content(digests)}
+        for flag, source in open_sources(config).items()
+    }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from nsk.data.content import ContentDigests
 from nsk.data.sources.source import SourceImage
 
 
@@ -19,7 +20,7 @@ class DigitsSource:
     def __init__(self):
         self.class_names = [str(digit) for digit in range(10)]
 
-    def content(self) -> dict:
+    def content(self, digests: ContentDigests) -> dict:
         """The version of scikit-learn, which determines the images."""
         return {"sklearn": importlib.metadata.version("scikit-learn")}
 

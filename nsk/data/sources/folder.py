@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nsk.config.data import DataConfig
-from nsk.data.sources.source import SPLITS, SourceImage, describe_files
+from nsk.data.content import ContentDigests
+from nsk.data.sources.source import SPLITS, SourceImage
 from nsk.errors import UserError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
@@ -96,9 +97,18 @@ class FolderSource:
             for path in _image_files(folder / name):
                 yield path, label
 
-    def content(self) -> dict:
-        """Digest of the names, sizes and modification times of all files."""
-        return describe_files(self._all_files(), self.root)
+    def content(self, digests: ContentDigests) -> dict:
+        """Digest of the names and content of the images, and of the names of other files."""
+        read = {path for split in self.splits for path, _ in self._files(split)}
+        others = self._all_files() - read
+        return digests.describe(
+            {self._name(path): path for path in read},
+            [self._name(path) for path in others],
+            self._max_image_bytes,
+        )
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def other_files(self) -> int:
         """Number of visible files that are not images or belong to no class."""

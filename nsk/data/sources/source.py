@@ -1,14 +1,12 @@
 """What every source of images provides, and what several sources share."""
 
 import dataclasses
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
+from nsk.data.content import ContentDigests
 from nsk.data.records import MIN_PROBABILITY
 
 SPLITS = ("train", "labeled", "unlabeled", "dev", "test")
@@ -82,21 +80,8 @@ class Source(Protocol):
     def images(self, split: str) -> Iterator[SourceImage]:
         """Iterates over the images of a split, from the start in every call."""
 
-    def content(self) -> dict:
-        """A JSON-like dict that changes when the images do, computed without reading them."""
+    def content(self, digests: ContentDigests) -> dict:
+        """A JSON-like dict that changes when the images do; files are described by `digests`."""
 
     def other_files(self) -> int:
         """The number of files among the source's own that are not read."""
-
-
-def describe_files(paths: Iterable[Path], root: str | Path = "") -> dict:
-    """Number of files, and SHA-256 of their names below `root`, sizes and modification times."""
-    digest = hashlib.sha256()
-    names = {os.fsencode(os.path.relpath(path, root) if root else path): path for path in paths}
-    for name in sorted(names):
-        try:
-            status = os.stat(names[name])
-            digest.update(name + f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
-        except OSError as error:  # Of a broken link, for instance.
-            digest.update(name + f"\0{error.errno}\n".encode())
-    return {"files": len(names), "sha256": digest.hexdigest()}

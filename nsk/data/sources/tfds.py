@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from nsk.data.content import ContentDigests
 from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
 
@@ -68,7 +69,7 @@ class TfdsSource:
                 f"{', '.join(self._builder.info.splits)}."
             ) from error
 
-    def content(self) -> dict:
+    def content(self, digests: ContentDigests) -> dict:
         """Name and version of the data set, and the number of examples in each split."""
         splits = self._builder.info.splits
         return {

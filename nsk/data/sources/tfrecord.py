@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 
 from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
-from nsk.data.sources.source import SourceImage, describe_files
+from nsk.data.content import ContentDigests
+from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError, printable
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
@@ -106,10 +107,12 @@ class TfrecordSource:
             )
         return [str(name) for name in names]
 
-    def content(self) -> dict:
-        """Digest of the names, sizes and modification times of the files and manifests."""
+    def content(self, digests: ContentDigests) -> dict:
+        """Digest of the names, below the folder of all, and the content of files and manifests."""
         manifests = {path.parent / shards.MANIFEST for path in self._paths}
-        return describe_files([*self._paths, *(path for path in manifests if path.is_file())])
+        paths = [*self._paths, *(path for path in manifests if path.is_file())]
+        root = os.path.commonpath([path.parent for path in paths])
+        return digests.describe({os.path.relpath(path, root): path for path in paths})
 
     def other_files(self) -> int:
         """0: every file that matches the pattern is read."""

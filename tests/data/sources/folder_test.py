@@ -5,6 +5,7 @@ import pytest
 
 from nsk.config.data import DataConfig
 from nsk.data import sources
+from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 
 
@@ -93,23 +94,23 @@ def test_folders_that_are_refused(tmp_path, fill):
 def test_content_of_a_folder_changes_with_its_files(tmp_path, fill):
     fill(tmp_path / "images", "a/1.png", "b/2.png")
     config = DataConfig(dataset=f"folder:{tmp_path}/images")
-    seen = [sources.content(config)]
-    assert seen[0]["dataset"]["files"] == 2
-    assert json.loads(json.dumps(seen[0])) == seen[0] == sources.content(config)
+    seen = []
 
     def changed():
-        seen.append(sources.content(config))
-        assert seen[-1] not in seen[:-1]
+        content = sources.content(config, ContentDigests())
+        assert json.loads(json.dumps(content)) == content not in seen
+        seen.append(content)
 
+    changed()
+    assert seen[0]["dataset"]["files"] == 2
     fill(tmp_path / "images", "b/deep/3.png")  # 3.png has the pixels of 1.png.
     changed()
     path = tmp_path / "images/a/1.png"
-    os.utime(path, ns=(1, 1))
-    changed()
     path.write_bytes(path.read_bytes() + b"x")
-    os.utime(path, ns=(1, 1))
     changed()
     path.rename(path.with_name("4.png"))
+    changed()
+    (tmp_path / "images/a/notes.txt").write_text("")
     changed()
     # Classes that are links are included.
     fill(tmp_path / "elsewhere", "5.png")
@@ -117,14 +118,17 @@ def test_content_of_a_folder_changes_with_its_files(tmp_path, fill):
     changed()
     fill(tmp_path / "elsewhere", "6.png")
     changed()
-    assert seen[-1]["dataset"]["files"] == 5
+    assert seen[-1]["dataset"]["files"] == 6
 
 
-def test_content_does_not_depend_on_the_path_of_the_folder(tmp_path, fill):
-    fill(tmp_path / "before", "a/1.png", "b/2.png")
-    before = sources.open_source(f"folder:{tmp_path}/before").content()
+def test_content_does_not_depend_on_the_path_of_the_folder_nor_on_times(tmp_path, fill):
+    fill(tmp_path / "before", "a/1.png", "b/2.png", "notes.txt")
+    before = sources.open_source(f"folder:{tmp_path}/before").content(ContentDigests())
     (tmp_path / "before").rename(tmp_path / "after")
-    assert sources.open_source(f"folder:{tmp_path}/after").content() == before
+    os.utime(tmp_path / "after/a/1.png", ns=(1, 1))
+    # Only names of files that are not read count.
+    (tmp_path / "after/notes.txt").write_text("changed")
+    assert sources.open_source(f"folder:{tmp_path}/after").content(ContentDigests()) == before
 
 
 def test_files_that_are_not_read_are_counted(tmp_path, fill):

@@ -5,6 +5,7 @@ import sklearn
 
 from nsk.config.data import DataConfig
 from nsk.data import records, sources
+from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 
 # TensorFlow Datasets 4.9 calls a method that protobuf 6 deprecates.
@@ -38,7 +39,7 @@ def test_the_split_of_unlabelled_images_is_chosen(pictures):
     assert [image.label for image in opened["dataset"].images("unlabeled")] == [None] * 3
     # A split with labels is allowed; ingest handles the labels.
     chosen = opened["unlabeled_dataset"]
-    assert chosen.content()["examples"]["unlabeled"] == 2
+    assert chosen.content(ContentDigests())["examples"]["unlabeled"] == 2
     assert all(image.label is not None for image in chosen.images("unlabeled"))
     with pytest.raises(UserError, match=r"--unlabeled_split='extr'.*train, test"):
         sources.open_source("tfds:pictures", unlabeled_split="extr")
@@ -53,22 +54,26 @@ def test_content_of_every_source(tmp_path, pictures, fill, write_tfrecord):
         test_dataset=f"tfrecord:{tmp_path}/*.tfrecord",
         unlabeled_dataset=f"folder:{tmp_path}/images",
     )
-    before = sources.content(config)
+    before = sources.content(config, ContentDigests())
     assert list(before) == ["dataset", "test_dataset", "unlabeled_dataset"]
     assert before["dataset"] == {
+        "source": "tfds",
         "tfds": "pictures",
         "version": "1.0.0",
         "examples": {"train": 2, "test": 3, "unlabeled": 3},
     }
     assert before["test_dataset"]["files"] == 1
     write_tfrecord(tmp_path / "b.tfrecord", [records.image_example("second", b"2", 0)])
-    after = sources.content(config)
+    after = sources.content(config, ContentDigests())
     assert after["test_dataset"]["files"] == 2
     assert after["test_dataset"]["sha256"] != before["test_dataset"]["sha256"]
     assert after["unlabeled_dataset"] == before["unlabeled_dataset"]
-    assert sources.content(DataConfig()) == {"dataset": {"sklearn": sklearn.__version__}}
+    assert sources.content(DataConfig(), ContentDigests()) == {
+        "dataset": {"source": "digits", "sklearn": sklearn.__version__}
+    }
     with pytest.raises(UserError, match="no_such is not a folder"):
-        sources.content(DataConfig(unlabeled_dataset=f"folder:{tmp_path}/no_such"))
+        no_such = DataConfig(unlabeled_dataset=f"folder:{tmp_path}/no_such")
+        sources.content(no_such, ContentDigests())
 
 
 def test_the_home_folder(tmp_path, monkeypatch, fill, write_tfrecord):
