@@ -79,6 +79,13 @@ class DataConfig(Section):
     split_seed: int = setting(
         -1, "Seed of the random choice of labelled and dev images; -1: --seed.", minimum=-1
     )
+    conflicting_labels: str = setting(
+        "keep",
+        "Labelled images with the same pixels under several labels; they are counted and named. "
+        "keep: all stay | drop: all are left out | majority: only the most frequent label of these "
+        "pixels stays. Images of a given test split are never left out.",
+        choices=("keep", "drop", "majority"),
+    )
     images_per_shard: int = setting(
         4096, "Maximum number of images in a TFRecord shard of ingested images.", minimum=1
     )

@@ -1,6 +1,7 @@
 """What ingest remembers of every image while the pixels are on disk."""
 
 import dataclasses
+from typing import Self
 
 import numpy as np
 
@@ -27,3 +28,7 @@ class ImageIndex:
     sides: np.ndarray
     pools: dict[str, np.ndarray]
     external_teacher: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def with_pools(self, pools: dict[str, np.ndarray]) -> Self:
+        """The same images with other rows in the pools."""
+        return dataclasses.replace(self, pools=pools)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from nsk.config.data import DataConfig
 from nsk.data import records, shards
+from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
 from nsk.data.sources.folder import IMAGE_SUFFIXES
@@ -64,6 +65,7 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         `images` (split -> number), `per_class` (split -> list of numbers, without unlabeled),
         `external_teacher` (unlabelled images with scores of an external teacher),
         `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
+        `conflicts` (see `resolve_conflicts`),
         `unused` (split of the source -> readable images in no split), `other_files` (files in
         folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id and reason
         of the first 100).
@@ -112,6 +114,7 @@ def _ingest(
     folder.mkdir(parents=True, exist_ok=True)
     with _temporary_file(folder / "spool.unfinished") as spool:
         index, counts = spool_images(pools, spool, config, len(class_names))
+        index, conflicts = resolve_conflicts(index, class_names, config.conflicting_labels)
         splits, removed, unused = choose(index, class_names, config, seed)
         for split, rows in splits.items():
             order_seed = FIXED_SEED if split == "test" else seed
@@ -135,6 +138,7 @@ def _ingest(
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
+        "conflicts": conflicts,
         "external_teacher": sum(row in index.external_teacher for row in unlabeled.tolist()),
         "unused": unused,
         "other_files": sum(source.other_files() for source in _distinct_sources(pools)),
@@ -196,6 +200,7 @@ def describe(counts: dict) -> list[str]:
                 f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
                 "split."
             )
+    lines += _describe_conflicts(counts["conflicts"])
     for pool, number in counts["unused"].items():
         if number:
             lines.append(f"Not used: {number:,} readable {pool} images that are in no split.")
@@ -212,6 +217,17 @@ def describe(counts: dict) -> list[str]:
             + ("; ..." if corrupt["count"] > 3 else ".")
         )
     return lines
+
+
+def _describe_conflicts(conflicts: dict) -> list[str]:
+    """A line about images with the same pixels under several labels, if there are any."""
+    if not conflicts["images"]:
+        return []
+    named = "; ".join(conflicts["named"][:3]) + ("; ..." if len(conflicts["named"]) > 3 else "")
+    return [
+        f"The same pixels under several labels: {conflicts['images']:,} images, of which "
+        f"{conflicts['dropped']:,} are left out (--conflicting_labels): {named}."
+    ]
 
 
 @contextlib.contextmanager

@@ -319,6 +319,20 @@ def test_duplicates_do_not_change_the_requested_numbers(tmp_path, given):
     assert sum(counts["images"].values()) + sum(removed.values()) == 120
 
 
+def test_the_same_pixels_under_several_labels(tmp_path, given):
+    images = pool(20, 20)
+    images.append(same_pixels(images[0], "copy", 1))
+    given["digits"] = GivenSource(names(2), {"train": images})
+    counts = run(tmp_path / "keep", num_labeled=10, num_dev=7)
+    assert counts["conflicts"]["images"] == 2 and counts["conflicts"]["dropped"] == 0
+    config = DataConfig(num_labeled=10, num_dev=7, conflicting_labels="drop")
+    counts = ingest(config, 0, tmp_path / "drop")
+    assert counts["conflicts"]["dropped"] == 2
+    assert not {images[0].id, "copy"} & {
+        row[0] for rows in read(tmp_path / "drop").values() for row in rows
+    }
+
+
 def save(path, image, kind, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, kind, **options)
@@ -550,6 +564,7 @@ def test_everything_left_out_is_described():
         "image_side": 8,
         "reencoded": 5,
         "duplicates_removed": {"test": 0, "dev": 7},
+        "conflicts": {"images": 8, "dropped": 3, "named": ["a (0), b (1)"] * 4},
         "unused": {"train": 6},
         "other_files": 9,
         "corrupt": {
@@ -557,14 +572,15 @@ def test_everything_left_out_is_described():
             "images": [{"id": f"{i}.png", "reason": "broken"} for i in range(4)],
         },
     }
-    images, duplicates, unused, other_files, corrupt = describe(counts)
+    images, duplicates, conflicts, unused, other_files, corrupt = describe(counts)
     assert "shorter side 8 pixels" in images
     assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
     assert "Left out of dev: 7" in duplicates
+    assert "8 images, of which 3 are left out" in conflicts and "a (0), b (1); ..." in conflicts
     assert "6" in unused and "train" in unused and "9 files" in other_files
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
     counts["corrupt"] = {"count": 0, "images": []}
-    assert len(describe(counts)) == 4
+    assert len(describe(counts)) == 5
 
 
 @pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])
