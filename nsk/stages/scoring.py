@@ -18,6 +18,7 @@ from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
+from nsk.stages import external_scores
 from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
 from nsk.store.files import write_once
 from nsk.store.folders import StageFolder
@@ -63,13 +64,6 @@ def score(
     top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
     source = config.scoring.first_scores if generation == 1 else "teacher"
     settings = used_values([config.scoring.with_values(top_k=top_k, first_scores=source)])
-    if source == "records":
-        return runner.build_or_reuse(
-            name,
-            lambda folder: import_external_scores(unlabeled, folder, top_k=top_k),
-            settings,
-            images=images.part("unlabeled"),
-        )
     # A strategy belongs to this process; Beam distributes the work by itself.
     strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
     views, command, workers = config.scoring.score_views, config.command, runner.workers
@@ -81,6 +75,16 @@ def score(
         views,
         config.run.jit_compile,
     )
+    if source == "records":
+
+        def build_from_records(folder):
+            counts = import_external_scores(unlabeled, folder, top_k=top_k)
+            first_path = score_paths(unlabeled, folder)[0]
+            external_scores.check_classes(load_predict(), unlabeled, dev, first_path)
+            return counts
+
+        inputs = {"images": images.part("unlabeled")}
+        return runner.build_or_reuse(name, build_from_records, settings, **inputs)
 
     def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
         options = ScoringOptions(top_k, name, worker, num_workers)
