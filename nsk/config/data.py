@@ -47,6 +47,22 @@ class DataConfig(Section):
         minimum=0,
         used_if=WITH_TFRECORDS,
     )
+    image_key: str = setting(
+        "image/encoded",
+        "Key of the encoded image in the records of tfrecord: sources.",
+        used_if=WITH_TFRECORDS,
+    )
+    label_key: str = setting(
+        "image/class/label",
+        "Key of the label, an integer, in the records of tfrecord: sources.",
+        used_if=WITH_TFRECORDS,
+    )
+    id_key: str = setting(
+        "id",
+        "Key of the id in the records of tfrecord: sources; a record without one is named after "
+        "its file and position.",
+        used_if=WITH_TFRECORDS,
+    )
     num_labeled: int = setting(
         0,
         "Labelled training images, balanced over the classes; 0: see --labeled_fraction.",

@@ -39,10 +39,7 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
     opened = sources.open_sources(config)
     source = opened["dataset"]
     if source.class_names is None:
-        raise UserError(
-            f"--dataset={config.dataset} has no labels: give images in class folders, with none "
-            "beside them, or labelled records."
-        )
+        raise UserError(f"--dataset={config.dataset} has no labels: {source.label_hint}.")
     if len(source.class_names) < 2:
         raise UserError(
             f"--dataset={config.dataset} has only one class, {source.class_names[0]!r}: give two."

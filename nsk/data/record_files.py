@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,9 @@ from nsk.errors import UserError
 
 LENGTH = struct.Struct("<Q")  # The first field of a record in a file.
 CHECKSUM_BYTES = 4 + 4  # Of the length, and of the content.
+ANY_HEADER = zlib.MAX_WBITS | 32  # zlib then accepts the headers of GZIP and ZLIB.
+GZIP_MAGIC = b"\x1f\x8b"
+DETECTION_BYTES = 2**16
 
 
 class RecordWriter:
@@ -56,7 +60,10 @@ class RecordWriter:
 
 
 def read_records(
-    path: Path, expected: int | None = None, max_bytes: int | None = None
+    path: Path,
+    expected: int | None = None,
+    max_bytes: int | None = None,
+    compression: str = "",
 ) -> Iterator[bytes]:
     """Yields the serialized records of a file.
 
@@ -64,15 +71,17 @@ def read_records(
         path: of the TFRecord file.
         expected: how many records it must have; None: any number.
         max_bytes: of a record; None: any that fits into the file.
+        compression: "", "GZIP" or "ZLIB", see `compression_of`.
 
     Raises:
         UserError: the file is missing or corrupt, or its records are fewer, more or larger than
             expected.
     """
-    _check_lengths(path, max_bytes)
+    _check_lengths(path, max_bytes, compression)
     count = 0
     try:
-        for record in tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator():
+        records = tf.data.TFRecordDataset(os.fsencode(path), compression)
+        for record in records.as_numpy_iterator():
             count += 1
             if expected is None or count <= expected:
                 yield record
@@ -86,7 +95,22 @@ def read_records(
         )
 
 
-def _check_lengths(path: Path, max_bytes: int | None) -> None:
+def compression_of(path: Path) -> str:
+    """How a TFRecord file is compressed, by its content: "GZIP", "ZLIB" or "", not at all."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(DETECTION_BYTES)
+        content = zlib.decompressobj(ANY_HEADER).decompress(start, DETECTION_BYTES)
+    except (OSError, zlib.error):
+        return ""
+    # The first eight bytes of a file that is not compressed are a length, which may look like a
+    # header; but what follows it then is not compressed data.
+    if len(content) < LENGTH.size:
+        return ""
+    return "GZIP" if start.startswith(GZIP_MAGIC) else "ZLIB"
+
+
+def _check_lengths(path: Path, max_bytes: int | None, compression: str) -> None:
     """UserError if a record claims more bytes than are allowed or than the file has.
 
     TensorFlow would allocate whatever a record claims, and crash if it cannot.
@@ -95,18 +119,49 @@ def _check_lengths(path: Path, max_bytes: int | None) -> None:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             limit = size if max_bytes is None else min(size, max_bytes)
-            offset = count = 0
-            while len(header := os.pread(file.fileno(), LENGTH.size, offset)) == LENGTH.size:
-                (length,) = LENGTH.unpack(header)
+            if compression:  # A file of zeros is a thousandth of its content.
+                limit = 2**31 if max_bytes is None else max_bytes
+                lengths = _compressed_lengths(file)
+            else:
+                lengths = _lengths(file)
+            for count, length in enumerate(lengths):
                 if length > limit:
                     raise UserError(
                         f"{path} has a record of {length:,} bytes after {count} others, expected "
                         f"at most {limit:,}: rebuild it."
                     )
-                offset += LENGTH.size + length + CHECKSUM_BYTES
-                count += 1
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): rebuild it.") from error
+    except zlib.error as error:
+        raise UserError(f"{path} cannot be decompressed ({error}): rebuild it.") from None
+
+
+def _lengths(file):
+    """Yields the lengths that the records of a file claim."""
+    offset = 0
+    while len(header := os.pread(file.fileno(), LENGTH.size, offset)) == LENGTH.size:
+        (length,) = LENGTH.unpack(header)
+        yield length
+        offset += LENGTH.size + length + CHECKSUM_BYTES
+
+
+def _compressed_lengths(file):
+    """Yields the lengths that the records of a compressed file claim."""
+    decompressor, content, to_skip = zlib.decompressobj(ANY_HEADER), b"", 0
+    while not decompressor.eof:
+        chunk = decompressor.unconsumed_tail or file.read(DETECTION_BYTES)
+        if not chunk:
+            return  # It was cut: TensorFlow's reader says so.
+        content += decompressor.decompress(chunk, DETECTION_BYTES)
+        while to_skip < len(content):
+            content, to_skip = content[to_skip:], 0
+            if len(content) < LENGTH.size:
+                break
+            (length,) = LENGTH.unpack(content[: LENGTH.size])
+            yield length
+            to_skip = LENGTH.size + length + CHECKSUM_BYTES
+        else:
+            content, to_skip = b"", to_skip - len(content)
 
 
 def read_counted(path: tf.Tensor, expected: tf.Tensor) -> tf.data.Dataset:

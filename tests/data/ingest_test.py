@@ -40,6 +40,7 @@ class GivenSource:
     pools: dict
     order: np.random.Generator = dataclasses.field(default_factory=np.random.default_rng)
     ids_reveal_labels: bool = False
+    label_hint: str = "give images in class folders"
 
     @property
     def splits(self):

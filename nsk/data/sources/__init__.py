@@ -9,7 +9,7 @@ from nsk.data.sources.digits import DigitsSource
 from nsk.data.sources.folder import FolderSource
 from nsk.data.sources.source import Source
 from nsk.data.sources.tfds import TfdsSource
-from nsk.data.sources.tfrecord import TfrecordSource
+from nsk.data.sources.tfrecord import DEFAULT_KEYS, RecordKeys, TfrecordSource
 
 
 def open_source(
@@ -19,6 +19,7 @@ def open_source(
     max_image_bytes: int = DataConfig.max_image_bytes,
     first_label: int = 0,
     unlabeled_split: str = "",
+    record_keys: RecordKeys = DEFAULT_KEYS,
 ) -> Source:
     """Opens a source by its name on the command line.
 
@@ -29,6 +30,7 @@ def open_source(
         max_image_bytes: of larger files only one byte more is read.
         first_label: the label of the first class in TFRecord files.
         unlabeled_split: the TFDS split of unlabelled images; "": the one called unlabeled.
+        record_keys: keys in the records of TFRecord files.
 
     Raises:
         UserError: the source is missing or its layout is not as expected.
@@ -41,7 +43,7 @@ def open_source(
     if kind == "folder":
         return FolderSource(Path(os.path.expanduser(location)), max_image_bytes)
     if kind == "tfrecord":
-        return TfrecordSource(location, first_label, max_image_bytes)
+        return TfrecordSource(location, first_label, max_image_bytes, record_keys)
     raise ValueError(
         f"{name!r} is not a source: expected digits, tfds:NAME, folder:PATH or tfrecord:PATTERN."
     )
@@ -57,7 +59,11 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
         UserError: see `open_source`.
     """
     # --train_split and --test_split only apply to --dataset.
-    common = {"max_image_bytes": config.max_image_bytes, "first_label": config.first_label}
+    common = {
+        "max_image_bytes": config.max_image_bytes,
+        "first_label": config.first_label,
+        "record_keys": RecordKeys(config.image_key, config.label_key, config.id_key),
+    }
     opened = {
         "dataset": open_source(config.dataset, config.train_split, config.test_split, **common)
     }

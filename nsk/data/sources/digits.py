@@ -16,6 +16,7 @@ class DigitsSource:
 
     splits = ("train",)
     ids_reveal_labels = False
+    label_hint = ""
 
     def __init__(self):
         self.class_names = [str(digit) for digit in range(10)]

@@ -32,6 +32,7 @@ class FolderSource:
     """
 
     ids_reveal_labels = True
+    label_hint = "give images in class folders, with none beside them"
 
     def __init__(self, root: Path, max_image_bytes: int = DataConfig.max_image_bytes):
         self.root, self._max_image_bytes = root, max_image_bytes

@@ -71,11 +71,13 @@ class Source(Protocol):
         splits: those of `SPLITS` that the source has. `train` is a pool that is still to be
             divided; the others are used as they are.
         ids_reveal_labels: whether an id may reveal the label, as a path below a class folder does.
+        label_hint: what the user can do if the source has no labels.
     """
 
     class_names: list[str] | None
     splits: tuple[str, ...]
     ids_reveal_labels: bool
+    label_hint: str
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Iterates over the images of a split, from the start in every call."""

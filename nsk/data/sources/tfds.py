@@ -31,6 +31,7 @@ class TfdsSource:
     """
 
     ids_reveal_labels = False
+    label_hint = "give a data set with labels"
 
     def __init__(self, name: str, train_split: str, test_split: str, unlabeled_split: str = ""):
         self.name = name

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +17,23 @@ from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
 from nsk.data.content import ContentDigests
 from nsk.data.sources.source import SourceImage
-from nsk.errors import UserError, printable
+from nsk.errors import UserError, list_names, printable
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
 MAX_CLASSES = 2**20
 MAX_ID_LENGTH = 2**12
 MAX_OTHER_BYTES = 2**20  # Of a record besides its image: id, label and probabilities.
+
+
+class RecordKeys(NamedTuple):
+    """Keys of the features in a `tf.train.Example` of others."""
+
+    image: str = DataConfig.image_key
+    label: str = DataConfig.label_key
+    id: str = DataConfig.id_key
+
+
+DEFAULT_KEYS = RecordKeys()
 
 
 class TfrecordSource:
@@ -35,8 +47,9 @@ class TfrecordSource:
     `probabilities`, or else `label` and `prob`, which become `SourceImage.external_teacher`.
 
     Args:
-        pattern: a glob pattern of the files.
+        pattern: a glob pattern of the files, which may be compressed by GZIP or ZLIB.
         first_label: the label of the first class in `image/class/label`.
+        keys: of the image, the label and the id in a record.
         max_image_bytes: a record that is much larger is refused before it is read.
 
     Raises:
@@ -51,8 +64,9 @@ class TfrecordSource:
         pattern: str,
         first_label: int = 0,
         max_image_bytes: int = DataConfig.max_image_bytes,
+        keys: RecordKeys = DEFAULT_KEYS,
     ):
-        self.pattern = pattern
+        self.pattern, self._keys = pattern, keys
         self._first_label = first_label
         self._max_record_bytes = max_image_bytes + MAX_OTHER_BYTES
         self._paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
@@ -64,6 +78,7 @@ class TfrecordSource:
             if not os.path.isfile(path):  # Opening a pipe would block until somebody writes to it.
                 raise UserError(f"{path} is not a file: give a pattern that matches only files.")
         self._expected_counts = {}
+        self._keys_without_label = ""
         self._manifest_names = None
         for folder in sorted({path.parent for path in self._paths}):
             self._read_manifest(folder)
@@ -107,6 +122,16 @@ class TfrecordSource:
             )
         return [str(name) for name in names]
 
+    @property
+    def label_hint(self) -> str:
+        """What to do if there are no labels."""
+        if not self._keys_without_label:
+            return "give labelled records"
+        return (
+            f"its records have no {self._keys.label!r} but {self._keys_without_label}: give "
+            "--label_key, or labelled records"
+        )
+
     def content(self, digests: ContentDigests) -> dict:
         """Digest of the names, below the folder of all, and the content of files and manifests."""
         manifests = {path.parent / shards.MANIFEST for path in self._paths}
@@ -122,44 +147,71 @@ class TfrecordSource:
         """Images of all files, in the order of the sorted paths."""
         for path in self._paths:
             records = record_files.read_records(
-                path, self._expected_counts.get(path), self._max_record_bytes
+                path,
+                self._expected_counts.get(path),
+                self._max_record_bytes,
+                record_files.compression_of(path),
             )
             for number, record in enumerate(records):
                 yield self._parse(record, path, number)
 
     def _parse(self, record: bytes, path: Path, number: int) -> SourceImage:
+        keys = self._keys
         try:
             features = tf.train.Example.FromString(record).features.feature
-            id = features["id"].bytes_list.value
+            id = features[keys.id].bytes_list.value if keys.id in features else ()
             id = id[0].decode() if id else f"{path.name}/{number:06d}"
-            encoded = features["image/encoded"].bytes_list.value[0]
-        except (DecodeError, IndexError, UnicodeDecodeError) as error:
+        except (DecodeError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{path} has a record that is not a tf.train.Example with image/encoded: "
-                "expected records as this project or the official code writes them."
+                f"{path} has a record that is not a tf.train.Example with an id in UTF-8 "
+                f"({type(error).__name__}): expected records as this project or the official code "
+                "writes them."
             ) from error
         if len(id) > MAX_ID_LENGTH:
             raise UserError(
                 f"{path} has an id of {len(id):,} characters, expected at most {MAX_ID_LENGTH:,}: "
                 "give records with shorter ids."
             )
-        kind = features["image/class/label"].WhichOneof("kind")
+        if keys.image not in features or not features[keys.image].bytes_list.value:
+            raise UserError(
+                f"{path} has a record without an image in {keys.image!r}: it has "
+                f"{_describe_keys(features)}. Give --image_key, and --label_key and --id_key if "
+                "they differ, too."
+            )
+        encoded = features[keys.image].bytes_list.value[0]
+        return SourceImage(
+            printable(id), encoded, self._label(features, path), _external_teacher(features)
+        )
+
+    def _label(self, features: Mapping[str, tf.train.Feature], path: Path) -> int | None:
+        key = self._keys.label
+        if key not in features:
+            self._keys_without_label = self._keys_without_label or _describe_keys(features)
+            return None
+        kind = features[key].WhichOneof("kind")
         if kind not in (None, "int64_list"):
             raise UserError(
-                f"{path} has an image/class/label of the type {kind}: expected an "
-                "int64_list of one integer."
+                f"{path} has {key} of the type {kind}: expected an int64_list of one "
+                f"integer; the record has {_describe_keys(features)}. Give --label_key."
             )
-        label = features["image/class/label"].int64_list.value
-        label = int(label[0]) - self._first_label if label else None
-        return SourceImage(printable(id), encoded, label, _external_teacher(features))
+        label = features[key].int64_list.value
+        return int(label[0]) - self._first_label if label else None
+
+
+def _describe_keys(features: Mapping[str, tf.train.Feature]) -> str:
+    """Keys of a record and the types of their values, in words."""
+    kinds = {key: features[key].WhichOneof("kind") or "empty" for key in sorted(features)}
+    named = [f"{printable(key)} ({kind.removesuffix('_list')})" for key, kind in kinds.items()]
+    return f"the keys {list_names(named)}" if named else "no keys"
 
 
 def _external_teacher(
     features: Mapping[str, tf.train.Feature],
 ) -> np.ndarray | tuple[int, float] | None:
     """`SourceImage.external_teacher` of an official pseudo-label record's features."""
-    probabilities = features["probabilities"].float_list.value
-    if probabilities:
-        return np.array(probabilities, np.float32)
+    if "probabilities" in features and features["probabilities"].float_list.value:
+        return np.array(features["probabilities"].float_list.value, np.float32)
+    if "label" not in features or "prob" not in features:
+        return None
     label, probability = features["label"].int64_list.value, features["prob"].float_list.value
     return (label[0], probability[0]) if label and probability else None
