@@ -16,7 +16,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from nsk import stopping
-from nsk.commands import COMMANDS
+from nsk.commands import COMMANDS, temporary_files
 from nsk.config.config import check_command, settings
 from nsk.config.fields import is_per_generation
 from nsk.errors import LostWorkerError, UserError
@@ -128,6 +128,7 @@ def exit_at_once(code: int) -> None:
     for stream in (logging, sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
+    temporary_files.delete()
     os._exit(code)
 
 
@@ -185,9 +186,16 @@ def _describe_help():
 
 def console() -> None:
     """Parses flags, runs the command and exits: entry point of `nsk` and `python -m nsk.main`."""
+    for stream in (sys.stdout, sys.stderr):  # Names may have characters that it has not.
+        stream.reconfigure(errors="backslashreplace")
     define_flags()
     _describe_help()
-    app.run(lambda argv: exit_at_once(run_main(argv)), flags_parser=parse_flags)
+    app.run(_run_and_exit, flags_parser=parse_flags)
+
+
+def _run_and_exit(argv):
+    temporary_files.use_private_folder()
+    exit_at_once(run_main(argv))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging as python_logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from nsk.config.config import Config
+from nsk.data.native_output import captured_stderr
 from nsk.errors import UserError
 from nsk.store.disk_errors import make_folder
 
@@ -196,14 +196,5 @@ def hide_native_messages() -> Iterator[None]:
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
-    sys.stderr.flush()
-    saved = os.dup(2)
-    null_device = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null_device, 2)
+    with captured_stderr():
         yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null_device)

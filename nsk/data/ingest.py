@@ -68,7 +68,7 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         `conflicts` (see `resolve_conflicts`),
         `unused` (split of the source -> readable images in no split), `other_files` (files in
         folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id and reason
-        of the first 100).
+        of the first 100), and the same as `doubtful` of images that decoders report errors of.
 
     Raises:
         UserError: a source is not valid, or has too few images for the requested splits.
@@ -209,13 +209,15 @@ def describe(counts: dict) -> list[str]:
             f"Not read: {counts['other_files']:,} files that are not "
             f"{', '.join(IMAGE_SUFFIXES)} or in no class folder."
         )
-    corrupt = counts["corrupt"]
-    if corrupt["count"]:
-        named = "; ".join(f"{image['id']} ({image['reason']})" for image in corrupt["images"][:3])
-        lines.append(
-            f"Left out: {corrupt['count']:,} that cannot be read, listed in stage.json: {named}"
-            + ("; ..." if corrupt["count"] > 3 else ".")
-        )
+    for kind, text in (
+        ("corrupt", "Left out: {:,} that cannot be read"),
+        ("doubtful", "Decoded with errors, perhaps damaged: {:,}"),
+    ):
+        count, images = counts[kind]["count"], counts[kind]["images"]
+        if count:
+            named = "; ".join(f"{image['id']} ({image['reason']})" for image in images[:3])
+            end = "; ..." if count > 3 else "."
+            lines.append(f"{text.format(count)}, listed in stage.json: {named}{end}")
     return lines
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import struct
 import threading
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -40,6 +41,8 @@ UPRIGHT_TRANSPOSE = {
 # `normalize_image` has its own limit. Pillow warns and refuses at a different limit, which can only
 # be removed for the whole process: silencing a warning is not thread-safe.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of damaged metadata, of one file in each place of its code. Pixels are what counts.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclasses.dataclass(frozen=True)

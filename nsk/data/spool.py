@@ -4,7 +4,7 @@ import concurrent.futures
 import io
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from nsk.config.data import DataConfig
 from nsk.data import normalization
 from nsk.data.image_index import ImageIndex
+from nsk.data.native_output import captured_stderr
 from nsk.data.normalization import NormalizedImage
 from nsk.data.pools import Pool
 from nsk.data.sources.source import SourceImage
@@ -39,21 +40,23 @@ def spool_images(
         num_classes: int.
 
     Returns:
-        `ImageIndex`, and a dict of `reencoded` and `corrupt`.
+        `ImageIndex`, and a dict of `reencoded`, `corrupt` and `doubtful`, see `ingest`.
 
     Raises:
         UserError: too many images are unreadable, an id is duplicated, or the scores of an external
             teacher are not valid.
     """
-    ids, labels, digests, spans, sides, corrupt = [], [], [], [], [], []
+    ids, labels, digests, spans, sides, corrupt, doubtful = [], [], [], [], [], [], []
     rows, external_teacher, reencoded = {}, {}, 0
     last_log = time.monotonic()
     for name, pool in pools.items():
         start = len(ids)
-        for image, result, side in _normalized(pool.source.images(pool.split), config):
+        for image, result, side, message in _normalized(pool.source.images(pool.split), config):
             if isinstance(result, ValueError):
                 corrupt.append({"id": image.id, "reason": str(result)})
             else:
+                if message:
+                    doubtful.append({"id": image.id, "reason": message})
                 spans.append((spool.tell(), len(result.encoded)))
                 spool.write(result.encoded)
                 if scores := _external_teacher_scores(image, num_classes):
@@ -80,8 +83,10 @@ def spool_images(
         rows,
         external_teacher,
     )
-    named = {"count": len(corrupt), "images": corrupt[:MAX_NAMED_IN_COUNTS]}
-    return index, {"reencoded": reencoded, "corrupt": named}
+    counts = {"reencoded": reencoded}
+    for kind, images in (("corrupt", corrupt), ("doubtful", doubtful)):
+        counts[kind] = {"count": len(images), "images": images[:MAX_NAMED_IN_COUNTS]}
+    return index, counts
 
 
 def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
@@ -111,8 +116,11 @@ def _external_teacher_scores(image: SourceImage, num_classes: int) -> bytes:
 
 def _normalized(
     source_images: Iterable[SourceImage], config: DataConfig
-) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, int]]:
-    """Yields each image, its normalised form and shorter side, or a ValueError and 0."""
+) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, int, str]]:
+    """Yields each image, its normalised form and shorter side, and the decoders' messages.
+
+    Of an image that cannot be decoded there are a ValueError and 0.
+    """
 
     def normalize(image):
         if image.unreadable:
@@ -129,8 +137,21 @@ def _normalized(
     # Decoding releases Python's lock, so threads speed it up for images of the size of photographs.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
         for chunk in _chunks(source_images):
-            for image, (result, side) in zip(chunk, executor.map(normalize, chunk), strict=True):
-                yield image, result, side
+            with captured_stderr() as lines:
+                results = list(executor.map(normalize, chunk))
+            messages = _messages(normalize, chunk) if lines else [""] * len(chunk)
+            for image, (result, side), message in zip(chunk, results, messages, strict=True):
+                yield image, result, side, message
+
+
+def _messages(normalize: Callable, chunk: list[SourceImage]) -> list[str]:
+    """The first line that decoders print for each image; "" for none."""
+    messages = []
+    for image in chunk:
+        with captured_stderr() as lines:
+            normalize(image)
+        messages.append(lines[0] if lines else "")
+    return messages
 
 
 def _chunks(source_images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:

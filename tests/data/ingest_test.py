@@ -320,6 +320,24 @@ def test_duplicates_do_not_change_the_requested_numbers(tmp_path, given):
     assert sum(counts["images"].values()) + sum(removed.values()) == 120
 
 
+def test_messages_of_decoders_are_replaced_by_names_of_files(tmp_path, capfd):
+    random = np.random.default_rng(0)
+    for number in range(20):
+        folder = tmp_path / "photos" / f"{number % 2}"
+        pixels = Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        save(folder / f"{number}.jpg", pixels, "JPEG")
+    path = tmp_path / "photos/1/7.jpg"
+    content = bytearray(path.read_bytes())
+    content[-900:-20:40] = bytes(22)
+    path.write_bytes(content)
+    config = DataConfig(dataset=f"folder:{tmp_path}/photos", num_labeled=4, num_dev=4)
+    counts = ingest(config, 0, tmp_path / "run")
+    assert counts["corrupt"]["count"] == 0
+    (image,) = counts["doubtful"]["images"]
+    assert image["id"] == "1/7.jpg" and image["reason"].startswith("Corrupt JPEG data")
+    assert "Corrupt" not in capfd.readouterr().err
+
+
 def test_the_same_pixels_under_several_labels(tmp_path, given):
     images = pool(20, 20)
     images.append(same_pixels(images[0], "copy", 1))
@@ -572,16 +590,18 @@ def test_everything_left_out_is_described():
             "count": 4,
             "images": [{"id": f"{i}.png", "reason": "broken"} for i in range(4)],
         },
+        "doubtful": {"count": 1, "images": [{"id": "9.jpg", "reason": "bad Huffman code"}]},
     }
-    images, duplicates, conflicts, unused, other_files, corrupt = describe(counts)
+    images, duplicates, conflicts, unused, other_files, corrupt, doubtful = describe(counts)
     assert "shorter side 8 pixels" in images
     assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
     assert "Left out of dev: 7" in duplicates
     assert "8 images, of which 3 are left out" in conflicts and "a (0), b (1); ..." in conflicts
     assert "6" in unused and "train" in unused and "9 files" in other_files
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
+    assert doubtful.endswith("damaged: 1, listed in stage.json: 9.jpg (bad Huffman code).")
     counts["corrupt"] = {"count": 0, "images": []}
-    assert len(describe(counts)) == 5
+    assert len(describe(counts)) == 6
 
 
 @pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])

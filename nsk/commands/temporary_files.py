@@ -1,0 +1,52 @@
+"""A folder for the temporary files of this process, which libraries do not delete themselves.
+
+TensorFlow writes a module for every function that it converts to a graph, and deletes them only
+when Python's interpreter shuts down, which a process with many threads does not wait for.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+PREFIX, LOCK = "nsk-", "lock"
+
+_folder = None
+_lock = None  # Held while the process lives: the kernel releases it in any case.
+
+
+def use_private_folder() -> Path:
+    """Creates the folder, and deletes those that killed processes have left.
+
+    All modules that use `tempfile` write there from now on. Keras' configuration is written there,
+    too, unless the user has one.
+
+    Returns:
+        The folder, in that of the system.
+    """
+    global _folder, _lock
+    system = Path(tempfile.gettempdir())
+    _delete_abandoned(system)
+    _folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=system))
+    _lock = open(_folder / LOCK, "w")  # noqa: SIM115 (open while the process lives)
+    fcntl.flock(_lock, fcntl.LOCK_EX)
+    tempfile.tempdir = str(_folder)
+    if not (Path.home() / ".keras" / "keras.json").exists():
+        os.environ.setdefault("KERAS_HOME", str(_folder / "keras"))
+    return _folder
+
+
+def delete() -> None:
+    """Deletes the folder."""
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)
+
+
+def _delete_abandoned(system):
+    """Deletes the folders whose processes have ended."""
+    for lock_path in system.glob(f"{PREFIX}*/{LOCK}"):
+        with contextlib.suppress(OSError), open(lock_path) as lock:  # Of others, or locked.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock_path.parent, ignore_errors=True)
