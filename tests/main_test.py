@@ -433,3 +433,16 @@ def test_a_compiled_program_is_read_by_the_next_process(tmp_path):
         received.append((code, out, kept.name, kept.stat().st_mtime_ns))
     assert received[0] == received[1]
     assert received[0][:2] == (0, "[3.0, 5.0]\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "na\\xefve \\u732b.txt"), ("cp1252", "na\u00efve \\u732b.txt")],
+)
+def test_names_that_a_terminal_cannot_show_are_escaped(tmp_path, encoding, shown):
+    stage = build_or_reuse(StageKey(tmp_path, "export", {}, {}), lambda folder: {})
+    (stage.path / "na\u00efve \u732b.txt").write_text("")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, *MAIN, "verify", f"--workdir={tmp_path}"]
+    verified = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert f"{shown}: does not belong to this stage".encode(encoding) in verified.stdout

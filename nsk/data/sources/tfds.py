@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import socket
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,8 @@ from nsk.errors import UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
     import tensorflow_datasets as tfds
+
+DOWNLOAD_HOST = "storage.googleapis.com"  # Of TFDS's own copies.
 
 
 class TfdsSource:
@@ -124,8 +129,15 @@ def _prepared_builder(name: str) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name)
         if not builder.is_prepared():
+            _require_network()
             builder.download_and_prepare()
-    # TFDS raises nearly anything: unknown names, no network, a missing manual download.
+    except tfds.core.DatasetNotFoundError as error:
+        similar = difflib.get_close_matches(name.partition("/")[0], tfds.list_builders())
+        raise UserError(
+            f"tfds:{name} is not a data set of TensorFlow Datasets, nor one in TFDS_DATA_DIR: "
+            + (f"did you mean {' or '.join(similar)}?" if similar else "check the name.")
+        ) from error
+    # TFDS raises nearly anything: no network, a missing manual download.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
@@ -133,6 +145,19 @@ def _prepared_builder(name: str) -> tfds.core.DatasetBuilder:
             "name and the network, or set TFDS_DATA_DIR to a folder that holds a prepared copy."
         ) from error
     return builder
+
+
+def _require_network() -> None:
+    """OSError if no address can be looked up: TFDS would try to download for minutes.
+
+    Behind a proxy, which looks up addresses itself, nothing is checked.
+    """
+    if urllib.request.getproxies():
+        return
+    try:
+        socket.getaddrinfo(DOWNLOAD_HOST, "https")
+    except OSError as error:
+        raise OSError(f"no network: the address of {DOWNLOAD_HOST} is not found") from error
 
 
 def _find_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:

@@ -1,3 +1,6 @@
+import functools
+import socket
+import urllib.request
 import warnings
 
 import pytest
@@ -5,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from nsk.data import sources
 from nsk.data.normalization import normalize_image
+from nsk.data.sources import tfds as tfds_source
 from nsk.errors import UserError
 
 # TensorFlow Datasets 4.9 calls a method that protobuf 6 deprecates.
@@ -59,9 +63,23 @@ def keep_splits(monkeypatch, *names):
 
 
 def test_an_unknown_tfds_name_is_refused_in_one_line():
-    with pytest.raises(UserError, match="TFDS_DATA_DIR") as refusal:
-        sources.open_source("tfds:no_such_data_set")
+    with pytest.raises(UserError, match="TFDS_DATA_DIR: check the name") as refusal:
+        sources.open_source("tfds:zzqqxxyy")
     assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="did you mean mnist"):
+        sources.open_source("tfds:mnistt")
+
+
+def test_without_a_network_nothing_is_downloaded(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path / "new"))
+    with pytest.raises(UserError, match=r"no network: the address of \S+ is not found\): check"):
+        sources.open_source("tfds:mnist")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_failed_download_is_reported_in_one_line(monkeypatch):
@@ -70,6 +88,7 @@ def test_a_failed_download_is_reported_in_one_line(monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda self: False)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    monkeypatch.setattr(tfds_source, "_require_network", lambda: None)
     with pytest.raises(UserError, match=r"ConnectionError: no network.*TFDS_DATA_DIR"):
         sources.open_source("tfds:cifar10")
 
