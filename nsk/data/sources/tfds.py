@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from nsk.data.sources.source import SourceImage
+from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
     import tensorflow_datasets as tfds
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """A data set of TensorFlow Datasets, with the encoded bytes of its images.
 
     It is read from TFDS's own folder (TFDS_DATA_DIR), and downloaded if it is not prepared there. A
@@ -78,10 +78,6 @@ class TfdsSource:
                 split: int(splits[name].num_examples) for split, name in self._names.items()
             },
         }
-
-    def other_files(self) -> int:
-        """0: TensorFlow Datasets reads all of its files."""
-        return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split, still encoded; their ids are those of TensorFlow Datasets."""

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
-from nsk.data.sources.source import SourceImage, describe_files
+from nsk.data.sources.source import Source, SourceImage, describe_files
 from nsk.errors import UserError, printable
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
@@ -23,7 +23,7 @@ MAX_ID_LENGTH = 2**12
 MAX_OTHER_BYTES = 2**20  # Of a record besides its image: id, label and probabilities.
 
 
-class TfrecordSource:
+class TfrecordSource(Source):
     """TFRecord files of this project's image records (see `nsk.data.records`), or of others'.
 
     The class names are read from a manifest.json beside the files; without it they are "0" to the
@@ -110,10 +110,6 @@ class TfrecordSource:
         """Digest of the names, sizes and modification times of the files and manifests."""
         manifests = {path.parent / shards.MANIFEST for path in self._paths}
         return describe_files([*self._paths, *(path for path in manifests if path.is_file())])
-
-    def other_files(self) -> int:
-        """0: every file that matches the pattern is read."""
-        return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of all files, in the order of the sorted paths."""
