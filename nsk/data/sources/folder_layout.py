@@ -205,19 +205,15 @@ class _Reader:
             name = os.path.basename(filled[0])
             if name.lower() not in CONTAINERS and not split_of(name):
                 break
-            self._skip(level, filled)
+            self.layout.rest.update(level.files)
+            for path in level.subfolders():
+                if path not in filled:
+                    self.layout.rest.update(self._files(path))
             level = self._level(filled[0])
         return level
 
     def _is_class_name(self, path: str) -> bool:
         return _class_name(path) in (self.layout.class_names or ())
-
-    def _skip(self, level: _Level, but: Iterable[str]) -> None:
-        """Counts the files of a folder and of its subfolders among the rest, except for some."""
-        self.layout.rest.update(level.files)
-        for path in level.subfolders():
-            if path not in but:
-                self.layout.rest.update(self._files(path))
 
     def _has_training_split(self, top: _Level) -> bool:
         """Whether all images but those of the folder itself are in splits, one with classes."""
@@ -303,9 +299,9 @@ class _Reader:
             f"Not used for {split}: {path} holds {_count(len(images), 'image')}, but no class "
             "folders: give a folder for each class, or the labels with --labels."
         )
-        self.layout.flat[split] = FolderFiles(images)
-        level.files.images = []
-        self._skip(level, ())
+        self.layout.flat[split] = level.files
+        for folder in level.subfolders():
+            self.layout.rest.update(self._files(folder))
 
     def _set_classes(self, split: str, level: _Level, path: str) -> None:
         """Takes the class folders of a split; the first split defines the classes."""
