@@ -21,7 +21,7 @@ def describe_classes(
         line for each split that lacks classes.
     """
     rows = zip(class_names, *per_class.values(), strict=True)
-    shown = [f"{name} {'/'.join(f'{count:,}' for count in counts)}" for name, *counts in rows]
+    shown = [f"{name}: {'/'.join(f'{count:,}' for count in counts)}" for name, *counts in rows]
     line = f"Classes ({'/'.join(per_class)} images): {list_names(shown)}"
     if len(class_names) > MAX_NAMES:
         ranges = [_range(split, class_names, counts) for split, counts in per_class.items()]

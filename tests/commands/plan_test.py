@@ -259,7 +259,7 @@ def test_published_layouts_of_folders(tmp_path, capsys, paths, settings, expecte
     plan = run_plan(tmp_path / "run", **values)
     assert plan["images"] == expected
     text = capsys.readouterr().out
-    assert "\nClasses (test/dev/labeled images): 0 " in text
+    assert "\nClasses (test/dev/labeled images): 0: " in text
     assert ("Not used: 60 images of dev without class folders" in text) == ("val/images" in paths)
     assert ("Not used: 60 images of test without class folders" in text) == ("val/images" in paths)
     assert "Not read: 1 files that are not images: .txt 1." in text

@@ -29,6 +29,7 @@ POSSIBLE_CLASSES = {*SPLIT_NAMES["train"], *SPLIT_NAMES["dev"], "extra"}
 # Names of folders that hold the images of a split, and are no classes.
 CONTAINERS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "all", "unknown"}
 TRAINING_SPLITS = ("train", "labeled")
+MAX_DESCRIBED = 5  # Folders in a message.
 
 _SPLITS_BY_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _SPLIT_PATTERN = re.compile(rf"({'|'.join(_SPLITS_BY_NAME)})(?:[ _-]?(?:set|data|images|imgs))?")
@@ -347,15 +348,16 @@ class _Reader:
 
     def _describe(self, folders: Iterable[str]) -> str:
         """The tree that was understood: each folder with its classes and images."""
-        described = []
-        for path in folders:
+        folders, described = list(folders), []
+        for path in folders[:MAX_DESCRIBED]:
             level = self._level(path)
             filled = self._filled(level.subfolders())
             images = len(level.files.images) + sum(len(self._files(sub).images) for sub in filled)
             counts = [_count(len(filled), "class")] if filled else []
             counts.append(_count(images, "image"))
             described.append(f"{os.path.basename(path)} ({', '.join(counts)})")
-        return list_names(described)
+        more = len(folders) - len(described)
+        return ", ".join(map(printable, described)) + (f" and {more} more" if more else "")
 
 
 def _class_name(path):
