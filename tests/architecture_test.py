@@ -38,6 +38,8 @@ ALLOWED = {
     "nsk.training": {"nsk.training", "nsk.noise", "nsk.models", "nsk.distributed"},
     "nsk.evaluation": {
         "nsk.evaluation",
+        "nsk.data.class_names",
+        "nsk.data.image_folders",
         "nsk.distributed.compilation",
         "nsk.distributed.device_memory",
     },

@@ -36,6 +36,7 @@ from nsk.data import normalization, records, shards, sources
 from nsk.data.content import ContentDigests
 from nsk.data.ingest import describe, ingest
 from nsk.data.sources import folder as folder_source
+from nsk.data.sources.source import SkippedFiles
 from nsk.errors import UserError
 from nsk.models import model_files
 from nsk.store.folders import StageKey, build_or_reuse, load_stage
@@ -531,7 +532,7 @@ def test_entries_without_permission_are_listed(tmp_path, monkeypatch):
         source = sources.FolderSource(Path("."))
         images = list(source.images("train"))
         assert source.content(ContentDigests())["files"] == 25
-        assert source.other_files() == 0
+        assert source.skipped_files() == SkippedFiles()
     assert {image.id: image.unreadable for image in images if image.unreadable} == {
         "cat/closed": "a folder that is a link, or cannot be listed",
         "cat/0.png": "the file cannot be opened: Permission denied",

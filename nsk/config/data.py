@@ -22,7 +22,8 @@ class DataConfig(Section):
     dataset: str = setting(
         "digits",
         "Source of images: digits (bundled with scikit-learn) | tfds:NAME[/config] | "
-        "folder:PATH (class/*.jpg, or labeled/ unlabeled/ dev/ test/ below it) | tfrecord:PATTERN.",
+        "folder:PATH (CLASS/*.jpg, or train/CLASS/*.jpg, val/CLASS/*.jpg and so on) | "
+        "tfrecord:PATTERN.",
     )
     unlabeled_dataset: str = setting(
         "",

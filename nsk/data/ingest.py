@@ -5,7 +5,9 @@ Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the 
 """
 
 import contextlib
+import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,10 +18,11 @@ import pyarrow.parquet as pq
 
 from nsk.config.data import DataConfig
 from nsk.data import records, shards
+from nsk.data.class_counts import describe_classes
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
-from nsk.data.sources.folder import IMAGE_SUFFIXES
+from nsk.data.sources.source import SkippedFiles
 from nsk.data.splits import (
     FIXED_SEED,
     ChooseSplits,
@@ -28,11 +31,14 @@ from nsk.data.splits import (
     hash_ids,
 )
 from nsk.data.spool import read_external_teacher, read_image, spool_images
+from nsk.errors import list_names
 from nsk.progress import Progress
 
 # Labelled images are written into many shards, even if they are few, so that a stream over them and
 # many others can spread them over an epoch.
 NUM_LABELED_SHARDS, MIN_LABELED_PER_SHARD = 16, 16
+
+MAX_NAMES_IN_COUNTS = 100  # Of suffixes and hidden files.
 
 
 def placeholder_counts(labeled: int, unlabeled: int, num_classes: int) -> dict:
@@ -66,9 +72,10 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         `external_teacher` (unlabelled images with scores of an external teacher),
         `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
         `conflicts` (see `resolve_conflicts`),
-        `unused` (split of the source -> readable images in no split), `other_files` (files in
-        folders that are not read), `reencoded`, and `corrupt` (`count`, and `images`: id and reason
-        of the first 100), and the same as `doubtful` of images that decoders report errors of.
+        `unused` (split of the source -> readable images in no split), `other_files` (number of
+        files that are not images), `skipped` (the attributes of `SkippedFiles`), `reencoded`, and
+        `corrupt` (`count`, and `images`: id and reason of the first 100), and the same as
+        `doubtful` of images that decoders report errors of.
 
     Raises:
         UserError: a source is not valid, or has too few images for the requested splits.
@@ -126,6 +133,7 @@ def _ingest(
         _write_shard_sets(folder, config, class_names, index, splits, ids, spool)
     _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", index, unlabeled, ids)
     smallest, largest = int(index.sides.min()), int(index.sides.max())
+    skipped = _skipped_files(pools)
     return counts | {
         "num_classes": len(class_names),
         "class_names": class_names,
@@ -141,7 +149,8 @@ def _ingest(
         "conflicts": conflicts,
         "external_teacher": sum(row in index.external_teacher for row in unlabeled.tolist()),
         "unused": unused,
-        "other_files": sum(source.other_files() for source in _distinct_sources(pools)),
+        "other_files": sum(skipped["others"].values()),
+        "skipped": skipped,
     }
 
 
@@ -194,6 +203,8 @@ def describe(counts: dict) -> list[str]:
         f"Images: {sizes}; {counts['num_classes']} classes; {pixels}; "
         f"{counts['reencoded']:,} were re-encoded."
     ]
+    if "per_class" in counts:
+        lines += describe_classes(counts["class_names"], counts["per_class"])
     for split, number in counts["duplicates_removed"].items():
         if number:
             lines.append(
@@ -204,11 +215,7 @@ def describe(counts: dict) -> list[str]:
     for pool, number in counts["unused"].items():
         if number:
             lines.append(f"Not used: {number:,} readable {pool} images that are in no split.")
-    if counts["other_files"]:
-        lines.append(
-            f"Not read: {counts['other_files']:,} files that are not "
-            f"{', '.join(IMAGE_SUFFIXES)} or in no class folder."
-        )
+    lines += _describe_skipped(counts)
     for kind, text in (
         ("corrupt", "Left out: {:,} that cannot be read"),
         ("doubtful", "Decoded with errors, perhaps damaged: {:,}"),
@@ -232,6 +239,32 @@ def _describe_conflicts(conflicts: dict) -> list[str]:
     ]
 
 
+def _describe_skipped(counts: dict) -> Iterator[str]:
+    """Yields lines on the files that were not read."""
+    skipped = {**dataclasses.asdict(SkippedFiles()), **counts.get("skipped", {})}
+    for split, number in skipped["without_class"].items():
+        yield (
+            f"Not used: {number:,} images of {split} without class folders, so without labels: "
+            "give these with --labels."
+        )
+    if skipped["outside"]:
+        yield f"Not read: {skipped['outside']:,} images beside the class folders."
+    if counts["other_files"]:
+        yield (
+            f"Not read: {counts['other_files']:,} files that are not images"
+            + (f": {_list_counts(skipped['others'])}." if skipped["others"] else ".")
+        )
+    if skipped["litter"]:
+        yield (
+            f"Skipped: {sum(skipped['litter'].values()):,} hidden files or files of an operating "
+            f"system: {_list_counts(skipped['litter'])}."
+        )
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return list_names([f"{name} {number:,}" for name, number in counts.items()])
+
+
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[BinaryIO]:
     try:
@@ -243,6 +276,27 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
 
 def _distinct_sources(pools: dict[str, Pool]):
     return {id(pool.source): pool.source for pool in pools.values()}.values()
+
+
+def _skipped_files(pools: dict[str, Pool]) -> dict:
+    """The `SkippedFiles` of all sources together, as a dict."""
+    total = {name: Counter() for name in ("others", "without_class", "litter")}
+    outside = 0
+    for source in _distinct_sources(pools):
+        skipped = source.skipped_files()
+        outside += skipped.outside
+        for name, counter in total.items():
+            counter.update(getattr(skipped, name))
+    return {"outside": outside} | {name: _most_common(counter) for name, counter in total.items()}
+
+
+def _most_common(counter: Counter) -> dict[str, int]:
+    """The largest numbers first; small ones beyond `MAX_NAMES_IN_COUNTS` are added up."""
+    counts = [(name, number) for name, number in counter.most_common() if number]
+    named, remaining = counts[:MAX_NAMES_IN_COUNTS], counts[MAX_NAMES_IN_COUNTS:]
+    if remaining:
+        named.append(("others", sum(number for _, number in remaining)))
+    return dict(named)
 
 
 def _opaque_ids(index: ImageIndex, rows: np.ndarray, pools: dict[str, Pool]) -> dict[int, str]:

@@ -62,8 +62,7 @@ def spool_images(
                 if scores := _external_teacher_scores(image, num_classes):
                     external_teacher[len(ids)] = spool.write(scores)
                 ids.append(image.id)
-                is_labeled = pool.has_same_classes and image.label is not None
-                labels.append(image.label if is_labeled else -1)
+                labels.append(pool.label(image))
                 digests.append(result.digest)
                 sides.append(side)
                 reencoded += result.reencoded

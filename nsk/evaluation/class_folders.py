@@ -1,33 +1,30 @@
 """Folders with a folder of images for each class: what they hold, and which classes they are."""
 
-import collections
 import dataclasses
 import os
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
+from nsk.data.class_names import are_numbers, normalize_name, repeated_values, sort_names
+from nsk.data.image_folders import (
+    FolderFiles,
+    has_image_suffix,
+    is_litter,
+    list_files,
+    sorted_entries,
+)
 from nsk.errors import UserError, list_names, printable
-
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".png", ".bmp", ".gif"),
-    *(".webp", ".tif", ".tiff", ".avif", ".ppm"),
-}
-
-
-# Files of operating systems and archivers; hidden ones are litter, too.
-LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 class ImageFile(NamedTuple):
     """An image below the folder of its class.
 
     Attributes:
-        id: path below the set's folder without the suffix, "CLASS/NAME".
+        id: path below the set's folder without an image's suffix, "CLASS/NAME".
         label: index of its class.
         path: the file.
     """
@@ -63,19 +60,22 @@ def list_class_folders(folder: str | Path) -> ClassFolders:
             the same number; or a class is a link to a folder that contains it.
     """
     folder = Path(folder)
-    files, skipped = {}, 0
+    files, skipped = {}, FolderFiles()
     for entry in _sorted_entries(folder):
-        if entry.is_dir() and not is_litter(entry.name):
+        if is_litter(entry.name):
+            skipped.add_litter(entry.path)
+        elif entry.is_dir():
             if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
                 raise UserError(
                     f"{entry.path} is a link to a folder that contains it: remove the link."
                 )
-            images, others = _images_below(Path(entry.path))
-            skipped += others
-            if images:
-                files[entry.name] = images
+            found = _list_images(entry.path)
+            if found.images:
+                files[entry.name] = found.images
+            skipped.others += found.others
+            skipped.litter += found.litter
         else:
-            skipped += _count_files(entry)
+            skipped.others.append(entry.path)
     if not files:
         raise UserError(
             f"{folder} has no folders of images: expected a folder for each class. It holds "
@@ -83,40 +83,21 @@ def list_class_folders(folder: str | Path) -> ClassFolders:
         )
     names = sort_names(files, folder)
     listed = [
-        ImageFile(printable(path.relative_to(folder).with_suffix("").as_posix()), label, path)
+        ImageFile(_image_id(path.relative_to(folder)), label, path)
         for label, name in enumerate(names)
-        for path in files[name]
+        for path in map(Path, files[name])
     ]
-    repeated = _repeated(file.id for file in listed)
+    repeated = repeated_values(file.id for file in listed)
     if repeated:
         raise UserError(
             f"{folder}: several files are named {list_names(repeated)}, with different suffixes: "
             "keep one of each."
         )
-    return ClassFolders([printable(name) for name in names], listed, skipped)
-
-
-def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
-    """Sorts names of classes: by number if all are integers, so that 10 comes after 9.
-
-    Raises:
-        UserError: two names are the same number, such as 1 and 01.
-    """
-    names = sorted(names)
-    if not are_numbers(names):
-        return names
-    repeated = [str(number) for number in _repeated(map(int, names))]
-    if repeated:
-        raise UserError(
-            f"{folder}: several class folders have the number {list_names(repeated)}, such as 1 "
-            "and 01: keep one of each."
-        )
-    return sorted(names, key=int)
-
-
-def are_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are non-negative integers."""
-    return all(name.isascii() and name.isdigit() for name in names)
+    return ClassFolders(
+        [printable(name) for name in names],
+        listed,
+        len(skipped.others) + sum(skipped.litter.values()),
+    )
 
 
 def match_classes(
@@ -146,14 +127,16 @@ def match_classes(
         UserError: a class is not one of the model's, two folders have the same name, or two of the
             model's classes do.
     """
-    names, known = _normalized(names), _normalized(model_class_names)
-    repeated = _repeated(names)
+    names, known = (
+        [normalize_name(name) for name in given] for given in (names, model_class_names)
+    )
+    repeated = repeated_values(names)
     if repeated:
         raise UserError(
             f"{folder}: several folders have the same name in different encodings: "
             f"{list_names(repeated)}: merge them."
         )
-    ambiguous = [name for name in _repeated(known) if name in names]
+    ambiguous = [name for name in repeated_values(known) if name in names]
     if ambiguous:
         raise UserError(
             f"{folder}: several of the model's classes have the name {list_names(ambiguous)}: "
@@ -191,19 +174,6 @@ def _indices_without_names(names, known, num_classes, folder):
     return {}
 
 
-def _normalized(names):
-    return [unicodedata.normalize("NFC", name) for name in names]
-
-
-def _repeated(names):
-    return [name for name, count in collections.Counter(names).items() if count > 1]
-
-
-def is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or one of an operating system or archiver."""
-    return name.startswith(".") or name in LITTER
-
-
 def find_folder(folder: Path, name: str) -> Path | None:
     """The folder of a corruption or perturbation in a published set.
 
@@ -237,33 +207,25 @@ def describe_content(folder: str | Path) -> str:
 
 def _sorted_entries(folder):
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        return sorted_entries(folder)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be listed ({error.strerror}): give the path of a folder of images."
         ) from None
 
 
-def _images_below(folder):
-    """The paths of the images below a folder, in order, and the number of other files."""
-    paths, others = [], 0
-    for entry in _sorted_entries(folder):
-        if is_litter(entry.name):
-            others += _count_files(entry)
-        elif entry.is_dir(follow_symlinks=False):
-            found, skipped = _images_below(Path(entry.path))
-            paths += found
-            others += skipped
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            paths.append(Path(entry.path))
-        else:
-            others += 1
-    return paths, others
+def _image_id(path):
+    """The path without the suffix of an image, as text."""
+    return printable((path.with_suffix("") if has_image_suffix(path) else path).as_posix())
 
 
-def _count_files(entry):
-    """1 for a file; the number of files below a folder."""
-    if not entry.is_dir(follow_symlinks=False):
-        return 1
-    return sum(len(files) for _, _, files in os.walk(entry.path))
+def _list_images(folder):
+    """The files below a folder; of links to folders only those that are named like an image."""
+    found = list_files(folder)
+    for path in found.not_followed:
+        if not os.path.islink(path):
+            _sorted_entries(path)  # A folder that cannot be listed.
+        if not has_image_suffix(path):
+            found.images.remove(path)
+            found.others.append(path)
+    return found

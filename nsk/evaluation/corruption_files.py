@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nsk.data.image_folders import is_litter
 from nsk.errors import UserError, list_names
 from nsk.evaluation.class_folders import (
     ClassFolders,
     describe_content,
     find_folder,
-    is_litter,
     list_class_folders,
 )
 from nsk.evaluation.corruptions import CORRUPTIONS, SEVERITIES

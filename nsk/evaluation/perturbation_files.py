@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from nsk.data.image_folders import is_litter
 from nsk.errors import UserError
-from nsk.evaluation.class_folders import describe_content, find_folder, is_litter
+from nsk.evaluation.class_folders import describe_content, find_folder
 from nsk.evaluation.image_files import open_array
 from nsk.evaluation.perturbations import PERTURBATIONS
 from nsk.store.files import atomic_write

@@ -5,6 +5,7 @@ import os
 import shutil
 
 from nsk.config.evaluation import EvaluationConfig
+from nsk.data.class_names import normalize_name
 from nsk.data.evaluation_decoding import Crop, default_crop
 from nsk.errors import UserError
 from nsk.hashing import sha256_of_file
@@ -109,7 +110,7 @@ def _check_classes(classifier, names, model):
     for index, (found, expected) in enumerate(
         zip(classifier.class_names or names, names, strict=True)
     ):
-        if found != expected:
+        if normalize_name(found) != normalize_name(expected):
             raise UserError(
                 f"--model={model}: its class {index} is {found!r}, but that of the images is "
                 f"{expected!r}: give images whose classes have the same names, in the same order."

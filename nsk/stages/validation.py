@@ -8,6 +8,7 @@ from absl import logging
 
 from nsk import models
 from nsk.config.config import Config
+from nsk.data.class_names import normalize_name
 from nsk.distributed import device_memory
 from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
@@ -217,7 +218,7 @@ def _checked_teacher(config: Config, counts):
             "order.",
             path,
         )
-    elif known != class_names:
+    elif list(map(normalize_name, known)) != list(map(normalize_name, class_names)):
         raise UserError(
             f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
             f"{', '.join(class_names)}: give a teacher of the same classes in the same order."

@@ -1,10 +1,13 @@
 """The command plan: estimates of a run, compared with those computed by hand."""
 
+import itertools
+
 import pytest
 
 from nsk import models
 from nsk.commands import plan
 from nsk.data.batch_blocks import bytes_of_batches
+from nsk.data.sources.digits import DigitsSource
 from nsk.distributed.batch_share import Share
 from nsk.errors import UserError
 from nsk.models import blocks
@@ -213,3 +216,51 @@ def test_disk_space_by_purpose(tmp_path):
     }
     disk = plan["disk_bytes"]
     assert {name: disk[name] for name in expected} == pytest.approx(expected)
+
+
+def write_digits(folder, paths):
+    """Writes images of digits into folders, {} standing for the digit: dict to their number."""
+    images = DigitsSource().images("train")
+    for path, count in paths.items():
+        for number, image in enumerate(itertools.islice(images, count)):
+            file = folder / path.format(image.label) / f"{number}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(image.encoded)
+
+
+@pytest.mark.parametrize(
+    ("paths", "settings", "expected"),
+    [
+        # Keras and torchvision.
+        (
+            {"train/{}": 200, "val/{}": 60, "test/{}": 60},
+            {},
+            {"test": 60, "dev": 60, "labeled": 50, "unlabeled": 150},
+        ),
+        # Ultralytics' classification: val may be missing.
+        (
+            {"train/{}": 200, "test/{}": 60},
+            {"num_dev": 20},
+            {"test": 60, "dev": 20, "labeled": 50, "unlabeled": 130},
+        ),
+        # Tiny-ImageNet.
+        (
+            {"train/{}/images": 200, "val/images": 60, "test/images": 60},
+            {"num_dev": 20, "test_fraction": 0.1},
+            {"test": 20, "dev": 20, "labeled": 50, "unlabeled": 110},
+        ),
+    ],
+)
+def test_published_layouts_of_folders(tmp_path, capsys, paths, settings, expected):
+    write_digits(tmp_path / "archive" / "data", paths)
+    (tmp_path / "archive" / ".DS_Store").touch()
+    (tmp_path / "archive" / "data" / "words.txt").touch()
+    values = {"num_dev": 0, "dataset": f"folder:{tmp_path}/archive", **settings}
+    plan = run_plan(tmp_path / "run", **values)
+    assert plan["images"] == expected
+    text = capsys.readouterr().out
+    assert "\nClasses (test/dev/labeled images): 0: " in text
+    assert ("Not used: 60 images of dev without class folders" in text) == ("val/images" in paths)
+    assert ("Not used: 60 images of test without class folders" in text) == ("val/images" in paths)
+    assert "Not read: 1 files that are not images: .txt 1." in text
+    assert "Skipped: 1 hidden files or files of an operating system: .DS_Store 1." in text

@@ -18,7 +18,7 @@ from nsk.data import records, shards, sources, spool
 from nsk.data.decoding import decode_image
 from nsk.data.ingest import describe, ingest, ingest_for_evaluation
 from nsk.data.normalization import EXIF_ORIENTATION, normalize_image
-from nsk.data.sources.source import SourceImage
+from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError
 
 SPLITS = ("test", "dev", "labeled", "unlabeled")
@@ -33,7 +33,7 @@ def picture(number, kind="PNG", side=4, **options):
 
 
 @dataclasses.dataclass
-class GivenSource:
+class GivenSource(Source):
     """A source of given images, in a different order each time."""
 
     class_names: list
@@ -49,9 +49,6 @@ class GivenSource:
     def images(self, split):
         pool = self.pools[split]
         return iter([pool[index] for index in self.order.permutation(len(pool))])
-
-    def other_files(self):
-        return 0
 
 
 @pytest.fixture
@@ -373,16 +370,20 @@ def test_mixed_formats_from_a_folder(tmp_path):
     (root / "dog" / "broken.png").write_bytes(b"not an image")
     (root / "dog" / "cut.jpg").write_bytes(picture(5, "JPEG", side=40)[:-200])
     (root / "dog" / "nothing.jpg").write_bytes(b"")
-    for name in ("dog/new.webp", "cat/old.TIF", "notes.txt", ".hidden"):
+    save(root / "cat" / "new.webp", Image.open(io.BytesIO(picture(98, side=12))), "WEBP")
+    save(root / "dog" / "no_suffix", Image.open(io.BytesIO(picture(97, side=12))), "TIFF")
+    for name in ("cat/old.csv", "dog/notes.txt", "notes.txt", ".hidden"):
         (root / name).write_bytes(b"anything")
     settings = {"dataset": f"folder:{root}", "num_labeled": 10, "num_dev": 10}
     counts = run(tmp_path / "out", **settings, max_corrupt_fraction=0.1)
     assert counts["class_names"] == ["cat", "dog"]
-    assert counts["reencoded"] == 4
+    assert counts["reencoded"] == 6
     assert counts["image_side"] == 12
     assert counts["other_files"] == 3
-    assert any("Not read: 3 files" in line for line in describe(counts))
-    assert sum(counts["images"].values()) == 44
+    lines = describe(counts)
+    assert "Not read: 3 files that are not images: .txt 2, .csv 1." in lines
+    assert "Skipped: 1 hidden files or files of an operating system: .hidden 1." in lines
+    assert sum(counts["images"].values()) == 46
     assert counts["corrupt"]["count"] == 3
     reasons = {image["id"]: image["reason"] for image in counts["corrupt"]["images"]}
     assert set(reasons) == {"dog/broken.png", "dog/cut.jpg", "dog/nothing.jpg"}
@@ -392,7 +393,7 @@ def test_mixed_formats_from_a_folder(tmp_path):
     paths = {row["id"]: row["source_id"] for row in truth}
     rows = [row for rows in read(tmp_path / "out").values() for row in rows]
     written = {paths.get(id, id): encoded for id, _, encoded in rows}
-    assert len(written) == 44
+    assert len(written) == 46
     for id, encoded in written.items():
         pixels = decode_image(tf.constant(encoded), 12).numpy()
         assert pixels.shape == (12, 12, 3)
@@ -400,7 +401,7 @@ def test_mixed_formats_from_a_folder(tmp_path):
             assert encoded == (root / id).read_bytes()
     with Image.open(io.BytesIO(written["cat/rotated.png"])) as upright:
         np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(rotated), -1))
-    refused("3 of 47 images.*max_corrupt_fraction=0.05.*dog/", tmp_path / "no", **settings,
+    refused("3 of 49 images.*max_corrupt_fraction=0.05.*dog/", tmp_path / "no", **settings,
             max_corrupt_fraction=0.05)  # fmt: skip
 
 

@@ -38,6 +38,14 @@ def test_names_of_files_become_one_line_of_text(fill, tmp_path):
     np.testing.assert_array_equal(match_classes(found.names, ["d", r"\udcff\nc"], 2, ""), [0, 1])
 
 
+def test_images_are_told_by_their_content(tmp_path, fill):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.001").write_bytes(b"text")
+    found = fill(b"a/photo", b"a/photo.002", b"a/photo.003", b"b/1.webp")
+    assert [file.id for file in found.files] == ["a/photo", "a/photo.002", "a/photo.003", "b/1"]
+    assert (found.skipped, unreadable(found)) == (1, {})
+
+
 def test_contents_are_described_in_one_line(tmp_path, fill):
     (tmp_path / "a\nb").touch()
     with pytest.raises(UserError, match=r"It holds a\\nb\.$"):

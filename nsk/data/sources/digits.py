@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from nsk.data.content import ContentDigests
-from nsk.data.sources.source import SourceImage
+from nsk.data.sources.source import Source, SourceImage
 
 
-class DigitsSource:
+class DigitsSource(Source):
     """The 1,797 handwritten digits of 8 x 8 pixels that are bundled with scikit-learn."""
 
     splits = ("train",)
@@ -24,10 +24,6 @@ class DigitsSource:
     def content(self, digests: ContentDigests) -> dict:
         """The version of scikit-learn, which determines the images."""
         return {"sklearn": importlib.metadata.version("scikit-learn")}
-
-    def other_files(self) -> int:
-        """0: there are no files."""
-        return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """All digits as PNG files, in the order of scikit-learn."""

@@ -63,6 +63,25 @@ class SourceImage:
         return np.log(np.maximum(probabilities, minimum)).astype("<f4").tobytes()
 
 
+@dataclasses.dataclass(frozen=True)
+class SkippedFiles:
+    """Files among a source's own that are not read.
+
+    Attributes:
+        others: dict from the suffix of files that are not images to their number.
+        without_class: dict from a split that is not used, since it has no labels, to the number of
+            its images.
+        outside: number of images beside the folders of classes.
+        litter: dict from the name of hidden files or folders, and those of operating systems, to
+            the number of files.
+    """
+
+    others: dict[str, int] = dataclasses.field(default_factory=dict)
+    without_class: dict[str, int] = dataclasses.field(default_factory=dict)
+    outside: int = 0
+    litter: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
 class Source(Protocol):
     """A source of images.
 
@@ -72,12 +91,16 @@ class Source(Protocol):
             divided; the others are used as they are.
         ids_reveal_labels: whether an id may reveal the label, as a path below a class folder does.
         label_hint: what the user can do if the source has no labels.
+        empty_classes: names of the classes without any image to train on.
+        notes: lines of text on how the source was understood.
     """
 
     class_names: list[str] | None
     splits: tuple[str, ...]
     ids_reveal_labels: bool
-    label_hint: str
+    label_hint: str = "give images with labels"
+    empty_classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Iterates over the images of a split, from the start in every call."""
@@ -85,5 +108,6 @@ class Source(Protocol):
     def content(self, digests: ContentDigests) -> dict:
         """A JSON-like dict that changes when the images do; files are described by `digests`."""
 
-    def other_files(self) -> int:
-        """The number of files among the source's own that are not read."""
+    def skipped_files(self) -> SkippedFiles:
+        """The files among the source's own that are not read; none by default."""
+        return SkippedFiles()

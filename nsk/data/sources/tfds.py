@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from nsk.data.content import ContentDigests
-from nsk.data.sources.source import SourceImage
+from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
 DOWNLOAD_HOST = "storage.googleapis.com"  # Of TFDS's own copies.
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """A data set of TensorFlow Datasets, with the encoded bytes of its images.
 
     It is read from TFDS's own folder (TFDS_DATA_DIR), and downloaded if it is not prepared there. A
@@ -85,10 +85,6 @@ class TfdsSource:
                 split: int(splits[name].num_examples) for split, name in self._names.items()
             },
         }
-
-    def other_files(self) -> int:
-        """0: TensorFlow Datasets reads all of its files."""
-        return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split, still encoded; their ids are those of TensorFlow Datasets."""

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
 from nsk.data.content import ContentDigests
-from nsk.data.sources.source import SourceImage
+from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError, list_names, printable
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
@@ -36,7 +36,7 @@ class RecordKeys(NamedTuple):
 DEFAULT_KEYS = RecordKeys()
 
 
-class TfrecordSource:
+class TfrecordSource(Source):
     """TFRecord files of this project's image records (see `nsk.data.records`), or of others'.
 
     The class names are read from a manifest.json beside the files; without it they are "0" to the
@@ -138,10 +138,6 @@ class TfrecordSource:
         paths = [*self._paths, *(path for path in manifests if path.is_file())]
         root = os.path.commonpath([path.parent for path in paths])
         return digests.describe({os.path.relpath(path, root): path for path in paths})
-
-    def other_files(self) -> int:
-        """0: every file that matches the pattern is read."""
-        return 0
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of all files, in the order of the sorted paths."""

@@ -65,13 +65,17 @@ def encoded_image_fixture():
 
 @pytest.fixture
 def fill():
-    """Function of (root, *paths): writes images and opens the folder as a source."""
+    """Function of (root, *paths): writes images and opens the folder as a source.
+
+    Files named .txt and .csv hold text, those without a suffix images.
+    """
 
     def fill(root, *paths):
         for seed, path in enumerate(paths):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             kind = "JPEG" if path.lower().endswith(("jpg", "jpeg")) else "PNG"
-            (root / path).write_bytes(encoded_image(seed, kind))
+            is_text = path.endswith((".txt", ".csv"))
+            (root / path).write_bytes(b"text" if is_text else encoded_image(seed, kind))
         return sources.open_source(f"folder:{root}")
 
     return fill

@@ -1,11 +1,14 @@
 import json
 import os
+import unicodedata
 
 import pytest
 
 from nsk.config.data import DataConfig
 from nsk.data import sources
 from nsk.data.content import ContentDigests
+from nsk.data.normalization import normalize_image
+from nsk.data.sources.source import SkippedFiles
 from nsk.errors import UserError
 
 
@@ -84,11 +87,31 @@ def test_folders_that_are_refused(tmp_path, fill):
     (tmp_path / "empty").mkdir()
     refused("empty holds no image", tmp_path / "empty")
     (tmp_path / "hollow" / "cat").mkdir(parents=True)
-    refused("cat is a class without images", tmp_path / "hollow", "dog/1.png", "cat/readme.txt")
-    refused("labeled holds no image", tmp_path / "flat", "labeled/1.png", "unlabeled/2.png")
-    refused("dev has classes that .*: dgo", tmp_path / "typo", "labeled/dog/1.png", "dev/dgo/1.png")
-    refused("beside val: ", tmp_path / "val", "train/dog/1.png", "val/dog/1.png")
+    refused("hollow holds no image", tmp_path / "hollow", "cat/readme.txt")
+    refused(r"flat/labeled holds 1 image, but no class folders: .* --labels",
+            tmp_path / "flat", "labeled/1.png", "unlabeled/2.png")  # fmt: skip
+    refused(r"flat2/train/images holds 2 images, but no class folders",
+            tmp_path / "flat2", "train/images/1.png", "train/images/2.png")  # fmt: skip
+    refused(r"dev has classes that labeled does not have: dgo\. .* dev \(1 class, 2 images\), "
+            r"labeled \(1 class, 1 image\)\.$",
+            tmp_path / "typo", "labeled/dog/1.png", "dev/dgo/1.png", "dev/dgo/2.png")  # fmt: skip
     refused("both train and labeled", tmp_path / "both", "train/a/1.png", "labeled/a/1.png")
+    refused(r"two folders for dev: VAL \(1 class, 2 images\), valid \(1 image\)",
+            tmp_path / "twice", "train/a/1.png", "VAL/a/1.png", "VAL/a/2.png",
+            "valid/2.png")  # fmt: skip
+    refused(r"mixed has folders of splits .* test \(1 image\) beside a \(2 images\), b \(1 image\)",
+            tmp_path / "mixed", "a/1.png", "a/2.png", "b/1.png", "test/3.png")  # fmt: skip
+    refused(r"splits beside others: train \(2 classes, 2 images\) beside bird \(1 image\)",
+            tmp_path / "mixed2", "train/a/1.png", "train/b/2.png", "bird/3.png")  # fmt: skip
+    refused(r"splits inside of classes, cat \(2 classes, 2 images\), dog .* such as train/cat",
+            tmp_path / "turned", "cat/Train/1.png", "cat/val/2.png", "dog/Train/1.png",
+            "dog/val/2.png")  # fmt: skip
+    refused(r"nothing has only test \(2 images\): expected class folders",
+            tmp_path / "nothing", "test/1.png", "test/2.png")  # fmt: skip
+    refused("train: several class folders have the number 1, such as 1 and 01",
+            tmp_path / "numbers", "train/1/1.png", "train/01/2.png")  # fmt: skip
+    refused("names: several folders have the same name in different encodings: \u00e4:",
+            tmp_path / "names", "\u00e4/1.png", "a\u0308/2.png")  # fmt: skip
 
 
 def test_content_of_a_folder_changes_with_its_files(tmp_path, fill):
@@ -132,7 +155,165 @@ def test_content_does_not_depend_on_the_path_of_the_folder_nor_on_times(tmp_path
 
 
 def test_files_that_are_not_read_are_counted(tmp_path, fill):
-    source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "train/stray.png", "test/a/x.webp",
-                  "test/a/3.png", "README.txt", ".hidden")  # fmt: skip
-    assert source.other_files() == 3
-    assert fill(tmp_path / "flat", "1.png", "2.tiff").other_files() == 1
+    source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "train/stray.png", "test/a/x.txt",
+                  "test/a/3.png", "README.txt", "data.csv", "notes/4.TXT.txt", "train/a/.hidden",
+                  "train/a/._1.png", "train/b/._2.png", "train/a/@eaDir/1.png/small.jpg",
+                  "#recycle/a/5.png", "__MACOSX/train/6.png", "test/Thumbs.db",
+                  "train/.cache/7.png", "train/.cache/8.png")  # fmt: skip
+    assert source.skipped_files() == SkippedFiles(
+        others={".txt": 3, ".csv": 1},
+        outside=1,
+        litter={
+            **{"._*": 2, ".cache": 2, ".hidden": 1, "@eaDir": 1},
+            **{"#recycle": 1, "__MACOSX": 1, "Thumbs.db": 1},
+        },
+    )
+    assert sum(1 for split in source.splits for _ in source.images(split)) == 3
+    assert source.content(ContentDigests())["files"] == 3 + 1 + 4
+    assert fill(tmp_path / "flat", "1.png", "2.txt").skipped_files().others == {".txt": 1}
+
+
+def splits_of(source):
+    """For each split, the names of the files by class."""
+    found = {}
+    for split in source.splits:
+        for image in source.images(split):
+            name = "" if image.label is None else source.class_names[image.label]
+            found.setdefault(split, {}).setdefault(name, []).append(image.id.rpartition("/")[2])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        # Keras and torchvision.
+        (("train", "val", "test"), ("train", "dev", "test")),
+        # Ultralytics: val may be missing.
+        (("train", "test"), ("train", "test")),
+        (("Training", "Validation", "Testing", "Unsup"), ("train", "dev", "test", "unlabeled")),
+        (("TRAIN", "Valid", "extra"), ("train", "dev", "unlabeled")),
+        (("labelled", "dev", "Unlabelled"), ("labeled", "dev", "unlabeled")),
+        (("training_set", "test_set"), ("train", "test")),
+        (("train-images", "TestData", "unlabeled images"), ("train", "test", "unlabeled")),
+    ],
+)
+def test_names_of_splits(tmp_path, fill, folders, expected):
+    paths = [f"{folder}/{name}/{name}{n}.png" for folder in folders for name in "ab" for n in "12"]
+    source = fill(tmp_path, *paths)
+    assert sorted(source.splits) == sorted(expected) and source.class_names == ["a", "b"]
+    labelled, unlabelled = {"a": ["a1.png", "a2.png"], "b": ["b1.png", "b2.png"]}, {}
+    unlabelled[""] = [name for names in labelled.values() for name in names]
+    assert splits_of(source) == {
+        split: unlabelled if split == "unlabeled" else labelled for split in expected
+    }
+    (note,) = source.notes
+    assert f"{expected[0]} (4 images of 2 classes)" in note
+
+
+@pytest.mark.parametrize("names", [("valid", "invalid"), ("car", "train"), ("dev", "extra", "ops")])
+def test_names_of_splits_that_are_classes(tmp_path, fill, names):
+    source = fill(tmp_path, *(f"{name}/{name}.png" for name in names))
+    assert source.splits == ("train",) and source.class_names == sorted(names)
+
+
+def test_a_split_beside_a_stray_image(tmp_path, fill):
+    source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "overview.png")
+    assert source.splits == ("train", "test") and source.skipped_files().outside == 1
+    # But images with other folders are all unlabelled, whatever these are called.
+    source = fill(tmp_path / "other", "1.png", "test/2.png", "train/3.png", "more/4.png")
+    assert source.splits == ("unlabeled",) and len(listed(source, "unlabeled")) == 4
+
+
+def test_tiny_imagenet(tmp_path, fill):
+    root = "archive/tiny-imagenet"
+    source = fill(
+        tmp_path,
+        *(f"{root}/train/{name}/images/{name}_{n}.JPEG" for name in ("n1", "n2") for n in range(3)),
+        *(f"{root}/train/{name}/{name}_boxes.txt" for name in ("n1", "n2")),
+        *(f"{root}/val/images/val_{number}.JPEG" for number in range(4)),
+        *(f"{root}/test/images/test_{number}.JPEG" for number in range(5)),
+        *(f"{root}/{name}" for name in ("val/val_annotations.txt", "wnids.txt", "words.txt")),
+        "readme.txt",
+    )
+    assert source.splits == ("train",) and source.class_names == ["n1", "n2"]
+    ids = [id for id, _ in listed(source)]
+    assert ids[3] == f"{root}/train/n2/images/n2_0.JPEG" and len(ids) == 6
+    skipped = source.skipped_files()
+    assert skipped == SkippedFiles(others={".txt": 6}, without_class={"dev": 4, "test": 5})
+    layout, val, test = source.notes
+    assert layout == f"Folder {tmp_path}: train (6 images of 2 classes), in {root}."
+    assert "Not used for dev:" in val and "val/images holds 4 images, but no class folders" in val
+    assert "Not used for test:" in test and "--labels" in test
+    # Files that are not read count, too.
+    assert source.content(ContentDigests())["files"] == 6 + 9 + 6
+
+
+def test_a_flat_split_and_folders_in_themselves(tmp_path, fill):
+    source = fill(tmp_path, "train/train/a/1.png", "train/train/b/2.png", "test/test/b/3.png",
+                  "val/4.png", "val/labels/4.txt")  # fmt: skip
+    assert splits_of(source) == {
+        "train": {"a": ["1.png"], "b": ["2.png"]},
+        "test": {"b": ["3.png"]},
+    }
+    assert source.skipped_files() == SkippedFiles(others={".txt": 1}, without_class={"dev": 1})
+
+
+def test_a_class_named_images_is_a_class(tmp_path, fill):
+    source = fill(tmp_path, "train/images/1.png", "train/text/2.png", "test/images/3.png")
+    assert splits_of(source)["test"] == {"images": ["3.png"]}
+
+
+def test_classes_that_a_split_lacks(tmp_path, fill):
+    (tmp_path / "dev/c").mkdir(parents=True)
+    (tmp_path / "test/notes").mkdir(parents=True)
+    source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "train/c/3.png", "dev/a/4.png",
+                  "dev/b/5.png", "test/c/6.png", "test/notes/7.txt")  # fmt: skip
+    assert source.class_names == ["a", "b", "c"] and source.empty_classes == ()
+    assert listed(source, "test") == [("test/c/6.png", 2)]
+    dev, test = source.notes[1:]
+    assert dev == f"{tmp_path}/dev has images of 2 of the 3 classes, none of c."
+    assert test == f"{tmp_path}/test has images of 1 of the 3 classes, none of a, b."
+    assert source.skipped_files().others == {".txt": 1}
+
+
+def test_classes_without_images_to_train_on(tmp_path, fill):
+    source = fill(tmp_path, "a/1.png", "b/2.png", "c/3.txt")
+    assert source.class_names == ["a", "b", "c"] and source.empty_classes == ("c",)
+
+
+def test_names_are_compared_in_normal_form_c(tmp_path, fill):
+    composed, decomposed = unicodedata.normalize("NFC", "ä"), unicodedata.normalize("NFD", "ä")
+    source = fill(tmp_path, f"train/{decomposed}/1.png", "train/b/2.png", f"test/{composed}/3.png")
+    assert source.class_names == ["b", composed]
+    assert listed(source, "train")[1] == (f"train/{decomposed}/1.png", 1)
+    assert listed(source, "test") == [(f"test/{composed}/3.png", 1)]
+
+
+def test_numbers_are_in_numerical_order(tmp_path, fill):
+    source = fill(tmp_path, *(f"train/{number}/{number}.png" for number in range(12)),
+                  "test/10/a.png")  # fmt: skip
+    assert source.class_names == [str(number) for number in range(12)]
+    assert listed(source, "test") == [("test/10/a.png", 10)]
+
+
+def test_images_are_told_by_their_content(tmp_path, fill, encoded_image):
+    kinds = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
+    fill(tmp_path, "a/x.png", "b/readme.txt", "b/2.png")
+    for number, kind in enumerate(kinds):
+        for name in (kind, f"{number}.{kind.lower()}", f"{number}.dat", f"{number}.v1.0"):
+            (tmp_path / "a" / name).write_bytes(encoded_image(number, kind))
+        (tmp_path / "a" / f"{number}.NEF").write_bytes(encoded_image(number, kind))
+    (tmp_path / "b" / "broken.webp").write_bytes(b"text")
+    (tmp_path / "b" / "Makefile").write_bytes(b"P1 is the first patient, BMI 20")
+    source = sources.open_source(f"folder:{tmp_path}")
+    images = list(source.images("train"))
+    assert len(images) == 1 + 4 * len(kinds) + 2
+    assert source.skipped_files().others == {".nef": len(kinds), ".txt": 1, "no suffix": 1}
+    readable = 0
+    for image in images:
+        try:
+            normalize_image(image.encoded)
+            readable += 1
+        except ValueError:
+            assert image.id == "b/broken.webp"
+    assert readable == len(images) - 1

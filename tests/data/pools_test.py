@@ -1,0 +1,78 @@
+"""Which sources fit together, and how labels of a test set become those of the data set."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from nsk.config.data import DataConfig
+from nsk.data.pools import open_pools
+from nsk.errors import UserError
+
+
+def fill(root, **images_per_class):
+    """Writes images into class folders."""
+    for name, count in images_per_class.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (2, 2), number).save(root / name / f"{name}{number}.png")
+    return f"folder:{root}"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return fill(tmp_path / "photos", ant=2, bee=2, cow=2)
+
+
+def test_a_test_set_may_have_some_of_the_classes(tmp_path, photos, caplog):
+    test = fill(tmp_path / "some", cow=2, notes=0, ant=0)
+    with caplog.at_level("INFO", "absl"):
+        pools, names = open_pools(DataConfig(dataset=photos, test_dataset=test, num_dev=1))
+    assert names == ["ant", "bee", "cow"]
+    pool = pools["test"]
+    assert {pool.label(image) for image in pool.source.images(pool.split)} == {2}
+    assert pools["train"].label(next(pools["train"].source.images("train"))) == 0
+    (line,) = (line for line in caplog.messages if line.startswith("--test_dataset: it has"))
+    assert line == "--test_dataset: it has images of 1 of the 3 classes, none of ant, bee."
+
+
+def test_classes_of_a_test_set_that_are_unknown_are_refused(tmp_path, photos):
+    test = fill(tmp_path / "test", cow=1, yak=1)
+    with pytest.raises(UserError, match=r"has the classes cow, yak but .* has ant, bee, cow: they"):
+        open_pools(DataConfig(dataset=photos, test_dataset=test))
+    with pytest.raises(UserError, match=r"has the classes \(none\) but"):
+        flat = tmp_path / "test" / "cow"
+        open_pools(DataConfig(dataset=photos, test_dataset=f"folder:{flat}"))
+
+
+def test_names_of_a_test_set_may_be_in_another_encoding(tmp_path):
+    sets = []
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "bär")
+        sets.append(fill(tmp_path / form, **{name: 1, "ant": 1}))
+    pools, _ = open_pools(
+        DataConfig(dataset=sets[0], test_dataset=sets[1], unlabeled_dataset=sets[1])
+    )
+    assert pools["test"].classes is None and pools["unlabeled"].has_same_classes
+
+
+def test_an_empty_class_is_refused_only_for_training(tmp_path, photos):
+    empty = fill(tmp_path / "empty", ant=2, bee=0, cow=1)
+    with pytest.raises(UserError, match="classes without images to train on: bee: fill or remove"):
+        open_pools(DataConfig(dataset=empty))
+    _, names = open_pools(DataConfig(dataset=empty), for_training=False)
+    assert names == ["ant", "bee", "cow"]
+    pools, _ = open_pools(DataConfig(dataset=photos, test_dataset=empty, unlabeled_dataset=empty))
+    assert pools["test"].classes is None
+
+
+def test_how_a_folder_is_understood_is_logged(tmp_path, caplog):
+    fill(tmp_path / "a" / "b" / "train", ant=2, bee=1)
+    fill(tmp_path / "a" / "b" / "val", ant=1)
+    with caplog.at_level("INFO", "absl"):
+        open_pools(DataConfig(dataset=f"folder:{tmp_path}"))
+    assert caplog.messages == [
+        f"--dataset: Folder {tmp_path}: train (3 images of 2 classes), dev (1 image of 1 class), "
+        "in a/b.",
+        f"--dataset: {tmp_path}/a/b/val has images of 1 of the 2 classes, none of bee.",
+    ]
