@@ -6,8 +6,11 @@ from nsk.config.fields import Condition, Section, setting, starts_with
 from nsk.errors import UserError
 
 SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
+PATHS = (*SOURCES, "labels", "class_names")  # Of these settings, the content of the files counts.
 WITHOUT_TEST_DATASET = Condition("no --test_dataset", lambda values: not values["test_dataset"])
 WITH_TFDS = starts_with("dataset", "tfds:")
+WITH_FOLDER = starts_with("dataset", "folder:")
+WITH_LABELS = Condition("--labels", lambda values: WITH_FOLDER.holds(values) and values["labels"])
 WITH_TFRECORDS = (
     starts_with("dataset", "tfrecord:")
     | starts_with("unlabeled_dataset", "tfrecord:")
@@ -47,6 +50,32 @@ class DataConfig(Section):
         "Label of the first class in tfrecord: sources (ImageNet's official records: 1).",
         minimum=0,
         used_if=WITH_TFRECORDS,
+    )
+    labels: str = setting(
+        "",
+        "Table of labels of the images of --dataset=folder:PATH: a CSV or Parquet file with a path "
+        "and a label in each row, and perhaps a split and a group; empty: class folders.",
+        used_if=WITH_FOLDER,
+    )
+    path_column: str = setting(
+        "path", "--labels: column of the path, or of the name of a file.", used_if=WITH_LABELS
+    )
+    label_column: str = setting("label", "--labels: column of the label.", used_if=WITH_LABELS)
+    split_column: str = setting(
+        "split",
+        "--labels: column, if there is one, of the split: train, labeled, dev, test or unlabeled.",
+        used_if=WITH_LABELS,
+    )
+    group_column: str = setting(
+        "group",
+        "--labels: column, if there is one, of the group, such as a patient or a video: images of "
+        "one group never are in two splits.",
+        used_if=WITH_LABELS,
+    )
+    class_names: str = setting(
+        "",
+        "File with the names of the classes, one per line, in the order of their labels; empty: "
+        "sorted, or as the source has them.",
     )
     image_key: str = setting(
         "image/encoded",

@@ -109,13 +109,24 @@ class FolderSource(Source):
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split in the order of their paths, which are their ids."""
         for path, label in self._files(split):
-            path = Path(path)
-            id = printable(path.relative_to(self.root).as_posix())
-            try:
-                encoded, unreadable = _read(path, self._max_image_bytes + 1), ""
-            except ValueError as error:
-                encoded, unreadable = b"", str(error)
-            yield SourceImage(id, encoded, label, unreadable=unreadable)
+            encoded, unreadable = read_image(path, self._max_image_bytes)
+            yield SourceImage(printable(self._name(path)), encoded, label, unreadable=unreadable)
+
+
+def read_image(path: str, max_bytes: int) -> tuple[bytes, str]:
+    """Reads a file.
+
+    Args:
+        path: of the file.
+        max_bytes: one byte more than this is read of a larger one.
+
+    Returns:
+        The bytes, and why they cannot be read, "" if they were.
+    """
+    try:
+        return _read(Path(path), max_bytes + 1), ""
+    except ValueError as error:
+        return b"", str(error)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -65,6 +65,21 @@ class Layout:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
+def class_of_files(root: str) -> dict[str, str]:
+    """The name of the class folder of each image that is in one; splits may be without classes.
+
+    Raises:
+        UserError: the folder has none of the layouts of `read_layout`.
+    """
+    layout = _Reader(root, needs_classes=False).read()
+    return {
+        path: name
+        for classes in layout.splits.values()
+        for name, files in classes.items()
+        for path in files.images
+    }
+
+
 def read_layout(root: str) -> Layout:
     """Lists a folder and finds out what its subfolders are.
 
@@ -130,8 +145,8 @@ def _is_within(path, folder):
 class _Reader:
     """Lists folders, each once, and collects the layout."""
 
-    def __init__(self, root: str):
-        self._root = root
+    def __init__(self, root: str, needs_classes: bool = True):
+        self._root, self._needs_classes = root, needs_classes
         self._levels, self._listed = {}, {}
         self.layout = Layout()
 
@@ -148,7 +163,8 @@ class _Reader:
         for split in SPLITS:  # train or labeled comes first and defines the classes.
             if split in folders:
                 self._read_split(split, folders[split])
-        if not self.layout.splits and self.layout.unlabeled is None:
+        has_images = self.layout.splits or self.layout.unlabeled is not None
+        if not has_images and self._needs_classes:
             raise UserError(
                 f"{top.path} has only {self._describe(folders.values())}: expected class folders "
                 "for images to learn from or to test on, or their labels with --labels."
@@ -290,7 +306,7 @@ class _Reader:
     def _set_flat(self, split: str, level: _Level) -> None:
         """Sets aside the images of a split that has no classes."""
         path, images = printable(level.path), level.files.images
-        if split in TRAINING_SPLITS:
+        if split in TRAINING_SPLITS and self._needs_classes:
             raise UserError(
                 f"{path} holds {_count(len(images), 'image')}, but no class folders: give a folder "
                 "for each class, or the labels with --labels. Without labels they can only be the "

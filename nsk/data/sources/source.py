@@ -23,6 +23,7 @@ class SourceImage:
         external_teacher: scores of an external teacher: probabilities of all classes
             (num_classes,), or (its most probable class, the probability of it); None for none.
         unreadable: why the bytes cannot be read; "" if they were.
+        group: name of the group of images that it belongs to, such as a patient; "" for none.
     """
 
     id: str
@@ -30,6 +31,7 @@ class SourceImage:
     label: int | None
     external_teacher: np.ndarray | tuple[int, float] | None = None
     unreadable: str = ""
+    group: str = ""
 
     def external_teacher_log_probabilities(self, num_classes: int) -> bytes:
         """`external_teacher` as bytes for `records.image_example`; b"" for none.

@@ -1,0 +1,208 @@
+"""Tables of labels: which file has which label, and perhaps which split and group."""
+
+import collections
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsk.config.data import DataConfig
+from nsk.data.class_names import normalize_name
+from nsk.data.image_folders import has_image_suffix
+from nsk.errors import UserError, list_names, printable
+
+DELIMITERS = ",\t;|"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a table says of a file.
+
+    Attributes:
+        path: as it is in the table.
+        label: name of the class; "" if it is not known.
+        split: as it is in the table; "" if there is none.
+        group: of images that belong together; "" if there is none.
+    """
+
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table; of `split` and `group` there may be none."""
+
+    path: str = DataConfig.path_column
+    label: str = DataConfig.label_column
+    split: str = DataConfig.split_column
+    group: str = DataConfig.group_column
+
+
+def read_label_table(path: Path, columns: Columns = Columns()) -> list[Row]:  # noqa: B008
+    """Reads a table.
+
+    Args:
+        path: a Parquet file, or a text file in UTF-8 with commas, semicolons, tabs or "|" between
+            columns. Without a header its first two columns are path and label.
+        columns: names of the columns.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a column.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            names, records = _read_parquet(path, columns)
+        else:
+            names, records = _read_text(path)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"--labels={path} cannot be read ({reason}): give a CSV file in UTF-8, or Parquet."
+        ) from None
+    if names is None:  # No header.
+        names = [columns.path, columns.label]
+    for name, flag in ((columns.path, "path_column"), (columns.label, "label_column")):
+        if name not in names:
+            raise UserError(
+                f"--labels={path} has the columns {list_names(names)}, none named {name!r}: give "
+                f"--{flag}."
+            )
+    positions = {
+        field.name: names.index(getattr(columns, field.name))
+        for field in dataclasses.fields(columns)
+        if getattr(columns, field.name) in names
+    }
+    rows = []
+    for record in records:
+        values = {
+            name: record[position] if position < len(record) else ""
+            for name, position in positions.items()
+        }
+        rows.append(Row(**{name: _text(value) for name, value in values.items()}))
+    if not rows:
+        raise UserError(f"--labels={path} has no rows: give a table of labels.")
+    return rows
+
+
+def _read_parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[tuple]]:
+    names = pq.read_schema(path).names
+    wanted = [name for name in dataclasses.astuple(columns) if name in names]
+    table = pq.read_table(path, columns=wanted).to_pydict()
+    return wanted or names, zip(*table.values(), strict=True)
+
+
+def _read_text(path: Path) -> tuple[list[str] | None, Iterable[list[str]]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = max(DELIMITERS, key=first.count)
+        records = [record for record in csv.reader(file, delimiter=delimiter) if any(record)]
+    if not records:
+        return None, []
+    # A header does not name a file.
+    if len(records[0]) > 1 and has_image_suffix(records[0][0]):
+        return None, records
+    return [name.strip() for name in records[0]], records[1:]
+
+
+def _text(value: Any) -> str:
+    """A value of a cell as text; numbers without a fraction as integers, as pandas turns them."""
+    if value is None or value != value:  # NaN.
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return normalize_name(str(value)).strip()
+
+
+def match_rows(
+    rows: Iterable[Row], files: Iterable[str], root: Path, table: Path
+) -> tuple[dict[str, Row], list[str]]:
+    """Finds the file of each row.
+
+    The path in a row may be relative to the folder of images or to that of the table, or absolute;
+    or it is the end of a path, such as a file's name, that fits a single file; the suffix may be
+    missing.
+
+    Args:
+        rows: of the table.
+        files: paths relative to `root`, with "/".
+        root: the folder of images.
+        table: path of the table, for messages and relative paths.
+
+    Returns:
+        dict from files to rows, and the paths of the rows without a file.
+
+    Raises:
+        UserError: a row fits several files, or a file has rows that differ.
+    """
+    finder = _Finder(files, root, table)
+    found, missing = {}, []
+    for row in rows:
+        file = finder.find(row.path)
+        if file is None:
+            missing.append(printable(row.path))
+        elif found.setdefault(file, row) != dataclasses.replace(row, path=found[file].path):
+            raise UserError(
+                f"--labels={table} has two rows for {printable(file)} that differ: "
+                f"{_describe(found[file])} and {_describe(row)}: keep one of them."
+            )
+    return found, missing
+
+
+def _describe(row: Row) -> str:
+    values = {"label": row.label, "split": row.split, "group": row.group}
+    return " ".join(f"{name}={value!r}" for name, value in values.items() if value) or "no label"
+
+
+class _Finder:
+    """Finds files by paths, by names, or by names without suffix."""
+
+    def __init__(self, files: Iterable[str], root: Path, table: Path):
+        self._files = {normalize_name(file): file for file in files}
+        self._table, self._root = table, Path(os.path.abspath(root))
+        self._by_name, self._by_stem = collections.defaultdict(list), collections.defaultdict(list)
+        for path in map(PurePosixPath, self._files):
+            self._by_name[path.name].append(str(path))
+            self._by_stem[path.stem].append(str(path))
+
+    def find(self, text: str) -> str | None:
+        """The file that a path means; None if there is none."""
+        text = text.replace("\\", "/").removeprefix("./")
+        if not text:
+            return None
+        for path in (text, self._below_root(text), self._below_root(self._table.parent / text)):
+            if path in self._files:
+                return self._files[path]
+        path = PurePosixPath(text)
+        for candidates, end in (
+            (self._by_name.get(path.name, ()), lambda file: file),
+            (self._by_stem.get(path.name, ()), lambda file: str(PurePosixPath(file).with_suffix(""))),
+        ):
+            fitting = [file for file in candidates if f"/{end(file)}".endswith(f"/{text}")]
+            if len(fitting) > 1:
+                raise UserError(
+                    f"--labels={self._table}: {printable(text)!r} fits several files, "
+                    f"{list_names(list(map(printable, fitting)))}: give longer paths."
+                )
+            if fitting:
+                return self._files[fitting[0]]
+        return None
+
+    def _below_root(self, path: str | Path) -> str | None:
+        """The path relative to the folder of images, if it is in there."""
+        path = os.path.abspath(path)
+        root = os.path.join(self._root, "")
+        return normalize_name(path[len(root) :]) if path.startswith(root) else None
+
+
+def labels_in(rows: Mapping[str, Row]) -> set[str]:
+    """Names of all classes in rows."""
+    return {row.label for row in rows.values() if row.label}
