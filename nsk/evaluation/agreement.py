@@ -98,9 +98,9 @@ def expected_correct(truth: ArrayLike, predicted: ArrayLike) -> float:
 def find_renaming(truth: ArrayLike, predicted: ArrayLike) -> dict[int, int]:
     """Names of classes under which predictions agree with the truth.
 
-    The one-to-one renaming that makes most predictions of every second image correct is tested with
-    `agreement_p_value` on the other images: a renaming can be fitted to random predictions, but it
-    is of no use then on other images.
+    The one-to-one renaming that makes most predictions of every second image of each class correct
+    is tested with `agreement_p_value` on the other images: a renaming can be fitted to random
+    predictions, but is of no use then on other images.
 
     Args:
         truth: true classes.
@@ -115,10 +115,12 @@ def find_renaming(truth: ArrayLike, predicted: ArrayLike) -> dict[int, int]:
     if len(truth) < 4 or not 2 <= len(classes) <= MAX_RENAMED_CLASSES:
         return {}
     rows, columns = np.searchsorted(classes, truth), np.searchsorted(classes, predicted)
+    by_class = np.argsort(rows, kind="stable")
+    fitted, tested = by_class[::2], by_class[1::2]
     table = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(table, (columns[::2], rows[::2]), 1)
+    np.add.at(table, (columns[fitted], rows[fitted]), 1)
     _, renamed = linear_sum_assignment(table, maximize=True)
-    if agreement_p_value(rows[1::2], renamed[columns[1::2]]) > RENAMING_P_VALUE:
+    if agreement_p_value(rows[tested], renamed[columns[tested]]) > RENAMING_P_VALUE:
         return {}
     return {
         int(classes[old]): int(classes[new])

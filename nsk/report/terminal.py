@@ -70,9 +70,9 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
             *_suites_table(generations),
             *_low_recall_table(summary),
             *finetuned,
-            f"* best on dev by {CRITERIA[summary['decide_by']]}. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
-            f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
-            "The test split decides nothing.",
+            f"* best on dev by {CRITERIA[summary['decide_by']]}. {images['labeled']:,} labelled, "
+            f"{images['unlabeled']:,} unlabelled, {images['dev']:,} dev and {images['test']:,} "
+            f"test images; seed {summary['seed']}. The test split decides nothing.",
             f"Model: {workdir / summary['export'] / 'saved_model'}",
             f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}",
             "",
