@@ -77,6 +77,17 @@ def test_the_bound_is_never_below_the_probability():
     assert agreement_p_value(truth, truth) < 1e-5
 
 
+def test_nor_is_the_bound_with_many_images_of_few_classes():
+    """The number of correct predictions is normal then: mean 1000, variance 2 / 9 x 3000."""
+    truth = np.arange(3000) % 3
+    for num_correct in range(1020, 1200, 15):
+        predicted = np.where(np.arange(3000) < num_correct, truth, (truth + 1) % 3)
+        exact = scipy.stats.norm.sf(num_correct - 0.5, 1000, np.sqrt(2 / 9 * 3000))
+        assert exact <= agreement._bound(truth, predicted) < 3 * exact**0.25
+        if exact > 0.01:
+            assert agreement_p_value(truth, predicted) == pytest.approx(exact, rel=0.15)
+
+
 @pytest.mark.parametrize(
     "table",
     [
