@@ -4,18 +4,25 @@ Test predictions are never read here.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
-from nsk.errors import GenerationFailedError
-from nsk.evaluation import metrics
-from nsk.evaluation.prediction_files import read_table
+from nsk.errors import GenerationFailedError, list_names
+from nsk.evaluation import criteria
+from nsk.evaluation.agreement import agreement_p_value, expected_correct, find_renaming
+from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.store.folders import StageFolder
 
+DEV_FILE = "dev.parquet"
 # A student this many standard errors below its teacher on dev triggers a warning.
 SIGNIFICANT_STANDARD_ERRORS = 3
+# A training loss below this share of that of guessing shows that the training images are fitted.
+FITTED_LOSS = 0.5
+# With fewer dev images, even a fair teacher may seem to guess.
+FEW_DEV_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,80 +45,161 @@ class Generation:
     pseudo_labels: StageFolder | None = None
 
 
-def best_generation(chain: Sequence[Generation]) -> int:
-    """Index of the latest generation that is not worse than the most accurate one on dev.
+def best_generation(chain: Sequence[Generation], decide_by: str = "accuracy") -> int:
+    """Index of the latest generation that is not worse than the one with the best score on dev.
 
     Worse means by more than one standard error of the paired difference on the same dev images. Two
     models of a chain agree on most images, so it is much smaller than the standard error of either
-    accuracy. Each generation is compared with the most accurate one, not with the one before it, so
-    that small losses do not add up.
+    score. Each generation is compared with the best one, not with the one before it, so that small
+    losses do not add up.
 
     Args:
         chain: the generations, the teacher first.
+        decide_by: one of `criteria.CRITERIA`.
     """
-    correct = [_correct_on_dev(generation) for generation in chain]
-    most_accurate = int(np.argmax([is_correct.mean() for is_correct in correct]))
-    best = most_accurate
-    for later in range(most_accurate + 1, len(correct)):
-        loss = correct[most_accurate].mean() - correct[later].mean()
-        if loss <= metrics.paired_standard_error(correct[most_accurate], correct[later]):
+    scores = [_DevScores.of(generation, decide_by) for generation in chain]
+    highest = int(np.argmax([scored.mean for scored in scores]))
+    best = highest
+    for later in range(highest + 1, len(scores)):
+        loss = scores[highest].mean - scores[later].mean
+        if loss <= scores[highest].standard_error(scores[later]):
             best = later
     return best
 
 
-def students_without_gain(chain: Sequence[Generation]) -> int:
-    """Number of students after the most accurate generation on dev; ties go to the earlier one."""
-    accuracies = [_correct_on_dev(generation).mean() for generation in chain]
-    return len(accuracies) - 1 - int(np.argmax(accuracies))
+def students_without_gain(chain: Sequence[Generation], decide_by: str = "accuracy") -> int:
+    """Number of students after the best generation on dev; ties go to the earlier one.
+
+    Arguments as for `best_generation`.
+    """
+    means = [_DevScores.of(generation, decide_by).mean for generation in chain]
+    return len(means) - 1 - int(np.argmax(means))
 
 
-def warn_of_lower_accuracy(chain: Sequence[Generation]) -> None:
-    """Logs a warning if the last student is significantly worse on dev than its teacher."""
-    teacher, student = (_correct_on_dev(generation) for generation in chain[-2:])
-    loss = teacher.mean() - student.mean()
-    standard_error = metrics.paired_standard_error(teacher, student)
-    if loss > SIGNIFICANT_STANDARD_ERRORS * standard_error:
+def warn_of_worse_student(chain: Sequence[Generation], decide_by: str = "accuracy") -> None:
+    """Logs a warning if the last student is significantly worse on dev than its teacher.
+
+    Arguments as for `best_generation`.
+    """
+    teacher, student = (_DevScores.of(generation, decide_by) for generation in chain[-2:])
+    loss = teacher.mean - student.mean
+    if loss > SIGNIFICANT_STANDARD_ERRORS * teacher.standard_error(student):
         logging.warning(
-            "Student %d has an accuracy of %.1f %% on dev, its teacher %.1f %%: raise its budget, "
-            "lower --labeled_batch_size or its noise, or initialise it from its teacher "
+            "Student %d has %s of %s on dev, its teacher %s: raise its budget, lower "
+            "--labeled_batch_size or its noise, or initialise it from its teacher "
             "(--init_from=scratch,teacher).",
             len(chain) - 1,
-            100 * student.mean(),
-            100 * teacher.mean(),
+            criteria.CRITERIA[decide_by],
+            criteria.format_score(decide_by, student.mean),
+            criteria.format_score(decide_by, teacher.mean),
         )
 
 
 def require_better_than_chance(teacher: Generation, p_value: float) -> None:
-    """Checks that the teacher is better on dev than a majority-class classifier.
+    """Checks that the teacher's predictions on dev agree with the truth more than by chance.
 
-    Pseudo-labels of a teacher at chance level are noise.
+    Null hypothesis: its predictions are independent of the true classes, see `agreement_p_value`.
+    Pseudo-labels of such a teacher are noise. It need not be more accurate than always predicting
+    the most common class: a teacher that finds some images of a rare class can teach.
 
     Args:
         teacher: the generation that is to label images.
-        p_value: highest p-value allowed, of a one-sided binomial test.
+        p_value: highest p-value allowed.
 
     Raises:
-        GenerationFailedError: the teacher is not significantly better.
+        GenerationFailedError: the agreement is not significant; the message names what is known of
+            the cause.
     """
     truth, labels = _dev_predictions(teacher)
-    num_correct = int((truth == labels).sum())
-    num_classes = int(max(truth.max(), labels.max())) + 1
-    chance = metrics.chance_p_value(num_correct, truth, num_classes)
+    chance = agreement_p_value(truth, labels)
     if chance > p_value:
         raise GenerationFailedError(
-            f"{teacher.model.name} classifies {num_correct} of {len(truth)} dev images correctly, "
-            f"which always predicting one class reaches with probability {chance:.2g} (allowed: "
-            f"--chance_p_value={p_value}): it cannot teach. Give it more labels or a longer "
-            "budget, or a larger --num_dev if that number is small."
+            f"{teacher.model.name} classifies {np.sum(truth == labels)} of {len(truth)} dev images "
+            f"correctly; predictions of the same frequencies at random have "
+            f"{expected_correct(truth, labels):.1f} correct on average, and as many with "
+            f"probability {chance:.2g} (allowed: --chance_p_value={p_value}): it cannot teach. "
+            + " ".join(_causes(teacher, truth, labels))
         )
 
 
+def _causes(teacher, truth, labels):
+    """Yields sentences about why a teacher is at chance level on dev, and what to do."""
+    names = teacher.model.counts["class_names"]
+    loss, guessing = teacher.model.counts.get("final_loss"), math.log(len(names))
+    renamed = find_renaming(truth, labels)
+    if renamed:
+        pairs = [f"{names[old]!r} for {names[new]!r}" for old, new in renamed.items()]
+        yield (
+            f"It predicts {list_names(pairs)}: the classes of dev seem to be in another order than "
+            "those that it was trained on; correct the labels or the order of the classes."
+        )
+    elif teacher.scores is not None:
+        yield (
+            "Its own teacher was better than chance: raise its budget, lower its noise, or "
+            "initialise it from its teacher (--init_from=scratch,teacher)."
+        )
+    elif loss is None:
+        yield (
+            "It was trained elsewhere: check that its classes are in the order of the run's, and "
+            "that it expects pixels from 0 to 255."
+        )
+    elif loss < FITTED_LOSS * guessing:
+        yield (
+            f"Its training loss is {loss:.2g} (guessing: {guessing:.2g}), so it fits the training "
+            "images and a longer budget does not help: compare the labels of dev with those of "
+            "the training images (another order of the classes, shuffled labels), and their "
+            "pixels (another source or normalisation). If they agree, it is over-fitted (more "
+            "labels, noise on the images or pretrained weights help), or BatchNorm's averages lag "
+            "behind in a short training (lower --batch_norm_momentum)."
+        )
+    else:
+        yield (
+            f"Its training loss is {loss:.2g} (guessing: {guessing:.2g}), so it has hardly learned "
+            "the training images: give it a longer budget or another --learning_rate."
+        )
+    if len(np.unique(labels)) == 1:
+        yield (
+            f"It predicts {names[labels[0]]!r} for every dev image: if few images are of other "
+            "classes, --class_weights=balanced raises their weight."
+        )
+    if len(truth) < FEW_DEV_IMAGES:
+        yield f"{len(truth)} dev images are few for this test: a larger --num_dev is more certain."
+
+
+@dataclasses.dataclass(frozen=True)
+class _DevScores:
+    """What a criterion says about a generation's predictions of dev.
+
+    Attributes:
+        criterion: one of `criteria.CRITERIA`.
+        scores: array (n,), see `criteria.score`.
+        truth: int array (n,), the true classes.
+    """
+
+    criterion: str
+    scores: np.ndarray
+    truth: np.ndarray
+
+    @classmethod
+    def of(cls, generation: Generation, criterion: str) -> "_DevScores":
+        truth, labels = _dev_predictions(generation)
+        if criterion != "nll":
+            return cls(criterion, truth == labels, truth)
+        stored = read_predictions(generation.evaluation.path / DEV_FILE).log_probabilities
+        scores = stored[np.arange(len(truth)), truth].astype(np.float64)
+        return cls(criterion, scores, truth)
+
+    @property
+    def mean(self) -> float:
+        """The score, larger is better."""
+        return criteria.score(self.criterion, self.scores, self.truth)
+
+    def standard_error(self, other: "_DevScores") -> float:
+        """Standard error of the difference to another generation's score."""
+        return criteria.standard_error(self.criterion, self.scores, other.scores, self.truth)
+
+
 def _dev_predictions(generation):
-    table = read_table(generation.evaluation.path / "dev.parquet", ["truth", "label"])
+    """(true classes, predicted classes) of the dev images: int arrays (n,)."""
+    table = read_table(generation.evaluation.path / DEV_FILE, ["truth", "label"])
     return table["truth"].to_numpy(), table["label"].to_numpy()
-
-
-def _correct_on_dev(generation):
-    """Whether the generation classifies each dev image correctly: bool array (n,)."""
-    truth, labels = _dev_predictions(generation)
-    return truth == labels

@@ -52,8 +52,9 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
                 raise
             logging.warning("The chain ends before generation %d: %s", generation, error)
             break
-        decisions.warn_of_lower_accuracy(chain)
-        if decisions.students_without_gain(chain) >= config.chain.patience > 0:
+        decisions.warn_of_worse_student(chain, config.chain.decide_by)
+        without_gain = decisions.students_without_gain(chain, config.chain.decide_by)
+        if without_gain >= config.chain.patience > 0:
             logging.info(
                 "The chain ends after student %d: --patience=%d.", generation, config.chain.patience
             )

@@ -8,31 +8,40 @@ from nsk.decisions import (
     best_generation,
     require_better_than_chance,
     students_without_gain,
-    warn_of_lower_accuracy,
+    warn_of_worse_student,
 )
-from nsk.errors import UserError
+from nsk.errors import GenerationFailedError, UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 
 NUM_IMAGES = 400
 
 
-def make_generation(folder, correct, truth=None, name="gen0/teacher-0123456789"):
-    """A generation that classifies the dev images of the bool array `correct` correctly."""
+def write_dev(folder, truth, log_probabilities):
+    """Writes the predictions of dev images."""
     folder.mkdir()
-    correct = np.asarray(correct)
-    truth = np.arange(len(correct)) % 10 if truth is None else truth
-    labels = np.where(correct, truth, (truth + 1) % 10)
-    log_probabilities = np.full((len(correct), 10), np.log(0.01), np.float32)
-    log_probabilities[np.arange(len(correct)), labels] = np.log(0.91)
-    ids = [f"dev/{number}" for number in range(len(correct))]
+    ids = [f"dev/{number}" for number in range(len(truth))]
     write_predictions(
         folder / "dev.parquet",
-        make_stored_predictions(ids, log_probabilities),
-        truth.astype(np.int32),
+        make_stored_predictions(ids, log_probabilities.astype(np.float32)),
+        np.asarray(truth, np.int32),
     )
-    return SimpleNamespace(
-        evaluation=SimpleNamespace(path=folder), model=SimpleNamespace(name=name)
+
+
+def make_generation(folder, correct, truth=None, labels=None, confidence=0.91, **counts):
+    """A generation that classifies the dev images of the bool array `correct` correctly.
+
+    With `labels` it predicts these instead. `counts` are those of its model.
+    """
+    truth = np.arange(len(correct)) % 10 if truth is None else np.asarray(truth)
+    labels = np.where(correct, truth, (truth + 1) % 10) if labels is None else labels
+    log_probabilities = np.full((len(truth), 10), np.log((1 - confidence) / 9))
+    log_probabilities[np.arange(len(truth)), labels] = np.log(confidence)
+    write_dev(folder, truth, log_probabilities)
+    model = SimpleNamespace(
+        name="gen0/teacher-0123456789",
+        counts={"class_names": [f"class {number}" for number in range(10)], **counts},
     )
+    return SimpleNamespace(evaluation=SimpleNamespace(path=folder), model=model, scores=None)
 
 
 def make_chain(folder, *wrong):
@@ -49,7 +58,7 @@ def make_chain(folder, *wrong):
 def test_a_significantly_worse_student_triggers_a_warning(tmp_path, caplog, num_wrong, is_warned):
     chain = make_chain(tmp_path, range(90), range(40), range(300, 300 + num_wrong))
     with caplog.at_level(logging.WARNING):
-        warn_of_lower_accuracy(chain)
+        warn_of_worse_student(chain)
     message = "Student 2 has an accuracy of 80.0 % on dev, its teacher 90.0 %"
     assert (message in caplog.text) == is_warned
 
@@ -92,29 +101,122 @@ def test_students_without_gain_counts_those_after_the_most_accurate(tmp_path):
     assert counts == [0, 0, 1, 2, 0]
 
 
+# Other criteria.
+
+
+def make_rare_chain(folder):
+    """A teacher that finds a rare class, and a student that is more accurate but does not."""
+    truth = np.repeat([0, 1], [380, 20])
+    found, missed = np.ones(400, bool), np.ones(400, bool)
+    found[:20] = False  # 94.7 % of the common class, all of the rare one.
+    missed[380:396] = False  # 20 % of the rare class.
+    return [
+        make_generation(folder / "teacher", found, truth, confidence=0.95),
+        make_generation(folder / "student", missed, truth, confidence=0.6),
+    ]
+
+
+def test_the_criterion_decides_which_generation_is_the_best(tmp_path, caplog):
+    chain = make_rare_chain(tmp_path)
+    assert best_generation(chain) == best_generation(chain, "accuracy") == 1
+    assert students_without_gain(chain) == 0
+    warn_of_worse_student(chain)
+    assert "Student" not in caplog.text
+    assert best_generation(chain, "balanced_accuracy") == 0
+    assert students_without_gain(chain, "balanced_accuracy") == 1
+    warn_of_worse_student(chain, "balanced_accuracy")
+    assert "has a balanced accuracy of 60.0 % on dev, its teacher 97.4 %" in caplog.text
+    # 5 % of the teacher's images have the probability 0.05 / 9, and 4 % of the student's 0.4 / 9.
+    teacher = -(0.95 * np.log(0.95) + 0.05 * np.log(0.05 / 9))
+    student = -(0.96 * np.log(0.6) + 0.04 * np.log(0.4 / 9))
+    assert best_generation(chain, "nll") == 0 and students_without_gain(chain, "nll") == 1
+    warn_of_worse_student(chain, "nll")
+    assert f"has an NLL of {student:.3f} on dev, its teacher {teacher:.3f}" in caplog.text
+
+
+@pytest.mark.parametrize("criterion", ["balanced_accuracy", "nll"])
+def test_a_later_generation_within_one_standard_error_is_best_by_any_criterion(tmp_path, criterion):
+    chain = make_chain(tmp_path, range(20), range(20, 44), range(400))
+    assert best_generation(chain, criterion) == 1
+
+
+# Whether a teacher can teach.
+
+
+def refusal(teacher, p_value=0.01):
+    with pytest.raises(GenerationFailedError) as raised:
+        require_better_than_chance(teacher, p_value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
 def test_a_teacher_at_chance_level_is_rejected_with_its_numbers(tmp_path):
-    correct = np.arange(50) < 6
-    teacher = make_generation(tmp_path / "teacher", correct)
-    with pytest.raises(UserError) as raised:
-        require_better_than_chance(teacher, 0.01)
-    message = str(raised.value)
-    # P(X >= 6) with 50 images and a probability of a tenth.
+    teacher = make_generation(tmp_path / "teacher", np.arange(50) < 6, final_loss=2.25)
+    message = refusal(teacher)
     assert "gen0/teacher-0123456789 classifies 6 of 50 dev images correctly" in message
-    assert "probability 0.38" in message and "--chance_p_value=0.01" in message
-    assert "\n" not in message
-    require_better_than_chance(teacher, 0.5)
+    # Every class has 5 images and 5 predictions, but for one of each.
+    assert "at random have 5.0 correct on average" in message
+    assert "--chance_p_value=0.01" in message
+    require_better_than_chance(teacher, 0.99)
 
 
 def test_a_teacher_that_always_predicts_the_most_common_class_is_rejected(tmp_path):
     truth = np.where(np.arange(100) < 80, 0, np.arange(100) % 10)
     # 80 images and 2 of the others are of class 0.
-    teacher = make_generation(tmp_path / "teacher", truth == 0, truth)
-    with pytest.raises(UserError, match="classifies 82 of 100 dev images correctly"):
-        require_better_than_chance(teacher, 0.01)
+    teacher = make_generation(tmp_path / "teacher", None, truth, np.zeros(100, int), final_loss=0.9)
+    message = refusal(teacher)
+    assert "classifies 82 of 100 dev images correctly" in message and "probability 1 (" in message
+    assert "'class 0' for every dev image" in message and "--class_weights=balanced" in message
 
 
 def test_a_teacher_better_than_chance_is_accepted(tmp_path):
     require_better_than_chance(make_generation(tmp_path / "teacher", np.arange(50) < 25), 0.01)
+
+
+def test_a_teacher_that_finds_some_images_of_a_rare_class_is_accepted(tmp_path):
+    """Without false alarms: it need not be significantly more accurate than the common class."""
+    truth = np.repeat([0, 1], [251, 13])
+    labels = np.append(np.zeros(259, int), np.ones(5, int))
+    require_better_than_chance(make_generation(tmp_path / "a", None, truth, labels), 1e-6)
+    # Fewer correct ones than always predicting the common class has.
+    labels[:6] = 1
+    require_better_than_chance(make_generation(tmp_path / "b", None, truth, labels), 1e-3)
+
+
+CAUSES = {
+    "longer budget or another --learning_rate": {"final_loss": 2.2},
+    "compare the labels of dev with those of the training images": {"final_loss": 0.003},
+    "trained elsewhere": {},
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_message_names_what_is_known_of_the_cause(tmp_path, cause):
+    random = np.random.default_rng(0)
+    truth, labels = random.integers(0, 10, (2, 200))
+    teacher = make_generation(tmp_path / "a", None, truth, labels, **CAUSES[cause])
+    message = refusal(teacher)
+    assert [text for text in CAUSES if text in message] == [cause]
+    assert ("more labels" in message) == (cause.startswith("compare"))
+    assert "--num_dev" not in message
+    few = make_generation(tmp_path / "b", None, truth[:60], labels[:60], **CAUSES[cause])
+    assert "60 dev images are few for this test: a larger --num_dev" in refusal(few)
+
+
+def test_another_order_of_the_classes_is_named(tmp_path):
+    truth = np.random.default_rng(0).integers(0, 3, 200)
+    teacher = make_generation(tmp_path / "a", None, truth, (truth + 1) % 3, final_loss=0.003)
+    message = refusal(teacher)
+    assert "It predicts 'class 0' for 'class 2', 'class 1' for 'class 0', 'class 2' for" in message
+    assert "another order" in message and "training loss" not in message
+
+
+def test_a_student_at_chance_level_had_a_better_teacher(tmp_path):
+    truth, labels = np.random.default_rng(0).integers(0, 10, (2, 200))
+    student = make_generation(tmp_path / "a", None, truth, labels, final_loss=5.0)
+    student.scores = "scores"
+    message = refusal(student)
+    assert "Its own teacher was better" in message and "training loss" not in message
 
 
 def test_a_damaged_prediction_file_is_a_user_error(tmp_path):

@@ -21,8 +21,8 @@ STAGES = {
 }
 DECISIONS = {
     "require_better_than_chance": lambda teacher, p_value: None,
-    "warn_of_lower_accuracy": lambda chain: None,
-    "students_without_gain": lambda chain: 0,
+    "warn_of_worse_student": lambda chain, decide_by: None,
+    "students_without_gain": lambda chain, decide_by: 0,
 }
 
 
@@ -135,12 +135,19 @@ def test_the_first_teacher_need_not_be_better_than_chance_with_scores_of_records
 
 
 def test_patience_ends_the_chain(calls, monkeypatch):
-    monkeypatch.setattr(
-        self_training.decisions, "students_without_gain", lambda chain: len(chain) - 1
-    )
+    decided_by = []
+
+    def students_without_gain(chain, decide_by):
+        decided_by.append(decide_by)
+        return len(chain) - 1
+
+    monkeypatch.setattr(self_training.decisions, "students_without_gain", students_without_gain)
     for patience, length in ((0, 4), (1, 2), (2, 3)):
         runner = make_runner(models=["convnet5"] * 4, patience=patience)
         assert len(self_training.train_chain(runner)[1]) == length
+    assert set(decided_by) == {"accuracy"}
+    self_training.train_chain(make_runner(decide_by="nll"))
+    assert decided_by[-1] == "nll"
 
 
 def test_scores_that_other_processes_have_not_finished(calls, monkeypatch):

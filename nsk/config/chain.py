@@ -42,10 +42,20 @@ class ChainConfig(Section):
     )
     chance_p_value: float = setting(
         0.01,
-        "A teacher is rejected if guessing the most common class would be as accurate on dev with "
-        "a probability above this (one-sided binomial test).",
+        "A teacher is rejected if predictions that are independent of the true classes, with the "
+        "same frequencies, would be as accurate on dev with a probability above this (Fisher's "
+        "exact test for two classes, a permutation test for more; one-sided).",
         minimum=0.0,
         maximum=1.0,
+        changes_results=False,
+    )
+    decide_by: str = setting(
+        "accuracy",
+        "The metric on dev that decides which generation is the best, when --patience ends a chain "
+        "and whether a student is worse than its teacher: accuracy | balanced_accuracy: the mean "
+        "over classes of the share of their images that are found, for rare classes | nll: the "
+        "negative log-likelihood.",
+        choices=("accuracy", "balanced_accuracy", "nll"),
         changes_results=False,
     )
     patience: int = setting(

@@ -141,10 +141,18 @@ class TrainConfig(Section):
         minimum=0.0,
         maximum=0.999,
     )
+    class_weights: str = setting(
+        "none",
+        "Weights of the labelled images in the loss: none: 1 | balanced: inversely proportional to "
+        "the number of labelled images of their class, with a mean of 1. Pseudo-labelled images "
+        "have the weight 1: --policy balances their classes.",
+        choices=("none", "balanced"),
+        used_if=equals("class_weights", "balanced"),
+    )
     loss_normalization: str = setting(
         "labelled",
         "Divisor of the summed loss: labelled (as in the paper: labelled mean + ratio x pseudo "
-        "mean) | all (the mean over all images).",
+        "mean) | all (the mean over all images). Images count, not --class_weights.",
         choices=("labelled", "all"),
         used_if=WITH_PSEUDO_LABELS,
     )

@@ -23,7 +23,7 @@ def perturb(
 
     Args:
         images: uint8 (n, image_size, image_size, 3), or encoded: string (n,).
-        targets: float32 (n, classes), rows that sum to 1.
+        targets: float32 (n, classes), rows that sum to 1, or to the weight of the image.
         key: int64 (2,), a key of `nsk.noise`.
         batch_size: int, if the images are several batches of this size, one after the other: pairs
             are mixed within each; None: one batch.

@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
 from nsk.config.data import DataConfig
 from nsk.data.image_index import ImageIndex
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 
 FIXED_SEED = "fixed"  # The test split is the same for every seed.
 # What `choose_splits` and `choose_evaluation_splits` are.
@@ -199,18 +200,33 @@ class _Division:
                 f"{self.class_names[worst]!r} but only {available[worst]} are left: lower it to "
                 f"{available[worst] * np.count_nonzero(available)} or less."
             )
-        missing = np.flatnonzero((quotas == 0) & (available > 0))
-        if split == "labeled" and len(missing):
-            raise UserError(
-                f"{flag} gives {number} labelled images but none of class "
-                f"{self.class_names[missing[0]]!r}: raise it, every class needs one."
-            )
+        if split == "labeled":
+            quotas = self._with_every_class(quotas, available, flag)
         order = np.lexsort((hash_ids(seed, split, self.images.ids, rows), labels))
         ordered = rows[order]
         starts = np.cumsum(available) - available
         return np.concatenate(
             [ordered[start : start + quota] for start, quota in zip(starts, quotas, strict=True)]
         )
+
+    def _with_every_class(self, quotas, available, flag):
+        """Quotas with at least one image of every class; UserError if there are too few images."""
+        missing = np.flatnonzero((quotas == 0) & (available > 0))
+        if not len(missing):
+            return quotas
+        if quotas.sum() < np.count_nonzero(available):
+            raise UserError(
+                f"{flag} gives {quotas.sum()} labelled images but none of class "
+                f"{self.class_names[missing[0]]!r}: raise it, every class needs one."
+            )
+        names = [self.class_names[index] for index in missing]
+        logging.info(
+            "%s: one labelled image each of %s, which the share would leave without any, in place "
+            "of one of the largest class.",
+            flag,
+            list_names(names),
+        )
+        return quotas_with_every_class(quotas, available)
 
 
 def balanced_quotas(number: int, available: np.ndarray) -> np.ndarray:
@@ -243,6 +259,30 @@ def proportional_quotas(number: int, available: np.ndarray) -> np.ndarray:
     quotas, remainders = np.divmod(available.astype(np.int64) * number, available.sum())
     largest = np.argsort(-remainders, kind="stable")[: number - quotas.sum()]
     quotas[largest] += 1
+    return quotas
+
+
+def quotas_with_every_class(quotas: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Gives every class with images at least one, each taken from the largest quota of all.
+
+    Args:
+        quotas: int array of shape (num_classes,), with a sum of at least the number of classes that
+            have images.
+        available: int array of shape (num_classes,).
+
+    Returns:
+        int array of shape (num_classes,) with the same sum.
+
+    Raises:
+        ValueError: the sum is too small.
+    """
+    missing = np.flatnonzero((quotas == 0) & (available > 0))
+    if quotas.sum() < np.count_nonzero(available):
+        raise ValueError(f"{quotas.sum()} images: expected one for each class.")
+    quotas = quotas.copy()
+    for label in missing:
+        quotas[np.argmax(quotas)] -= 1
+        quotas[label] = 1
     return quotas
 
 

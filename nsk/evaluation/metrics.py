@@ -9,8 +9,9 @@ range, NaN, or rows that are not log-probabilities (logits, say).
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
+
+from nsk.evaluation.class_metrics import measure_classes
 
 NUM_CALIBRATION_BINS = 15  # Guo et al., 2017; usual for published calibration errors.
 
@@ -94,14 +95,19 @@ def summarize(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, floa
     """Computes all metrics of this module that need no other model.
 
     Returns:
-        dict with the floats `accuracy`, `top5` (None with five classes or fewer), `nll`, `ece` and
-        `brier`, and the int `images`.
+        dict with the floats `accuracy`, `top5` (None with five classes or fewer),
+        `balanced_accuracy`, `macro_f1` (see `class_metrics`), `nll`, `ece` and `brier`, and the int
+        `images`.
     """
     log_probabilities, labels = check_predictions(log_probabilities, labels)
-    has_top5 = log_probabilities.shape[1] > 5
+    num_classes = log_probabilities.shape[1]
+    has_top5 = num_classes > 5
+    classes = measure_classes(labels, log_probabilities.argmax(axis=1), num_classes)
     return {
         "accuracy": accuracy(log_probabilities, labels),
         "top5": top_k_accuracy(log_probabilities, labels, 5) if has_top5 else None,
+        "balanced_accuracy": classes.balanced_accuracy,
+        "macro_f1": classes.macro_f1,
         "nll": negative_log_likelihood(log_probabilities, labels),
         "ece": expected_calibration_error(log_probabilities, labels),
         "brier": brier(log_probabilities, labels),
@@ -131,25 +137,6 @@ def paired_standard_error(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
         )
     differences = correct_a.astype(np.float64) - correct_b
     return float(np.std(differences) / np.sqrt(len(differences)))
-
-
-def chance_p_value(num_correct: int, labels: ArrayLike, num_classes: int) -> float:
-    """Probability of at least `num_correct` correct predictions for a majority-class classifier.
-
-    Args:
-        num_correct: int, images that the model classifies correctly.
-        labels: int array of shape (n,).
-        num_classes: int.
-
-    Returns:
-        float in [0, 1], the p-value of a one-sided binomial test.
-    """
-    labels = _check_labels(labels, num_classes)
-    if not 0 <= num_correct <= len(labels):
-        raise ValueError(f"num_correct={num_correct}: expected 0 to {len(labels)}.")
-    most_common = np.bincount(labels).max() / len(labels)
-    test = scipy.stats.binomtest(int(num_correct), len(labels), most_common, alternative="greater")
-    return float(test.pvalue)
 
 
 def check_predictions(

@@ -15,6 +15,7 @@ from absl import logging
 
 from nsk.config.config import Config
 from nsk.decisions import Generation
+from nsk.evaluation.class_metrics import measure_classes
 from nsk.evaluation.corruptions.frost_textures import PROCEDURAL_FROST_NOTE
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.suites import named_metrics, relative
@@ -65,7 +66,9 @@ def collect_summary(config: Config, results: RunResults) -> dict[str, Any]:
     return {
         "generations": generations,
         "best": {"index": results.best},
+        "decide_by": config.chain.decide_by,
         "export": results.export.path.relative_to(config.workdir).as_posix(),
+        "class_names": images.counts["class_names"],
         "num_images": images.counts["images"],
         "left_out": {
             "corrupt": images.counts["corrupt"]["count"],
@@ -154,7 +157,7 @@ def _describe_generation(index, generation, images):
         "images_seen": _total(stage_counts, "images_seen"),
         "seconds": _total(stage_counts, "seconds"),
         "stage": generation.model.name,
-        **{split: generation.evaluation.counts[split] for split in SPLITS},
+        **{split: _describe_split(generation.evaluation, split, images) for split in SPLITS},
     }
     if is_finetuned:
         description["finetuned_from"] = {
@@ -165,6 +168,31 @@ def _describe_generation(index, generation, images):
     if generation.pseudo_labels is not None:
         description["pseudo"] = _describe_pseudo_labels(generation, images)
     return description
+
+
+def _describe_split(evaluation, split, images):
+    """Metrics of a split, and as `per_class` lists in the order of the classes.
+
+    They are computed from the predictions: evaluations of earlier versions lack some.
+    """
+    predictions = read_table(evaluation.path / f"{split}.parquet", ["truth", "label"])
+    truth, labels = (predictions[name].to_numpy() for name in ("truth", "label"))
+    classes = measure_classes(truth, labels, len(images.counts["class_names"]))
+    return {
+        **evaluation.counts[split],
+        "balanced_accuracy": classes.balanced_accuracy,
+        "macro_f1": classes.macro_f1,
+        "per_class": {
+            "images": classes.images.tolist(),
+            "recall": _without_nan(classes.recall),
+            "precision": _without_nan(classes.precision),
+        },
+    }
+
+
+def _without_nan(values):
+    """A list of floats, None where a value is not defined."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _total(stage_counts, name):

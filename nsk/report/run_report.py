@@ -1,18 +1,23 @@
-"""The report at the end of a run: `summary.json`, TensorBoard and the closing table."""
+"""The report at the end of a run: `summary.json`, `classes.csv`, TensorBoard, closing table."""
 
+import csv
+import io
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nsk.config.config import Config
 from nsk.report import tensorboard
-from nsk.report.collect import RunResults, collect_summary
+from nsk.report.collect import SPLITS, RunResults, collect_summary
 from nsk.report.terminal import closing_table
 from nsk.store.disk_errors import naming_disk_errors
+from nsk.store.files import atomic_write
 from nsk.store.manifest import write_json
 
 
 def report_run(config: Config, results: RunResults, all_reused: bool) -> dict[str, Any]:
-    """Writes `summary.json` and TensorBoard's events, and prints the closing table.
+    """Writes `summary.json`, `classes.csv` and TensorBoard's events, and prints the closing table.
 
     Args:
         config: the settings of the run.
@@ -25,9 +30,25 @@ def report_run(config: Config, results: RunResults, all_reused: bool) -> dict[st
     workdir = config.workdir
     summary = collect_summary(config, results)
     write_json(workdir / "summary.json", summary)
+    with naming_disk_errors(workdir):
+        _write_classes(workdir / "classes.csv", summary)
     with naming_disk_errors(workdir / "tensorboard"):
         tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
     sys.stdout.write(closing_table(summary, workdir))
     if all_reused:
         sys.stdout.write("Every stage was finished before: nothing was done.\n")
     return summary
+
+
+def _write_classes(path: Path, summary: Mapping[str, Any]) -> None:
+    """Writes a row for each generation, split and class; empty where a value is not defined."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("generation", "split", "class", "images", "recall", "precision"))
+    for generation in summary["generations"]:
+        for split in SPLITS:
+            columns = generation[split]["per_class"].values()
+            for name, *values in zip(summary["class_names"], *columns, strict=True):
+                writer.writerow((generation["index"], split, name, *values))
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text.getvalue(), encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nsk.errors import printable
 from nsk.evaluation.suites import SUITES, metric_name
 from nsk.report.text_table import align_columns
 from nsk.store.folders import StageFolder
@@ -13,6 +14,13 @@ from nsk.units import format_duration
 # Columns of the selection table: title, and the counts of dev images kept and of correct ones.
 DEV_COLUMNS = ("dev kept", "dev_kept", "dev_correct")
 DEV_CUT_COLUMNS = ("before cut", "dev_before_cut", "dev_before_cut_correct")
+
+# Metrics that weigh classes equally, by their titles.
+CLASS_METRICS = {"balanced": "balanced_accuracy", "macro-F1": "macro_f1"}
+CRITERIA = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "nll": "NLL"}
+# Classes that are listed: those that are found this much less often than the average image.
+LOW_RECALL = 0.5
+MAX_LISTED_CLASSES = 10
 
 
 def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
@@ -58,16 +66,63 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
             "",
             *align_columns(rows, left=3),
             "",
+            *_class_metrics_table(generations, summary["decide_by"]),
             *_suites_table(generations),
+            *_low_recall_table(summary),
             *finetuned,
-            f"* best on dev. {images['labeled']:,} labelled, {images['unlabeled']:,} unlabelled, "
-            f"{images['dev']:,} dev and {images['test']:,} test images; seed {summary['seed']}. "
-            "The test split decides nothing.",
+            f"* best on dev by {CRITERIA[summary['decide_by']]}. {images['labeled']:,} labelled, "
+            f"{images['unlabeled']:,} unlabelled, {images['dev']:,} dev and {images['test']:,} "
+            f"test images; seed {summary['seed']}. The test split decides nothing.",
             f"Model: {workdir / summary['export'] / 'saved_model'}",
             f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}",
             "",
         )
     )
+
+
+def _class_metrics_table(generations, decide_by):
+    """Lines of the table of metrics that weigh classes equally, and of the NLL if it decides."""
+    columns = [
+        (f"{split} {title}", split, metric, ".2%")
+        for title, metric in CLASS_METRICS.items()
+        for split in ("dev", "test")
+    ]
+    if decide_by == "nll":
+        columns += [(f"{split} NLL", split, "nll", ".4f") for split in ("dev", "test")]
+    rows = [("gen", *(title for title, *_ in columns))]
+    for generation in generations:
+        values = (
+            _format(generation[split].get(metric), format_spec)
+            for _, split, metric, format_spec in columns
+        )
+        rows.append((str(generation["index"]), *values))
+    return [*align_columns(rows, left=1), ""]
+
+
+def _low_recall_table(summary):
+    """Lines of the classes that the best generation seldom finds on dev, the worst first."""
+    best = summary["generations"][summary["best"]["index"]]
+    dev, test = (best[split]["per_class"] for split in ("dev", "test"))
+    limit = LOW_RECALL * best["dev"]["accuracy"]
+    low = [
+        (recall, -dev["images"][label], label)
+        for label, recall in enumerate(dev["recall"])
+        if recall is not None and recall < limit
+    ]
+    if not low:
+        return []
+    rows = [("class", "dev images", "recall", "precision", "test images", "recall", "precision")]
+    for _, _, label in sorted(low)[:MAX_LISTED_CLASSES]:
+        cells = [printable(summary["class_names"][label])]
+        for split in (dev, test):
+            cells.append(f"{split['images'][label]:,}")
+            cells += [_format(split[metric][label], ".2%") for metric in ("recall", "precision")]
+        rows.append(cells)
+    title = (
+        f"{len(low)} of {len(dev['recall'])} classes with a recall below half of the accuracy on "
+        f"dev (generation {best['index']}); all classes: classes.csv"
+    )
+    return [title, *align_columns(rows, left=1), ""]
 
 
 def _suites_table(generations):

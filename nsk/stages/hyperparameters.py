@@ -59,6 +59,11 @@ class Hyperparameters:
         return self.is_student and self.train.ratio > 0
 
     @property
+    def weights_classes(self) -> bool:
+        """Whether labelled images have the weights of their classes in the loss."""
+        return self.train.class_weights == "balanced"
+
+    @property
     def mixes_images(self) -> bool:
         """Whether images of a batch are mixed with each other."""
         return bool(self.noise.mixup_alpha or self.noise.cutmix_alpha)

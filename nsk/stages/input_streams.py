@@ -7,10 +7,11 @@ images, or with `--mixing=union` one stream over both.
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from nsk.data import perturb, pipeline
+from nsk.data import perturb, pipeline, records
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
 from nsk.data.resident_images import resident_stream
@@ -21,6 +22,8 @@ from nsk.stages.hyperparameters import Hyperparameters
 from nsk.training import losses
 
 FEW_SHARDS = 8
+# Records that are parsed in one call.
+PARSED_RECORDS = 256
 
 Stream = ResidentStream | ShardStream
 
@@ -46,8 +49,11 @@ def make_streams(
         parts = {"union": (labeled, pseudo)}
     else:
         parts = {"labeled": (labeled,), "pseudo": (pseudo,)}
-    has_pseudo_labels = pseudo is not None
-    make_targets = functools.partial(_targets, settings, labeled.num_classes, has_pseudo_labels)
+    make_targets = functools.partial(_targets, settings, labeled.num_classes, pseudo is not None)
+    if settings.weights_classes:
+        counts = count_labeled_rows(labeled, labeled_copies)
+        class_weights = losses.balanced_class_weights(counts)
+        make_targets = functools.partial(_weighted_targets, make_targets, class_weights)
     streams = []
     for (name, shard_sets), batch_size in zip(parts.items(), settings.batch_sizes, strict=True):
         common = (name, shard_sets, make_targets, labeled_copies, batch_size)
@@ -90,9 +96,39 @@ def _targets(settings, num_classes, has_pseudo_labels, parsed):
     return tf.where(parsed["is_pseudo"][:, None], pseudo_targets, label_targets)
 
 
+def _weighted_targets(make_targets, class_weights, parsed):
+    """Targets times the weights of their images, which are 1 for pseudo-labelled images.
+
+    A row sums to its image's weight. So mixup and CutMix, which are linear in the targets, mix
+    weighted losses.
+    """
+    weights = tf.gather(class_weights, parsed["label"])
+    weights = tf.where(parsed["is_pseudo"], tf.ones_like(weights), weights)
+    return weights[:, None] * make_targets(parsed)
+
+
+def count_labeled_rows(labeled: ShardSet, copies: dict[str, int]) -> np.ndarray:
+    """Rows of each class in an epoch over the labelled images, from a pass over their shards.
+
+    Args:
+        labeled: labelled images.
+        copies: copies in an epoch by the id of an image; 1 if it is missing.
+
+    Returns:
+        int64 array (num_classes,).
+    """
+    counts = np.zeros(labeled.num_classes, np.int64)
+    with labeled.naming_broken_shards():
+        for serialized in labeled.read().batch(PARSED_RECORDS):
+            parsed = records.parse_images(serialized)
+            rows = [copies.get(id.decode(), 1) for id in parsed["id"].numpy()]
+            np.add.at(counts, parsed["label"].numpy(), rows)
+    return counts
+
+
 def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Callable:
     """Function of (first_step, num_steps, share=WHOLE), see `Trainer.train`."""
-    return functools.partial(
+    make = functools.partial(
         pipeline.training_batches,
         streams,
         settings.noise_key,
@@ -100,6 +136,19 @@ def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Call
         settings.image_size,
         mixes=settings.mixes_images,
     )
+    if not settings.weights_classes:
+        return make
+    return lambda *arguments, **options: make(*arguments, **options).map(_separate_weights)
+
+
+def _separate_weights(*streams):
+    """Targets whose rows sum to 1, and the weights of the images from those of the streams."""
+    separated = []
+    for stream in streams:
+        weights = tf.reduce_sum(stream["target"], axis=1)
+        target = stream["target"] / weights[:, None]
+        separated.append({**stream, "target": target, "weight": weights})
+    return tuple(separated)
 
 
 def make_perturbation(settings: Hyperparameters) -> Callable:

@@ -6,7 +6,28 @@ mixtures of them share one cross entropy.
 Reference: Xie et al., 2020 (arXiv 1911.04252), section 3.
 """
 
+import numpy as np
 import tensorflow as tf
+
+
+def balanced_class_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights of images by class, inversely proportional to the class's number of images.
+
+    Args:
+        counts: int array (num_classes,), images of each class, at least one image in all.
+
+    Returns:
+        float32 array (num_classes,), n / (classes with images x images of the class): their mean
+        over all images is 1, and the sum over the images of a class is the same for every class. 1
+        for classes without images.
+
+    Reference:
+        King and Zeng, 2001, Logistic regression in rare events data.
+    """
+    has_images = counts > 0
+    weights = np.ones(len(counts))
+    weights[has_images] = counts.sum() / (np.count_nonzero(has_images) * counts[has_images])
+    return weights.astype(np.float32)
 
 
 def label_targets(labels: tf.Tensor, num_classes: int, label_smoothing: float = 0.0) -> tf.Tensor:
@@ -64,7 +85,7 @@ def summed_cross_entropy(targets: tf.Tensor, logits: tf.Tensor, weights: tf.Tens
     """Sum over the rows of weight x cross entropy; float32 scalar.
 
     A sum, not a mean: the rows of one mean are on several replicas, so the trainer divides by the
-    weight of the *global* batch.
+    number of rows of the *global* batch.
 
     Args:
         targets: float32 (batch, C), probabilities.

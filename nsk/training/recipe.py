@@ -15,8 +15,8 @@ class Recipe:
         optimizer, momentum, nesterov: see `optimizers.make_optimizer`.
         weight_decay: L2 penalty on all weights but BatchNorm's (decoupled for AdamW).
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
-        loss_normalization: `labelled`: the summed loss is divided by the first stream's weight |
-            `all`: by the weight of all streams.
+        loss_normalization: `labelled`: the summed loss is divided by the first stream's rows |
+            `all`: by the rows of all streams.
         ema_decay: decay of the averaged weights, which are evaluated and saved; 0: no average.
         accumulation_steps: micro-batches per step and replica; divides each stream's share.
         frozen_blocks: blocks after the stem that are not trained, with the stem; 0: none.

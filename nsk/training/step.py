@@ -75,8 +75,10 @@ class ReplicaStep:
         """
         recipe, replica = self._recipe, tf.distribute.get_replica_context()
         counted = streams if recipe.loss_normalization == "all" else streams[:1]
-        weight = tf.add_n([tf.reduce_sum(stream["weight"]) for stream in counted])
-        denominator = replica.all_reduce("SUM", weight)
+        # Not the sum of their weights: a batch without an image of a rare class has a smaller one,
+        # which would raise the weight of all others.
+        rows = tf.add_n([tf.shape(stream["weight"])[0] for stream in counted])
+        denominator = replica.all_reduce("SUM", tf.cast(rows, tf.float32))
         number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
         loss, gradients, statistics = self.compute(streams, step, number, denominator)
         if statistics and self._num_replicas > 1 and not recipe.synchronized:

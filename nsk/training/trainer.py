@@ -1,9 +1,9 @@
 """The trainer of teachers and students: streams and hyperparameters differ, the code does not.
 
 A custom loop instead of `model.fit`: the noise of a step must depend on the step and on positions
-in the global batch (layers under `fit` draw the same mask on every replica), the loss is a weighted
-mean over the global batch, gradients are reduced before they are clipped, and the moving average
-covers BatchNorm.
+in the global batch (layers under `fit` draw the same mask on every replica), the loss is a sum over
+the global batch divided by the rows of some of its streams, gradients are reduced before they are
+clipped, and the moving average covers BatchNorm.
 """
 
 import functools

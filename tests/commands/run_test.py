@@ -20,7 +20,8 @@ def reported(monkeypatch):
     reports = []
     chain = [SimpleNamespace(model="teacher"), SimpleNamespace(model="student")]
     monkeypatch.setattr(self_training, "train_chain", lambda runner: ("images", chain))
-    monkeypatch.setattr(decisions, "best_generation", lambda chain: 1)
+    best = {"accuracy": 1, "nll": 0}
+    monkeypatch.setattr(decisions, "best_generation", lambda chain, decide_by: best[decide_by])
     monkeypatch.setattr(export, "export", lambda runner, model, images: f"export of {model}")
 
     def report(*arguments):
@@ -43,6 +44,11 @@ def test_run_saves_all_settings_and_exports_the_best_generation(tmp_path, report
     assert config.run.seed == 3 and results.images == "images" and len(results.chain) == 2
     assert (results.best, results.export, all_reused) == (1, "export of student", True)
     assert results.suites == {} and results.baseline is None
+
+
+def test_decide_by_decides_what_is_exported(tmp_path, reported):
+    run.execute({**VALUES, "workdir": str(tmp_path), "decide_by": "nll"})
+    assert reported[0][1].export == "export of teacher"
 
 
 def test_only_the_chief_writes_settings_and_summary(tmp_path, reported, monkeypatch):

@@ -181,6 +181,7 @@ CONDITIONS = {
     "cache_mebibytes": lambda v: v["cache"] == "auto",
     "shuffle_mebibytes": lambda v: v["cache"] != "memory",
     "mixing": has_pseudo_labels,
+    "class_weights": lambda v: v["class_weights"] == "balanced",  # So "none" is in no fingerprint.
     "loss_normalization": has_pseudo_labels,
     "nesterov": lambda v: v["optimizer"] == "sgd",
     "decay_epochs": lambda v: v["schedule"] == "exponential",
@@ -394,8 +395,9 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
                 f" has no effect: it needs {FIELDS[name].metadata['used_if'].text}."
             )
         warned.update(expected)
-    # A chain without students is no reason to warn; Nesterov with another optimizer is an error.
-    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov"}
+    # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
+    # class weights depend on themselves alone.
+    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", "class_weights"}
 
 
 def test_defaults_without_effect_trigger_no_warning():

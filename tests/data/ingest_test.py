@@ -188,6 +188,25 @@ def test_fractions_are_proportional_to_the_classes(tmp_path, given):
     assert counts["images"]["unlabeled"] == 40
 
 
+def test_a_labelled_share_has_an_image_of_each_class(tmp_path, given, caplog):
+    """Shares of 9.4, 0.3 and 0.3 images; the total stays what was asked for."""
+    given["digits"] = GivenSource(
+        names(3), {"train": pool(94, 3, 3), "test": pool(2, 2, 2, start=200, prefix="test")}
+    )
+    dev = pool(5, 5, 5, start=300, prefix="dev")
+    given["digits"].pools["dev"] = dev
+    with caplog.at_level("INFO", logger="absl"):
+        counts = run(tmp_path / "a", labeled_fraction=0.1)
+    assert counts["per_class"]["labeled"] == [8, 1, 1]
+    assert "--labeled_fraction: one labelled image each of class 1, class 2, which" in caplog.text
+    assert counts["images"]["unlabeled"] == 90
+    caplog.clear()
+    with caplog.at_level("INFO", logger="absl"):
+        assert run(tmp_path / "b", labeled_fraction=0.5)["per_class"]["labeled"] == [47, 2, 1]
+    assert "one labelled image each" not in caplog.text
+    refused("gives 2 labelled images but none of class 'class 1'", tmp_path, labeled_fraction=0.02)
+
+
 def test_the_labelled_fraction_is_of_the_training_images_with_dev(tmp_path, given):
     given["digits"] = GivenSource(
         names(2), {"train": pool(50, 50), "test": pool(2, 2, start=200, prefix="test")}

@@ -1,8 +1,9 @@
 """Quotas of the classes in a split; `ingest_test.py` tests the splits themselves."""
 
 import numpy as np
+import pytest
 
-from nsk.data.splits import balanced_quotas, proportional_quotas
+from nsk.data.splits import balanced_quotas, proportional_quotas, quotas_with_every_class
 
 
 def test_quotas():
@@ -23,3 +24,16 @@ def test_quotas():
         assert quotas.sum() == number
         assert (quotas <= available).all()
         assert (np.abs(quotas - number * available / available.sum()) < 1).all()
+
+
+def test_every_class_has_a_quota():
+    """Each taken from the largest quota of all, which may be several classes in turn."""
+    available = np.array([900, 800, 0, 3, 1, 2])
+    quotas = quotas_with_every_class(np.array([5, 5, 0, 0, 0, 0]), available)
+    assert quotas.tolist() == [3, 4, 0, 1, 1, 1]
+    quotas = quotas_with_every_class(np.array([3, 2, 0, 0, 0, 0]), available)
+    assert quotas.tolist() == [1, 1, 0, 1, 1, 1]
+    unchanged = np.array([5, 4, 0, 1, 1, 1])
+    assert quotas_with_every_class(unchanged, available).tolist() == unchanged.tolist()
+    with pytest.raises(ValueError, match="4 images"):
+        quotas_with_every_class(np.array([3, 1, 0, 0, 0, 0]), available)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from nsk.evaluation import metrics
 
@@ -94,9 +95,12 @@ def test_ties_go_to_the_first_class():
 def test_summary():
     log_probabilities, labels = random_case()
     summary = metrics.summarize(log_probabilities, labels)
+    predicted = log_probabilities.argmax(axis=1)
     assert summary == {
         "accuracy": metrics.accuracy(log_probabilities, labels),
         "top5": metrics.top_k_accuracy(log_probabilities, labels, 5),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        "macro_f1": pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro")),
         "nll": metrics.negative_log_likelihood(log_probabilities, labels),
         "ece": metrics.expected_calibration_error(log_probabilities, labels),
         "brier": metrics.brier(log_probabilities, labels),
@@ -136,17 +140,6 @@ def test_paired_standard_error_is_the_spread_over_repeated_draws():
     assert np.std(differences) == pytest.approx(np.mean(errors), rel=0.05)
 
 
-def test_chance_p_value():
-    # Three of four labels are class 0: P(X >= 3) = 4 * 0.75^3 * 0.25 + 0.75^4.
-    p_value = metrics.chance_p_value(3, [0, 0, 0, 1], 2)
-    assert p_value == pytest.approx(4 * 0.75**3 * 0.25 + 0.75**4)
-    assert metrics.chance_p_value(0, [0, 1], 2) == 1
-    assert metrics.chance_p_value(3, [1, 1, 1], 2) == 1  # The only class is always correct.
-    labels = np.arange(1000) % 10
-    assert metrics.chance_p_value(100, labels, 10) > 0.4
-    assert metrics.chance_p_value(200, labels, 10) < 1e-10
-
-
 @pytest.mark.parametrize(
     "log_probabilities, labels",
     [
@@ -182,7 +175,3 @@ def test_other_invalid_arguments_are_rejected():
         metrics.paired_standard_error([], [])
     with pytest.raises(ValueError, match="same shape"):
         metrics.paired_standard_error([True], [True, False])
-    with pytest.raises(ValueError, match="at least one"):
-        metrics.chance_p_value(0, [], 2)
-    with pytest.raises(ValueError, match="num_correct=3"):
-        metrics.chance_p_value(3, [0, 1], 2)

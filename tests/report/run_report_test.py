@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 
@@ -24,6 +25,30 @@ SHARDS = [
 ]
 
 
+CLASS_NAMES = ["cat", "dog", "emu"]
+# Images of 3 classes by (true class, predicted class): recall 8/10, 1/4 and undefined.
+TABLES = {
+    "dev": {(0, 0): 8, (0, 2): 2, (1, 0): 3, (1, 1): 1},
+    "test": {(0, 0): 1, (1, 1): 1, (2, 2): 1},
+}
+CLASS_METRICS = {
+    "dev": {
+        "balanced_accuracy": (8 / 10 + 1 / 4) / 2,
+        "macro_f1": (16 / 21 + 2 / 5 + 0) / 3,
+        "per_class": {
+            "images": [10, 4, 0],
+            "recall": [8 / 10, 1 / 4, None],
+            "precision": [8 / 11, 1.0, 0.0],
+        },
+    },
+    "test": {
+        "balanced_accuracy": 1.0,
+        "macro_f1": 1.0,
+        "per_class": {"images": [1] * 3, "recall": [1.0] * 3, "precision": [1.0] * 3},
+    },
+}
+
+
 def metrics(accuracy):
     return {
         "accuracy": accuracy,
@@ -46,6 +71,7 @@ def make_images(workdir, with_truth=True):
         workdir,
         "data/images",
         {
+            "class_names": CLASS_NAMES,
             "images": NUM_IMAGES,
             "corrupt": {"count": 2, "images": []},
             "duplicates_removed": {"test": 0, "dev": 1, "labeled": 0, "unlabeled": 4},
@@ -74,6 +100,13 @@ def make_generation(workdir, index, dev, test, adopted=False):
     evaluation = make_stage(
         workdir, f"{folder}/evaluation", {"dev": metrics(dev), "test": metrics(test)}
     )
+    for split, table in TABLES.items():
+        truth, labels = np.repeat(list(table), list(table.values()), axis=0).T
+        predictions = make_stored_predictions(
+            [f"{number}" for number in range(len(truth))],
+            np.log(np.where(np.eye(3)[labels], 0.8, 0.1)).astype(np.float32),
+        )
+        write_predictions(evaluation.path / f"{split}.parquet", predictions, truth)
     if not index:
         return Generation(model, model, evaluation)
     scores = make_stage(workdir, f"{folder}/scores", {"scored": 7, "temperature": 1.25})
@@ -97,14 +130,16 @@ def make_generation(workdir, index, dev, test, adopted=False):
     return Generation(model, model, evaluation, scores, selection, pseudo_labels)
 
 
-def report(workdir, *, images=None, chain=None, best=1, all_reused=False, suites=None):
+def report(workdir, *, images=None, chain=None, best=1, all_reused=False, suites=None, **settings):
     images = images or make_images(workdir)
     chain = chain or [
         make_generation(workdir, 0, 0.8125, 0.7777),
         make_generation(workdir, 1, 0.9125, 0.8888),
     ]
     export = make_stage(workdir, "export", {"image_size": 16})
-    config = Config.from_values({"train_steps": ["10"], "workdir": str(workdir), "seed": 7})
+    config = Config.from_values(
+        {"train_steps": ["10"], "workdir": str(workdir), "seed": 7, **settings}
+    )
     results = RunResults(images, chain, best, export, suites or {})
     return report_run(config, results, all_reused)
 
@@ -116,6 +151,7 @@ def test_summary_has_the_documented_fields(tmp_path):
 
     assert set(written) >= {"generations", "best", "export", "environment", "seed", "num_images"}
     assert written["best"] == {"index": 1} and written["seed"] == 7
+    assert (written["decide_by"], written["class_names"]) == ("accuracy", CLASS_NAMES)
     assert written["export"] == "export-0123456789"
     # Labels for training and dev are counted separately.
     assert written["num_images"] == NUM_IMAGES
@@ -132,12 +168,12 @@ def test_summary_has_the_documented_fields(tmp_path):
         "images_seen": 60000,
         "seconds": 75.0,
         "stage": "gen0/teacher-0123456789",
-        "dev": metrics(0.8125),
-        "test": metrics(0.7777),
+        "dev": {**metrics(0.8125), **CLASS_METRICS["dev"]},
+        "test": {**metrics(0.7777), **CLASS_METRICS["test"]},
     }
     assert teacher == expected
     assert (student["index"], student["role"], student["model"]) == (1, "student", "resnet26")
-    assert student["test"] == metrics(0.8888)
+    assert student["test"] == {**metrics(0.8888), **CLASS_METRICS["test"]}
     assert student["pseudo"] == {
         "scored": 7,
         "temperature": 1.25,
@@ -231,6 +267,36 @@ def test_closing_table_shows_the_numbers_and_marks_the_best(tmp_path, capsys):
     assert f"Model: {tmp_path}/export-0123456789/saved_model" in text
     assert f"tensorboard --logdir={tmp_path}/tensorboard" in text
     assert "nothing was done" not in text
+
+
+def test_metrics_of_classes_are_tables_and_a_file(tmp_path, capsys):
+    report(tmp_path)
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    assert ["1", "52.50%", "100.00%", "38.73%", "100.00%"] in lines
+    # Half of the accuracy on dev, 91.25 %, is above the recall of the second class alone.
+    assert "1 of 3 classes with a recall below half of the accuracy on dev (generation 1)" in output
+    assert ["dog", "4", "25.00%", "100.00%", "1", "100.00%", "100.00%"] in lines
+    assert not any(line[:1] in (["cat"], ["emu"]) for line in lines)
+    assert "best on dev by accuracy." in output and "NLL" not in output
+    with open(tmp_path / "classes.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["generation", "split", "class", "images", "recall", "precision"]
+    assert len(rows) == 2 * 2 * 3
+    assert rows[:3] == [
+        ["0", "dev", "cat", "10", "0.8", str(8 / 11)],
+        ["0", "dev", "dog", "4", "0.25", "1.0"],
+        ["0", "dev", "emu", "0", "", "0.0"],
+    ]
+
+
+def test_what_decides_is_named_and_shown(tmp_path, capsys):
+    assert report(tmp_path, decide_by="nll")["decide_by"] == "nll"
+    output = capsys.readouterr().out
+    assert "best on dev by NLL." in output and "dev NLL  test NLL" in output
+    assert ["1", "52.50%", "100.00%", "38.73%", "100.00%", "0.5000", "0.5000"] in [
+        line.split() for line in output.splitlines()
+    ]
 
 
 def test_the_best_generation_may_be_an_earlier_one(tmp_path, capsys):

@@ -1,3 +1,5 @@
+import numpy as np
+
 from nsk.evaluation import suites
 from nsk.report.terminal import closing_table, print_selection
 from tests.report.run_report_test import make_stage
@@ -66,7 +68,8 @@ def test_external_scores_have_no_dev_columns(tmp_path, capsys):
     assert "The external teacher's predictions of dev are not known. Nothing was trained." in output
 
 
-def make_summary(*generations):
+def make_summary(*generations, num_classes=2):
+    per_class = {name: [1] * num_classes for name in ("images", "recall", "precision")}
     return {
         "generations": [
             {
@@ -75,15 +78,36 @@ def make_summary(*generations):
                 "model": "resnet8",
                 "parameters": 1000,
                 "seconds": 60,
-                **metrics,
+                **{split: {"per_class": per_class, **values} for split, values in metrics.items()},
             }
             for index, metrics in enumerate(generations)
         ],
         "best": {"index": 0},
+        "decide_by": "accuracy",
+        "class_names": [f"class-{number}" for number in range(num_classes)],
         "export": "export-0",
         "num_images": {"labeled": 1, "unlabeled": 2, "dev": 3, "test": 4},
         "seed": 0,
     }
+
+
+def test_of_many_classes_the_worst_ten_are_listed(tmp_path):
+    random = np.random.default_rng(0)
+    recall = random.permutation(1000) / 1000
+    per_class = {"images": [5] * 1000, "recall": recall.tolist(), "precision": [0.5] * 1000}
+    values = {"accuracy": 0.4, "per_class": per_class}
+    summary = make_summary({"dev": values, "test": values}, num_classes=1000)
+    lines = closing_table(summary, tmp_path).splitlines()
+    (start,) = (number for number, line in enumerate(lines) if "recall below half" in line)
+    assert lines[start].startswith("200 of 1000 classes")
+    listed = [line.split()[0] for line in lines[start + 2 : start + 12]]
+    assert listed == [f"class-{label}" for label in np.argsort(recall)[:10]]
+    assert lines[start + 12] == ""
+
+
+def test_no_class_is_listed_if_all_are_found(tmp_path):
+    values = {"accuracy": 0.9}
+    assert "recall" not in closing_table(make_summary({"dev": values, "test": values}), tmp_path)
 
 
 def test_a_second_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypatch):
@@ -97,7 +121,8 @@ def test_a_second_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypa
     header, *rows = lines[1:4]
     assert header.split()[4:7] == ["dev", "test", "pseudo-labels"]
     assert [row.split()[4:6] for row in rows] == [["50.00%", "25.00%"], ["75.00%", "50.00%"]]
-    assert [line.split() for line in lines[5:7]] == [
+    assert lines[5].startswith("gen  dev balanced")
+    assert [line.split() for line in lines[9:11]] == [
         ["gen", "corruptions/mce", "corruptions/error"],
         ["1", "0.679", "-"],
     ]

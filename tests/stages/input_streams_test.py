@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 from nsk import noise
 from nsk.data import augment, crops, mixup, pipeline
@@ -185,3 +186,75 @@ def test_the_perturbation_uses_every_setting(make_settings, digits, kind):
     for received_part, expected_part in zip(received, expected, strict=True):
         np.testing.assert_array_equal(received_part, expected_part)
     assert np.any(received[0] != augmented)
+
+
+# Weights of classes.
+
+
+@pytest.fixture
+def expected_weights(digits):
+    """Weight of each class's labelled images by scikit-learn, float (10,)."""
+    return compute_class_weight("balanced", classes=np.arange(10), y=digits[1][:60])
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_labelled_images_have_the_weights_of_their_classes(
+    make_streams, make_settings, expected_weights, cache
+):
+    """Pseudo-labelled images have the weight 1; images, order and targets stay the same."""
+    weights = []
+    for class_weights in ("none", "balanced"):
+        settings = make_settings(class_weights=class_weights, label_smoothing=0.1, cache=cache)
+        streams = make_streams(settings)
+        batches = input_streams.make_batches(settings, streams)(0, 15)
+        weights.append(list(batches.as_numpy_iterator()))
+    for plain, weighted in zip(*weights, strict=True):
+        for stream, weighted_stream in zip(plain, weighted, strict=True):
+            np.testing.assert_array_equal(stream["image"], weighted_stream["image"])
+            np.testing.assert_allclose(stream["target"], weighted_stream["target"], rtol=1e-5)
+            np.testing.assert_array_equal(stream["weight"], 1)
+        labeled, pseudo = weighted
+        expected = expected_weights[labeled["target"].argmax(axis=1)]
+        np.testing.assert_allclose(labeled["weight"], expected, rtol=1e-5)
+        np.testing.assert_allclose(pseudo["weight"], 1, rtol=1e-5)
+    # Two epochs over the 60 labelled images: their mean weight is 1.
+    assert np.mean([labeled["weight"] for labeled, _ in weights[1]]) == pytest.approx(1)
+
+
+def test_in_a_union_only_labelled_images_are_weighted(make_streams, make_settings):
+    settings = make_settings(
+        class_weights="balanced", mixing="union", loss_normalization="all", pseudo_label="hard"
+    )
+    (union,) = make_streams(settings)
+    weights = union.targets.numpy().sum(axis=1)
+    np.testing.assert_allclose(weights[60:], 1, rtol=1e-6)
+    assert weights[:60].mean() == pytest.approx(1) and weights[:60].std() > 0.05
+
+
+def test_copies_of_labelled_images_count(make_streams, make_settings, digits, shard_sets):
+    labels = digits[1][:60]
+    copies = {str(number): 7 for number in np.flatnonzero(labels == 3)} | {"0": 0}
+    counts = input_streams.count_labeled_rows(shard_sets["labeled"], copies)
+    rows = [copies.get(str(number), 1) for number in range(60)]
+    np.testing.assert_array_equal(counts, np.bincount(labels, rows, 10))
+    labeled, _ = make_streams(make_settings(class_weights="balanced"), copies)
+    weights = labeled.targets.numpy().sum(axis=1)
+    expected = compute_class_weight("balanced", classes=np.arange(10), y=np.repeat(labels, rows))
+    np.testing.assert_allclose(weights, expected[labels], rtol=1e-6)
+
+
+def test_mixup_mixes_weighted_losses(make_streams, make_settings, expected_weights):
+    """The loss of a mixed image is the mixture of the weighted losses of both of its labels."""
+    batches = [
+        next(iter(input_streams.make_batches(settings, make_streams(settings))(0, 1)))
+        for settings in (
+            make_settings(generation=0, mixup_alpha=[1.0], class_weights=class_weights)
+            for class_weights in ("none", "balanced")
+        )
+    ]
+    ((plain,), (weighted,)) = batches
+    mixed = plain["target"].numpy()
+    assert (mixed.max(axis=1) < 0.99).any()
+    received = weighted["weight"].numpy()[:, None] * weighted["target"].numpy()
+    np.testing.assert_allclose(received, mixed * expected_weights, rtol=1e-5)
+    np.testing.assert_allclose(weighted["target"].numpy().sum(axis=1), 1, rtol=1e-6)

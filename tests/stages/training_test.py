@@ -305,3 +305,28 @@ def test_the_checkpoints_of_a_finished_training_are_deleted(make_runner, tmp_pat
     assert [path.name for path in (tmp_path / "gen0").iterdir() if path.is_dir()] == [
         stage.path.name
     ]
+
+
+def test_weighted_classes_train_as_keras_does_with_class_weight(make_job, digits):
+    """SGD on the same batches: Keras multiplies the losses by weights and takes their mean."""
+    changes = {"ratio": [0], "weight_decay": [0], "train_steps": [5], "dropout_rate": [0]}
+    job = make_job(class_weights="balanced", **changes)
+    trainer = training.make_trainer(
+        job, job.open_streams(), Runtime.from_strategy(make_strategy("one"))
+    )
+    make_batches = training.make_batches(job.settings, job.open_streams())
+    losses, _ = trainer.call_steps(trainer.iterate(make_batches, 0, 5), 0, 5)
+
+    model = training.build_network(job.settings, 10, synchronized=False)
+    optimizer = keras.optimizers.SGD(momentum=0.9)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    class_weight = dict(enumerate(60 / (10 * np.bincount(digits[1][:60]))))
+    batches = make_batches(0, 5).as_numpy_iterator()
+    for (batch,), rate, loss in zip(batches, trainer.recipe.learning_rates, losses, strict=True):
+        optimizer.learning_rate = rate
+        images, targets = batch["image"].astype(np.float32), batch["target"]
+        model.reset_metrics()
+        expected = model.train_on_batch(images, targets, class_weight=class_weight)
+        assert loss == pytest.approx(expected, rel=1e-4)
+    for variable, expected in zip(trainer.model.variables, model.variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected.numpy(), atol=1e-4)

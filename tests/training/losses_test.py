@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
 
 from nsk.training import losses
 
@@ -92,3 +93,13 @@ def test_summed_cross_entropy_by_hand(dtype):
 
 def test_the_loss_of_no_rows_is_zero():
     assert losses.summed_cross_entropy(PROBABILITIES[:0], tf.zeros([0, 4]), tf.zeros([0])) == 0.0
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.repeat([0, 1, 3], [90, 8, 2])
+    weights = losses.balanced_class_weights(np.bincount(labels, minlength=5))
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
+    np.testing.assert_allclose(weights[[0, 1, 3]], expected, rtol=1e-6)
+    np.testing.assert_array_equal(weights[[2, 4]], 1)
+    assert weights[labels].mean() == pytest.approx(1)
+    np.testing.assert_allclose(np.bincount(labels, weights[labels])[[0, 1, 3]], 100 / 3, rtol=1e-6)

@@ -218,13 +218,14 @@ def linear_training_by_hand(recipe):
             np.concatenate([stream[part] for stream in element]).astype(np.float64)
             for part in ("image", "target", "weight")
         )
-        counted = labeled["weight"] if recipe.loss_normalization == "labelled" else row_weights
+        # The number of rows, whatever their weights.
+        counted = len(labeled["image"] if recipe.loss_normalization == "labelled" else images)
         pixels = images.reshape(len(images), -1) / 255
         logits = pixels @ parameters[0] + parameters[1]
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         entropies = -np.sum(targets * np.log(probabilities), axis=1)
-        losses_.append(np.sum(row_weights * entropies) / np.sum(counted))
-        errors = row_weights[:, np.newaxis] * (probabilities - targets) / np.sum(counted)
+        losses_.append(np.sum(row_weights * entropies) / counted)
+        errors = row_weights[:, np.newaxis] * (probabilities - targets) / counted
         gradients = [pixels.T @ errors, errors.sum(axis=0)]
         gradients = [
             gradient + recipe.weight_decay * parameter
