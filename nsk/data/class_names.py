@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from nsk.errors import UserError, list_names
+from nsk.errors import UserError, list_names, printable
 
 
 def normalize_name(name: str) -> str:
@@ -41,6 +41,28 @@ def sort_names(names: Iterable[str], folder: str | Path = "") -> list[str]:
 def are_numbers(names: Iterable[str]) -> bool:
     """Whether all names are non-negative integers."""
     return all(name.isascii() and name.isdigit() for name in names)
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Reads a file with the names of classes, one per line, as `--class_names` gives it.
+
+    Raises:
+        UserError: it cannot be read, has no name, or has a name twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise UserError(
+            f"--class_names={path} cannot be read ({reason}): give a file with one name per line."
+        ) from None
+    names = [normalize_name(line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"--class_names={path} has no names: give one per line.")
+    repeated = repeated_values(names)
+    if repeated:
+        raise UserError(f"--class_names={path} has {list_names(repeated)} twice: remove one.")
+    return list(map(printable, names))
 
 
 def repeated_values(values: Iterable) -> list:

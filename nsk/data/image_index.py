@@ -17,6 +17,7 @@ class ImageIndex:
         spans: int64 array (n, 2), offset and length of the encoded image in the spool.
         sides: int32 array (n,), the shorter side in pixels.
         pools: dict from the split of a source to its rows.
+        groups: names of the groups, by row, of images that belong to one, such as a patient.
         external_teacher: dict from a row to the number of bytes of an external teacher's scores,
             which follow the image in the spool.
     """
@@ -27,6 +28,7 @@ class ImageIndex:
     spans: np.ndarray
     sides: np.ndarray
     pools: dict[str, np.ndarray]
+    groups: dict[int, str] = dataclasses.field(default_factory=dict)
     external_teacher: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def with_pools(self, pools: dict[str, np.ndarray]) -> Self:

@@ -209,7 +209,7 @@ def describe(counts: dict) -> list[str]:
         if number:
             lines.append(
                 f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
-                "split."
+                "split, or of the same group."
             )
     lines += _describe_conflicts(counts["conflicts"])
     for pool, number in counts["unused"].items():

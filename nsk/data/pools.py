@@ -1,13 +1,14 @@
 """Pools: which split of which source the images of each role are taken from."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 from absl import logging
 
 from nsk.config.data import DataConfig
 from nsk.data import sources
-from nsk.data.class_names import normalize_name
+from nsk.data.class_names import normalize_name, read_class_names
 from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError, list_names
 
@@ -52,26 +53,22 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
     source = opened["dataset"]
     if source.class_names is None:
         raise UserError(f"--dataset={config.dataset} has no labels: {source.label_hint}.")
-    if len(source.class_names) < 2:
-        raise UserError(
-            f"--dataset={config.dataset} has only one class, {source.class_names[0]!r}: give two."
-        )
-    if for_training and source.empty_classes:
-        raise UserError(
-            f"--dataset={config.dataset} has classes without images to train on: "
-            f"{list_names(source.empty_classes)}: fill or remove their folders."
-        )
-    pools = {split: Pool(source, split) for split in source.splits}
+    names, classes = _order_classes(config, source)
+    if len(names) < 2:
+        raise UserError(f"--dataset={config.dataset} has only one class, {names[0]!r}: give two.")
+    if for_training:
+        _check_empty_classes(config, source, names, classes)
+    pools = {split: Pool(source, split, classes=classes) for split in source.splits}
     if config.test_dataset:
         test_source = opened["test_dataset"]
         split = _first_available_split(test_source, "test", "train", "labeled", "dev")
-        pools["test"] = Pool(test_source, split, classes=_match_classes(config, opened))
+        pools["test"] = Pool(test_source, split, classes=_match_classes(config, test_source, names))
     if config.unlabeled_dataset:
         unlabeled_source = opened["unlabeled_dataset"]
         # Unlabelled images may be of other classes, but then their labels have no meaning here.
         is_same = _normalized(unlabeled_source) == _normalized(source)
         split = _first_available_split(unlabeled_source, "unlabeled", "train", "labeled")
-        pools["unlabeled"] = Pool(unlabeled_source, split, is_same)
+        pools["unlabeled"] = Pool(unlabeled_source, split, is_same, classes)
     if for_training and "train" not in pools and "labeled" not in pools:
         raise UserError(
             f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
@@ -80,17 +77,59 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
     for flag, opened_source in opened.items():
         for note in opened_source.notes:
             logging.info("--%s: %s", flag, note)
-    return pools, source.class_names
+    return pools, names
 
 
-def _match_classes(config: DataConfig, opened: dict[str, Source]) -> np.ndarray | None:
+def _order_classes(config: DataConfig, source: Source) -> tuple[list[str], np.ndarray | None]:
+    """The names of the classes in order, and the class of each class of --dataset; None: the same.
+
+    Sources without names number their classes: a file gives the names of the numbers.
+    """
+    if not config.class_names:
+        return source.class_names, None
+    names = read_class_names(Path(config.class_names).expanduser())
+    found = _normalized(source)
+    if _are_numbers_of(found, names):
+        return names, None
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        raise UserError(
+            f"--class_names={config.class_names} lacks {list_names(unknown)}, of "
+            f"--dataset={config.dataset}: give the names of all classes, one per line."
+        )
+    return names, np.array([names.index(name) for name in found], np.int64)
+
+
+def _are_numbers_of(found: list[str], names: list[str]) -> bool:
+    """Whether a source without names numbers the classes that have these names."""
+    is_unnamed = found == [str(number) for number in range(len(found))]
+    return is_unnamed and len(found) <= len(names) and not set(found) & set(names)
+
+
+def _check_empty_classes(
+    config: DataConfig, source: Source, names: list[str], classes: np.ndarray | None
+) -> None:
+    """UserError if there are classes without any image to train on."""
+    used = set(range(len(source.class_names)) if classes is None else classes.tolist())
+    unused = [name for index, name in enumerate(names) if index not in used]
+    if source.empty_classes or unused:
+        raise UserError(
+            f"--dataset={config.dataset} has classes without images to train on: "
+            f"{list_names([*source.empty_classes, *unused])}: fill them, or remove their folders "
+            "or names."
+        )
+
+
+def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.ndarray | None:
     """The class of --dataset for each class of --test_dataset, by name; None if they are equal."""
-    names, test_names = _normalized(opened["dataset"]), _normalized(opened["test_dataset"])
-    if test_names == names:
+    test_names = _normalized(source)
+    if test_names == list(map(normalize_name, names)):
         return None
-    indices = {name: index for index, name in enumerate(names)}
+    if config.class_names and test_names and _are_numbers_of(test_names, names):
+        return None
+    indices = {normalize_name(name): index for index, name in enumerate(names)}
     # A class without images that --dataset does not have is no class.
-    empty = set(map(normalize_name, opened["test_dataset"].empty_classes))
+    empty = set(map(normalize_name, source.empty_classes))
     unknown = [name for name in test_names or () if name not in indices and name not in empty]
     if test_names is None or unknown:
         raise UserError(
@@ -101,9 +140,9 @@ def _match_classes(config: DataConfig, opened: dict[str, Source]) -> np.ndarray 
     present = set(test_names) - empty
     logging.info(
         "--test_dataset: it has images of %d of the %d classes, none of %s.",
-        len(present & set(names)),
+        len(present & set(indices)),
         len(names),
-        list_names([name for name in names if name not in present]),
+        list_names([name for name in indices if name not in present]),
     )
     return np.array([indices.get(name, -1) for name in test_names], np.int64)
 

@@ -128,7 +128,8 @@ class _Division:
 
     Attributes:
         splits: dict from a decided split to its rows.
-        removed: dict from a split to the number of duplicates that it left out.
+        removed: dict from a split to the number of images that it left out, since an earlier split
+            has their pixels or their group.
     """
 
     def __init__(self, images: ImageIndex, class_names: list[str]):
@@ -137,19 +138,17 @@ class _Division:
         self.splits = {}
         self.removed = {}
         self._is_used = np.zeros(len(images.ids), bool)
-        self._taken_digests = set()
+        self._kin, self._kin_names = join_kin(images)
+        self._taken = set()
 
     def remaining(self, split: str, pool: str) -> np.ndarray:
-        """The available rows of a pool; drops and counts duplicates of earlier splits' images."""
-        digests = self.images.digests
+        """The available rows of a pool; drops and counts the kin of earlier splits' images."""
         rows = self.images.pools[pool]
         rows = rows[~self._is_used[rows]]
-        is_duplicate = np.array(
-            [digests[row] in self._taken_digests for row in rows.tolist()], bool
-        )
-        self._is_used[rows[is_duplicate]] = True
-        self.removed[split] = int(is_duplicate.sum())
-        return rows[~is_duplicate]
+        is_kin = np.array([self._kin[row] in self._taken for row in rows.tolist()], bool)
+        self._is_used[rows[is_kin]] = True
+        self.removed[split] = int(is_kin.sum())
+        return rows[~is_kin]
 
     def labelled(self, split: str, pool: str) -> np.ndarray:
         """The available rows of a pool with a known label."""
@@ -158,17 +157,18 @@ class _Division:
         if not len(labelled):
             raise UserError(
                 f"No {split} images: of the {len(rows)} to take them from, without "
-                f"{self.removed[split]} duplicates of earlier splits, none has a label: add some."
+                f"{self.removed[split]} duplicates of earlier splits or of their groups, none has "
+                "a label: add some."
             )
         return labelled
 
     def take(self, split: str, rows: np.ndarray) -> None:
         self.splits[split] = rows
         self._is_used[rows] = True
-        self._taken_digests.update(self.images.digests[row] for row in rows.tolist())
+        self._taken.update(self._kin[row] for row in rows.tolist())
 
     def unused(self) -> dict[str, int]:
-        """Number of images of each pool that are in no split, without duplicates."""
+        """Number of images of each pool that are in no split, without the kin of others."""
         is_used = self._is_used
         return {pool: int((~is_used[rows]).sum()) for pool, rows in self.images.pools.items()}
 
@@ -202,12 +202,21 @@ class _Division:
             )
         if split == "labeled":
             quotas = self._with_every_class(quotas, available, flag)
-        order = np.lexsort((hash_ids(seed, split, self.images.ids, rows), labels))
+        hashes = hash_ids(seed, split, self.images.ids, rows)
+        order = np.lexsort((hashes, self._hash_groups(seed, split, hashes, rows), labels))
         ordered = rows[order]
         starts = np.cumsum(available) - available
         return np.concatenate(
             [ordered[start : start + quota] for start, quota in zip(starts, quotas, strict=True)]
         )
+
+    def _hash_groups(self, seed, split, hashes, rows):
+        """A hash for each row, the same for all images of a group: few groups are divided then."""
+        if not self._kin_names:
+            return hashes
+        names = [self._kin_names.get(self._kin[row], "") for row in rows.tolist()]
+        grouped = hash_ids(seed, f"{split}/group", names, np.arange(len(names)))
+        return np.where(np.array(names) == "", hashes, grouped)
 
     def _with_every_class(self, quotas, available, flag):
         """Quotas with at least one image of every class; UserError if there are too few images."""
@@ -227,6 +236,39 @@ class _Division:
             list_names(names),
         )
         return quotas_with_every_class(quotas, available)
+
+
+def join_kin(images: ImageIndex) -> tuple[list[bytes | str], dict[bytes | str, str]]:
+    """Finds images that must not stand in two splits: of one group, or with the same pixels.
+
+    Both are joined: if an image of one group has the pixels of an image of another one, all images
+    of both are kin.
+
+    Args:
+        images: the index of all images.
+
+    Returns:
+        A key for each image, equal for kin; dict from the keys of kin in groups to the first of the
+        groups' names.
+    """
+    keys = list(images.digests)
+    if not images.groups:
+        return keys, {}
+    parents = {}
+
+    def find(key):
+        while parents.setdefault(key, key) != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
+
+    for row, group in images.groups.items():
+        parents[find(keys[row])] = find(group)
+    keys = [find(key) if key in parents else key for key in keys]
+    names = {}
+    for row, group in images.groups.items():
+        names[keys[row]] = min(group, names.get(keys[row], group))
+    return keys, names
 
 
 def balanced_quotas(number: int, available: np.ndarray) -> np.ndarray:

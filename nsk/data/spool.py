@@ -47,7 +47,7 @@ def spool_images(
             teacher are not valid.
     """
     ids, labels, digests, spans, sides, corrupt, doubtful = [], [], [], [], [], [], []
-    rows, external_teacher, reencoded = {}, {}, 0
+    rows, groups, external_teacher, reencoded = {}, {}, {}, 0
     last_log = time.monotonic()
     for name, pool in pools.items():
         start = len(ids)
@@ -61,6 +61,8 @@ def spool_images(
                 spool.write(result.encoded)
                 if scores := _external_teacher_scores(image, num_classes):
                     external_teacher[len(ids)] = spool.write(scores)
+                if image.group:
+                    groups[len(ids)] = image.group
                 ids.append(image.id)
                 labels.append(pool.label(image))
                 digests.append(result.digest)
@@ -80,6 +82,7 @@ def spool_images(
         np.array(spans, np.int64).reshape(-1, 2),
         np.array(sides, np.int32),
         rows,
+        groups,
         external_teacher,
     )
     counts = {"reencoded": reencoded}

@@ -98,9 +98,10 @@ def expected_correct(truth: ArrayLike, predicted: ArrayLike) -> float:
 def find_renaming(truth: ArrayLike, predicted: ArrayLike) -> dict[int, int]:
     """Names of classes under which predictions agree with the truth.
 
-    The one-to-one renaming that makes most predictions of every second image of each class correct
-    is tested with `agreement_p_value` on the other images: a renaming can be fitted to random
-    predictions, but is of no use then on other images.
+    The one-to-one renaming that makes most predictions of half of the images correct counts only if
+    it makes more predictions of the other half correct than the given names do, by a sign test: a
+    renaming can be fitted to random predictions, or to a weak classifier that confuses classes, but
+    is of no use then on other images.
 
     Args:
         truth: true classes.
@@ -115,17 +116,23 @@ def find_renaming(truth: ArrayLike, predicted: ArrayLike) -> dict[int, int]:
     if len(truth) < 4 or not 2 <= len(classes) <= MAX_RENAMED_CLASSES:
         return {}
     rows, columns = np.searchsorted(classes, truth), np.searchsorted(classes, predicted)
-    by_class = np.argsort(rows, kind="stable")
+    order = np.random.default_rng(0).permutation(len(rows))
+    by_class = order[np.argsort(rows[order], kind="stable")]  # Half of the images of every class.
     fitted, tested = by_class[::2], by_class[1::2]
-    table = np.zeros((len(classes), len(classes)), np.int64)
+    table = np.zeros((len(classes), len(classes)))
     np.add.at(table, (columns[fitted], rows[fitted]), 1)
-    _, renamed = linear_sum_assignment(table, maximize=True)
-    if agreement_p_value(rows[tested], renamed[columns[tested]]) > RENAMING_P_VALUE:
+    # Without evidence, a class keeps its name.
+    _, renamed = linear_sum_assignment(table + 0.5 * np.eye(len(classes)), maximize=True)
+    is_correct = columns[tested] == rows[tested]
+    is_renamed_correct = renamed[columns[tested]] == rows[tested]
+    gained = int(np.sum(is_renamed_correct & ~is_correct))
+    lost = int(np.sum(is_correct & ~is_renamed_correct))
+    if gained <= lost or scipy.stats.binomtest(gained, gained + lost).pvalue > RENAMING_P_VALUE:
         return {}
     return {
         int(classes[old]): int(classes[new])
         for old, new in enumerate(renamed)
-        if table[old, new] and old != new
+        if table[old, new] > table[old, old]
     }
 
 

@@ -7,9 +7,11 @@ from absl import logging
 
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError, list_names
+from nsk.evaluation.agreement import agreement_p_value, expected_correct, find_renaming
 from nsk.evaluation.prediction_files import read_table
 from nsk.evaluation.shard_predictor import PredictShards
-from nsk.pseudo.class_order import ClassAgreement, compare_classes
+
+P_VALUE = 1e-3  # Of an agreement that is not by chance.
 
 
 def check_classes(
@@ -30,8 +32,7 @@ def check_classes(
     """
     names = unlabeled.class_names
     predicted, truth = _predictions(predict, dev, range(len(dev.names)))
-    on_dev = compare_classes(predicted, truth, len(names))
-    if on_dev.is_by_chance:
+    if agreement_p_value(truth, predicted) > P_VALUE:
         logging.warning(
             "--first_scores=records: the teacher trained here is at chance level on dev, so it is "
             "not known whether the records' classes are in the same order."
@@ -39,20 +40,26 @@ def check_classes(
         return
     predicted, _ = _predictions(predict, unlabeled, [0])
     external = read_table(score_path, ["label"])["label"].to_numpy()
-    found = compare_classes(predicted, external, len(names))
-    moved = [f"{names[own]} as {names[other]}" for own, other in found.moved]
-    if moved:
+    agree = (
+        "The predictions in the records and those of the teacher trained here agree for "
+        f"{np.mean(predicted == external):.1%} of the images "
+        f"({expected_correct(predicted, external) / len(external):.1%} by chance)"
+    )
+    renamed = find_renaming(predicted, external)
+    if renamed:
+        own_first = sorted((own, other) for other, own in renamed.items())
+        moved = [f"{names[own]} as {names[other]}" for own, other in own_first]
         raise UserError(
-            f"--first_scores=records: the records' classes are in another order. {_agree(found)}, "
-            f"and they name {list_names(moved)}: give records whose classes are in the order "
+            f"--first_scores=records: the records' classes are in another order. {agree}, and they "
+            f"name {list_names(moved)}: give records whose classes are in the order "
             f"{list_names(list(names))}, or --first_label."
         )
-    if found.is_by_chance:
+    if agreement_p_value(predicted, external) > P_VALUE:
         raise UserError(
-            f"--first_scores=records: {_agree(found)}, as by chance, so the records' classes are "
-            f"not {list_names(list(names))}: give records with predictions of these classes."
+            f"--first_scores=records: {agree}, as by chance, so the records' classes are not "
+            f"{list_names(list(names))}: give records with predictions of these classes."
         )
-    logging.info("%s.", _agree(found))
+    logging.info("%s.", agree)
 
 
 def _predictions(predict, shard_set, shards):
@@ -60,10 +67,3 @@ def _predictions(predict, shard_set, shards):
     batches = list(predict(shard_set, list(shards)))
     predicted = [batch.log_probabilities.argmax(axis=1) for batch in batches]
     return np.concatenate(predicted), np.concatenate([batch.labels for batch in batches])
-
-
-def _agree(found: ClassAgreement) -> str:
-    return (
-        f"The predictions in the records and those of the teacher trained here agree for "
-        f"{found.agreement:.1%} of the images ({found.chance:.1%} by chance)"
-    )

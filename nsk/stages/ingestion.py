@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from nsk.config.data import SOURCES
+from nsk.config.data import PATHS
 from nsk.config.fields import used_values
 from nsk.data import ingest, sources
 from nsk.data.content import ContentDigests
@@ -62,7 +62,7 @@ def _build(runner, name, ingest_into):
         return counts
 
     settings = used_values([config.data])
-    located = {name: value for name, value in settings.items() if name not in SOURCES}
+    located = {name: value for name, value in settings.items() if name not in PATHS}
     return runner.build_or_reuse(
         name, build, {**located, "split_seed": config.split_seed, "content": content}
     )

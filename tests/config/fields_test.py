@@ -156,6 +156,14 @@ def has_pgd(values):
     return has_suite(values, "attacks") and values["pgd_epsilons"] != ""
 
 
+def has_records(values):
+    return "tfrecord:" in values["dataset"] + values["unlabeled_dataset"] + values["test_dataset"]
+
+
+def has_label_table(values):
+    return values["dataset"].startswith("folder:") and bool(values["labels"])
+
+
 CONDITIONS = {
     "compilation_cache": lambda v: v["jit_compile"] != "off",
     "test_fraction": lambda v: not v["test_dataset"],
@@ -164,9 +172,15 @@ CONDITIONS = {
     "train_split": lambda v: v["dataset"].startswith("tfds:"),
     "test_split": lambda v: v["dataset"].startswith("tfds:"),
     "unlabeled_split": lambda v: v["unlabeled_dataset"].startswith("tfds:"),
-    "first_label": lambda v: (
-        "tfrecord:" in v["dataset"] + v["unlabeled_dataset"] + v["test_dataset"]
-    ),
+    "first_label": has_records,
+    "image_key": has_records,
+    "label_key": has_records,
+    "id_key": has_records,
+    "labels": lambda v: v["dataset"].startswith("folder:"),
+    "path_column": has_label_table,
+    "label_column": has_label_table,
+    "split_column": has_label_table,
+    "group_column": has_label_table,
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,
@@ -224,6 +238,14 @@ TEXTS = {
     "train_split": ("train", "train[:9]"),
     "test_split": ("test", "validation"),
     "unlabeled_split": ("", "extra"),
+    "labels": ("", "labels.csv"),
+    "path_column": ("path", "image"),
+    "label_column": ("label", "class"),
+    "split_column": ("split", "set"),
+    "group_column": ("group", "patient"),
+    "image_key": ("image/encoded", "jpeg"),
+    "label_key": ("image/class/label", "cls"),
+    "id_key": ("id", "name"),
     "beam_options": ("", "--runner=DirectRunner"),
     "compilation_cache": ("", "cache"),
     "evaluate": ("", "calibration,corruptions", "perturbations", "attacks", "natural"),

@@ -58,7 +58,7 @@ def test_names_of_a_test_set_may_be_in_another_encoding(tmp_path):
 
 def test_an_empty_class_is_refused_only_for_training(tmp_path, photos):
     empty = fill(tmp_path / "empty", ant=2, bee=0, cow=1)
-    with pytest.raises(UserError, match="classes without images to train on: bee: fill or remove"):
+    with pytest.raises(UserError, match="classes without images to train on: bee: fill them, or"):
         open_pools(DataConfig(dataset=empty))
     _, names = open_pools(DataConfig(dataset=empty), for_training=False)
     assert names == ["ant", "bee", "cow"]

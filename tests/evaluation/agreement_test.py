@@ -148,6 +148,27 @@ def test_a_renaming_is_found_only_if_it_holds_for_other_images():
     assert find_renaming([0, 1], [1, 0]) == {}
 
 
+def test_two_classes_that_are_swapped_among_others_are_found():
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 10, 2000)
+    guesses = np.where(random.random(2000) < 0.8, truth, random.integers(0, 10, 2000))
+    swapped = np.array([0, 1, 2, 7, 4, 5, 6, 3, 8, 9])[guesses]
+    assert find_renaming(truth, swapped) == {3: 7, 7: 3}
+    assert find_renaming(truth, guesses) == {}
+
+
+@pytest.mark.parametrize(("num_classes", "accuracy"), [(10, 0.3), (1000, 0.7), (2, 0.6)])
+def test_weak_classifiers_that_confuse_classes_are_not_renamed(num_classes, accuracy):
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        truth, guesses = random.integers(0, num_classes, (2, 2000))
+        predicted = np.where(random.random(2000) < accuracy, truth, guesses)
+        assert find_renaming(truth, predicted) == {}
+        # Most cats are taken for dogs, but nothing for a cat.
+        confused = np.where((truth == 0) & (random.random(2000) < 0.8), 1, truth)
+        assert find_renaming(truth, confused) == {}
+
+
 @pytest.mark.parametrize(
     ("truth", "predicted"), [([], []), ([0, 1], [0]), ([0, -1], [0, 1]), ([0.5], [0]), ([[0]], [0])]
 )

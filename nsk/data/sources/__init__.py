@@ -7,6 +7,8 @@ from nsk.config.data import DataConfig
 from nsk.data.content import ContentDigests
 from nsk.data.sources.digits import DigitsSource
 from nsk.data.sources.folder import FolderSource
+from nsk.data.sources.label_table import Columns, LabelTable
+from nsk.data.sources.labeled_folder import LabeledFolderSource
 from nsk.data.sources.source import Source
 from nsk.data.sources.tfds import TfdsSource
 from nsk.data.sources.tfrecord import DEFAULT_KEYS, RecordKeys, TfrecordSource
@@ -20,6 +22,7 @@ def open_source(
     first_label: int = 0,
     unlabeled_split: str = "",
     record_keys: RecordKeys = DEFAULT_KEYS,
+    labels: LabelTable | None = None,
 ) -> Source:
     """Opens a source by its name on the command line.
 
@@ -31,6 +34,7 @@ def open_source(
         first_label: the label of the first class in TFRecord files.
         unlabeled_split: the TFDS split of unlabelled images; "": the one called unlabeled.
         record_keys: keys in the records of TFRecord files.
+        labels: labels of the images of a folder; None: its folders are classes.
 
     Raises:
         UserError: the source is missing or its layout is not as expected.
@@ -40,6 +44,8 @@ def open_source(
         return DigitsSource()
     if kind == "tfds":
         return TfdsSource(location, train_split, test_split, unlabeled_split)
+    if kind == "folder" and labels is not None:
+        return LabeledFolderSource(Path(os.path.expanduser(location)), labels, max_image_bytes)
     if kind == "folder":
         return FolderSource(Path(os.path.expanduser(location)), max_image_bytes)
     if kind == "tfrecord":
@@ -64,8 +70,17 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
         "first_label": config.first_label,
         "record_keys": RecordKeys(config.image_key, config.label_key, config.id_key),
     }
+    labels = None
+    if config.labels:
+        columns = Columns(
+            config.path_column, config.label_column, config.split_column, config.group_column
+        )
+        path = Path(os.path.expanduser(config.labels))
+        labels = LabelTable(path, columns, config.max_corrupt_fraction)
     opened = {
-        "dataset": open_source(config.dataset, config.train_split, config.test_split, **common)
+        "dataset": open_source(
+            config.dataset, config.train_split, config.test_split, labels=labels, **common
+        )
     }
     if config.test_dataset:
         opened["test_dataset"] = open_source(config.test_dataset, **common)
@@ -84,13 +99,16 @@ def content(config: DataConfig, digests: ContentDigests) -> dict[str, dict]:
         digests: describes files.
 
     Returns:
-        JSON-like dict from dataset, test_dataset and unlabeled_dataset, if used, to the kind of the
-        source and its `content()`. It does not depend on where files are.
+        JSON-like dict from dataset, test_dataset, unlabeled_dataset and class_names, if used, to
+        the kind of the source and its `content()`. It does not depend on where files are.
 
     Raises:
         UserError: see `open_source`.
     """
-    return {
+    found = {
         flag: {"source": getattr(config, flag).partition(":")[0], **source.content(digests)}
         for flag, source in open_sources(config).items()
     }
+    if config.class_names:
+        found["class_names"] = digests.describe({"": Path(os.path.expanduser(config.class_names))})
+    return found

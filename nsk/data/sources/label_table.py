@@ -46,17 +46,29 @@ class Columns:
     group: str = DataConfig.group_column
 
 
-def read_label_table(path: Path, columns: Columns = Columns()) -> list[Row]:  # noqa: B008
-    """Reads a table.
+@dataclasses.dataclass(frozen=True)
+class LabelTable:
+    """Where a table is and how it is read.
 
-    Args:
+    Attributes:
         path: a Parquet file, or a text file in UTF-8 with commas, semicolons, tabs or "|" between
             columns. Without a header its first two columns are path and label.
         columns: names of the columns.
+        max_missing_fraction: largest share of rows without a file.
+    """
+
+    path: Path
+    columns: Columns = Columns()
+    max_missing_fraction: float = DataConfig.max_corrupt_fraction
+
+
+def read_label_table(table: LabelTable) -> list[Row]:
+    """Reads a table.
 
     Raises:
         UserError: the file cannot be read, or lacks a column.
     """
+    path, columns = table.path, table.columns
     try:
         if path.suffix.lower() == ".parquet":
             names, records = _read_parquet(path, columns)
@@ -184,7 +196,10 @@ class _Finder:
         path = PurePosixPath(text)
         for candidates, end in (
             (self._by_name.get(path.name, ()), lambda file: file),
-            (self._by_stem.get(path.name, ()), lambda file: str(PurePosixPath(file).with_suffix(""))),
+            (
+                self._by_stem.get(path.name, ()),
+                lambda file: str(PurePosixPath(file).with_suffix("")),
+            ),
         ):
             fitting = [file for file in candidates if f"/{end(file)}".endswith(f"/{text}")]
             if len(fitting) > 1:

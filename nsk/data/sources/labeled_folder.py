@@ -11,11 +11,9 @@ from nsk.data.content import ContentDigests
 from nsk.data.image_folders import count_suffixes, list_files
 from nsk.data.sources.folder import read_image
 from nsk.data.sources.folder_layout import TRAINING_SPLITS, class_of_files, split_of
-from nsk.data.sources.label_table import Columns, Row, labels_in, match_rows, read_label_table
+from nsk.data.sources.label_table import LabelTable, Row, labels_in, match_rows, read_label_table
 from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
 from nsk.errors import UserError, list_names, printable
-
-MAX_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +37,8 @@ class LabeledFolderSource(Source):
 
     Args:
         root: the folder.
-        table: path of the table.
-        columns: names of its columns.
+        table: the table.
         max_image_bytes: larger files are read up to one byte more, which marks them as too large.
-        max_missing_fraction: largest share of rows without a file.
 
     Raises:
         UserError: the folder, the table or a split in it is not as expected.
@@ -53,19 +49,17 @@ class LabeledFolderSource(Source):
     def __init__(
         self,
         root: Path,
-        table: Path,
-        columns: Columns = Columns(),  # noqa: B008
+        table: LabelTable,
         max_image_bytes: int = DataConfig.max_image_bytes,
-        max_missing_fraction: float = DataConfig.max_corrupt_fraction,
     ):
-        self.root, self._table, self._max_image_bytes = Path(root), Path(table), max_image_bytes
+        self.root, self._table, self._max_image_bytes = Path(root), table.path, max_image_bytes
         if not os.path.isdir(root):
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
         self._listed = list_files(root)
         self._paths = {self._name(path): path for path in self._listed.images}
-        table_rows = read_label_table(self._table, columns)
+        table_rows = read_label_table(table)
         rows, missing = match_rows(table_rows, self._paths, self.root, self._table)
-        self._check_missing(missing, len(table_rows), max_missing_fraction)
+        self._check_missing(missing, len(table_rows), table.max_missing_fraction)
         self._places = self._place(rows)
         used = [place.split for place in self._places.values() if place.split]
         self.splits = tuple(split for split in SPLITS if split in used)
