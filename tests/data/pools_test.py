@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from nsk.config.data import DataConfig
+from nsk.data import record_files, records
 from nsk.data.pools import open_pools
 from nsk.errors import UserError
 
@@ -76,3 +77,57 @@ def test_how_a_folder_is_understood_is_logged(tmp_path, caplog):
         "in a/b.",
         f"--dataset: {tmp_path}/a/b/val has images of 1 of the 2 classes, none of bee.",
     ]
+
+
+def named(path, *names):
+    path.write_text("\n".join(names) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def labels_of(pools, name):
+    pool = pools[name]
+    return {image.id: pool.label(image) for image in pool.source.images(pool.split)}
+
+
+def test_a_file_gives_the_order_of_the_classes(tmp_path, photos):
+    test = fill(tmp_path / "test", bee=1, ant=1)
+    config = DataConfig(
+        dataset=photos,
+        test_dataset=test,
+        unlabeled_dataset=photos,
+        class_names=named(tmp_path / "names.txt", "cow", "", " ant", "bee"),
+    )
+    pools, names = open_pools(config)
+    assert names == ["cow", "ant", "bee"]
+    expected = {"ant": 1, "bee": 2, "cow": 0}
+    for pool in ("train", "unlabeled", "test"):
+        for image_id, label in labels_of(pools, pool).items():
+            assert label == expected[image_id.split("/")[0]]
+
+
+def test_a_file_gives_the_names_of_numbers(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    with record_files.RecordWriter(path) as writer:
+        for number in range(3):
+            writer.write(records.image_example(f"{number}", b"", number))
+    names = named(tmp_path / "names.txt", "cow", "ant", "bee")
+    pools, found = open_pools(DataConfig(dataset=f"tfrecord:{path}", class_names=names))
+    assert found == ["cow", "ant", "bee"]
+    assert labels_of(pools, "train") == {"0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cow", "ant"], r"--class_names=.*names.txt lacks bee, of --dataset=folder:.*: give"),
+        (["cow", "ant", "bee", "yak"], "classes without images to train on: yak: fill them, or"),
+        (["cow", "ant", "bee", "cow"], "has cow twice: remove one"),
+        ([], "has no names: give one per line"),
+    ],
+)
+def test_wrong_files_of_names_are_refused(tmp_path, photos, names, message):
+    config = DataConfig(dataset=photos, class_names=named(tmp_path / "names.txt", *names))
+    with pytest.raises(UserError, match=message):
+        open_pools(config)
+    with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\)"):
+        open_pools(DataConfig(dataset=photos, class_names=str(tmp_path / "missing")))

@@ -106,9 +106,10 @@ def read_label_table(table: LabelTable) -> list[Row]:
 
 def _read_parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[tuple]]:
     names = pq.read_schema(path).names
-    wanted = [name for name in dataclasses.astuple(columns) if name in names]
-    table = pq.read_table(path, columns=wanted).to_pydict()
-    return wanted or names, zip(*table.values(), strict=True)
+    wanted = set(dataclasses.astuple(columns))
+    table = pq.read_table(path, columns=[name for name in names if name in wanted]).to_pydict()
+    empty = [""] * len(next(iter(table.values()), ()))
+    return names, zip(*(table.get(name, empty) for name in names), strict=True)
 
 
 def _read_text(path: Path) -> tuple[list[str] | None, Iterable[list[str]]]:
@@ -187,7 +188,7 @@ class _Finder:
 
     def find(self, text: str) -> str | None:
         """The file that a path means; None if there is none."""
-        text = text.replace("\\", "/").removeprefix("./")
+        text = normalize_name(text).replace("\\", "/").removeprefix("./")
         if not text:
             return None
         for path in (text, self._below_root(text), self._below_root(self._table.parent / text)):
