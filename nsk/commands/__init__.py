@@ -5,13 +5,14 @@ first line of the module's docstring is its help text. Modules are imported by `
 import TensorFlow, and what needs it, inside functions alone.
 """
 
-from nsk.commands import corrupt, evaluate, plan, run, score, select, verify
+from nsk.commands import corrupt, evaluate, plan, predict, run, score, select, verify
 
 COMMANDS = {
     "run": run,
     "plan": plan,
     "score": score,
     "select": select,
+    "predict": predict,
     "evaluate": evaluate,
     "corrupt": corrupt,
     "verify": verify,

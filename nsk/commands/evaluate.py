@@ -28,9 +28,9 @@ def execute(values: Mapping[str, Any]) -> dict | None:
 
     settings = runner.config.evaluation
     baseline = read_baseline(settings.baseline)
-    classifier = adoption.load_any_model(runner)
+    classifier, crop = adoption.load_any_model(runner)
     images = ingestion.ingest_test_images(runner)
-    model, load = adoption.adopt_any_model(runner, images, classifier)
+    model, load = adoption.adopt_any_model(runner, images, classifier, crop)
     stages = {
         name: evaluation.evaluate_suite(runner, name, model, images, load)
         for name in split_list(settings.suites)

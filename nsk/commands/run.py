@@ -32,7 +32,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     save_config(runner)
     images, chain = self_training.train_chain(runner)
     best = decisions.best_generation(chain, runner.config.chain.decide_by)
-    exported = export.export(runner, chain[best].model, images)
+    exported = export.export(runner, chain[best].model, images, chain[best].evaluation)
     is_for_all = runner.config.evaluation.evaluate_models == "all"
     evaluated = range(len(chain)) if is_for_all else [best]
     models = {index: chain[index].model for index in evaluated}

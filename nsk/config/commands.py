@@ -18,6 +18,22 @@ class CommandConfig(Section):
         changes_results=False,
         commands=("plan",),
     )
+    images: str = setting(
+        "",
+        "Command predict: a folder of images, an image, a pattern such as 'photos/*.jpg', or a CSV "
+        "or Parquet file with paths in --path_column.",
+        changes_results=False,
+        commands=("predict",),
+    )
+    abstain_below: float = setting(
+        0.0,
+        "Command predict: predictions with a lower probability get no label; it is the calibrated "
+        "one if the model has a temperature.",
+        minimum=0.0,
+        maximum=1.0,
+        changes_results=False,
+        commands=("predict",),
+    )
     generation: int = setting(
         1,
         "Commands score and select: generation of the student that learns from the pseudo-labels; "

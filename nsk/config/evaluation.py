@@ -73,31 +73,33 @@ class EvaluationConfig(Section):
     )
     model: str = setting(
         "",
-        "Command evaluate: a .keras or .h5 file, the folder of a SavedModel or of a finished "
-        "stage, or the name of a network with --weights.",
-        commands=("evaluate",),
+        "Commands evaluate and predict: a .keras or .h5 file, the folder of a SavedModel or of a "
+        "finished stage, or the name of a network with --weights.",
+        commands=("evaluate", "predict"),
         changes_results=False,
     )
     weights: str = setting(
         "",
-        "Command evaluate: weights of the network named by --model: a .keras or .h5 file, or an "
-        "official TensorFlow 1 checkpoint.",
-        commands=("evaluate",),
+        "Commands evaluate and predict: weights of the network named by --model: a .keras or .h5 "
+        "file, or an official TensorFlow 1 checkpoint.",
+        commands=("evaluate", "predict"),
         changes_results=False,
     )
     pixels: str = setting(
         "",
-        "Command evaluate: scale of the pixels that a whole model expects: 255: 0 to 255 | unit: "
-        "0 to 1 | symmetric: -1 to 1 | imagenet: normalised by the mean and standard deviation of "
-        "ImageNet | caffe: BGR without the mean of ImageNet; empty: 255, if the model scales them.",
+        "Commands evaluate and predict: scale of the pixels that a whole model expects: 255: 0 to "
+        "255 | unit: 0 to 1 | symmetric: -1 to 1 | imagenet: normalised by the mean and standard "
+        "deviation of ImageNet | caffe: BGR without the mean of ImageNet; empty: 255, if the model "
+        "scales them.",
         choices=("", "255", "unit", "symmetric", "imagenet", "caffe"),
-        commands=("evaluate",),
+        commands=("evaluate", "predict"),
         changes_results=False,
     )
     output: str = setting(
         "",
-        "Commands evaluate and corrupt: folder of the results.",
-        commands=("evaluate", "corrupt"),
+        "Commands evaluate and corrupt: folder of the results; command predict: the .csv or "
+        ".parquet file of the predictions.",
+        commands=("evaluate", "corrupt", "predict"),
         changes_results=False,
     )
     layout: str = setting(
@@ -118,19 +120,19 @@ class EvaluationConfig(Section):
     )
     crop_fraction: float = setting(
         0.0,
-        "Commands evaluate and corrupt: share of the shorter side that the central square keeps; "
-        "0: that of the published weights, or 1.",
+        "Commands evaluate, corrupt and predict: share of the shorter side that the central square "
+        "keeps; 0: that of the published weights, or 1.",
         minimum=0.0,
         maximum=1.0,
-        commands=("evaluate", "corrupt"),
+        commands=("evaluate", "corrupt", "predict"),
         changes_results=False,
     )
     interpolation: str = setting(
         "auto",
-        "Commands evaluate and corrupt: how images are resized; auto: as for the published "
-        "weights, else bilinear.",
+        "Commands evaluate, corrupt and predict: how images are resized; auto: as for the "
+        "published weights, else bilinear.",
         choices=("auto", "bilinear", "bicubic"),
-        commands=("evaluate", "corrupt"),
+        commands=("evaluate", "corrupt", "predict"),
         changes_results=False,
     )
     evaluation_seed: int = setting(

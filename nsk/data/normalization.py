@@ -82,6 +82,42 @@ def normalize_image(
     Raises:
         ValueError: the image cannot be decoded or is too large; the message gives the reason.
     """
+    with _opened(encoded, max_bytes, max_pixels) as image:
+        # Pillow accepts what TensorFlow refuses, such as a PNG without its last bytes. So
+        # TensorFlow decodes every image here, rather than fail on one during training.
+        if _is_plain(image, encoded):
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                return NormalizedImage(encoded, _digest(encoded), reencoded=False)
+        encoded = _to_png(image, encoded)
+        return NormalizedImage(encoded, _digest(encoded), reencoded=True)
+
+
+def to_decodable(
+    encoded: bytes,
+    max_bytes: int = DataConfig.max_image_bytes,
+    max_pixels: int = DataConfig.max_image_pixels,
+) -> bytes:
+    """Like `normalize_image`, but a plain image is not decoded, so that it may be broken.
+
+    Returns:
+        The encoded image.
+
+    Raises:
+        ValueError: see `normalize_image`.
+    """
+    with _opened(encoded, max_bytes, max_pixels) as image:
+        return encoded if _is_plain(image, encoded) else _to_png(image, encoded)
+
+
+def _to_png(image: Image.Image, encoded: bytes) -> bytes:
+    buffer = io.BytesIO()
+    _to_rgb(image, encoded).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes, max_bytes: int, max_pixels: int) -> Iterator[Image.Image]:
+    """Yields an image whose header was read; all errors become a ValueError of one line."""
     if len(encoded) > max_bytes:
         raise ValueError(f"it has more bytes than --max_image_bytes={max_bytes}")
     with _one_line_errors():
@@ -98,15 +134,7 @@ def normalize_image(
             raise ValueError("its 32-bit pixels have no defined range: make it 8- or 16-bit")
         width, height = image.size
         with _one_line_errors(), _pixel_budget.acquire(width * height):
-            # Pillow accepts what TensorFlow refuses, such as a PNG without its last bytes. So
-            # TensorFlow decodes every image here, rather than fail on one during training.
-            if _is_plain(image, encoded):
-                with contextlib.suppress(tf.errors.InvalidArgumentError):
-                    return NormalizedImage(encoded, _digest(encoded), reencoded=False)
-            buffer = io.BytesIO()
-            _to_rgb(image, encoded).save(buffer, "PNG")
-            encoded = buffer.getvalue()
-            return NormalizedImage(encoded, _digest(encoded), reencoded=True)
+            yield image
 
 
 @contextlib.contextmanager

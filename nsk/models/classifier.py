@@ -50,6 +50,7 @@ class Classifier:
         weights_format: "keras" (a whole model), "saved_model", "nsk", "keras.applications" or
             "tf1": with the model's name it decides the crop, see
             `nsk.data.evaluation_decoding.default_crop`.
+        temperature: of calibrated probabilities; None: not known.
     """
 
     model: keras.Model | ImageModel
@@ -58,6 +59,7 @@ class Classifier:
     class_names: list[str] | None
     sha256: str
     weights_format: str
+    temperature: float | None = None
 
     @property
     def name(self) -> str:
@@ -105,7 +107,13 @@ def load_classifier(
             "beside it: correct class_names.txt there, one name per line, or remove it."
         )
     return Classifier(
-        callable_model, size, num_classes, names, source.sha256, source.weights_format
+        callable_model,
+        size,
+        num_classes,
+        names,
+        source.sha256,
+        source.weights_format,
+        source.temperature,
     )
 
 

@@ -1,5 +1,7 @@
 """Loads trained models from Keras' files without executing anything in them."""
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from nsk.errors import UserError
 from nsk.models import keras_formats
 from nsk.store import folders
 from nsk.store.manifest import MANIFEST
+
+CALIBRATION = "calibration.json"  # Beside an exported model.
 
 
 def load_model(path: Path) -> keras.Model:
@@ -91,3 +95,30 @@ def read_class_names(path: Path) -> list[str] | None:
     if path.with_name(MANIFEST).is_file():
         return folders.load_stage(path.parent).counts.get("class_names")
     return None
+
+
+def read_temperature(path: Path) -> float | None:
+    """The temperature of calibrated probabilities, from the file beside an exported model.
+
+    Args:
+        path: path of the model.
+
+    Returns:
+        float above 0; None: it is not known.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = path.with_name(CALIBRATION)
+    if not file.is_file():
+        return None
+    try:
+        temperature = float(json.loads(file.read_text(encoding="utf-8"))["temperature"])
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature {temperature}")
+        return temperature
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): export the model again, or "
+            "remove the file."
+        ) from None

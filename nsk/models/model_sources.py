@@ -29,6 +29,7 @@ class Source:
         sha256: SHA-256, in hex, of the content of the files.
         weights_format: "keras" (a whole model), "saved_model", "nsk", "keras.applications" or
             "tf1".
+        temperature: of calibrated probabilities; None: not known.
     """
 
     given: str
@@ -38,6 +39,7 @@ class Source:
     class_names: list[str] | None
     sha256: str
     weights_format: str
+    temperature: float | None = None
 
     @property
     def is_keras(self) -> bool:
@@ -99,6 +101,7 @@ def _read_saved_model(given, folder):
         class_names=saved.class_names or model_files.read_class_names(folder),
         sha256=saved_models.sha256(folder),
         weights_format="saved_model",
+        temperature=model_files.read_temperature(folder),
     )
 
 
@@ -112,6 +115,7 @@ def _read_keras(given, path, model):
         class_names=model_files.read_class_names(path),
         sha256=weights.sha256(path),
         weights_format="keras.applications" if is_application else "keras",
+        temperature=model_files.read_temperature(path),
     )
 
 

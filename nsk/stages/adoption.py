@@ -35,38 +35,42 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     return runner.build_or_reuse("gen0/teacher", build, settings)
 
 
-def load_any_model(runner: StageRunner) -> Classifier:
+def load_any_model(runner: StageRunner) -> tuple[Classifier, Crop]:
     """Loads the model of `--model`, in the scope of the local strategy.
+
+    Returns:
+        The model, and the crop that it was made for, with the settings that were given.
 
     Raises:
         UserError: the model cannot be loaded.
     """
     settings = runner.config.evaluation
     with runner.runtime.local_strategy.scope():
-        return load_classifier(
+        classifier = load_classifier(
             os.path.expanduser(settings.model),
             os.path.expanduser(settings.weights),
             image_size=runner.config.chain.image_size.at(0),
             pixels=settings.pixels,
         )
+    return classifier, _crop(classifier, settings)
 
 
 def adopt_any_model(
-    runner: StageRunner, images: StageFolder, classifier: Classifier
+    runner: StageRunner, images: StageFolder, classifier: Classifier, crop: Crop
 ) -> tuple[StageFolder, LoadModel]:
     """Returns the stage that describes the model of `--model`, and a function that returns it.
 
     Args:
         runner: the runner of stages.
         images: the stage with the images.
-        classifier: see `load_any_model`.
+        classifier: the model.
+        crop: of the images, see `load_any_model`.
 
     Raises:
         UserError: the model is of other classes than the images.
     """
     settings, names = runner.config.evaluation, images.counts["class_names"]
     _check_classes(classifier, names, settings.model)
-    crop = _crop(classifier, settings)
     described = {
         "sha256": classifier.sha256,
         "crop": dataclasses.asdict(crop),

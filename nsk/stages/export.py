@@ -2,6 +2,7 @@
 
     model.keras
     class_names.txt        one name per line, in the order of the probabilities
+    calibration.json       temperature of calibrated probabilities, fitted on dev
     saved_model/
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
@@ -20,19 +21,51 @@ import keras
 import tensorflow as tf
 
 from nsk.data.decoding import decode_image
-from nsk.models.model_files import load_model
+from nsk.evaluation.calibration import fit_temperature
+from nsk.evaluation.prediction_files import read_predictions, read_table
+from nsk.models.model_files import CALIBRATION, load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.stages.scoring import DEV_FILE
 from nsk.store.folders import StageFolder
+from nsk.store.manifest import write_json
 
 
-def export(runner: StageRunner, model: StageFolder, images: StageFolder) -> StageFolder:
-    """Returns the stage that exports the best model."""
+def export(
+    runner: StageRunner, model: StageFolder, images: StageFolder, evaluation: StageFolder
+) -> StageFolder:
+    """Returns the stage that exports the best model.
+
+    Args:
+        runner: the runner of stages.
+        model: the model.
+        images: the ingested images.
+        evaluation: the model's predictions of dev, which give the temperature.
+    """
     class_names = images.counts["class_names"]
-    return runner.build_or_reuse(
-        "export",
-        lambda folder: export_model(load_model(model.path / MODEL_FILE), class_names, folder),
-        model=model,
-    )
+
+    def build(folder):
+        counts = export_model(load_model(model.path / MODEL_FILE), class_names, folder)
+        return counts | write_calibration(evaluation.path / DEV_FILE, len(class_names), folder)
+
+    return runner.build_or_reuse("export", build, model=model, evaluation=evaluation.part(DEV_FILE))
+
+
+def write_calibration(dev_path: Path, num_classes: int, folder: Path) -> dict[str, float]:
+    """Writes the temperature of calibrated probabilities.
+
+    Args:
+        dev_path: file with the model's predictions of dev.
+        num_classes: number of classes.
+        folder: where `calibration.json` is written.
+
+    Returns:
+        dict of `temperature`.
+    """
+    truth = read_table(dev_path, ["truth"])["truth"].to_numpy()
+    log_probabilities = read_predictions(dev_path).all_log_probabilities(num_classes)
+    temperature = fit_temperature(log_probabilities, truth)
+    write_json(folder / CALIBRATION, {"temperature": temperature, "dev_images": len(truth)})
+    return {"temperature": temperature}
 
 
 def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -> dict[str, int]:

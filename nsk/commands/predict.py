@@ -1,0 +1,219 @@
+"""Predicts the classes of images with any model, into a CSV or Parquet file."""
+
+import functools
+import glob
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import logging
+
+from nsk.commands.preparation import NO_TRAINING, prepare
+from nsk.config.config import Config
+from nsk.errors import UserError, list_names, printable
+from nsk.progress import Progress
+
+if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow or PyArrow.
+    from nsk.data.decoded_files import DecodedFiles
+    from nsk.models.classifier import Classifier
+
+TOP_CLASSES = 5
+
+
+def execute(values: Mapping[str, Any]) -> dict[str, int] | None:
+    """Predicts the images of `--images` with the model of `--model`.
+
+    Args:
+        values: values of settings by name.
+
+    Returns:
+        dict of the numbers `images`, `errors` and `abstained`; None for all workers but the chief.
+
+    Raises:
+        UserError: settings or the model do not allow it, or there are no images.
+    """
+    output = Path(values.get("output") or "").expanduser()
+    workdir = str(output.parent) if values.get("output") else ""
+    runner = prepare({**values, **NO_TRAINING, "workdir": workdir}, _check)
+    from nsk.report.prediction_table import check_suffix
+    from nsk.stages import adoption
+
+    check_suffix(output)
+    paths = find_images(runner.config)
+    classifier, crop = adoption.load_any_model(runner)
+    if not runner.workers.is_chief:
+        return None
+    return _predict(runner, classifier, crop, paths, output)
+
+
+def _check(config: Config):
+    """UserError if a setting is missing."""
+    if not config.evaluation.model:
+        raise UserError(
+            "--model is not given: give the path of a .keras file or SavedModel, or the name of a "
+            "network and its --weights."
+        )
+    if not config.evaluation.output:
+        raise UserError("--output is not given: name a file, as --output=predictions.csv.")
+    if not config.command.images:
+        raise UserError("--images is not given: name a folder, file, pattern or CSV file.")
+
+
+def find_images(config: Config) -> list[str]:
+    """Paths of the images that `--images` names, in order.
+
+    Raises:
+        UserError: there are none.
+    """
+    given = config.command.images
+    path = os.path.expanduser(given)
+    if os.path.isdir(path):
+        from nsk.data.image_folders import list_files
+
+        found = sorted(list_files(path).images)
+    elif path.lower().endswith((".csv", ".tsv", ".txt", ".parquet")) and os.path.isfile(path):
+        from nsk.data.sources.label_table import Columns, LabelTable, read_label_table
+
+        columns = Columns(path=config.data.path_column, label=config.data.path_column)
+        rows = read_label_table(LabelTable(Path(path), columns))
+        folder = os.path.dirname(path)
+        found = [_relative_to(folder, row.path) for row in rows]
+    else:
+        found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
+        found = [name for name in found if not os.path.isdir(name)]
+    if not found:
+        raise UserError(
+            f"--images={given} has no images: give a folder of images, a pattern of their paths, "
+            "or a CSV file with their paths."
+        )
+    return found
+
+
+def _relative_to(folder: str, path: str) -> str:
+    """A path of a table: relative to the current folder, or else to that of the table."""
+    path = os.path.expanduser(path)
+    beside = os.path.join(folder, path)
+    return path if os.path.exists(path) or not os.path.exists(beside) else beside
+
+
+def _predict(runner, classifier, crop, paths, output):
+    from nsk.data.decoded_files import decode_in_batches
+    from nsk.data.evaluation_decoding import decode_with_crop
+    from nsk.evaluation.predictor import Predictor
+    from nsk.report.prediction_table import open_table
+
+    config, strategy = runner.config, runner.runtime.local_strategy
+    run, data = config.run, config.data
+    predictor = Predictor(
+        classifier.model, run.eval_batch_size, strategy, jit_compile=run.jit_compile
+    )
+    if classifier.temperature is None:
+        logging.info(
+            "The model has no temperature, which a run fits on dev: probabilities are not "
+            "calibrated."
+        )
+    names = classifier.class_names or [str(index) for index in range(classifier.num_classes)]
+    rows = _Rows(classifier, names, config.command.abstain_below)
+    progress, counts = Progress("predict", len(paths)), {"images": len(paths)}
+    decode = functools.partial(decode_with_crop, crop=crop)
+    limits = (data.max_image_bytes, data.max_image_pixels)
+    with open_table(output, rows.schema) as table:
+        for batch in decode_in_batches(paths, decode, predictor.batch_size, *limits):
+            images = batch.images
+            predicted = predictor.log_probabilities(images) if len(images) else None
+            columns = rows.columns(paths, batch, predicted)
+            table.write(columns)
+            for count, values in (("errors", batch.errors), ("abstained", columns["abstained"])):
+                counts[count] = counts.get(count, 0) + sum(map(bool, values))
+            progress.update(batch.first + len(batch.errors))
+    progress.close()
+    _log_result(counts, rows, output)
+    return counts
+
+
+def _log_result(counts, rows, output):
+    broken = f", of which {counts['errors']:,} cannot be read" if counts["errors"] else ""
+    named = f": {list_names(rows.broken)}" if rows.broken else ""
+    abstained = f"; {counts['abstained']:,} without a label" if counts["abstained"] else ""
+    images = f"{counts['images']:,} images"
+    logging.info("%s: %s%s%s%s.", output, images, broken, named, abstained)
+
+
+class _Rows:
+    """Makes the rows of the table.
+
+    Attributes:
+        schema: names and types of the columns.
+        broken: paths of files that cannot be read.
+    """
+
+    def __init__(self, classifier: "Classifier", names: list[str], abstain_below: float):
+        import pyarrow as pa
+
+        self._names, self._temperature = np.array(names, object), classifier.temperature
+        self._abstain_below, self._top = abstain_below, min(TOP_CLASSES, len(names))
+        self.broken = []
+        top = [
+            column
+            for rank in range(1, self._top + 1)
+            for column in ((f"top{rank}", pa.string()), (f"top{rank}_probability", pa.float32()))
+        ]
+        self.schema: pa.Schema = pa.schema(
+            [
+                ("path", pa.string()),
+                ("label", pa.string()),
+                ("probability", pa.float32()),
+                ("calibrated_probability", pa.float32()),
+                ("abstained", pa.bool_()),
+                *top,
+                ("error", pa.string()),
+            ]
+        )
+
+    def columns(
+        self, paths: list[str], batch: "DecodedFiles", log_probabilities: np.ndarray | None
+    ) -> dict[str, list]:
+        """The columns of a batch; a file that cannot be read has a path and an error alone."""
+        columns = {name: [] for name in self.schema.names}
+        predicted = iter(self._rows(log_probabilities))
+        for row, error in enumerate(batch.errors):
+            path = printable(paths[batch.first + row])
+            values = dict.fromkeys(columns) | {"path": path, "error": error or None}
+            if error:
+                self.broken.append(path)
+            else:
+                values |= next(predicted)
+            for name, value in values.items():
+                columns[name].append(value)
+        return columns
+
+    def _rows(self, log_probabilities):
+        """Yields the values of each image that was predicted."""
+        if log_probabilities is None:
+            return
+        order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, : self._top]
+        probabilities = np.exp(np.take_along_axis(log_probabilities, order, axis=1))
+        calibrated = self._calibrated(log_probabilities)
+        deciding = probabilities[:, 0] if calibrated is None else calibrated
+        for row, classes in enumerate(order):
+            abstains = bool(deciding[row] < self._abstain_below)
+            values = {
+                "label": None if abstains else self._names[classes[0]],
+                "probability": float(probabilities[row, 0]),
+                "calibrated_probability": None if calibrated is None else float(calibrated[row]),
+                "abstained": abstains,
+            }
+            for rank, label in enumerate(classes):
+                values[f"top{rank + 1}"] = self._names[label]
+                values[f"top{rank + 1}_probability"] = float(probabilities[row, rank])
+            yield values
+
+    def _calibrated(self, log_probabilities):
+        """The calibrated probabilities of the most probable classes, (n,); None: not known."""
+        if self._temperature is None:
+            return None
+        from nsk.pseudo.calibration import calibrated_confidences
+
+        return calibrated_confidences(log_probabilities, self._temperature)
