@@ -67,6 +67,7 @@ ALLOWED = {
         "nsk.config.config",
         "nsk.evaluation.class_metrics",
         "nsk.evaluation.prediction_files",
+        "nsk.evaluation.calibration",
         "nsk.evaluation.corruptions.frost_textures",
         "nsk.evaluation.suites",
         "nsk.store",

@@ -52,7 +52,7 @@ FAKE_WORK = """
              "report.collect", "report.evaluation_report", "report.run_report", "report.terminal",
              "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
-    sys.modules["nsk.decisions"].best_generation = lambda chain: 0
+    sys.modules["nsk.decisions"].best_generation = lambda *_: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(
         StageRunner=make_runner, ReadOnlyRunner=make_runner, shard_set=MagicMock()
     )
@@ -154,7 +154,7 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         ([f"--flagfile={sys.executable}"], ["--flagfile", "is not text"]),
         (
             ["train", *SETTINGS],
-            ["'train'", "expected run, plan, score, select, evaluate, corrupt or verify"],
+            ["'train'", "expected run, plan, score, select, predict, evaluate, corrupt or verify"],
         ),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),

@@ -5,21 +5,14 @@ import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from absl import logging
 
 from nsk.commands.preparation import NO_TRAINING, prepare
 from nsk.config.config import Config
 from nsk.errors import UserError, list_names, printable
 from nsk.progress import Progress
-
-if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow or PyArrow.
-    from nsk.data.decoded_files import DecodedFiles
-    from nsk.models.classifier import Classifier
-
-TOP_CLASSES = 5
 
 
 def execute(values: Mapping[str, Any]) -> dict[str, int] | None:
@@ -102,7 +95,7 @@ def _predict(runner, classifier, crop, paths, output):
     from nsk.data.decoded_files import decode_in_batches
     from nsk.data.evaluation_decoding import decode_with_crop
     from nsk.evaluation.predictor import Predictor
-    from nsk.report.prediction_table import open_table
+    from nsk.report.prediction_table import PredictionRows, open_table
 
     config, strategy = runner.config, runner.runtime.local_strategy
     run, data = config.run, config.data
@@ -115,15 +108,16 @@ def _predict(runner, classifier, crop, paths, output):
             "calibrated."
         )
     names = classifier.class_names or [str(index) for index in range(classifier.num_classes)]
-    rows = _Rows(classifier, names, config.command.abstain_below)
+    rows = PredictionRows(names, classifier.temperature, config.command.abstain_below)
     progress, counts = Progress("predict", len(paths)), {"images": len(paths)}
     decode = functools.partial(decode_with_crop, crop=crop)
     limits = (data.max_image_bytes, data.max_image_pixels)
     with open_table(output, rows.schema) as table:
         for batch in decode_in_batches(paths, decode, predictor.batch_size, *limits):
             images = batch.images
-            predicted = predictor.log_probabilities(images) if len(images) else None
-            columns = rows.columns(paths, batch, predicted)
+            predicted = predictor.log_probabilities(images) if len(images) else ()
+            names = paths[batch.first :][: len(batch.errors)]
+            columns = rows.columns(list(map(printable, names)), batch.errors, predicted)
             table.write(columns)
             for count, values in (("errors", batch.errors), ("abstained", columns["abstained"])):
                 counts[count] = counts.get(count, 0) + sum(map(bool, values))
@@ -139,81 +133,3 @@ def _log_result(counts, rows, output):
     abstained = f"; {counts['abstained']:,} without a label" if counts["abstained"] else ""
     images = f"{counts['images']:,} images"
     logging.info("%s: %s%s%s%s.", output, images, broken, named, abstained)
-
-
-class _Rows:
-    """Makes the rows of the table.
-
-    Attributes:
-        schema: names and types of the columns.
-        broken: paths of files that cannot be read.
-    """
-
-    def __init__(self, classifier: "Classifier", names: list[str], abstain_below: float):
-        import pyarrow as pa
-
-        self._names, self._temperature = np.array(names, object), classifier.temperature
-        self._abstain_below, self._top = abstain_below, min(TOP_CLASSES, len(names))
-        self.broken = []
-        top = [
-            column
-            for rank in range(1, self._top + 1)
-            for column in ((f"top{rank}", pa.string()), (f"top{rank}_probability", pa.float32()))
-        ]
-        self.schema: pa.Schema = pa.schema(
-            [
-                ("path", pa.string()),
-                ("label", pa.string()),
-                ("probability", pa.float32()),
-                ("calibrated_probability", pa.float32()),
-                ("abstained", pa.bool_()),
-                *top,
-                ("error", pa.string()),
-            ]
-        )
-
-    def columns(
-        self, paths: list[str], batch: "DecodedFiles", log_probabilities: np.ndarray | None
-    ) -> dict[str, list]:
-        """The columns of a batch; a file that cannot be read has a path and an error alone."""
-        columns = {name: [] for name in self.schema.names}
-        predicted = iter(self._rows(log_probabilities))
-        for row, error in enumerate(batch.errors):
-            path = printable(paths[batch.first + row])
-            values = dict.fromkeys(columns) | {"path": path, "error": error or None}
-            if error:
-                self.broken.append(path)
-            else:
-                values |= next(predicted)
-            for name, value in values.items():
-                columns[name].append(value)
-        return columns
-
-    def _rows(self, log_probabilities):
-        """Yields the values of each image that was predicted."""
-        if log_probabilities is None:
-            return
-        order = np.argsort(-log_probabilities, axis=1, kind="stable")[:, : self._top]
-        probabilities = np.exp(np.take_along_axis(log_probabilities, order, axis=1))
-        calibrated = self._calibrated(log_probabilities)
-        deciding = probabilities[:, 0] if calibrated is None else calibrated
-        for row, classes in enumerate(order):
-            abstains = bool(deciding[row] < self._abstain_below)
-            values = {
-                "label": None if abstains else self._names[classes[0]],
-                "probability": float(probabilities[row, 0]),
-                "calibrated_probability": None if calibrated is None else float(calibrated[row]),
-                "abstained": abstains,
-            }
-            for rank, label in enumerate(classes):
-                values[f"top{rank + 1}"] = self._names[label]
-                values[f"top{rank + 1}_probability"] = float(probabilities[row, rank])
-            yield values
-
-    def _calibrated(self, log_probabilities):
-        """The calibrated probabilities of the most probable classes, (n,); None: not known."""
-        if self._temperature is None:
-            return None
-        from nsk.pseudo.calibration import calibrated_confidences
-
-        return calibrated_confidences(log_probabilities, self._temperature)
