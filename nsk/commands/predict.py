@@ -107,7 +107,7 @@ def _predict(runner, classifier, crop, paths, output):
             "The model has no temperature, which a run fits on dev: probabilities are not "
             "calibrated."
         )
-    names = classifier.class_names or [str(index) for index in range(classifier.num_classes)]
+    names = _class_names(config, classifier)
     rows = PredictionRows(names, classifier.temperature, config.command.abstain_below)
     progress, counts = Progress("predict", len(paths)), {"images": len(paths)}
     decode = functools.partial(decode_with_crop, crop=crop)
@@ -125,6 +125,21 @@ def _predict(runner, classifier, crop, paths, output):
     progress.close()
     _log_result(counts, rows, output)
     return counts
+
+
+def _class_names(config, classifier):
+    """Names of the model's classes: of a given file, of the model, or else their numbers."""
+    if not config.data.class_names:
+        return classifier.class_names or [str(index) for index in range(classifier.num_classes)]
+    from nsk.data.class_names import read_class_names
+
+    names = read_class_names(Path(config.data.class_names).expanduser())
+    if len(names) != classifier.num_classes:
+        raise UserError(
+            f"--class_names={config.data.class_names} has {len(names)} names: the model has "
+            f"{classifier.num_classes} classes."
+        )
+    return names
 
 
 def _log_result(counts, rows, output):

@@ -122,12 +122,12 @@ def require_output(command: str, values: Mapping[str, Any]) -> Path:
 
 def _check_files(config):
     """UserError if a given file does not exist."""
-    if config.chain.teacher and not os.path.isfile(config.teacher_path):
+    if config.chain.teacher and not _exists(config.teacher_path):
         raise UserError(
             f"--teacher={config.chain.teacher} does not exist: give the path of a model."
         )
     for path in config.init_paths:
-        if not (os.path.exists(path) or os.path.exists(f"{path}.index")):
+        if not _exists(path):
             raise UserError(
                 f"--init_from={path} does not exist: give scratch, teacher or the path of weights."
             )
@@ -136,6 +136,11 @@ def _check_files(config):
             raise UserError(
                 f"--{name}: {path} does not exist: give the path of a published set or file."
             )
+
+
+def _exists(path):
+    """Whether there is a file or folder, or a TensorFlow 1 checkpoint with this prefix."""
+    return os.path.exists(path) or os.path.exists(f"{path}.index")
 
 
 def _check_engine(config):

@@ -3,7 +3,6 @@
 import dataclasses
 
 from nsk.config.fields import Section, per_generation, setting
-from nsk.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +12,8 @@ class ChainConfig(Section):
     models: str = per_generation(
         "resnet20",
         "resnet26",
-        help="Networks: the teacher's name, then each student's; with --teacher the students' "
-        "alone. kerascv:NAME is a backbone of KerasCV.",
+        help="Networks: the teacher's name, then each student's; with a --teacher that is a .keras "
+        "file, the students' alone. kerascv:NAME is a backbone of KerasCV.",
     )
     image_size: int = per_generation(
         0,
@@ -31,8 +30,9 @@ class ChainConfig(Section):
     )
     teacher: str = setting(
         "",
-        "A .keras model that starts the chain in place of a trained teacher; --models are then the "
-        "students.",
+        "A trained model that starts the chain in place of a trained teacher: a .keras file, and "
+        "--models are then the students; or published weights (.h5, or a TensorFlow 1 checkpoint) "
+        "of the first of --models.",
     )
     select: str = setting(
         "each_generation",
@@ -67,8 +67,8 @@ class ChainConfig(Section):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.teacher and not self.teacher.endswith(".keras"):
-            raise UserError(
-                f"--teacher={self.teacher} is not the name of a .keras file: give the "
-                "model.keras of an earlier run."
-            )
+
+    @property
+    def has_whole_teacher(self) -> bool:
+        """Whether the given teacher is a whole model, which is not one of `models`."""
+        return self.teacher.endswith(".keras")

@@ -221,7 +221,7 @@ class Config:
     @property
     def num_students(self) -> int:
         """Generations after the teacher."""
-        return len(self.chain.models) - (0 if self.chain.teacher else 1)
+        return len(self.chain.models) - (0 if self.chain.has_whole_teacher else 1)
 
     @property
     def trained_generations(self) -> range:
@@ -230,7 +230,7 @@ class Config:
 
     def model_name(self, generation: int) -> str:
         """Name of the network of a generation; 0 is the teacher."""
-        return self.chain.models[generation - (1 if self.chain.teacher else 0)]
+        return self.chain.models[generation - (1 if self.chain.has_whole_teacher else 0)]
 
     def init_from(self, generation: int) -> str | Path:
         """Initial weights of a generation: `scratch`, `teacher` or a `Path`, `~` expanded."""

@@ -4,26 +4,32 @@ import dataclasses
 import os
 import shutil
 
+import keras
+
+from nsk.config.config import Config
 from nsk.config.evaluation import EvaluationConfig
 from nsk.data.class_names import normalize_name
 from nsk.data.evaluation_decoding import Crop, default_crop
 from nsk.errors import UserError
-from nsk.hashing import sha256_of_file
+from nsk.models import named_weights, weights
 from nsk.models.classifier import Classifier, load_classifier
 from nsk.models.model_files import load_model
 from nsk.stages.evaluation import LoadModel
 from nsk.stages.runner import MODEL_FILE, StageRunner
-from nsk.stages.training import trainable_parameters
+from nsk.stages.training import save_model, trainable_parameters
 from nsk.store.folders import StageFolder
 
 
 def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
-    """Returns the stage that copies the model of `--teacher` into the workdir."""
-    path = runner.config.teacher_path
-    model, class_names = load_model(path), images.counts["class_names"]
+    """Returns the stage that saves the model of `--teacher` in the workdir."""
+    config, class_names = runner.config, images.counts["class_names"]
 
     def build(folder):
-        shutil.copyfile(path, folder / MODEL_FILE)
+        model = load_teacher(config)
+        if config.chain.has_whole_teacher:
+            shutil.copyfile(config.teacher_path, folder / MODEL_FILE)
+        else:
+            save_model(model, folder / MODEL_FILE)
         return {
             "model": model.name,
             "parameters": trainable_parameters(model),
@@ -31,8 +37,22 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
             "class_names": class_names,
         }
 
-    settings = {"sha256": sha256_of_file(path), "class_names": class_names}
+    settings = {"sha256": weights.sha256(config.teacher_path), "class_names": class_names}
+    if not config.chain.has_whole_teacher:
+        settings |= {"network": config.model_name(0), "image_size": config.chain.image_size.at(0)}
     return runner.build_or_reuse("gen0/teacher", build, settings)
+
+
+def load_teacher(config: Config) -> keras.Model:
+    """Loads the model of `--teacher`: a whole one, or published weights of the first of `--models`.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    path = config.teacher_path
+    if config.chain.has_whole_teacher:
+        return load_model(path)
+    return named_weights.load(config.model_name(0), path, config.chain.image_size.at(0)).model
 
 
 def load_any_model(runner: StageRunner) -> tuple[Classifier, Crop]:

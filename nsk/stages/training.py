@@ -210,7 +210,7 @@ def train_model(job: Job, runtime: Runtime, model_path: Path) -> dict[str, Any]:
         )
     model = trainer.publish()
     if runtime.workers.is_chief:
-        _save(model, model_path)
+        save_model(model, model_path)
     return {
         "model": settings.architecture,
         "parameters": trainable_parameters(model),
@@ -222,7 +222,7 @@ def train_model(job: Job, runtime: Runtime, model_path: Path) -> dict[str, Any]:
     }
 
 
-def _save(model, model_path):
+def save_model(model: keras.Model, model_path: Path) -> None:
     """Writes a `.keras` file atomically."""
     # Keras requires the suffix, so the file's folder has the unfinished name.
     unfinished = model_path.with_name(f"{model_path.name}{UNFINISHED}") / model_path.name

@@ -13,8 +13,9 @@ from nsk.distributed import device_memory
 from nsk.distributed.strategy import check_divisible
 from nsk.errors import UserError
 from nsk.models import blocks, weights
-from nsk.models.model_files import load_model, read_class_names
+from nsk.models.model_files import read_class_names
 from nsk.models.weight_assignment import assign, describe_pixel_mismatch, variables_by_layer
+from nsk.stages.adoption import load_teacher
 from nsk.stages.hyperparameters import (
     Hyperparameters,
     finetuning_hyperparameters,
@@ -199,7 +200,7 @@ def _check_finetuning(strategy, settings, model):
 def _checked_teacher(config: Config, counts):
     """The given teacher; UserError if it does not fit the run's images and classes."""
     path, class_names = config.teacher_path, counts["class_names"]
-    model = load_model(path)
+    model = load_teacher(config)
     height, width, channels = model.input_shape[1:]
     if height is None or height != width or channels != 3:
         raise UserError(

@@ -133,6 +133,17 @@ def test_a_network_without_names_and_temperature(model, photos, tmp_path, caplog
     assert "The model has no temperature" in caplog.text
 
 
+def test_names_from_a_file(photos, tmp_path):
+    models.build_model("convnet5", num_classes=3, image_size=16).save(tmp_path / "m.keras")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncow\n")
+    values = {"class_names": str(tmp_path / "names.txt")}
+    run(tmp_path / "m.keras", photos / "0", tmp_path / "out.parquet", **values)
+    assert set(pandas.read_parquet(tmp_path / "out.parquet").label) <= {"ant", "bee", "cow"}
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    with pytest.raises(UserError, match=r"names.txt has 2 names: the model has 3 classes"):
+        run(tmp_path / "m.keras", photos / "0", tmp_path / "out.csv", **values)
+
+
 def test_batches_are_small_if_files_are_large(model, photos, tmp_path, monkeypatch):
     from nsk.data import decoded_files
 

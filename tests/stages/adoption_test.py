@@ -2,10 +2,17 @@
 
 import shutil
 
+import keras
+import numpy as np
+import pytest
+
 from nsk import models
+from nsk.models.model_files import load_model
+from nsk.stages import validation
 from nsk.stages.adoption import adopt_teacher
 from nsk.stages.ingestion import ingest_images
 from nsk.stages.runner import MODEL_FILE
+from tests.models.checkpoint_files import official_tensors, randomize, write_checkpoint
 
 
 def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, tmp_path):
@@ -30,3 +37,28 @@ def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, t
     assert again.reused and again.path == teacher.path
     models.build_model("convnet5", num_classes=10, image_size=8, seed=2).save(second)
     assert adopt(second).path != teacher.path
+
+
+@pytest.mark.parametrize("kind", ["tf1", "h5"])
+def test_published_weights_are_a_teacher(make_runner, tmp_path, kind):
+    """Files with the names and shapes of the official ones."""
+    reference = keras.applications.EfficientNetB0(
+        weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None
+    )
+    randomize(reference)
+    if kind == "tf1":
+        path = tmp_path / "b0" / "model.ckpt"
+        write_checkpoint(path, official_tensors(reference))
+    else:
+        path = tmp_path / "b0.weights.h5"
+        reference.save_weights(path)
+    values = {"models": ["efficientnet_b0", "convnet5"], "image_size": [32, 8]}
+    runner = make_runner(tmp_path / "run", **values, teacher=str(path))
+    images = ingest_images(runner)
+    validation.check_chain(runner, images.counts)
+    teacher = adopt_teacher(runner, images)
+    assert teacher.counts["model"] == "efficientnet_b0" and teacher.counts["image_size"] == 32
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    network = load_model(teacher.path / MODEL_FILE)
+    expected = reference(pixels, training=False)
+    np.testing.assert_allclose(network(pixels, training=False), expected, rtol=1e-3, atol=1e-3)
