@@ -25,7 +25,8 @@ from tests.models.checkpoint_files import randomize
 )
 def test_probabilities_are_equal(name, tmp_path):
     model = models.build_model(name, num_classes=5, image_size=32)
-    randomize(model)
+    if name != "efficientnet_b0":  # Of which random weights would make a constant function.
+        randomize(model)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 32, 32, 3)) * np.linspace(0, 1, 6).reshape(-1, 1, 1, 1)
     images = images.astype(np.uint8)
