@@ -1,5 +1,6 @@
 """Loads trained models from Keras' files without executing anything in them."""
 
+import dataclasses
 import json
 import math
 import os
@@ -72,6 +73,36 @@ def _load(path, check):
             "size, size, 3) and logits (None, classes)."
         )
     return model
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownDecoding:
+    """How the images that a model was trained on were decoded; None: not known.
+
+    Attributes:
+        resize_mode: how they became squares: "crop", "pad" or "squash".
+        significant_bits: bits that 16-bit images used; None: there were none, too.
+    """
+
+    resize_mode: str | None = None
+    significant_bits: int | None = None
+
+
+def read_decoding(path: Path) -> KnownDecoding:
+    """How the images of a model that nsk trained or exported were decoded.
+
+    Args:
+        path: path of the model, in the folder of its stage.
+
+    Raises:
+        UserError: the stage's manifest is damaged.
+    """
+    folder = path.resolve().parent
+    if not (folder / MANIFEST).is_file():
+        return KnownDecoding()
+    counts = folders.load_stage(folder).counts
+    # Stages of versions that knew one mode do not name it.
+    return KnownDecoding(counts.get("resize_mode", "crop"), counts.get("significant_bits"))
 
 
 def read_class_names(path: Path) -> list[str] | None:
