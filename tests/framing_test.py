@@ -4,8 +4,11 @@ What tells the classes apart is outside of the central square, so that a stage t
 right by chance alone.
 """
 
+import csv
 import io
 import json
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +16,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from nsk.commands import evaluate, plan, run
+from nsk.commands import evaluate, plan, predict, run
+from nsk.errors import UserError
+from nsk.models.model_files import read_decoding
 
 SIZE, HEIGHT, WIDTH = 8, 8, 24
 COUNTS = {"labeled": 24, "dev": 20, "unlabeled": 20, "test": 20}
@@ -141,6 +146,35 @@ def test_a_model_is_evaluated_as_it_was_trained(finished, tmp_path, caplog):
     )
     assert content["suites"]["clean"]["test"]["nll"] != pytest.approx(best["nll"], rel=1e-3)
     assert f"was trained with --resize_mode={mode}" in caplog.text
+
+
+def test_a_copied_export_predicts_as_the_run_did(finished, tmp_path):
+    folder, mode, _ = finished
+    (export,) = (folder / mode).glob("export-*")
+    for name in ("model.keras", "decoding.json"):
+        shutil.copyfile(export / name, tmp_path / name)
+    output = tmp_path / "predicted.csv"
+    images = folder / "images" / "test"
+    predict.execute(
+        {"model": str(tmp_path), "images": str(images), "output": str(output), "strategy": "one"}
+    )
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = [row["path"] for row in rows]
+    classify = tf.saved_model.load(str(export / "saved_model")).signatures["serving_default"]
+    encoded = [Path(file).read_bytes() for file in files]
+    expected = classify(encoded=tf.constant(encoded))["probabilities"].numpy().max(axis=1)
+    found = [float(row["probability"]) for row in rows]
+    assert len(files) == COUNTS["test"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_damaged_file_on_decoding_is_named(tmp_path):
+    path = tmp_path / "decoding.json"
+    for content in ("{}", '{"resize_mode": "fit", "significant_bits": null}', "["):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"decoding\.json cannot be read"):
+            read_decoding(tmp_path / "model.keras")
 
 
 def test_cropped_images_trigger_a_warning_in_a_plan(folder, caplog, capsys):

@@ -1,6 +1,7 @@
 """Export: a model as `.keras`, and as a SavedModel that needs neither keras nor nsk.
 
     model.keras
+    decoding.json          resize_mode and significant_bits, see `export_model`
     class_names.txt        one name per line, in the order of the probabilities
     calibration.json       temperature of calibrated probabilities, fitted on dev
     saved_model/
@@ -26,7 +27,7 @@ from nsk.data.decoding import decode_image
 from nsk.data.normalization import ALL_BITS
 from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
-from nsk.models.model_files import CALIBRATION, load_model
+from nsk.models.model_files import CALIBRATION, DECODING, load_model
 from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of
 from nsk.stages.scoring import DEV_FILE
 from nsk.store.folders import StageFolder
@@ -137,8 +138,6 @@ def export_model(
     pixels = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
     archive.add_endpoint("pixels", classify_pixels, [pixels])
     archive.write_out(folder / "saved_model", verbose=False)
-    return {
-        "image_size": image_size,
-        "resize_mode": resize_mode,
-        "significant_bits": significant_bits,
-    }
+    decoding = {"resize_mode": resize_mode, "significant_bits": significant_bits}
+    write_json(folder / DECODING, decoding)
+    return {"image_size": image_size, **decoding}
