@@ -207,7 +207,7 @@ def make_sheet(
     labeled = shard_set(images, "labeled")
     (serialized,) = labeled.read().batch(num_images).take(1)
     encoded = records.parse_images(serialized)["encoded"]
-    decoded = decode_images(encoded, settings.image_size)
+    decoded = decode_images(encoded, settings.image_size, resize_mode=settings.resize_mode)
     rows = operation_rows(decoded.numpy(), noise_config, magnitudes)
     rows.insert(0, ("original", [("", decoded.numpy())]))
     inputs = encoded if noise_config.min_crop_area else decoded

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # Imported in functions, since they import TensorFlow.
     from nsk.store.folders import StageFolder
 
 INGESTED, IDS, SETTINGS = "ingested", "ids.txt", "settings.json"
+UNNAMED = {"resize_mode": "crop"}  # Settings that folders of earlier versions do not name.
 
 
 def execute(values: Mapping[str, Any]) -> dict | None:
@@ -68,7 +69,7 @@ def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     chosen, side = _choose_images(runner, images)
     textures = settings["frost_textures"]
     textures = corruptions.read_textures(textures) if textures else None
-    written = _describe(settings, images, side)
+    written = _describe(settings, images, side) | {"resize_mode": runner.config.chain.resize_mode}
     ids, labels = _ids_and_labels(chosen)
     _claim(output, written)
     _write_text(output / IDS, "".join(f"{id}\n" for id in ids))
@@ -118,7 +119,7 @@ def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["Chose
         )
     settings = config.evaluation
     interpolation = "bilinear" if settings.interpolation == "auto" else settings.interpolation
-    crop = Crop(side, settings.crop_fraction or 1.0, interpolation)
+    crop = Crop(side, settings.crop_fraction or 1.0, interpolation, rule=config.chain.resize_mode)
     batches = pipeline.clean_batches(
         shard_set(images, "test"),
         side,
@@ -153,9 +154,10 @@ def _claim(output: Path, written: dict) -> None:
     if path.exists():
         found = json.loads(path.read_text())
         for name, value in written.items():
-            if found.get(name) != value:
+            written_with = found.get(name, UNNAMED.get(name))
+            if written_with != value:
                 raise UserError(
-                    f"{output} was written with {name}={found.get(name)}, not {value}: give "
+                    f"{output} was written with {name}={written_with}, not {value}: give "
                     "another folder as --output, or the same settings to go on."
                 )
         return

@@ -94,6 +94,7 @@ def _relative_to(folder: str, path: str) -> str:
 def _predict(runner, classifier, crop, paths, output):
     from nsk.data.decoded_files import decode_in_batches
     from nsk.data.evaluation_decoding import decode_with_crop
+    from nsk.data.normalization import ALL_BITS
     from nsk.evaluation.predictor import Predictor
     from nsk.report.prediction_table import PredictionRows, open_table
 
@@ -111,7 +112,8 @@ def _predict(runner, classifier, crop, paths, output):
     rows = PredictionRows(names, classifier.temperature, config.command.abstain_below)
     progress, counts = Progress("predict", len(paths)), {"images": len(paths)}
     decode = functools.partial(decode_with_crop, crop=crop)
-    limits = (data.max_image_bytes, data.max_image_pixels)
+    bits = data.significant_bits or classifier.decoding.significant_bits or ALL_BITS
+    limits = (data.max_image_bytes, data.max_image_pixels, bits)
     with open_table(output, rows.schema) as table:
         for batch in decode_in_batches(paths, decode, predictor.batch_size, *limits):
             images = batch.images

@@ -22,6 +22,14 @@ class ChainConfig(Section):
         minimum=0,
         maximum=2048,
     )
+    resize_mode: str = setting(
+        "crop",
+        "How an image becomes the network's square. crop: the central square, so that the ends of "
+        "long images are not seen | pad: the whole image between gray margins | squash: the whole "
+        "image, its sides resized differently. Models remember it: those of nsk are scored, "
+        "evaluated and exported with the mode that they were trained with.",
+        choices=("crop", "pad", "squash"),
+    )
     init_from: str = per_generation(
         "scratch",
         help="Initial weights: scratch (random) | teacher (a warm start of a student that is the "

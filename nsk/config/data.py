@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nsk.config.fields import Condition, Section, setting, starts_with
+from nsk.config.fields import Condition, Section, above_zero, setting, starts_with
 from nsk.errors import UserError
 
 SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
@@ -131,6 +131,14 @@ class DataConfig(Section):
         "keep: all stay | drop: all are left out | majority: only the most frequent label of these "
         "pixels stays. Images of a given test split are never left out.",
         choices=("keep", "drop", "majority"),
+    )
+    significant_bits: int = setting(
+        0,
+        "Bits that 16-bit images use: the highest level of these bits becomes white; 0: the fewest "
+        "that have the levels of all 16-bit images, of every split, and at least 8.",
+        minimum=0,
+        maximum=16,
+        used_if=above_zero("significant_bits"),
     )
     images_per_shard: int = setting(
         4096, "Maximum number of images in a TFRecord shard of ingested images.", minimum=1

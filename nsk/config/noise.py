@@ -89,7 +89,8 @@ class NoiseConfig(Section):
     min_crop_area: float = per_generation(
         0.0,
         help="Random resized crop of at least this share of the image (ImageNet: 0.08), with an "
-        "aspect ratio from 3:4 to 4:3; 0: off, the central square is used.",
+        "aspect ratio from 3:4 to 4:3; with --resize_mode=pad or squash this ratio is relative to "
+        "the image's, and the crop takes the place of the whole image; 0: off.",
         minimum=0.0,
         maximum=1.0,
     )

@@ -12,6 +12,7 @@ import math
 import tensorflow as tf
 
 from nsk import noise
+from nsk.data.evaluation_decoding import add_margins, padded_size
 
 ATTEMPTS = 10
 RATIO = (3 / 4, 4 / 3)  # Width over height.
@@ -25,8 +26,13 @@ def random_resized_crop(
     min_area: float = 0.08,
     max_area: float = 1.0,
     ratio: tuple[float, float] = RATIO,
+    resize_mode: str = "crop",
 ) -> tf.Tensor:
     """Decodes a random part of each image and resizes it to a square.
+
+    Where whole images are stretched or padded without this noise, parts are of the image's own
+    shape, up to `ratio`, and take the place of the whole image: all of it, with ratio 1, is
+    `decoding.decode_image`.
 
     Args:
         encoded: string (batch,), 8-bit JPEG or PNG as shards hold them.
@@ -35,6 +41,8 @@ def random_resized_crop(
         min_area: in (0, 1], smallest area of a crop, as a share of the image's.
         max_area: in (0, 1], largest area.
         ratio: the range of a crop's width over height.
+        resize_mode: "crop" | "pad": parts of the image's shape between its margins | "squash":
+            parts of the image's shape, stretched; see `decoding.decode_image`.
 
     Returns:
         uint8 tensor (batch, image_size, image_size, 3); resized bilinearly, antialiased.
@@ -44,20 +52,28 @@ def random_resized_crop(
     draws = noise.for_examples(
         noise.uniform, noise.named(key, "resized_crop"), tf.shape(encoded)[0], [ATTEMPTS + 1, 2]
     )
-    boxes = crop_boxes(draws, sizes[:, 0], sizes[:, 1], min_area, max_area, ratio)
+    of_image = resize_mode != "crop"
+    boxes = crop_boxes(draws, sizes[:, 0], sizes[:, 1], min_area, max_area, ratio, of_image)
 
-    def resize(part, antialias):
-        resized = tf.image.resize(part, [image_size, image_size], "bilinear", antialias=antialias)
+    def resize(part, target, antialias):
+        resized = tf.image.resize(part, target, "bilinear", antialias=antialias)
         return tf.saturate_cast(tf.round(resized), tf.uint8)
 
     def crop(image):
-        part = decode_and_crop(*image)
+        encoded, box, size = image
+        part = decode_and_crop(encoded, box)
+        target = [image_size, image_size]
+        if resize_mode == "pad":
+            target = padded_size(size, image_size)
         # Antialiasing changes nothing if no side shrinks, and takes four times as long.
-        shrinks = tf.reduce_any(tf.shape(part)[:2] > image_size)
-        return tf.cond(shrinks, lambda: resize(part, True), lambda: resize(part, False))
+        shrinks = tf.reduce_any(tf.shape(part)[:2] > target)
+        square = tf.cond(
+            shrinks, lambda: resize(part, target, True), lambda: resize(part, target, False)
+        )
+        return add_margins(square, image_size) if resize_mode == "pad" else square
 
     pixels = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
-    return tf.map_fn(crop, (encoded, boxes), fn_output_signature=pixels)
+    return tf.map_fn(crop, (encoded, boxes, sizes), fn_output_signature=pixels)
 
 
 def crop_boxes(
@@ -67,6 +83,7 @@ def crop_boxes(
     min_area: float = 0.08,
     max_area: float = 1.0,
     ratio: tuple[float, float] = RATIO,
+    of_image: bool = False,
 ) -> tf.Tensor:
     """The first of several random boxes that fits into its image, for each image of a batch.
 
@@ -79,6 +96,8 @@ def crop_boxes(
             uniformly.
         max_area: in (0, 1], largest area.
         ratio: the range of a box's width over height; drawn log-uniformly.
+        of_image: whether width and height are in units of the image's, so that boxes are of its
+            shape; False: in pixels.
 
     Returns:
         int32 (batch, 4): top, left, height and width of each box. If no attempt fits, it is the
@@ -92,13 +111,17 @@ def crop_boxes(
     sizes = tf.stack([heights, widths], axis=1)
     full = tf.cast(sizes, tf.float32)
     shares = min_area + (max_area - min_area) * draws[:, :-1, 0]
-    sides = tf.sqrt(shares * tf.reduce_prod(full, axis=1, keepdims=True))
+    if of_image:
+        height, width = (tf.sqrt(shares) * side for side in tf.split(full, 2, axis=1))
+        largest = full * [min(1.0, 1.0 / ratio[0]), min(1.0, ratio[1])]
+    else:
+        height = width = tf.sqrt(shares * tf.reduce_prod(full, axis=1, keepdims=True))
+        largest = tf.minimum(full, full[:, ::-1] * [1.0 / ratio[0], ratio[1]])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     stretch = tf.exp((low + (high - low) * draws[:, :-1, 1]) / 2.0)
-    largest = tf.minimum(full, full[:, ::-1] * [1.0 / ratio[0], ratio[1]])[:, None]
     # The largest box within the ratios is the last one and always fits.
-    drawn = tf.round(tf.stack([sides / stretch, sides * stretch], axis=2))
-    boxes = tf.concat([drawn, tf.maximum(tf.round(largest), 1.0)], axis=1)
+    drawn = tf.round(tf.stack([height / stretch, width * stretch], axis=2))
+    boxes = tf.concat([drawn, tf.maximum(tf.round(largest), 1.0)[:, None]], axis=1)
     fits = tf.reduce_all((boxes >= 1.0) & (boxes <= full[:, None]), axis=2)
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1, output_type=tf.int32)
     chosen = tf.cast(tf.gather(boxes, first, batch_dims=1), tf.int32)

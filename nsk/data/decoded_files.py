@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from nsk.config.data import DataConfig
-from nsk.data.normalization import normalize_image, to_decodable
+from nsk.data.normalization import ALL_BITS, normalize_image, to_decodable
 from nsk.data.sources.folder import read_image
 from nsk.store.files import num_cores
 
@@ -37,6 +37,7 @@ def decode_in_batches(
     batch_size: int,
     max_image_bytes: int = DataConfig.max_image_bytes,
     max_image_pixels: int = DataConfig.max_image_pixels,
+    significant_bits: int = ALL_BITS,
 ) -> Iterator[DecodedFiles]:
     """Reads and decodes files in order, several batches at a time.
 
@@ -47,8 +48,9 @@ def decode_in_batches(
         batch_size: number of files in a batch, at most.
         max_image_bytes: larger files are errors.
         max_image_pixels: larger images are errors.
+        significant_bits: of `normalize_image`.
     """
-    limits = (max_image_bytes, max_image_pixels)
+    limits = (max_image_bytes, max_image_pixels, significant_bits)
     batches = _Batches(paths, batch_size, limits)
     signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([None], tf.string))
     decoded = (

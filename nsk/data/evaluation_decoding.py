@@ -1,19 +1,23 @@
-"""Decodes images to squares: the whole central square, or the crop of a published evaluation.
+"""Decodes images to squares: the central square, the whole image, or a published evaluation's crop.
 
 Published crops leave out a margin, as training on random crops shows objects enlarged.
 """
 
 import dataclasses
+import functools
 import io
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from nsk.data.normalization import normalize_image
+from nsk.data.normalization import ALL_BITS, PNG_BIT_DEPTH, PNG_SIGNATURE, normalize_image
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-RULES = ("crop", "resize", "tf1")
+RULES = ("crop", "resize", "tf1", "pad", "squash")
+# Gray of the margins of padded images: the middle of the range, which networks scale to about 0.
+# Geometric noise fills with it by default, too.
+PADDING_LEVEL = 128
 TF1_PADDING = 32  # Pixels of the margin on both sides together.
 # ImageNet's, of which the published networks are.
 PUBLISHED_CLASSES = 1000
@@ -27,7 +31,8 @@ class Crop:
 
     Attributes:
         image_size: side of the square in pixels.
-        crop_fraction: share, in (0, 1], of the shorter side that remains.
+        crop_fraction: share, in (0, 1], of the shorter side that remains; with the rules "pad" and
+            "squash" of both sides.
         interpolation: "bilinear" or "bicubic" (Keys' kernel, a = -1/2).
         antialias: whether the kernel is widened when images get smaller, as Pillow does.
         rule: order and rounding.
@@ -40,6 +45,9 @@ class Crop:
             "tf1": as "crop", with offsets rounded up, and resized as TensorFlow 1 did: not
             antialiased, pixels at their top left corners, and for bicubic a = -3/4. As the
             official code of EfficientNet does.
+            "pad": the longer side is resized to `image_size` and the shorter one in proportion, as
+            Pillow's `ImageOps.pad` does; margins of `PADDING_LEVEL` on both sides fill the square.
+            "squash": both sides are resized to `image_size`, so that proportions change.
 
     Raises:
         ValueError: a value is out of its range; "tf1" is antialiased.
@@ -91,19 +99,35 @@ def default_crop(name: str, weights_format: str, *, image_size: int, num_classes
     return Crop(image_size, RESNET_FRACTION, rule="resize")
 
 
-def decode_with_crop(encoded: tf.Tensor, crop: Crop) -> tf.Tensor:
+def decode_with_crop(encoded: tf.Tensor, crop: Crop, significant_bits: int = ALL_BITS) -> tf.Tensor:
     """Decodes one image and crops and resizes it to a square.
 
     Args:
         encoded: scalar string tensor, a JPEG, PNG, GIF or BMP file.
         crop: `Crop`.
+        significant_bits: bits that a 16-bit PNG uses, 1 to 16: `2**bits - 1` becomes 255. Shards
+            hold 8-bit images alone.
 
     Returns:
         uint8 tensor of shape (image_size, image_size, 3), rounded.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    decode = functools.partial(tf.io.decode_image, encoded, channels=3, expand_animations=False)
+    if significant_bits == ALL_BITS:
+        image = decode()
+    else:
+        is_deep = (tf.strings.substr(encoded, 0, 8) == PNG_SIGNATURE) & (
+            tf.strings.substr(encoded, PNG_BIT_DEPTH, 1) == b"\x10"
+        )
+        image = tf.cond(is_deep, lambda: _decode_deep_png(encoded, significant_bits), decode)
     image.set_shape([None, None, 3])
     return _to_square(image, crop)
+
+
+def _decode_deep_png(encoded, significant_bits):
+    """The pixels of a 16-bit PNG, uint8 (height, width, 3), scaled as `normalize_image` does."""
+    levels = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
+    white = 2**significant_bits - 1
+    return tf.cast((tf.minimum(levels, white) * 255 + white // 2) // white, tf.uint8)
 
 
 def _to_square(image, crop):
@@ -111,19 +135,24 @@ def _to_square(image, crop):
     fits = tf.reduce_all(tf.shape(image)[:2] == crop.image_size)
 
     def resized():
-        make = _resize_then_crop if crop.rule == "resize" else _crop_then_resize
+        make = {
+            "resize": _resize_then_crop,
+            "pad": _fit_with_margins,
+            "squash": _stretch,
+        }.get(crop.rule, _crop_then_resize)
         return tf.saturate_cast(tf.round(make(image, crop)), tf.uint8)
 
     shape = [crop.image_size, crop.image_size, 3]
     return tf.ensure_shape(tf.cond(fits, lambda: image, resized), shape)
 
 
-def decode_file(encoded: bytes, crop: Crop) -> np.ndarray:
+def decode_file(encoded: bytes, crop: Crop, significant_bits: int = ALL_BITS) -> np.ndarray:
     """Decodes an image file as ingestion and `decode_with_crop` together do.
 
     Args:
         encoded: an image in one of `normalization.FORMATS`.
         crop: `Crop`.
+        significant_bits: of `normalize_image`.
 
     Returns:
         uint8 array (image_size, image_size, 3).
@@ -131,7 +160,8 @@ def decode_file(encoded: bytes, crop: Crop) -> np.ndarray:
     Raises:
         ValueError: it cannot be decoded; the message gives the reason.
     """
-    return decode_with_crop(tf.constant(normalize_image(encoded).encoded), crop).numpy()
+    normalized = normalize_image(encoded, significant_bits=significant_bits)
+    return decode_with_crop(tf.constant(normalized.encoded), crop).numpy()
 
 
 def resize_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
@@ -147,8 +177,10 @@ def resize_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
     return _to_square(tf.constant(image), crop).numpy()
 
 
-def decode_uncropped(encoded: bytes, shorter_side: int) -> np.ndarray:
+def decode_uncropped(encoded: bytes, shorter_side: int, rule: str = "crop") -> np.ndarray:
     """Decodes and resizes an image with Pillow, as torchvision's `Resize(shorter_side)` does.
+
+    With the rules "pad" and "squash" the image is made a square by them instead.
 
     Bilinear and antialiased; the longer side is in proportion, rounded down. An image that is more
     than `MAX_ASPECT_RATIO` times as long as it is wide is cropped to this ratio first, which limits
@@ -157,10 +189,13 @@ def decode_uncropped(encoded: bytes, shorter_side: int) -> np.ndarray:
     Args:
         encoded: an image as `normalize_image` returns it.
         shorter_side: pixels.
+        rule: of `Crop`.
 
     Returns:
         uint8 array (height, width, 3), whose shorter side is `shorter_side`.
     """
+    if rule in ("pad", "squash"):
+        return decode_with_crop(tf.constant(encoded), Crop(shorter_side, rule=rule)).numpy()
     with Image.open(io.BytesIO(encoded)) as opened:
         image = opened.convert("RGB")
     width, height = image.size
@@ -210,3 +245,60 @@ def _resize_then_crop(image, crop):
         num=1,
     )
     return cropped
+
+
+def _fit_with_margins(image, crop):
+    """The image, its longer side resized, between margins: float32 (image_size, image_size, 3)."""
+    size = padded_size(tf.shape(image)[:2], crop.image_size)
+    return add_margins(_resize(_central_part(image, crop), size, crop), crop.image_size)
+
+
+def _stretch(image, crop):
+    """The image, both sides resized: float32 (image_size, image_size, 3)."""
+    return _resize(_central_part(image, crop), [crop.image_size, crop.image_size], crop)
+
+
+def _central_part(image, crop):
+    """The middle of an image, `crop_fraction` of both sides, rounded down."""
+    size = tf.shape(image)[:2]
+    part = tf.cast(crop.crop_fraction * tf.cast(size, tf.float32), tf.int32)
+    part = tf.maximum(part, 1)
+    top, left = tf.unstack((size - part) // 2)
+    return image[top : top + part[0], left : left + part[1]]
+
+
+def _resize(image, size, crop):
+    return tf.image.resize(image, size, crop.interpolation, antialias=crop.antialias)
+
+
+def padded_size(size: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Height and width of a padded image without its margins.
+
+    Args:
+        size: int32 (2,), height and width of the image in pixels.
+        image_size: side of the square in pixels.
+
+    Returns:
+        int32 (2,): the longer side is `image_size`, the other one at least 1.
+    """
+    sides = tf.cast(size, tf.float64)
+    resized = tf.round(sides / tf.reduce_max(sides) * image_size)
+    return tf.maximum(tf.cast(resized, tf.int32), 1)
+
+
+def add_margins(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Fills a square around an image with `PADDING_LEVEL`.
+
+    Args:
+        image: (height, width, 3), at most `image_size`.
+        image_size: side of the square in pixels.
+
+    Returns:
+        Tensor (image_size, image_size, 3); margins of opposite sides differ by at most one pixel.
+    """
+    margins = image_size - tf.shape(image)[:2]
+    # Halves to even, as in Pillow.
+    before = tf.cast(tf.round(tf.cast(margins, tf.float32) / 2), tf.int32)
+    paddings = tf.stack([before, margins - before], axis=1)
+    padded = tf.pad(image, tf.pad(paddings, [[0, 1], [0, 0]]), constant_values=PADDING_LEVEL)
+    return tf.ensure_shape(padded, [image_size, image_size, 3])

@@ -15,7 +15,7 @@ class ImageIndex:
         labels: int32 array (n,), -1 if the label is unknown.
         digests: list of bytes, equal for images with equal pixels.
         spans: int64 array (n, 2), offset and length of the encoded image in the spool.
-        sides: int32 array (n,), the shorter side in pixels.
+        sides: int32 array (n, 2), the shorter and the longer side in pixels.
         pools: dict from the split of a source to its rows.
         groups: names of the groups, by row, of images that belong to one, such as a patient.
         external_teacher: dict from a row to the number of bytes of an external teacher's scores,

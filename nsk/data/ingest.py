@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsk.config.data import DataConfig
-from nsk.data import records, shards
+from nsk.data import deep_images, records, shards
 from nsk.data.class_counts import describe_classes
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex
@@ -72,10 +72,13 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         `external_teacher` (unlabelled images with scores of an external teacher),
         `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
         `conflicts` (see `resolve_conflicts`),
-        `unused` (split of the source -> readable images in no split), `other_files` (number of
-        files that are not images), `skipped` (the attributes of `SkippedFiles`), `reencoded`, and
-        `corrupt` (`count`, and `images`: id and reason of the first 100), and the same as
-        `doubtful` of images that decoders report errors of.
+        `outside_square` (how much of the images in splits is outside of their central squares:
+        `mean` share of the pixels, and `above_half`, share of images that it is more than half of),
+        `significant_bits` (that 16-bit images are scaled by; None: there are none), `deep_images`
+        (see `deep_images.summarize`), `unused` (split of the source -> readable images in no
+        split), `other_files` (number of files that are not images), `skipped` (the attributes of
+        `SkippedFiles`), `reencoded`, and `corrupt` (`count`, and `images`: id and reason of the
+        first 100), and the same as `doubtful` of images that decoders report errors of.
 
     Raises:
         UserError: a source is not valid, or has too few images for the requested splits.
@@ -132,13 +135,14 @@ def _ingest(
         ids = _opaque_ids(index, unlabeled, pools)
         _write_shard_sets(folder, config, class_names, index, splits, ids, spool)
     _seal_truth(folder / "sealed" / "unlabeled_truth.parquet", index, unlabeled, ids)
-    smallest, largest = int(index.sides.min()), int(index.sides.max())
+    smallest, largest = int(index.sides[:, 0].min()), int(index.sides[:, 0].max())
     skipped = _skipped_files(pools)
     return counts | {
         "num_classes": len(class_names),
         "class_names": class_names,
         "image_side": smallest if smallest == largest else None,
         "image_sizes": {"smallest": smallest, "largest": largest},
+        "outside_square": _outside_square(index.sides[np.concatenate(list(splits.values()))]),
         "images": {split: len(rows) for split, rows in splits.items()},
         "per_class": {
             split: np.bincount(index.labels[rows], minlength=len(class_names)).tolist()
@@ -151,6 +155,15 @@ def _ingest(
         "unused": unused,
         "other_files": sum(skipped["others"].values()),
         "skipped": skipped,
+    }
+
+
+def _outside_square(sides: np.ndarray) -> dict[str, float]:
+    """How much of images is outside of their central squares; see `ingest`."""
+    shares = 1 - sides[:, 0] / sides[:, 1]
+    return {
+        "mean": round(float(shares.mean()), 4) if len(shares) else 0.0,
+        "above_half": round(float((shares > 0.5).mean()), 4) if len(shares) else 0.0,
     }
 
 
@@ -205,6 +218,8 @@ def describe(counts: dict) -> list[str]:
     ]
     if "per_class" in counts:
         lines += describe_classes(counts["class_names"], counts["per_class"])
+    if counts.get("deep_images"):  # Stages of earlier versions do not have it.
+        lines.append(deep_images.describe(counts["deep_images"], counts["significant_bits"]))
     for split, number in counts["duplicates_removed"].items():
         if number:
             lines.append(

@@ -27,7 +27,12 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
 MAX_CONCURRENT_PIXELS = 2**28
 
 EXIF_ORIENTATION = 0x0112
-TILE_WIDTH, TILE_LENGTH = 322, 323  # Tags of a TIFF.
+BITS_PER_SAMPLE, TILE_WIDTH, TILE_LENGTH = 258, 322, 323  # Tags of a TIFF.
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_BIT_DEPTH = 24  # Position of this byte in a PNG.
+# 16-bit files may use fewer bits. Those that use at most 8 are 8-bit images: a dark one stays dark.
+ALL_BITS, MIN_BITS = 16, 8
+DARK_LEVEL = 16  # Of 8 bits: images whose levels are all below it look black.
 UPRIGHT_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,17 +58,23 @@ class NormalizedImage:
         encoded: an 8-bit RGB or grayscale JPEG or PNG.
         digest: 16 bytes, equal for images with equal RGB pixels.
         reencoded: whether `encoded` differs from the input.
+        peak: the highest level of 16-bit pixels, up to 65,535, if the file does not say which level
+            is white; None: it does, or has 8 bits.
+        doubt: why the image may not look as intended; "": it does.
     """
 
     encoded: bytes
     digest: bytes
     reencoded: bool
+    peak: int | None = None
+    doubt: str = ""
 
 
 def normalize_image(
     encoded: bytes,
     max_bytes: int = DataConfig.max_image_bytes,
     max_pixels: int = DataConfig.max_image_pixels,
+    significant_bits: int = ALL_BITS,
 ) -> NormalizedImage:
     """Keeps a plain JPEG or PNG as it is and converts every other image to an RGB PNG.
 
@@ -75,6 +86,8 @@ def normalize_image(
         encoded: bytes of an image in one of `FORMATS`.
         max_bytes: the largest size of `encoded`.
         max_pixels: the largest height * width, read from the header: larger images are not decoded.
+        significant_bits: 1 to 16, bits that 16-bit pixels use: `2**bits - 1` becomes 255, and
+            higher levels, too.
 
     Returns:
         A `NormalizedImage`.
@@ -88,14 +101,16 @@ def normalize_image(
         if _is_plain(image, encoded):
             with contextlib.suppress(tf.errors.InvalidArgumentError):
                 return NormalizedImage(encoded, _digest(encoded), reencoded=False)
-        encoded = _to_png(image, encoded)
-        return NormalizedImage(encoded, _digest(encoded), reencoded=True)
+        depth = _Depth(significant_bits)
+        encoded = _to_png(image, encoded, depth)
+        return NormalizedImage(encoded, _digest(encoded), True, depth.peak, _doubt(image))
 
 
 def to_decodable(
     encoded: bytes,
     max_bytes: int = DataConfig.max_image_bytes,
     max_pixels: int = DataConfig.max_image_pixels,
+    significant_bits: int = ALL_BITS,
 ) -> bytes:
     """Like `normalize_image`, but a plain image is not decoded, so that it may be broken.
 
@@ -106,12 +121,14 @@ def to_decodable(
         ValueError: see `normalize_image`.
     """
     with _opened(encoded, max_bytes, max_pixels) as image:
-        return encoded if _is_plain(image, encoded) else _to_png(image, encoded)
+        if _is_plain(image, encoded):
+            return encoded
+        return _to_png(image, encoded, _Depth(significant_bits))
 
 
-def _to_png(image: Image.Image, encoded: bytes) -> bytes:
+def _to_png(image: Image.Image, encoded: bytes, depth: "_Depth") -> bytes:
     buffer = io.BytesIO()
-    _to_rgb(image, encoded).save(buffer, "PNG")
+    _to_rgb(image, encoded, depth).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -203,7 +220,8 @@ def _is_plain(image: Image.Image, encoded: bytes) -> bool:
 
 
 def _png_bit_depth(encoded: bytes) -> int:
-    return encoded[24]  # Pillow does not expose it: it converts 16-bit colours to 8 bits.
+    # Pillow does not expose it: it converts 16-bit colours to 8 bits.
+    return encoded[PNG_BIT_DEPTH]
 
 
 def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
@@ -214,7 +232,35 @@ def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image, encoded: bytes) -> Image.Image:
+class _Depth:
+    """Makes 8 bits of 16.
+
+    Attributes:
+        peak: as of `NormalizedImage`.
+
+    Args:
+        significant_bits: as for `normalize_image`.
+    """
+
+    def __init__(self, significant_bits: int):
+        self._bits = significant_bits
+        self.peak = None
+
+    def to_8_bits(self, levels: np.ndarray, declared_bits: int | None) -> np.ndarray:
+        """Levels as uint8; `declared_bits`: see `_declared_bits`."""
+        if declared_bits is None:
+            self.peak = max(self.peak or 0, int(levels.max()))
+        white = 2 ** (declared_bits or self._bits) - 1
+        narrow = np.empty(levels.shape, np.uint8)
+        # Row by row, to save memory on large images.
+        for narrow_row, row in zip(narrow, levels, strict=True):
+            # Rounded to the nearest.
+            narrow_row[:] = (np.clip(row, 0, white).astype(np.int32) * 255 + white // 2) // white
+        return narrow
+
+
+def _to_rgb(image: Image.Image, encoded: bytes, depth: _Depth) -> Image.Image:
+    declared_bits = _declared_bits(image, encoded)
     image.load()
     transpose = _upright_transpose(image)  # After loading, which rotates a TIFF.
     if (
@@ -225,10 +271,14 @@ def _to_rgb(image: Image.Image, encoded: bytes) -> Image.Image:
         # Pillow truncates 16-bit colours and compares the transparent one with the wrong levels.
         with contextlib.suppress(tf.errors.InvalidArgumentError):
             levels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
-            image = Image.fromarray(_to_8_bits(levels.numpy()))
-            del levels
+            colors, alpha = np.split(levels.numpy(), [3], axis=2)
+            colors = depth.to_8_bits(colors, declared_bits)
+            # Alpha is decoded as all opaque where there is none.
+            alpha = depth.to_8_bits(alpha, ALL_BITS)
+            image = Image.fromarray(np.concatenate([colors, alpha], axis=2))
+            del levels, colors, alpha
     if image.mode.startswith("I"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+        image = Image.fromarray(depth.to_8_bits(np.asarray(image), declared_bits))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -236,10 +286,38 @@ def _to_rgb(image: Image.Image, encoded: bytes) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _to_8_bits(levels: np.ndarray) -> np.ndarray:
-    # 65535 / 257 = 255, and adding half of 257 first rounds to the nearest. Row by row, to save
-    # memory on large images.
-    narrow = np.empty(levels.shape, np.uint8)
-    for narrow_row, row in zip(narrow, levels, strict=True):
-        narrow_row[:] = (np.clip(row, 0, 65535 - 128) + 128) // 257
-    return narrow
+def _declared_bits(image: Image.Image, encoded: bytes) -> int | None:
+    """Bits of 16-bit pixels that the file says to use; None: it has no such pixels, or says none.
+
+    Decoders scale the levels of files with fewer bits to 16, but for those of a TIFF.
+    """
+    if image.format == "PNG":
+        return None if _png_bit_depth(encoded) == ALL_BITS else ALL_BITS
+    if image.format == "PPM" and image.tile[0][0] == "ppm":  # Scaled from its own maximum.
+        return ALL_BITS
+    bits = _tiff_bits(image)
+    return bits if bits < ALL_BITS else None
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    """Bits of a TIFF's samples; of other formats 16."""
+    if image.format != "TIFF":
+        return ALL_BITS
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, 1)
+    return max(bits) if isinstance(bits, tuple) else bits
+
+
+def _doubt(image: Image.Image) -> str:
+    """Why a decoded image may not look as intended; "": it does.
+
+    Of 16-bit colours in a TIFF Pillow keeps the upper 8 bits.
+    """
+    if image.format != "TIFF" or image.mode not in ("RGB", "RGBA") or _tiff_bits(image) != ALL_BITS:
+        return ""
+    brightest = max(high for _, high in image.getextrema()[:3])
+    if brightest >= DARK_LEVEL:
+        return ""
+    return (
+        f"its 16-bit colours use at most 12 bits, of which {brightest + 1} levels remain: make it "
+        "a PNG"
+    )

@@ -18,6 +18,7 @@ def perturb(
     *,
     image_size: int,
     image_noise: ImageNoise,
+    resize_mode: str = "crop",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes if needed, augments every image, then mixes pairs; disabled noise costs nothing.
 
@@ -29,15 +30,18 @@ def perturb(
             are mixed within each; None: one batch.
         image_size: side of the images, pixels.
         image_noise: `ImageNoise`.
+        resize_mode: how encoded images become squares, see `decoding.decode_image`.
 
     Returns:
         (images, targets): uint8 (n, image_size, image_size, 3) and float32 (n, classes).
     """
     if images.dtype == tf.string:
         if image_noise.min_crop_area:
-            images = random_resized_crop(images, key, image_size, image_noise.min_crop_area)
+            images = random_resized_crop(
+                images, key, image_size, image_noise.min_crop_area, resize_mode=resize_mode
+            )
         else:
-            images = decode_images(images, image_size)
+            images = decode_images(images, image_size, resize_mode=resize_mode)
     images = augment(images, key, image_noise)
     mixed = []
     if image_noise.mixup_alpha:

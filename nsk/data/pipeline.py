@@ -31,6 +31,7 @@ def clean_batches(
     batch_size: int,
     shards: Sequence[int] | None = None,
     decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    resize_mode: str = "crop",
 ) -> tf.data.Dataset:
     """Every image of a shard set once, in file order and without noise: for scoring.
 
@@ -44,6 +45,7 @@ def clean_batches(
         shards: the shards' indices; None: all.
         decode: function of one encoded image, a scalar string tensor, that returns uint8
             (image_size, image_size, 3); None: `decoding.decode_image`.
+        resize_mode: of `decoding.decode_image`.
 
     Returns:
         `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 if there is
@@ -58,7 +60,7 @@ def clean_batches(
 
     def parse(serialized):
         parsed = records.parse_images(serialized)
-        parsed["image"] = decode_images(parsed.pop("encoded"), image_size, decode)
+        parsed["image"] = decode_images(parsed.pop("encoded"), image_size, decode, resize_mode)
         return parsed
 
     serialized = shard_set.read(shards).batch(batch_blocks.BLOCK_IMAGES)

@@ -36,12 +36,15 @@ class ResidentImages:
         return len(self.ids)
 
 
-def load_images(shard_set: ShardSet, image_size: int | None) -> ResidentImages:
+def load_images(
+    shard_set: ShardSet, image_size: int | None, resize_mode: str = "crop"
+) -> ResidentImages:
     """Reads a shard set into memory.
 
     Args:
         shard_set: of kind `images` or `pseudo`.
         image_size: side of the decoded images, pixels; None: they stay encoded.
+        resize_mode: how they become squares, see `decoding.decode_image`.
 
     Returns:
         `ResidentImages`.
@@ -56,7 +59,10 @@ def load_images(shard_set: ShardSet, image_size: int | None) -> ResidentImages:
         else:
             parsed = records.parse_images(serialized)
         encoded = parsed.pop("encoded")
-        parsed["image"] = decode_images(encoded, image_size) if image_size else encoded
+        if image_size:
+            parsed["image"] = decode_images(encoded, image_size, resize_mode=resize_mode)
+        else:
+            parsed["image"] = encoded
         return parsed
 
     # Batches first, so that many records are parsed in one call; then decoding, in parallel.
@@ -98,6 +104,7 @@ def resident_stream(
     labeled_copies: dict[str, int],
     batch_size: int,
     image_size: int | None,
+    resize_mode: str = "crop",
 ) -> ResidentStream:
     """A `ResidentStream` over shard sets.
 
@@ -108,10 +115,11 @@ def resident_stream(
         labeled_copies: copies in an epoch by the id of a labelled image; 1 if it is missing.
         batch_size: rows of a global batch.
         image_size: side of the decoded images, pixels; None: they stay encoded.
+        resize_mode: how they become squares, see `decoding.decode_image`.
     """
     parts, num_images = [], 0
     for shard_set in shard_sets:
-        loaded = load_images(shard_set, image_size)
+        loaded = load_images(shard_set, image_size, resize_mode)
         copies = loaded.copies
         if shard_set.kind == "images":
             copies = np.array([labeled_copies.get(id, 1) for id in loaded.ids], np.int32)

@@ -12,13 +12,14 @@ from absl import logging
 from PIL import Image
 
 from nsk.config.data import DataConfig
-from nsk.data import normalization
+from nsk.data import deep_images, normalization
 from nsk.data.image_index import ImageIndex
 from nsk.data.native_output import captured_stderr
 from nsk.data.normalization import NormalizedImage
 from nsk.data.pools import Pool
 from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
+from nsk.progress import Progress
 from nsk.store.files import num_cores
 
 # Encoded images in memory: this many, or fewer if they reach this size.
@@ -40,7 +41,8 @@ def spool_images(
         num_classes: int.
 
     Returns:
-        `ImageIndex`, and a dict of `reencoded`, `corrupt` and `doubtful`, see `ingest`.
+        `ImageIndex`, and a dict of `reencoded`, `corrupt`, `doubtful`, `significant_bits` and
+        `deep_images`, see `ingest`.
 
     Raises:
         UserError: too many images are unreadable, an id is duplicated, or the scores of an external
@@ -48,10 +50,11 @@ def spool_images(
     """
     ids, labels, digests, spans, sides, corrupt, doubtful = [], [], [], [], [], [], []
     rows, groups, external_teacher, reencoded = {}, {}, {}, 0
+    deep = _DeepImages(config)
     last_log = time.monotonic()
     for name, pool in pools.items():
         start = len(ids)
-        for image, result, side, message in _normalized(pool.source.images(pool.split), config):
+        for image, result, size, message in _normalized(pool.source.images(pool.split), config):
             if isinstance(result, ValueError):
                 corrupt.append({"id": image.id, "reason": str(result)})
             else:
@@ -63,10 +66,11 @@ def spool_images(
                     external_teacher[len(ids)] = spool.write(scores)
                 if image.group:
                     groups[len(ids)] = image.group
+                deep.add(len(ids), image.encoded, result.peak, spool)
                 ids.append(image.id)
                 labels.append(pool.label(image))
                 digests.append(result.digest)
-                sides.append(side)
+                sides.append(sorted(size))
                 reencoded += result.reencoded
             # The total is not known yet, so `Progress` cannot be used.
             if time.monotonic() - last_log >= LOG_EVERY_SECONDS:
@@ -80,15 +84,80 @@ def spool_images(
         np.array(labels, np.int32),
         digests,
         np.array(spans, np.int64).reshape(-1, 2),
-        np.array(sides, np.int32),
+        np.array(sides, np.int32).reshape(-1, 2),
         rows,
         groups,
         external_teacher,
     )
-    counts = {"reencoded": reencoded}
+    counts = {"reencoded": reencoded, **deep.scale(spool, index)}
     for kind, images in (("corrupt", corrupt), ("doubtful", doubtful)):
         counts[kind] = {"count": len(images), "images": images[:MAX_NAMED_IN_COUNTS]}
     return index, counts
+
+
+class _DeepImages:
+    """16-bit images, which may be normalised again when all of them are known.
+
+    Args:
+        config: the settings.
+    """
+
+    def __init__(self, config: DataConfig):
+        self._config = config
+        self._peaks, self._given = (
+            {},
+            {},
+        )  # By row: highest level, span of the file as it was given.
+
+    def add(self, row: int, encoded: bytes, peak: int | None, spool: BinaryIO) -> None:
+        """Appends an image as it was given to the spool, unless it has 8 bits: no `peak`."""
+        if peak is None:
+            return
+        self._peaks[row] = peak
+        if not self._config.significant_bits:
+            self._given[row] = spool.tell(), spool.write(encoded)
+
+    def scale(self, spool: BinaryIO, index: ImageIndex) -> dict:
+        """Normalises all of them by the bits that they use.
+
+        Args:
+            spool: with the images as they were added, and normalised with 16 bits.
+            index: of all images; changed in place.
+
+        Returns:
+            dict of `significant_bits` and `deep_images`, see `ingest`.
+        """
+        if not self._peaks:
+            return {"significant_bits": None, "deep_images": None}
+        bits = self._config.significant_bits or deep_images.choose_bits(self._peaks.values())
+        if self._given and bits < normalization.ALL_BITS:
+            self._normalize_again(spool, index, bits)
+        summary = deep_images.summarize(self._peaks, index.ids, bits)
+        return {"significant_bits": bits, "deep_images": summary}
+
+    def _normalize_again(self, spool, index, bits):
+        """Appends the images to the spool as their bits make them, and changes the index."""
+        limits = self._config.max_image_bytes, self._config.max_image_pixels
+
+        def normalize(encoded):
+            return normalization.normalize_image(encoded, *limits, bits)
+
+        rows, size = list(self._given), 4 * num_cores()
+        progress = Progress("16-bit images", len(rows))
+        with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                given = [_read_span(spool, *self._given[row]) for row in part]
+                with captured_stderr():  # The messages are known from the first time.
+                    results = list(executor.map(normalize, given))
+                for row, result in zip(part, results, strict=True):
+                    scores = read_external_teacher(spool, index, row)
+                    offset = spool.seek(0, io.SEEK_END)
+                    spool.write(result.encoded + scores)
+                    index.spans[row] = offset, len(result.encoded)
+                    index.digests[row] = result.digest
+                progress.update(start + len(part))
+        progress.close()
 
 
 def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
@@ -118,23 +187,26 @@ def _external_teacher_scores(image: SourceImage, num_classes: int) -> bytes:
 
 def _normalized(
     source_images: Iterable[SourceImage], config: DataConfig
-) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, int, str]]:
-    """Yields each image, its normalised form and shorter side, and the decoders' messages.
+) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, tuple[int, ...], str]]:
+    """Yields each image, its normalised form, width and height, and the decoders' messages.
 
-    Of an image that cannot be decoded there are a ValueError and 0.
+    Of an image that cannot be decoded there are a ValueError and no size.
     """
 
     def normalize(image):
         if image.unreadable:
-            return ValueError(image.unreadable), 0
+            return ValueError(image.unreadable), ()
         try:
             normalized = normalization.normalize_image(
-                image.encoded, config.max_image_bytes, config.max_image_pixels
+                image.encoded,
+                config.max_image_bytes,
+                config.max_image_pixels,
+                config.significant_bits or normalization.ALL_BITS,
             )
         except ValueError as error:
-            return error, 0
+            return error, ()
         with Image.open(io.BytesIO(normalized.encoded)) as opened:  # Only reads the header.
-            return normalized, min(opened.size)
+            return normalized, opened.size
 
     # Decoding releases Python's lock, so threads speed it up for images of the size of photographs.
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
@@ -142,8 +214,8 @@ def _normalized(
             with captured_stderr() as lines:
                 results = list(executor.map(normalize, chunk))
             messages = _messages(normalize, chunk) if lines else [""] * len(chunk)
-            for image, (result, side), message in zip(chunk, results, messages, strict=True):
-                yield image, result, side, message
+            for image, (result, size), message in zip(chunk, results, messages, strict=True):
+                yield image, result, size, message or getattr(result, "doubt", "")
 
 
 def _messages(normalize: Callable, chunk: list[SourceImage]) -> list[str]:

@@ -7,19 +7,20 @@ that EXIF asks for, transparency on white, and 16 bits as 8.
 
 import tensorflow as tf
 
+from nsk.data.normalization import ALL_BITS, PNG_BIT_DEPTH, PNG_SIGNATURE
+
 ORIENTATION = 0x0112
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_BIT_DEPTH_OFFSET = 24
 START_OF_SCAN, APP1 = 0xDA, 0xE1
 EXIF_HEADER = b"Exif\0\0"
 MAX_ENTRIES = 2**10  # Of a directory of EXIF tags.
 
 
-def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
+def decode_upright(encoded: tf.Tensor, significant_bits: int = ALL_BITS) -> tf.Tensor:
     """Decodes an image.
 
     Args:
         encoded: scalar string tensor, a JPEG, PNG, GIF or BMP file.
+        significant_bits: bits that a 16-bit PNG uses, see `normalization.normalize_image`.
 
     Returns:
         uint8 tensor (height, width, 3), as an image viewer shows it.
@@ -33,7 +34,9 @@ def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
         kind,
         [
             lambda: _rotate(_decode_jpeg(encoded), exif_orientation(encoded, _find_in_jpeg)),
-            lambda: _rotate(_decode_png(encoded), exif_orientation(encoded, _find_in_png)),
+            lambda: _rotate(
+                _decode_png(encoded, significant_bits), exif_orientation(encoded, _find_in_png)
+            ),
             lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
         ],
     )
@@ -46,12 +49,13 @@ def _decode_jpeg(encoded):
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def _decode_png(encoded):
+def _decode_png(encoded, significant_bits):
     """An image on white, with the rounding of `normalization`."""
 
     def deep():
         levels = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
-        return tf.minimum(levels + 128, 65535) // 257
+        white = tf.constant([2**significant_bits - 1] * 3 + [2**ALL_BITS - 1])  # And opaque.
+        return (tf.minimum(levels, white) * 255 + white // 2) // white
 
     def shallow():
         return tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
@@ -67,11 +71,11 @@ def _decode_png(encoded):
         opaque = tf.concat([levels[..., :3], tf.fill(tf.shape(levels[..., 3:]), 255)], axis=-1)
         return tf.where(has_alpha, levels, opaque)
 
-    has_header = tf.strings.length(encoded) >= PNG_BIT_DEPTH_OFFSET + 2
+    has_header = tf.strings.length(encoded) >= PNG_BIT_DEPTH + 2
     header = tf.cond(  # Bit depth and type of colours.
-        has_header, lambda: tf.strings.substr(encoded, PNG_BIT_DEPTH_OFFSET, 2), lambda: ""
+        has_header, lambda: tf.strings.substr(encoded, PNG_BIT_DEPTH, 2), lambda: ""
     )
-    kind = tf.where(_starts_with(encoded, PNG_BIT_DEPTH_OFFSET, b"\x10"), 1, 0)
+    kind = tf.where(_starts_with(encoded, PNG_BIT_DEPTH, b"\x10"), 1, 0)
     for number, colour_type in ((2, b"\0"), (3, b"\3")):
         is_few = tf.reduce_any(header == [bits + colour_type for bits in (b"\1", b"\2", b"\4")])
         kind = tf.where(is_few, number, kind)

@@ -19,6 +19,7 @@ def load_predictor(
     strategy: tf.distribute.Strategy | None,
     views: str,
     jit_compile: str = "auto",
+    resize_mode: str = "crop",
 ) -> PredictShards:
     """Loads a model to predict the images of shards.
 
@@ -28,6 +29,7 @@ def load_predictor(
         strategy: distributes the predictions over replicas; None: the current strategy.
         views: "image" or "mirror", see `Predictor`.
         jit_compile: auto | on | off, see `Predictor`.
+        resize_mode: that the model was trained with, see `nsk.data.decoding.decode_image`.
 
     Returns:
         Function of a `ShardSet` and the indices of some of its shards (None: all) that yields the
@@ -43,7 +45,9 @@ def load_predictor(
 
     def predict_shards(shard_set, shards=None):
         image_size = model.input_shape[1]
-        batches = pipeline.clean_batches(shard_set, image_size, batch_size, shards)
+        batches = pipeline.clean_batches(
+            shard_set, image_size, batch_size, shards, resize_mode=resize_mode
+        )
         with shard_set.naming_broken_shards():
             yield from predict(batches)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from nsk.errors import UserError
 from nsk.models import class_logits, model_sources
+from nsk.models.model_files import KnownDecoding
 from nsk.models.pixel_scales import PIXEL_SCALES
 from nsk.models.saved_models import on_one_replica
 
@@ -50,6 +51,7 @@ class Classifier:
         weights_format: "keras" (a whole model), "saved_model", "nsk", "keras.applications" or
             "tf1": with the model's name it decides the crop, see
             `nsk.data.evaluation_decoding.default_crop`.
+        decoding: how the images that it was trained on were decoded, as far as it is known.
         temperature: of calibrated probabilities; None: not known.
     """
 
@@ -59,6 +61,7 @@ class Classifier:
     class_names: list[str] | None
     sha256: str
     weights_format: str
+    decoding: KnownDecoding
     temperature: float | None = None
 
     @property
@@ -113,6 +116,7 @@ def load_classifier(
         names,
         source.sha256,
         source.weights_format,
+        source.decoding,
         source.temperature,
     )
 

@@ -1,5 +1,6 @@
 """Loads trained models from Keras' files without executing anything in them."""
 
+import dataclasses
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from nsk.models import keras_formats
 from nsk.store import folders
 from nsk.store.manifest import MANIFEST
 
-CALIBRATION = "calibration.json"  # Beside an exported model.
+CALIBRATION, DECODING = "calibration.json", "decoding.json"  # Beside an exported model.
 
 
 def load_model(path: Path) -> keras.Model:
@@ -72,6 +73,58 @@ def _load(path, check):
             "size, size, 3) and logits (None, classes)."
         )
     return model
+
+
+RESIZE_MODES = ("crop", "pad", "squash")
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownDecoding:
+    """How the images that a model was trained on were decoded; None: not known.
+
+    Attributes:
+        resize_mode: how they became squares: "crop", "pad" or "squash".
+        significant_bits: bits that 16-bit images used; None: there were none, too.
+    """
+
+    resize_mode: str | None = None
+    significant_bits: int | None = None
+
+
+def read_decoding(path: Path) -> KnownDecoding:
+    """How the images of a model that nsk trained or exported were decoded.
+
+    Args:
+        path: path of the model; beside it are `decoding.json` or the manifest of its stage.
+
+    Raises:
+        UserError: one of these files is damaged.
+    """
+    folder = path.resolve().parent
+    if (folder / DECODING).is_file():
+        return _read_decoding_file(folder / DECODING)
+    if not (folder / MANIFEST).is_file():
+        return KnownDecoding()
+    counts = folders.load_stage(folder).counts
+    # Stages of versions that knew one mode do not name it.
+    return KnownDecoding(counts.get("resize_mode", "crop"), counts.get("significant_bits"))
+
+
+def _read_decoding_file(file):
+    """What `decoding.json` holds."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        mode, bits = values["resize_mode"], values["significant_bits"]
+        if mode not in RESIZE_MODES:
+            raise ValueError(f"resize_mode {mode!r}")
+        if bits is not None and bits not in range(1, 17):
+            raise ValueError(f"significant_bits {bits!r}")
+        return KnownDecoding(mode, bits)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): export the model again, or "
+            "remove the file."
+        ) from None
 
 
 def read_class_names(path: Path) -> list[str] | None:

@@ -29,6 +29,7 @@ class Source:
         sha256: SHA-256, in hex, of the content of the files.
         weights_format: "keras" (a whole model), "saved_model", "nsk", "keras.applications" or
             "tf1".
+        decoding: how the images that it was trained on were decoded.
         temperature: of calibrated probabilities; None: not known.
     """
 
@@ -39,6 +40,7 @@ class Source:
     class_names: list[str] | None
     sha256: str
     weights_format: str
+    decoding: model_files.KnownDecoding
     temperature: float | None = None
 
     @property
@@ -88,6 +90,7 @@ def read_network(name: str, path: Path, image_size: int) -> Source:
         class_names=model_files.read_class_names(weights.weight_files(path)[0]),
         sha256=weights.sha256(path),
         weights_format=network.weights_format,
+        decoding=model_files.read_decoding(weights.weight_files(path)[0]),
     )
 
 
@@ -101,6 +104,7 @@ def _read_saved_model(given, folder):
         class_names=saved.class_names or model_files.read_class_names(folder),
         sha256=saved_models.sha256(folder),
         weights_format="saved_model",
+        decoding=model_files.read_decoding(folder),
         temperature=model_files.read_temperature(folder),
     )
 
@@ -115,6 +119,7 @@ def _read_keras(given, path, model):
         class_names=model_files.read_class_names(path),
         sha256=weights.sha256(path),
         weights_format="keras.applications" if is_application else "keras",
+        decoding=model_files.read_decoding(path),
         temperature=model_files.read_temperature(path),
     )
 

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import keras
+from absl import logging
 
 from nsk.config.config import Config
 from nsk.config.evaluation import EvaluationConfig
@@ -13,7 +14,7 @@ from nsk.data.evaluation_decoding import Crop, default_crop
 from nsk.errors import UserError
 from nsk.models import named_weights, weights
 from nsk.models.classifier import Classifier, load_classifier
-from nsk.models.model_files import load_model
+from nsk.models.model_files import load_model, read_decoding
 from nsk.stages.evaluation import LoadModel
 from nsk.stages.runner import MODEL_FILE, StageRunner
 from nsk.stages.training import save_model, trainable_parameters
@@ -23,6 +24,9 @@ from nsk.store.folders import StageFolder
 def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     """Returns the stage that saves the model of `--teacher` in the workdir."""
     config, class_names = runner.config, images.counts["class_names"]
+    known = read_decoding(weights.weight_files(config.teacher_path)[0])
+    # The teacher sees images as in its own training, whatever its students will see.
+    resize_mode = known.resize_mode or config.chain.resize_mode
 
     def build(folder):
         model = load_teacher(config)
@@ -34,12 +38,16 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
             "model": model.name,
             "parameters": trainable_parameters(model),
             "image_size": model.input_shape[1],
+            "resize_mode": resize_mode,
+            "significant_bits": images.counts.get("significant_bits"),
             "class_names": class_names,
         }
 
     settings = {"sha256": weights.sha256(config.teacher_path), "class_names": class_names}
     if not config.chain.has_whole_teacher:
         settings |= {"network": config.model_name(0), "image_size": config.chain.image_size.at(0)}
+    if resize_mode != "crop":
+        settings["resize_mode"] = resize_mode
     return runner.build_or_reuse("gen0/teacher", build, settings)
 
 
@@ -72,7 +80,7 @@ def load_any_model(runner: StageRunner) -> tuple[Classifier, Crop]:
             image_size=runner.config.chain.image_size.at(0),
             pixels=settings.pixels,
         )
-    return classifier, _crop(classifier, settings)
+    return classifier, _crop(classifier, settings, runner.config.chain.resize_mode)
 
 
 def adopt_any_model(
@@ -96,6 +104,9 @@ def adopt_any_model(
         "crop": dataclasses.asdict(crop),
         "class_names": classifier.class_names or names,
     }
+    bits = classifier.decoding.significant_bits
+    if bits is not None:
+        described["significant_bits"] = bits
     stage = runner.build_or_reuse(
         "model",
         lambda folder: {
@@ -109,14 +120,30 @@ def adopt_any_model(
     return stage, lambda: (classifier.model, crop)
 
 
-def _crop(classifier: Classifier, settings: EvaluationConfig) -> Crop:
-    """The crop that the model was made for, with the settings that were given."""
+def _crop(classifier: Classifier, settings: EvaluationConfig, resize_mode: str) -> Crop:
+    """The crop that the model was made for, with the settings that were given.
+
+    The default of `resize_mode`, crop, stands for the mode of the model's training.
+    """
+    trained_with = classifier.decoding.resize_mode
+    if resize_mode == "crop":
+        resize_mode = trained_with or "crop"
+    elif trained_with not in (None, resize_mode):
+        logging.warning(
+            "--resize_mode=%s: %s was trained with --resize_mode=%s, and its accuracy is that of "
+            "other images than it was trained for.",
+            resize_mode,
+            settings.model,
+            trained_with,
+        )
     crop = default_crop(
         settings.model,
         classifier.weights_format,
         image_size=classifier.image_size,
         num_classes=classifier.num_classes,
     )
+    if resize_mode != "crop":
+        crop = dataclasses.replace(crop, crop_fraction=1.0, antialias=True, rule=resize_mode)
     if settings.crop_fraction:
         crop = dataclasses.replace(crop, crop_fraction=settings.crop_fraction)
     if settings.interpolation != "auto":

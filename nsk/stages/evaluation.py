@@ -20,13 +20,14 @@ from nsk.data.evaluation_decoding import (
     decode_with_crop,
     resize_pixels,
 )
+from nsk.data.normalization import ALL_BITS
 from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictor
 from nsk.evaluation.suites import SUITES
 from nsk.evaluation.suites.suite import Metrics, SplitImages, Suite
 from nsk.models.model_files import load_model
 from nsk.stages.ingestion import content_digests
-from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
 from nsk.store.folders import StageFolder
 
 # Returns a model and the crop of the images that it was made for.
@@ -46,7 +47,13 @@ def evaluate(runner: StageRunner, model: StageFolder, images: StageFolder) -> St
     return runner.build_or_reuse(
         f"{model.path.parent.name}/evaluation",
         lambda folder: evaluate_model(
-            model.path / MODEL_FILE, splits, folder, run.eval_batch_size, strategy, run.jit_compile
+            model.path / MODEL_FILE,
+            splits,
+            folder,
+            run.eval_batch_size,
+            strategy,
+            run.jit_compile,
+            resize_mode_of(model),
         ),
         suite_settings("clean"),
         model=model,
@@ -61,6 +68,7 @@ def evaluate_model(
     batch_size: int,
     strategy: tf.distribute.Strategy | None = None,
     jit_compile: str = "auto",
+    resize_mode: str = "crop",
 ) -> dict[str, Metrics]:
     """Evaluates a model, clean and without noise.
 
@@ -71,6 +79,7 @@ def evaluate_model(
         batch_size: maximum number of images in a batch.
         strategy: where the model is replicated; None: the default device.
         jit_compile: auto | on | off, see `Predictor`.
+        resize_mode: how images become squares, see `nsk.data.decoding.decode_image`.
 
     Returns:
         dict from each split to its metrics.
@@ -82,7 +91,7 @@ def evaluate_model(
     with strategy.scope():
         model = load_model(model_path)
     predictor = Predictor(model, batch_size, strategy, jit_compile=jit_compile)
-    crop = Crop(model.input_shape[1])
+    crop = Crop(model.input_shape[1], rule=resize_mode)
     return _evaluate_splits(SUITES["clean"], predictor, splits, crop, batch_size, folder)
 
 
@@ -106,6 +115,7 @@ def evaluate_suite(
     """
     suite, run = SUITES[name], runner.config.run
     options = _options(runner, suite, model, images)
+    bits = images.counts.get("significant_bits") or model.counts.get("significant_bits")
 
     def build(folder):
         strategy = runner.runtime.local_strategy
@@ -115,7 +125,7 @@ def evaluate_suite(
         sizes = images.counts["images"]
         splits = {split: shard_set(images, split) for split in ("dev", "test") if sizes.get(split)}
         return _evaluate_splits(
-            suite, predictor, splits, crop, run.eval_batch_size, folder, **options
+            suite, predictor, splits, crop, run.eval_batch_size, folder, bits, **options
         )
 
     parent = model.path.parent
@@ -123,7 +133,7 @@ def evaluate_suite(
     return runner.build_or_reuse(
         f"{parent.name}/{name}" if is_in_generation else name,
         build,
-        _fingerprint_settings(runner, name, options, model),
+        _fingerprint_settings(runner, name, options, model, bits),
         resumes=True,
         model=model,
         images=images.part("dev", "test"),
@@ -151,7 +161,9 @@ def evaluate_generations(
     }
 
 
-def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **options):
+def _evaluate_splits(
+    suite, predictor, splits, crop, batch_size, folder, significant_bits=None, **options
+):
     """What a suite finds for the shard sets of some splits; a damaged shard is a UserError."""
     images = {
         split: SplitImages(
@@ -166,7 +178,7 @@ def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **optio
         )
         for split, shards in splits.items()
     }
-    functions = _image_functions(crop)
+    functions = _image_functions(crop, significant_bits or ALL_BITS)
     options |= {name: functions[name] for name in suite.settings if name in functions}
     with contextlib.ExitStack() as stack:
         for shards in splits.values():
@@ -174,11 +186,11 @@ def _evaluate_splits(suite, predictor, splits, crop, batch_size, folder, **optio
         return suite.evaluate(predictor, images, folder, **options)
 
 
-def _image_functions(crop: Crop) -> dict[str, Callable]:
+def _image_functions(crop: Crop, significant_bits: int) -> dict[str, Callable]:
     """Functions that a suite may take as settings."""
     return {
-        "decode": functools.partial(decode_file, crop=crop),
-        "decode_uncropped": decode_uncropped,
+        "decode": functools.partial(decode_file, crop=crop, significant_bits=significant_bits),
+        "decode_uncropped": functools.partial(decode_uncropped, rule=crop.rule),
         # Published frames are cropped already.
         "resize": functools.partial(
             resize_pixels, crop=dataclasses.replace(crop, crop_fraction=1.0)
@@ -188,7 +200,7 @@ def _image_functions(crop: Crop) -> dict[str, Callable]:
 
 def _load_from_stage(model):
     network = load_model(model.path / MODEL_FILE)
-    return network, Crop(network.input_shape[1])
+    return network, Crop(network.input_shape[1], rule=resize_mode_of(model))
 
 
 def _options(
@@ -201,7 +213,11 @@ def _options(
 
 
 def _fingerprint_settings(
-    runner: StageRunner, name: str, options: dict, model: StageFolder
+    runner: StageRunner,
+    name: str,
+    options: dict,
+    model: StageFolder,
+    significant_bits: int | None,
 ) -> dict[str, Any]:
     """What a suite's results depend on, beside the model and the images."""
     suite, used = SUITES[name], used_values([runner.config.evaluation])
@@ -221,7 +237,14 @@ def _fingerprint_settings(
         **settings,
         **suite.variant(model.counts["image_size"], options),
         **({"content": content} if content else {}),
+        **_settings_of_files(suite, significant_bits),
     }
+
+
+def _settings_of_files(suite, significant_bits):
+    """How a suite decodes image files of its own, as far as it is not as usual."""
+    is_used = "decode" in suite.settings and significant_bits not in (None, ALL_BITS)
+    return {"significant_bits": significant_bits} if is_used else {}
 
 
 def _paths(value):

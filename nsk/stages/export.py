@@ -1,14 +1,16 @@
 """Export: a model as `.keras`, and as a SavedModel that needs neither keras nor nsk.
 
     model.keras
+    decoding.json          resize_mode and significant_bits, see `export_model`
     class_names.txt        one name per line, in the order of the probabilities
     calibration.json       temperature of calibrated probabilities, fitted on dev
     saved_model/
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
 
-Images are decoded as in training, except that EXIF rotation is ignored and transparency is dropped:
-rotate and flatten photographs before, as ingest does.
+Images are decoded as in training (`--resize_mode`; 16-bit PNGs by the bits that those of the data
+set used), except that EXIF rotation is ignored and transparency is dropped: rotate and flatten
+photographs before, as ingest does.
 
 Both signatures return `class_names`: string (n,), the top-1 classes; `probabilities`: float32
 (n, classes); and `labels`: string (n, classes), the name of each column of `probabilities`.
@@ -16,15 +18,17 @@ Both signatures return `class_names`: string (n,), the top-1 classes; `probabili
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from nsk.data.decoding import decode_image
+from nsk.data.normalization import ALL_BITS
 from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
-from nsk.models.model_files import CALIBRATION, load_model
-from nsk.stages.runner import MODEL_FILE, StageRunner
+from nsk.models.model_files import CALIBRATION, DECODING, load_model
+from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of
 from nsk.stages.scoring import DEV_FILE
 from nsk.store.folders import StageFolder
 from nsk.store.manifest import write_json
@@ -41,13 +45,20 @@ def export(
         images: the ingested images.
         evaluation: the model's predictions of dev, which give the temperature.
     """
-    class_names = images.counts["class_names"]
+    class_names, bits = images.counts["class_names"], images.counts.get("significant_bits")
 
     def build(folder):
-        counts = export_model(load_model(model.path / MODEL_FILE), class_names, folder)
+        network = load_model(model.path / MODEL_FILE)
+        counts = export_model(network, class_names, folder, resize_mode_of(model), bits)
         return counts | write_calibration(evaluation.path / DEV_FILE, len(class_names), folder)
 
-    return runner.build_or_reuse("export", build, model=model, evaluation=evaluation.part(DEV_FILE))
+    return runner.build_or_reuse(
+        "export",
+        build,
+        {"significant_bits": bits} if bits not in (None, ALL_BITS) else {},
+        model=model,
+        evaluation=evaluation.part(DEV_FILE),
+    )
 
 
 def write_calibration(dev_path: Path, num_classes: int, folder: Path) -> dict[str, float]:
@@ -68,16 +79,24 @@ def write_calibration(dev_path: Path, num_classes: int, folder: Path) -> dict[st
     return {"temperature": temperature}
 
 
-def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -> dict[str, int]:
+def export_model(
+    model: keras.Model,
+    class_names: Sequence[str],
+    folder: Path,
+    resize_mode: str = "crop",
+    significant_bits: int | None = None,
+) -> dict[str, Any]:
     """Writes a model for use outside of nsk.
 
     Args:
         model: from float32 pixels in [0, 255], shape (n, size, size, 3), to logits.
         class_names: names of the classes, in the order of the logits.
         folder: where the files are written.
+        resize_mode: how encoded images become squares, see `nsk.data.decoding.decode_image`.
+        significant_bits: bits that 16-bit PNGs use; None: not known.
 
     Returns:
-        dict of `image_size`.
+        dict of `image_size`, `resize_mode` and `significant_bits`.
     """
     image_size = model.input_shape[1]
     model.save(folder / "model.keras")
@@ -102,7 +121,11 @@ def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -
 
     def classify_encoded(encoded):
         images = tf.map_fn(
-            lambda image: decode_image(image, image_size), encoded, fn_output_signature=tf.uint8
+            lambda image: decode_image(
+                image, image_size, resize_mode, significant_bits or ALL_BITS
+            ),
+            encoded,
+            fn_output_signature=tf.uint8,
         )
         images = tf.ensure_shape(images, [None, image_size, image_size, 3])
         return classify_pixels(tf.cast(images, tf.float32))
@@ -115,4 +138,6 @@ def export_model(model: keras.Model, class_names: Sequence[str], folder: Path) -
     pixels = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
     archive.add_endpoint("pixels", classify_pixels, [pixels])
     archive.write_out(folder / "saved_model", verbose=False)
-    return {"image_size": image_size}
+    decoding = {"resize_mode": resize_mode, "significant_bits": significant_bits}
+    write_json(folder / DECODING, decoding)
+    return {"image_size": image_size, **decoding}

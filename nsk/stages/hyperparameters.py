@@ -34,6 +34,8 @@ class Hyperparameters:
         model, noise, train: sections of the configuration with the values of one generation.
         targets: what is learned from pseudo-labels; None: for a teacher and for fine-tuning.
         finetune: the section of fine-tuning; None: for training.
+        resize_mode: how images become squares, see `nsk.data.decoding.decode_image`.
+        significant_bits: bits that 16-bit images use, see `nsk.data.ingest`; None: there are none.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Hyperparameters:
     train: TrainConfig
     targets: TargetConfig | None = None
     finetune: FinetuneConfig | None = None
+    resize_mode: str = "crop"
+    significant_bits: int | None = None
 
     @property
     def is_student(self) -> bool:
@@ -122,7 +126,14 @@ class Hyperparameters:
             "num_labeled": self.num_labeled,
             "init_from": self.init_from,
             **used_values(sections, is_student=self.is_student),
+            **self._unusual_decoding(),
         }
+
+    def _unusual_decoding(self):
+        """How images are decoded, as far as it is not as usual."""
+        found = {"resize_mode": self.resize_mode, "significant_bits": self.significant_bits}
+        usual = {"resize_mode": ("crop",), "significant_bits": (None, 16)}
+        return {name: value for name, value in found.items() if value not in usual[name]}
 
     def with_cache(self, labeled: ShardSet, dev: ShardSet, pseudo: ShardSet | None) -> Self:
         """The same with `cache` as `memory` or `none`: `auto` depends on the size of all images."""
@@ -163,6 +174,8 @@ def training_hyperparameters(
         ),
         train=train.with_values(multistep_fractions=",".join(map(str, train.fractions))),
         targets=config.targets.at(generation) if generation else None,
+        resize_mode=config.chain.resize_mode,
+        significant_bits=counts.get("significant_bits"),
     )
 
 

@@ -4,7 +4,7 @@ from absl import logging
 
 from nsk.config.data import PATHS
 from nsk.config.fields import used_values
-from nsk.data import ingest, sources
+from nsk.data import deep_images, ingest, sources
 from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 from nsk.stages.runner import StageRunner
@@ -18,7 +18,7 @@ def ingest_images(runner: StageRunner) -> StageFolder:
         UserError: there are no unlabelled images for students.
     """
     config, data = runner.config, runner.config.data
-    images = _build(runner, "data/images", ingest.ingest)
+    images = _build(runner, "data/images", ingest.ingest, data)
     if config.num_students and not images.counts["images"]["unlabeled"]:
         if data.unlabeled_dataset:
             raise UserError(
@@ -29,39 +29,55 @@ def ingest_images(runner: StageRunner) -> StageFolder:
             f"No unlabelled images of --dataset={data.dataset} remain for students: lower "
             "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
         )
-    for line in ingest.describe(images.counts):
-        logging.info("%s", line)
+    _report(images.counts)
     return images
 
 
-def ingest_test_images(runner: StageRunner) -> StageFolder:
+def ingest_test_images(runner: StageRunner, significant_bits: int | None = None) -> StageFolder:
     """Returns the stage that ingests the test images alone, and dev if the settings ask for it.
 
     They are the same images as those of a run with the same settings.
+
+    Args:
+        runner: the runner of stages.
+        significant_bits: of 16-bit images, those that a model was trained on, unless
+            `--significant_bits` is given; None: found from the images.
     """
-    images = _build(runner, "images", ingest.ingest_for_evaluation)
-    for line in ingest.describe(images.counts):
-        logging.info("%s", line)
+    data = runner.config.data
+    if significant_bits and not data.significant_bits:
+        data = data.with_values(significant_bits=significant_bits)
+    images = _build(runner, "images", ingest.ingest_for_evaluation, data)
+    _report(images.counts)
     return images
 
 
-def _build(runner, name, ingest_into):
+def _report(counts):
+    """Logs what was ingested."""
+    for line in ingest.describe(counts):
+        logging.info("%s", line)
+    if counts.get("deep_images"):
+        line = deep_images.warning(counts["deep_images"], counts["significant_bits"])
+        if line:
+            logging.warning("%s", line)
+
+
+def _build(runner, name, ingest_into, data):
     """The stage that a function of settings, seed and folder ingests images into."""
     config, digests = runner.config, content_digests(runner)
-    content = sources.content(config.data, digests)
+    content = sources.content(data, digests)
 
     def build(folder):
-        counts = ingest_into(config.data, config.split_seed, folder)
-        found = sources.content(config.data, digests)
+        counts = ingest_into(data, config.split_seed, folder)
+        found = sources.content(data, digests)
         for flag, source in content.items():
             if found[flag] != source:
                 raise UserError(
-                    f"The files of --{flag}={getattr(config.data, flag)} changed while they were "
+                    f"The files of --{flag}={getattr(data, flag)} changed while they were "
                     "read: run again when nothing writes to them."
                 )
         return counts
 
-    settings = used_values([config.data])
+    settings = used_values([data])
     located = {name: value for name, value in settings.items() if name not in PATHS}
     return runner.build_or_reuse(
         name, build, {**located, "split_seed": config.split_seed, "content": content}

@@ -58,7 +58,7 @@ def make_streams(
     for (name, shard_sets), batch_size in zip(parts.items(), settings.batch_sizes, strict=True):
         common = (name, shard_sets, make_targets, labeled_copies, batch_size)
         if train.cache == "memory":
-            streams.append(resident_stream(*common, settings.stored_size))
+            streams.append(resident_stream(*common, settings.stored_size, settings.resize_mode))
         else:
             window_bytes = train.shuffle_mebibytes * pipeline.MEBIBYTE
             streams.append(ShardStream(*common, window_bytes))
@@ -174,7 +174,10 @@ def make_perturbation(settings: Hyperparameters) -> Callable:
         cutmix_alpha=noise_config.cutmix_alpha,
     )
     return functools.partial(
-        perturb.perturb, image_size=settings.image_size, image_noise=image_noise
+        perturb.perturb,
+        image_size=settings.image_size,
+        image_noise=image_noise,
+        resize_mode=settings.resize_mode,
     )
 
 

@@ -177,6 +177,14 @@ def shard_set(stage: StageFolder, split: str) -> ShardSet:
     return ShardSet.load(stage.path / split)
 
 
+def resize_mode_of(model: StageFolder) -> str:
+    """How the images that a model was trained on became squares; see `nsk.data.decoding`.
+
+    Models of versions that only knew one mode do not say it.
+    """
+    return model.counts.get("resize_mode", "crop")
+
+
 def summary_folder(workdir: Path, folder: Path) -> Path:
     """Where TensorBoard's events of a stage are written: a folder that is never renamed."""
     return workdir / "tensorboard" / folder.relative_to(workdir).with_suffix("")

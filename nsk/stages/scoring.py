@@ -19,7 +19,7 @@ from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.stages import external_scores
-from nsk.stages.runner import MODEL_FILE, StageRunner, shard_set
+from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
 from nsk.store.files import write_once
 from nsk.store.folders import StageFolder
 
@@ -74,6 +74,7 @@ def score(
         strategy,
         views,
         config.run.jit_compile,
+        resize_mode_of(teacher),
     )
     if source == "records":
 

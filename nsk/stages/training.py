@@ -183,8 +183,9 @@ def train_model(job: Job, runtime: Runtime, model_path: Path) -> dict[str, Any]:
             average.
 
     Returns:
-        dict: `model`, `parameters` (trainable), `class_names`, `image_size`, `dev_before` (metrics
-        of the initial weights; None for random ones), `streams` and what `Trainer.train` returns.
+        dict: `model`, `parameters` (trainable), `class_names`, `image_size`, `resize_mode`,
+        `significant_bits`, `dev_before` (metrics of the initial weights; None for random ones),
+        `streams` and what `Trainer.train` returns.
     """
     settings, streams = job.settings, job.open_streams()
     sizes = {f"{stream.name}_batch": stream.batch_size for stream in streams}
@@ -216,6 +217,8 @@ def train_model(job: Job, runtime: Runtime, model_path: Path) -> dict[str, Any]:
         "parameters": trainable_parameters(model),
         "class_names": list(job.labeled.class_names),
         "image_size": settings.image_size,
+        "resize_mode": settings.resize_mode,
+        "significant_bits": settings.significant_bits,
         "dev_before": dev_before,
         "streams": descriptions,
         **counts,
@@ -244,8 +247,11 @@ def make_trainer(job: Job, streams: tuple[Stream, ...], runtime: Runtime) -> Tra
 
 def make_evaluation(job: Job, model: keras.Model) -> Callable[[], dict[str, float | None]]:
     """Function without arguments that measures the model on dev."""
-    dev = pipeline.clean_batches(job.dev, job.settings.image_size, job.eval_batch_size)
-    if job.settings.train.cache == "memory":
+    settings = job.settings
+    dev = pipeline.clean_batches(
+        job.dev, settings.image_size, job.eval_batch_size, resize_mode=settings.resize_mode
+    )
+    if settings.train.cache == "memory":
         dev = dev.cache()
     predict = Predictor(model, job.eval_batch_size, jit_compile=job.jit_compile)
 

@@ -27,6 +27,10 @@ from nsk.training.step_memory import StepMemory
 
 # Side of the largest images that networks for small images are usual for, pixels.
 SMALL_SIDE = 64
+# Share of the pixels outside of the central square that is worth a warning, on average: those of
+# cameras are 25 % (4:3) and 33 % (3:2), of videos and panoramas 44 % (16:9) and more.
+MAX_UNSEEN = 0.4
+MAX_LONG_IMAGES = 0.1  # Share of the images that are more than twice as long as wide.
 
 
 def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
@@ -42,7 +46,7 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
     config, strategy = runner.config, runner.runtime.strategy
     _check_first_scores(config, counts)
     teacher = _checked_teacher(config, counts) if config.chain.teacher else None
-    warnings = {}  # In order, each once.
+    warnings = dict.fromkeys(_framing_warnings(config, counts))  # In order, each once.
     built = {}  # Only the last network: the largest take seconds, and gigabytes.
     for generation in config.trained_generations:
         settings = training_hyperparameters(config, generation, counts)
@@ -67,6 +71,21 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
         teacher = model
     for line in warnings:
         logging.warning("%s", line)
+
+
+def _framing_warnings(config: Config, counts: dict[str, Any]):
+    """A line if much of the images is outside of the squares that networks see."""
+    outside = counts.get("outside_square")
+    if config.chain.resize_mode != "crop" or not outside:
+        return
+    if outside["mean"] > MAX_UNSEEN or outside["above_half"] > MAX_LONG_IMAGES:
+        yield (
+            f"--resize_mode=crop: on average {outside['mean']:.0%} of an image's pixels are "
+            "outside of its central square and never seen, and "
+            f"{outside['above_half']:.0%} of the images "
+            "lose more than half. Give --resize_mode=pad for whole images between gray margins, or "
+            "--resize_mode=squash for stretched ones."
+        )
 
 
 def _warnings(settings: Hyperparameters, model: keras.Model):

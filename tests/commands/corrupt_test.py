@@ -83,6 +83,7 @@ def test_more_corruptions_are_added_and_nothing_is_written_twice(written, monkey
         ({"evaluation_seed": 4}, "was written with evaluation_seed=3, not 4: give another folder"),
         ({"image_size": [6]}, "was written with image_size=8, not 6"),
         ({"layout": "folders"}, "was written with layout=npy, not folders"),
+        ({"resize_mode": "pad"}, "was written with resize_mode=crop, not pad"),
     ):
         with pytest.raises(UserError, match=message):
             corrupt.execute({**values, **changed})

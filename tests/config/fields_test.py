@@ -181,6 +181,7 @@ CONDITIONS = {
     "label_column": has_label_table,
     "split_column": has_label_table,
     "group_column": has_label_table,
+    "significant_bits": lambda v: v["significant_bits"] > 0,
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,
@@ -271,6 +272,7 @@ CONTROLS = (
     "dataset",
     "unlabeled_dataset",
     "test_dataset",
+    "significant_bits",
     "randaugment_num_ops",
     "cutout_side",
     "crop_padding",
@@ -418,8 +420,9 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
             )
         warned.update(expected)
     # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
-    # class weights depend on themselves alone.
-    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", "class_weights"}
+    # class weights and significant bits depend on themselves alone.
+    unwarned = {"ratio", "nesterov", "class_weights", "significant_bits"}
+    assert set(CONDITIONS) - set(warned) == unwarned
 
 
 def test_defaults_without_effect_trigger_no_warning():

@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_image
 
 from nsk import noise
 from nsk.data import crops
+from nsk.data.decoding import decode_image
 
 KEY = noise.key(0, "crops test")
 SIZES = [(1, 1), (1, 500), (500, 1), (2, 3), (37, 8), (375, 500), (90, 10_000)]
@@ -40,6 +41,42 @@ def boxes(height, width, count, **settings):
 def inside(pixels, box):
     top, left, height, width = box
     return pixels[top : top + height, left : left + width]
+
+
+# Parts of padded and squashed images.
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 30), (20, 100), (64, 64)])
+def test_parts_of_the_images_shape(height, width):
+    """They are those of a square image, stretched to this one."""
+    sides = np.array([height, width])
+    found = boxes(height, width, 2000, of_image=True, min_area=0.3)[:, 2:] / sides
+    square = boxes(6400, 6400, 2000, min_area=0.3)[:, 2:] / 6400
+    # A box that is just too large may fit into the smaller image, rounded.
+    assert (np.abs(found - square).max(axis=1) < 0.51 / sides.min()).mean() > 0.95
+    shapes = found[:, 1] / found[:, 0]
+    assert shapes.min() > 0.65 and shapes.max() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("resize_mode", ["pad", "squash"])
+def test_the_whole_image_takes_its_usual_place(kind, resize_mode):
+    encoded = encode(photograph(60, 131), kind)
+    whole = decode_image(tf.constant(encoded), 32, resize_mode).numpy()
+    received = crops.random_resized_crop(
+        [encoded], KEY, 32, min_area=1.0, ratio=(1.0, 1.0), resize_mode=resize_mode
+    )
+    np.testing.assert_array_equal(received[0], whole)
+
+
+def test_parts_of_padded_images_fill_the_place_of_the_image():
+    image = np.full((30, 90, 3), 200, np.uint8)
+    received = crops.random_resized_crop(
+        [encode(image, "PNG")] * 9, KEY, 18, min_area=0.1, resize_mode="pad"
+    )
+    expected = np.full((18, 18, 3), 128, np.uint8)
+    expected[6:12] = 200
+    np.testing.assert_array_equal(received, np.stack([expected] * 9))
 
 
 # Boxes.

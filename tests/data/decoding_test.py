@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
-from nsk.data.decoding import decode_image
+from nsk.data.decoding import decode_image, decode_images
 
 
 def asymmetric(height=6, width=10, seed=0):
@@ -65,6 +65,19 @@ def test_the_central_square_is_resized(run):
     np.testing.assert_allclose(small[:, 4, 1], expected, atol=2)
     large = run(encode(np.full((5, 7, 3), 200, np.uint8)), 33)
     np.testing.assert_array_equal(large, np.full((33, 33, 3), 200))
+
+
+@pytest.mark.parametrize("resize_mode", ["pad", "squash"])
+def test_whole_images_agree_with_pillow(resize_mode):
+    expected = {
+        "pad": ImageOps.pad(photo(), (33, 33), Image.Resampling.BILINEAR, color=(128,) * 3),
+        "squash": photo().resize((33, 33), Image.Resampling.BILINEAR),
+    }[resize_mode]
+    encoded = encode(photo())
+    received = decode_image(tf.constant(encoded), 33, resize_mode).numpy()
+    np.testing.assert_allclose(received, np.asarray(expected).astype(int), atol=1)
+    batch = decode_images(tf.constant([encoded]), 33, resize_mode=resize_mode)
+    np.testing.assert_array_equal(batch[0], received)
 
 
 def test_resizing_agrees_with_pillow():

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from nsk.data.decoding import decode_image
@@ -122,6 +122,59 @@ def test_without_antialiasing_only_the_nearest_pixels_count(rule):
     assert np.abs(smooth.astype(int) - 63).max() <= 2
 
 
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize(("interpolation", "worst"), [("bilinear", 1), ("bicubic", 6)])
+@pytest.mark.parametrize("size", [28, 117, 300])
+def test_padded_images_agree_with_pillow(box, interpolation, worst, size):
+    expected = ImageOps.pad(
+        photo(box), (size, size), RESAMPLING[interpolation], color=(128, 128, 128)
+    )
+    received = decode_with_crop(encode(photo(box)), Crop(size, 1.0, interpolation, rule="pad"))
+    assert_close(received, expected, worst)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "top", "left"), [(6, 12, 3, 0), (12, 9, 0, 2), (12, 5, 0, 4), (1, 12, 6, 0)]
+)
+def test_padding_keeps_the_pixels_of_an_image_of_the_size(height, width, top, left):
+    """Margins of an odd number of pixels are divided as in Pillow: halves are rounded to even."""
+    expected = np.full((12, 12, 3), 128, np.uint8)
+    expected[top : top + height, left : left + width] = noise(height, width)
+    received = decode_with_crop(encode_array(noise(height, width)), Crop(12, rule="pad"))
+    np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("size", [28, 117, 300])
+def test_squashed_images_agree_with_pillow(box, size):
+    expected = photo(box).resize((size, size), RESAMPLING["bilinear"])
+    received = decode_with_crop(encode(photo(box)), Crop(size, rule="squash"))
+    assert_close(received, expected, 1)
+
+
+def test_the_middle_of_both_sides_is_squashed_or_padded():
+    pixels = noise(16, 25)  # Of 16 x 25 pixels, 11 x 17 remain.
+    middle = Image.fromarray(pixels[2:13, 4:21])
+    received = decode_with_crop(encode_array(pixels), Crop(10, 0.7, rule="squash"))
+    expected = middle.resize((10, 10), RESAMPLING["bilinear"])
+    np.testing.assert_allclose(received, np.asarray(expected).astype(int), atol=1)
+    received = decode_with_crop(encode_array(pixels), Crop(10, 0.7, rule="pad"))
+    padded = ImageOps.pad(middle, (10, 10), RESAMPLING["bilinear"], color=(128, 128, 128))
+    np.testing.assert_allclose(received, np.asarray(padded).astype(int), atol=1)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 15])
+def test_16_bit_pngs_are_scaled_by_the_bits_that_they_use(bits):
+    levels = np.random.default_rng(0).integers(0, 2**bits, (12, 12)).astype(np.uint16)
+    levels[0, :2] = 2**bits - 1, min(2**bits + 9, 65535)
+    expected = np.minimum(np.round(levels * 255.0 / (2**bits - 1)), 255)
+    encoded = encode_array(levels)
+    received = decode_with_crop(encoded, Crop(12), bits)
+    np.testing.assert_array_equal(received, np.repeat(expected[..., np.newaxis], 3, axis=2))
+    shallow = encode_array(noise(12, 12))  # Images of 8 bits have no other range.
+    np.testing.assert_array_equal(decode_with_crop(shallow, Crop(12), bits), noise(12, 12))
+
+
 def legacy_bicubic(line, size):
     """TensorFlow 1's: sample i is at i * scale, and the kernel's a is -0.75."""
     a = -0.75
@@ -172,7 +225,9 @@ def test_default_crops():
 def test_a_thin_image_does_not_become_long():
     """Resized whole, it would be 256 x 25,600,000 pixels."""
     thin = encode_array(np.full((1, 100_000, 3), 9, np.uint8))
-    for rule in ("crop", "resize", "tf1"):
+    padded = decode_with_crop(thin, Crop(224, rule="pad")).numpy()
+    assert (padded != 128).any(axis=(1, 2)).sum() == 1  # A row of the image.
+    for rule in ("crop", "resize", "tf1", "squash"):
         crop = Crop(224, 0.875, antialias=rule != "tf1", rule=rule)
         received = decode_with_crop(thin, crop)
         np.testing.assert_array_equal(received, np.full((224, 224, 3), 9))
@@ -194,7 +249,7 @@ def test_in_a_dataset():
         ({"crop_fraction": 0.0}, r"crop_fraction=0\.0: expected above 0"),
         ({"crop_fraction": 1.1}, r"crop_fraction=1\.1: expected above 0, at most 1"),
         ({"interpolation": "nearest"}, "interpolation='nearest': expected one of bilinear"),
-        ({"rule": "timm"}, "rule='timm': expected one of crop, resize, tf1"),
+        ({"rule": "timm"}, "rule='timm': expected one of crop, resize, tf1, pad, squash"),
         ({"rule": "tf1"}, "antialias=False"),
     ],
 )
@@ -228,7 +283,14 @@ def test_uncropped_images_are_rgb_and_not_too_long():
     assert decode_uncropped(encode_array(noise(50, 2)).numpy(), 8).shape == (64, 8, 3)
 
 
-@pytest.mark.parametrize("rule", ["crop", "resize", "tf1"])
+@pytest.mark.parametrize("rule", ["pad", "squash"])
+def test_uncropped_images_are_squares_with_the_other_rules(rule):
+    expected = decode_with_crop(encode(photo("upright")), Crop(37, rule=rule))
+    received = decode_uncropped(encode(photo("upright")).numpy(), 37, rule)
+    np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.parametrize("rule", ["crop", "resize", "tf1", "pad", "squash"])
 def test_pixels_are_resized_as_files_are(rule):
     crop = Crop(20, 0.9, "bicubic", antialias=False, rule=rule)
     pixels = noise(33, 41)

@@ -471,6 +471,140 @@ def test_image_sizes(tmp_path, given):
     assert "shorter sides from 3 to 9 pixels" in describe(counts)[0]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "mean", "above_half"),
+    [
+        ([(30, 30)] * 20, 0.0, 0.0),
+        ([(30, 20), (20, 30)] * 10, 1 / 3, 0.0),  # 3:2, lying and upright.
+        ([(40, 10)] * 5 + [(20, 10)] * 5 + [(10, 10)] * 10, (0.75 + 0.5) / 4, 0.25),
+    ],
+)
+def test_pixels_outside_of_the_central_square(tmp_path, given, sizes, mean, above_half):
+    images = []
+    for number, (width, height) in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width)).astype(np.uint8)
+        images.append(SourceImage(f"{number}", encode_array(pixels), number % 2))
+    given["digits"] = GivenSource(names(2), {"train": images})
+    counts = run(tmp_path, num_labeled=4, num_dev=4)
+    assert counts["outside_square"]["mean"] == pytest.approx(mean, abs=1e-4)
+    assert counts["outside_square"]["above_half"] == above_half
+
+
+def encode_array(pixels, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def deep_levels(number, bits):
+    """uint16 (5, 5) with a level of as many bits."""
+    levels = np.random.default_rng(number).integers(0, 2**bits, (5, 5)).astype(np.uint16)
+    levels[2, 2] = 2 ** (bits - 1) + number
+    return levels
+
+
+def deep_images(*bits, prefix="", kind="PNG"):
+    return [
+        SourceImage(f"{prefix}{n}", encode_array(deep_levels(n, b), kind), n % 2)
+        for n, b in enumerate(bits)
+    ]
+
+
+def pixels_by_id(folder):
+    return {
+        id: decode(encoded)[..., 0] for rows in read(folder).values() for id, _, encoded in rows
+    }
+
+
+def decode(encoded):
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("bits", "expected"), [([10] * 19 + [12], 12), ([9] * 19 + [4], 9), ([6] * 20, 8)]
+)
+def test_16_bit_images_are_scaled_by_the_bits_that_all_of_them_use(
+    tmp_path, given, kind, bits, expected
+):
+    """Of every split, and together with images of 8 bits, which stay as they are."""
+    images = deep_images(*bits, kind=kind)
+    plain = pool(4, 4, prefix="plain")
+    test = deep_images(*[7] * 6, prefix="test", kind=kind)
+    given["digits"] = GivenSource(names(2), {"train": images + plain, "test": test})
+    counts = run(tmp_path, num_labeled=4, num_dev=4)
+    assert counts["significant_bits"] == expected
+    assert counts["deep_images"]["count"] == 26 and counts["deep_images"]["clipped"] == 0
+    found = pixels_by_id(tmp_path)
+    for number, own_bits in enumerate(bits):
+        levels = deep_levels(number, own_bits) * 255.0 / (2**expected - 1)
+        np.testing.assert_array_equal(found[f"{number}"], np.round(levels))
+    levels = deep_levels(2, 7) * 255.0 / (2**expected - 1)
+    np.testing.assert_array_equal(found["test2"], np.round(levels))
+    for image in plain:
+        np.testing.assert_array_equal(found[image.id], decode(image.encoded)[..., 0])
+    (line,) = [line for line in describe(counts) if line.startswith("16-bit images: 26")]
+    assert f"they use {expected} bits, and {2**expected - 1:,} is white" in line
+
+
+def test_scaled_images_are_compared_by_their_pixels(tmp_path, given):
+    """A 12-bit image is a duplicate of its 8-bit version."""
+    images = deep_images(*[12] * 20)
+    levels = np.round(deep_levels(0, 12) * 255.0 / 4095).astype(np.uint8)
+    same = SourceImage("same", encode_array(levels), 0)
+    given["digits"] = GivenSource(names(2), {"train": images, "test": [same, *pool(2, 2)]})
+    counts = run(tmp_path, num_labeled=4, num_dev=4)
+    assert sum(counts["duplicates_removed"].values()) == 1
+    assert "0" not in pixels_by_id(tmp_path)
+
+
+def test_few_dark_images_among_16_bit_ones_are_no_reason_to_warn(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": deep_images(*[16] * 39, 11)})
+    counts = run(tmp_path, num_labeled=4, num_dev=4)
+    assert counts["significant_bits"] == 16
+    assert not spool.deep_images.warning(counts["deep_images"], 16)
+    assert any(line.endswith("65,535 is white.") for line in describe(counts))
+
+
+def test_dark_images_that_are_scaled_by_the_bits_of_others_are_named(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": deep_images(*[12] * 4, *[16] * 26)})
+    counts = run(tmp_path, num_labeled=4, num_dev=4)
+    assert counts["significant_bits"] == 16
+    np.testing.assert_array_equal(pixels_by_id(tmp_path)["1"], np.round(deep_levels(1, 12) / 257.0))
+    assert counts["deep_images"]["dark"]["count"] == 4
+    line = spool.deep_images.warning(counts["deep_images"], 16)
+    highest = max(deep_levels(n, 12).max() for n in range(4))
+    assert line.startswith(
+        f"4 of 30 16-bit images look nearly black: their levels are at most {highest:,} "
+        "(0, 1, 2, ...), but others reach 65,"
+    )
+    assert line.endswith("or --significant_bits=12 if 4,095 is white in all of them.")
+
+
+def test_given_bits_are_used_and_higher_levels_counted(tmp_path, given):
+    given["digits"] = GivenSource(names(2), {"train": deep_images(*[12] * 19, 15)})
+    counts = run(tmp_path, num_labeled=4, num_dev=4, significant_bits=12)
+    assert counts["significant_bits"] == 12 and counts["deep_images"]["clipped"] == 1
+    levels = np.minimum(deep_levels(19, 15) * 255.0 / 4095, 255)
+    np.testing.assert_array_equal(pixels_by_id(tmp_path)["19"], np.round(levels))
+    assert "1 of them have higher levels" in "\n".join(describe(counts))
+
+
+def test_scores_of_an_external_teacher_stay_with_scaled_images(tmp_path, given):
+    scored = [
+        dataclasses.replace(image, external_teacher=(0, 0.5 + number / 20), label=None)
+        for number, image in enumerate(deep_images(*[12] * 6, prefix="u"))
+    ]
+    given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
+    given["tfds:more"] = GivenSource(names(2), {"unlabeled": scored})
+    counts = run(tmp_path, num_labeled=4, num_dev=4, unlabeled_dataset="tfds:more")
+    assert counts["external_teacher"] == 6 and counts["significant_bits"] == 12
+    shard_set = shards.ShardSet.load(tmp_path / "unlabeled")
+    ids, found = records.parse_external_log_probabilities(shard_set.records(0), 2)
+    probabilities = {id: np.exp(row[0]) for id, row in zip(ids, found, strict=True)}
+    assert probabilities == pytest.approx({f"u{n}": 0.5 + n / 20 for n in range(6)}, abs=1e-3)
+
+
 def large_png(side, bits):
     """A PNG of zeros, few bytes for many pixels, in one or eight bits each."""
 
@@ -601,6 +735,7 @@ def test_everything_left_out_is_described():
         "images": {"test": 1000, "dev": 2},
         "num_classes": 3,
         "image_side": 8,
+        "deep_images": None,
         "reencoded": 5,
         "duplicates_removed": {"test": 0, "dev": 7},
         "conflicts": {"images": 8, "dropped": 3, "named": ["a (0), b (1)"] * 4},

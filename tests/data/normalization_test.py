@@ -189,6 +189,78 @@ def test_16_bits_become_8_by_rounding(interlaced):
     np.testing.assert_array_equal(pixels, np.round(deep / 257))
 
 
+def scaled(deep, bits):
+    return np.minimum(np.round(deep * 255.0 / (2**bits - 1)), 255)
+
+
+@pytest.mark.parametrize("bits", [1, 8, 10, 12, 15, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_levels_are_scaled_by_the_bits_that_they_use(kind, bits):
+    deep = levels(20, 15, bits=bits).astype(np.uint16)
+    deep[:2, 0] = 2**bits - 1, min(2**bits + 77, 65535)  # The last one is white, too.
+    encoded = encode(Image.fromarray(deep), kind)
+    result = normalization.normalize_image(encoded, significant_bits=bits)
+    assert result.peak == deep.max()
+    expected = np.repeat(scaled(deep, bits)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(decode(result.encoded), expected)
+
+
+def test_16_bit_colours_are_scaled_and_their_alpha_is_not():
+    deep = levels(6, 7, 4, bits=12)
+    deep[..., 3] = 65535
+    result = normalization.normalize_image(png(deep, 16), significant_bits=12)
+    assert result.peak == deep[..., :3].max()
+    np.testing.assert_array_equal(decode(result.encoded), scaled(deep[..., :3], 12))
+
+
+def packed_12_bit_tiff(deep):
+    """A TIFF that says that its samples have 12 bits; of an even width."""
+    first, second = deep[:, ::2], deep[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2)
+    data = packed.astype(np.uint8).tobytes()
+    height, width = deep.shape
+    entries = [(256, 4, width), (257, 4, height), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+               (273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, len(data))]  # fmt: skip
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, value in entries:
+        directory += struct.pack("<HHII", tag, kind, 1, value)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_levels_of_files_that_state_their_range_have_it(bits):
+    """The bits that other files use are not theirs."""
+    deep = levels(4, 6, bits=12) // 2
+    tiff = packed_12_bit_tiff(deep)
+    header = b"P5 6 4 4095\n"
+    pgm = header + deep.astype(">u2").tobytes()
+    transparent = png(levels(4, 6, 1, bits=8), 8, chunk(b"tRNS", b"\0\0"))
+    for encoded in (tiff, pgm):
+        result = normalization.normalize_image(encoded, significant_bits=bits)
+        assert result.peak is None
+        pixels = decode(result.encoded)[..., 0]
+        np.testing.assert_allclose(pixels, deep * 255 / 4095, atol=0.51)
+    result = normalization.normalize_image(transparent, significant_bits=bits)
+    assert result.peak is None
+    assert result == normalization.normalize_image(transparent)
+
+
+@pytest.mark.parametrize(("bits", "is_doubtful"), [(12, True), (16, False)])
+def test_16_bit_colours_of_a_tiff_that_lost_their_levels_are_doubtful(bits, is_doubtful):
+    """Pillow keeps the upper 8 bits."""
+    deep = levels(5, 4, 3, bits=bits).astype("<u2")
+    data, shape = deep.tobytes(), deep.shape
+    entries = [(256, 4, 1, shape[1]), (257, 4, 1, shape[0]), (258, 3, 3, 8), (259, 3, 1, 1),
+               (262, 3, 1, 2), (273, 4, 1, 16), (277, 3, 1, 3), (278, 4, 1, shape[0]),
+               (279, 4, 1, len(data))]  # fmt: skip
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    start = b"II*\0" + struct.pack("<I", 16 + len(data)) + struct.pack("<4H", 16, 16, 16, 0)
+    result = normalization.normalize_image(start + data + directory + bytes(4))
+    assert ("make it a PNG" in result.doubt) == is_doubtful
+    np.testing.assert_array_equal(decode(result.encoded), deep >> 8)
+
+
 @pytest.mark.parametrize("kind", ["TIFF", "PPM"])
 def test_16_bits_of_other_formats_become_8(kind):
     deep = levels(4, 5, bits=16).astype(np.uint16)

@@ -89,6 +89,19 @@ def test_a_file_is_decoded_as_it_is_ingested(decode, name):
     assert np.abs(decoded - expected).max() <= TOLERANCE.get(name, 0)
 
 
+@pytest.mark.parametrize("bits", [9, 12])
+def test_16_bits_are_scaled_by_the_bits_that_they_use(bits):
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 2**bits + 30, (9, 7, 3)).astype(np.uint16)
+    alpha = random.integers(0, 65536, (9, 7, 1)).astype(np.uint16)
+    for levels in (colours, np.concatenate([colours, alpha], axis=2)):
+        encoded = tf.io.encode_png(levels).numpy()
+        plain = normalize_image(encoded, significant_bits=bits).encoded
+        expected = np.asarray(Image.open(io.BytesIO(plain))).astype(int)
+        received = tf.function(decode_upright)(tf.constant(encoded), bits).numpy()
+        assert np.abs(received - expected).max() <= (1 if levels.shape[2] == 4 else 0)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_damaged_exif_data_are_ignored(decode, kind):
     image = Image.new("RGB", (6, 4), (200, 100, 50))

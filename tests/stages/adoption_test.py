@@ -31,6 +31,8 @@ def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, t
         "model": "convnet5",
         "parameters": 104_042,
         "image_size": 8,
+        "resize_mode": "crop",
+        "significant_bits": None,
         "class_names": [str(digit) for digit in range(10)],
     }
     again = adopt(second)

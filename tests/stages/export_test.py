@@ -160,7 +160,7 @@ def test_an_empty_batch_keeps_its_shapes(exported):
 
 def test_return_value_class_names_and_signatures(exported):
     folder, returned, outputs = exported
-    assert returned == {"image_size": SIZE}
+    assert returned == {"image_size": SIZE, "resize_mode": "crop", "significant_bits": None}
     assert (folder / "class_names.txt").read_text(encoding="utf-8").splitlines() == NAMES
     assert set(outputs["signatures"]["names"]) >= {"serving_default", "pixels"}
 

@@ -149,11 +149,24 @@ def test_a_fingerprint_holds_every_hyperparameter_once(make_settings, generation
     names += [field.name for field in dataclasses.fields(Hyperparameters)]
     assert len(names) == len(set(names)), "a setting would hide another one"
     own = {field.name for field in dataclasses.fields(Hyperparameters)}
-    assert own - {"model", "noise", "train", "targets", "finetune"} <= set(fingerprint)
+    usual = {"resize_mode", "significant_bits"}  # Left out as long as images are decoded as usual.
+    assert own - {"model", "noise", "train", "targets", "finetune"} - usual <= set(fingerprint)
+    assert not usual & set(fingerprint)
     assert fingerprint["learning_rate"] == 0.1 and ("ratio" in fingerprint) == bool(generation)
     unused = {field.name for field in settings() if not field.metadata["changes_results"]}
     assert not unused & set(fingerprint)
     json.dumps(fingerprint)
+
+
+def test_unusual_decoding_is_in_the_fingerprint(make_settings):
+    assert make_settings(resize_mode="pad").for_fingerprint()["resize_mode"] == "pad"
+    settings = make_settings()
+    for bits, expected in ((12, 12), (16, None), (None, None)):
+        deep = dataclasses.replace(settings, significant_bits=bits)
+        assert deep.for_fingerprint().get("significant_bits") == expected
+    config = Config.from_values({"train_steps": [1]})
+    found = training_hyperparameters(config, 0, COUNTS | {"significant_bits": 12})
+    assert (found.resize_mode, found.significant_bits) == ("crop", 12)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,27 @@ def test_a_batch_larger_than_the_labelled_images_triggers_a_warning(make_runner,
     assert "exceeds the 50 labelled images: a step is 2.0 epochs" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("mean", "above_half", "resize_mode", "warned"),
+    [
+        (0.33, 0.05, "crop", False),  # Photographs of 3:2, and few panoramas.
+        (0.44, 0.0, "crop", True),  # 16:9.
+        (0.2, 0.15, "crop", True),
+        (0.6, 1.0, "pad", False),
+        (0.6, 1.0, "squash", False),
+    ],
+)
+def test_pixels_that_are_never_seen_trigger_a_warning(
+    make_runner, tmp_path, caplog, mean, above_half, resize_mode, warned
+):
+    counts = ingest.placeholder_counts(50, 900, 10)
+    counts["outside_square"] = {"mean": mean, "above_half": above_half}
+    values = {"models": ["convnet5"], "image_size": ["32"], "labeled_batch_size": ["16"]}
+    check_chain(make_runner(tmp_path, resize_mode=resize_mode, **values), counts)
+    expected = f"on average {mean:.0%} of an image's pixels are outside of its central square"
+    assert (expected in caplog.text) == ("--resize_mode=pad" in caplog.text) == warned
+
+
 # A given teacher.
 
 
