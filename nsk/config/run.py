@@ -30,6 +30,13 @@ class RunConfig(Section):
         used_if=equals("strategy", "tpu"),
         changes_results=False,
     )
+    export_formats: str = setting(
+        "saved_model",
+        "Formats of the exported model beside .keras: saved_model | saved_model,tflite: for LiteRT "
+        "(TensorFlow Lite), too, compared with the Keras model on dev images.",
+        choices=("saved_model", "saved_model,tflite"),
+        changes_results=False,
+    )
     jit_compile: str = setting(
         "auto",
         "Compile training steps and predictions with XLA: auto: on GPUs and TPUs | on: also on the "

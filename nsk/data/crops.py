@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from nsk import noise
 from nsk.data.evaluation_decoding import add_margins, padded_size
+from nsk.data.plain_decoding import decode_jpeg_part
 
 ATTEMPTS = 10
 RATIO = (3 / 4, 4 / 3)  # Width over height.
@@ -139,7 +140,7 @@ def decode_and_crop(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     """
 
     def from_jpeg():
-        return tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+        return decode_jpeg_part(encoded, box)
 
     def from_png():
         return tf.slice(

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from nsk.data.normalization import ALL_BITS, PNG_BIT_DEPTH, PNG_SIGNATURE, normalize_image
+from nsk.data.plain_decoding import decode_plain
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 RULES = ("crop", "resize", "tf1", "pad", "squash")
@@ -111,7 +112,7 @@ def decode_with_crop(encoded: tf.Tensor, crop: Crop, significant_bits: int = ALL
     Returns:
         uint8 tensor of shape (image_size, image_size, 3), rounded.
     """
-    decode = functools.partial(tf.io.decode_image, encoded, channels=3, expand_animations=False)
+    decode = functools.partial(decode_plain, encoded)
     if significant_bits == ALL_BITS:
         image = decode()
     else:
@@ -120,7 +121,7 @@ def decode_with_crop(encoded: tf.Tensor, crop: Crop, significant_bits: int = ALL
         )
         image = tf.cond(is_deep, lambda: _decode_deep_png(encoded, significant_bits), decode)
     image.set_shape([None, None, 3])
-    return _to_square(image, crop)
+    return to_square(image, crop)
 
 
 def _decode_deep_png(encoded, significant_bits):
@@ -130,8 +131,16 @@ def _decode_deep_png(encoded, significant_bits):
     return tf.cast((tf.minimum(levels, white) * 255 + white // 2) // white, tf.uint8)
 
 
-def _to_square(image, crop):
-    """Crops and resizes a decoded image, uint8 (height, width, 3)."""
+def to_square(image: tf.Tensor, crop: Crop) -> tf.Tensor:
+    """Crops and resizes a decoded image.
+
+    Args:
+        image: uint8 (height, width, 3).
+        crop: `Crop`.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3), rounded.
+    """
     fits = tf.reduce_all(tf.shape(image)[:2] == crop.image_size)
 
     def resized():
@@ -174,7 +183,7 @@ def resize_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
     Returns:
         uint8 array (image_size, image_size, 3).
     """
-    return _to_square(tf.constant(image), crop).numpy()
+    return to_square(tf.constant(image), crop).numpy()
 
 
 def decode_uncropped(encoded: bytes, shorter_side: int, rule: str = "crop") -> np.ndarray:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from nsk.config.data import DataConfig
+from nsk.data.plain_decoding import decode_plain
 
 # Formats that state in their header how many pixels will be decoded. Of Pillow's other formats some
 # hold images larger than stated (ICO) or start another program (EPS).
@@ -202,7 +203,7 @@ _pixel_budget = _Budget(MAX_CONCURRENT_PIXELS)
 
 
 def _digest(encoded: bytes) -> bytes:
-    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
+    pixels = decode_plain(tf.constant(encoded)).numpy()
     height, width, _ = pixels.shape
     digest = hashlib.sha256(struct.pack(">II", height, width))
     digest.update(pixels)

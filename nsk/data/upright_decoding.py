@@ -7,7 +7,9 @@ that EXIF asks for, transparency on white, and 16 bits as 8.
 
 import tensorflow as tf
 
+from nsk.data.evaluation_decoding import Crop, to_square
 from nsk.data.normalization import ALL_BITS, PNG_BIT_DEPTH, PNG_SIGNATURE
+from nsk.data.plain_decoding import decode_jpeg, decode_plain
 
 ORIENTATION = 0x0112
 START_OF_SCAN, APP1 = 0xDA, 0xE1
@@ -33,20 +35,15 @@ def decode_upright(encoded: tf.Tensor, significant_bits: int = ALL_BITS) -> tf.T
     image = tf.switch_case(
         kind,
         [
-            lambda: _rotate(_decode_jpeg(encoded), exif_orientation(encoded, _find_in_jpeg)),
+            lambda: _rotate(decode_jpeg(encoded), exif_orientation(encoded, _find_in_jpeg)),
             lambda: _rotate(
                 _decode_png(encoded, significant_bits), exif_orientation(encoded, _find_in_png)
             ),
-            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+            lambda: decode_plain(encoded),
         ],
     )
     image.set_shape([None, None, 3])
     return image
-
-
-def _decode_jpeg(encoded):
-    # The method of Pillow: TensorFlow's default differs by up to 24 levels.
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _decode_png(encoded, significant_bits):
@@ -82,6 +79,37 @@ def _decode_png(encoded, significant_bits):
     levels = tf.switch_case(kind, [shallow, deep, few_grays, few_colours])
     colours, alpha = levels[..., :3], levels[..., 3:]
     return tf.cast((colours * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+
+def decode_readable(
+    encoded: tf.Tensor, crop: Crop, significant_bits: int = ALL_BITS
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes a batch of files to squares; those that cannot be decoded are black.
+
+    Args:
+        encoded: string tensor (n,).
+        crop: how an image becomes a square.
+        significant_bits: see `decode_upright`.
+
+    Returns:
+        uint8 tensor (n, image_size, image_size, 3), and bool tensor (n,): which were decoded.
+    """
+    count = tf.size(encoded, tf.int64)
+
+    def decode(number, content):
+        return number, to_square(decode_upright(content, significant_bits), crop)
+
+    # A data set can leave out elements with errors. The last one keeps it from being empty.
+    files = tf.data.Dataset.from_tensor_slices((tf.range(count), encoded)).map(
+        decode, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    shape = (crop.image_size, crop.image_size, 3)
+    last = tf.data.Dataset.from_tensors((count, tf.zeros(shape, tf.uint8)))
+    decoded = files.ignore_errors().concatenate(last).batch(count + 1)
+    numbers, images = decoded.get_single_element()
+    images = tf.scatter_nd(numbers[:, tf.newaxis], images, [count + 1, *shape])
+    is_readable = tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers), [count + 1]) > 0
+    return tf.ensure_shape(images[:-1], [None, *shape]), is_readable[:-1]
 
 
 def exif_orientation(encoded: tf.Tensor, find) -> tf.Tensor:

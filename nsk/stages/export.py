@@ -8,14 +8,18 @@
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
 
-Images are decoded as in training (`--resize_mode`; 16-bit PNGs by the bits that those of the data
-set used), except that EXIF rotation is ignored and transparency is dropped: rotate and flatten
-photographs before, as ingest does.
+    model.tflite           for LiteRT, with --export_formats=saved_model,tflite
+
+Images are decoded as ingestion and training together do: EXIF rotation, transparency on white,
+16-bit PNGs by the bits that those of the data set used, `--resize_mode`.
 
 Both signatures return `class_names`: string (n,), the top-1 classes; `probabilities`: float32
 (n, classes); and `labels`: string (n, classes), the name of each column of `probabilities`.
+`serving_default` returns `is_readable`, too: bool (n,); a file that cannot be decoded has the class
+name "" and probabilities 0, and the others are classified.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from nsk.data.decoding import decode_image
+from nsk.data import pipeline
+from nsk.data.evaluation_decoding import Crop, decode_with_crop
 from nsk.data.normalization import ALL_BITS
+from nsk.data.upright_decoding import decode_readable
 from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.models.model_files import CALIBRATION, DECODING, load_model
-from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of
+from nsk.stages.lite_export import LITE_FILE, write_lite_model
+from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
 from nsk.stages.scoring import DEV_FILE
 from nsk.store.folders import StageFolder
 from nsk.store.manifest import write_json
+
+COMPARED_IMAGES = 32
 
 
 def export(
@@ -46,19 +55,37 @@ def export(
         evaluation: the model's predictions of dev, which give the temperature.
     """
     class_names, bits = images.counts["class_names"], images.counts.get("significant_bits")
+    formats = runner.config.run.export_formats.split(",")
 
     def build(folder):
         network = load_model(model.path / MODEL_FILE)
         counts = export_model(network, class_names, folder, resize_mode_of(model), bits)
+        if "tflite" in formats:
+            counts["tflite_difference"] = write_lite_model(
+                network, _dev_images(images, network, resize_mode_of(model)), folder / LITE_FILE
+            )
         return counts | write_calibration(evaluation.path / DEV_FILE, len(class_names), folder)
 
     return runner.build_or_reuse(
         "export",
         build,
-        {"significant_bits": bits} if bits not in (None, ALL_BITS) else {},
+        {"significant_bits": bits, "formats": formats},
         model=model,
         evaluation=evaluation.part(DEV_FILE),
     )
+
+
+def _dev_images(images, network, resize_mode):
+    """The first dev images, uint8 (n, size, size, 3), to compare models on."""
+    batches = pipeline.clean_batches(
+        shard_set(images, "dev"),
+        network.input_shape[1],
+        COMPARED_IMAGES,
+        decode=functools.partial(
+            decode_with_crop, crop=Crop(network.input_shape[1], rule=resize_mode)
+        ),
+    )
+    return next(iter(batches.as_numpy_iterator()))["image"]
 
 
 def write_calibration(dev_path: Path, num_classes: int, folder: Path) -> dict[str, float]:
@@ -103,7 +130,7 @@ def export_model(
     (folder / "class_names.txt").write_text(
         "".join(f"{name}\n" for name in class_names), encoding="utf-8"
     )
-    names = tf.constant(class_names)
+    names, crop = tf.constant(class_names), Crop(image_size, rule=resize_mode)
 
     def classify_pixels(images):
         # An empty batch is padded with a black image, dropped below: on an empty batch, TensorFlow
@@ -120,15 +147,14 @@ def export_model(
         }
 
     def classify_encoded(encoded):
-        images = tf.map_fn(
-            lambda image: decode_image(
-                image, image_size, resize_mode, significant_bits or ALL_BITS
-            ),
-            encoded,
-            fn_output_signature=tf.uint8,
-        )
-        images = tf.ensure_shape(images, [None, image_size, image_size, 3])
-        return classify_pixels(tf.cast(images, tf.float32))
+        images, is_readable = decode_readable(encoded, crop, significant_bits or ALL_BITS)
+        outputs = classify_pixels(tf.cast(images, tf.float32))
+        readable_rows = is_readable[:, tf.newaxis]
+        return outputs | {
+            "class_names": tf.where(is_readable, outputs["class_names"], ""),
+            "probabilities": tf.where(readable_rows, outputs["probabilities"], 0.0),
+            "is_readable": is_readable,
+        }
 
     archive = keras.export.ExportArchive()
     archive.track(model)

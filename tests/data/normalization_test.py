@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from nsk.data import normalization
+from nsk.data.plain_decoding import decode_plain
 
 JPEG_LEVELS = 6  # TensorFlow decodes with a faster cosine transform than Pillow.
 
@@ -66,7 +67,7 @@ def levels(*shape, bits):
 
 
 def decode(encoded):
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
+    return decode_plain(tf.constant(encoded)).numpy()
 
 
 @pytest.mark.parametrize("pixels", [np.linspace(0, 1, 12), np.arange(12)])

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -12,9 +13,14 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
-from nsk import models
+from nsk import models, self_training
+from nsk.data import records
 from nsk.data.decoding import decode_image
-from nsk.stages.export import export_model
+from nsk.data.normalization import EXIF_ORIENTATION, normalize_image
+from nsk.evaluation.calibration import fit_temperature
+from nsk.evaluation.prediction_files import read_table
+from nsk.stages.export import export, export_model
+from nsk.stages.runner import shard_set
 
 SIZE = 12
 NAMES = ["zero", "naïve class", "two", "3"]
@@ -147,7 +153,9 @@ def test_the_saved_model_returns_the_probabilities_of_the_keras_model(exported):
 
 def test_an_empty_batch_has_empty_outputs(exported):
     for call in ("0", "pixels 0"):
-        assert exported[2][call] == {"probabilities": [], "class_names": [], "labels": []}
+        expected = {"probabilities": [], "class_names": [], "labels": []}
+        readable = {"is_readable": []} if call == "0" else {}
+        assert exported[2][call] == expected | readable
 
 
 def test_an_empty_batch_keeps_its_shapes(exported):
@@ -163,6 +171,78 @@ def test_return_value_class_names_and_signatures(exported):
     assert returned == {"image_size": SIZE, "resize_mode": "crop", "significant_bits": None}
     assert (folder / "class_names.txt").read_text(encoding="utf-8").splitlines() == NAMES
     assert set(outputs["signatures"]["names"]) >= {"serving_default", "pixels"}
+
+
+def sideways(pixels, orientation):
+    """A photograph as a camera stores it that was turned by 90 degrees."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return encode(pixels, "JPEG", exif=exif)
+
+
+def test_photographs_are_served_as_they_are_ingested(exported):
+    photograph = load_sample_image("flower.jpg")[::7, ::9]
+    transparent = np.dstack([photograph, np.linspace(0, 255, photograph[..., 0].size).astype(int)
+                             .reshape(photograph.shape[:2])]).astype(np.uint8)  # fmt: skip
+    files = [sideways(photograph, orientation) for orientation in range(1, 9)]
+    files += [encode(transparent, "PNG"), encode(photograph, "PNG")]
+    folder = exported[0]
+    serve = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    outputs = serve(encoded=tf.constant(files))
+    assert outputs["is_readable"].numpy().all()
+    ingested = [decode_image(tf.constant(normalize_image(file).encoded), SIZE) for file in files]
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    logits = model(tf.cast(tf.stack(ingested), tf.float32), training=False)
+    np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(logits), atol=1e-5)
+    assert len({tuple(row) for row in np.round(outputs["probabilities"].numpy(), 4)}) >= 9
+
+
+def test_one_bad_file_does_not_fail_the_others(exported):
+    folder, _, alone = exported
+    good = real_images()
+    files = [b"no image", good[0], good[3][:-200], good[1], b"", good[2]]
+    serve = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    outputs = serve(encoded=tf.constant(files))
+    assert outputs["is_readable"].numpy().tolist() == [False, True, False, True, False, True]
+    expected = np.zeros((6, len(NAMES)))
+    expected[[1, 3, 5]] = alone[str(len(good))]["probabilities"][:3]
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+    names = [name.decode() for name in outputs["class_names"].numpy()]
+    assert [names[row] for row in (0, 2, 4)] == ["", "", ""]
+    assert names[1::2] == alone[str(len(good))]["class_names"][:3]
+    only_bad = serve(encoded=tf.constant([b"no image"]))
+    assert only_bad["probabilities"].shape == (1, len(NAMES)) and not only_bad["is_readable"][0]
+
+
+def test_three_formats_agree_on_500_images(make_runner, tmp_path):
+    values = {"models": ["convnet5"], "train_steps": ["30"], "num_dev": 500}
+    runner = make_runner(tmp_path, **values, export_formats="saved_model,tflite")
+    images, (teacher,) = self_training.train_chain(runner)
+    stage = export(runner, teacher.model, images, teacher.evaluation)
+    assert stage.counts["tflite_difference"] < 1e-4
+    dev = list(records.parse_images(tf.constant(list(
+        shard_set(images, "dev").read().as_numpy_iterator())))["encoded"].numpy())  # fmt: skip
+    serve = tf.saved_model.load(str(stage.path / "saved_model")).signatures["serving_default"]
+    served = serve(encoded=tf.constant(dev))["probabilities"].numpy()
+    model = keras.models.load_model(stage.path / "model.keras", compile=False)
+    pixels = np.stack([decode_image(tf.constant(file), 8) for file in dev]).astype(np.float32)
+    expected = tf.nn.softmax(model(pixels, training=False)).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(str(stage.path / "model.tflite"))
+    run = interpreter.get_signature_runner()
+    lite = np.concatenate([run(images=image[np.newaxis])["probabilities"] for image in pixels])
+    assert len(dev) == 500 and expected.max() > 0.5
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    np.testing.assert_allclose(lite, expected, atol=1e-4)
+    # The temperature is the one that fits dev.
+    found = json.loads((stage.path / "calibration.json").read_text())
+    truth = read_table(teacher.evaluation.path / "dev.parquet", ["truth"])["truth"].to_numpy()
+    fitted = fit_temperature(np.log(expected), truth)
+    order = {name: row for row, name in enumerate(
+        read_table(teacher.evaluation.path / "dev.parquet", ["id"])["id"].to_pylist())}  # fmt: skip
+    assert len(order) == found["dev_images"] == 500
+    assert abs(found["temperature"] / fitted - 1) < 0.01
 
 
 @pytest.mark.slow
