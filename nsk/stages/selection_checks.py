@@ -209,6 +209,18 @@ def _describe_empty_classes(figures):
 
 def _describe_repetition(figures):
     labeled, seen = figures.times_seen()
+    mean, train = np.average(seen, weights=figures.kept), figures.training.train
+    student = f"Student {figures.generation} would see"
+    budget = next(f"--{name}={getattr(train, name):g}" for name in BUDGETS if getattr(train, name))
+    if mean > FAR_MORE_OFTEN * labeled and train.mixing == "ratio":
+        can_keep_more = 2 * figures.num_kept < figures.scored
+        more = _how_to_keep_more(figures) if can_keep_more else "give more unlabelled images"
+        yield (
+            f"{student} each of the {figures.num_kept:,} kept images {_format_times(mean)} on "
+            f"average, a labelled one {_format_times(labeled)} (under {budget}): lower "
+            f"--ratio={train.ratio:g}, or {more}."
+        )
+        return
     classes = np.flatnonzero(seen > FAR_MORE_OFTEN * labeled)
     if not len(classes):
         return
@@ -217,25 +229,18 @@ def _describe_repetition(figures):
         f"{figures.class_names[label]} ({figures.kept[label]:,}, {_format_times(seen[label])})"
         for label in classes
     ]
-    budget = next(name for name in BUDGETS if getattr(figures.training.train, name))
     yield (
-        f"Student {figures.generation} would see {figures.kept[classes].sum():,} of "
-        f"{figures.num_kept:,} kept images more than {FAR_MORE_OFTEN} times as often as a labelled "
-        f"one ({_format_times(labeled)} under --{budget}), by class (images, times each): "
-        f"{list_names(named)}. {_how_to_repeat_less(figures, labeled, seen)}."
+        f"{student} {figures.kept[classes].sum():,} of {figures.num_kept:,} kept images more than "
+        f"{FAR_MORE_OFTEN} times as often as a labelled one ({_format_times(labeled)} under "
+        f"{budget}), by class (images, times each): {list_names(named)}. "
+        f"{_how_to_repeat_less(figures)}."
     )
 
 
-def _how_to_repeat_less(figures, labeled, seen):
-    """The setting: of the ratio if images are seen too often on average, or else of the policy."""
-    settings, train = figures.settings, figures.training.train
-    mean = np.average(seen, weights=figures.kept)
-    if train.mixing == "ratio" and mean > FAR_MORE_OFTEN * labeled:
-        can_keep_more = 2 * figures.num_kept < figures.scored
-        more = _how_to_keep_more(figures) if can_keep_more else "give more unlabelled images"
-        return f"Lower --ratio={train.ratio:g}, or {more}"
-    if settings.policy == "gap":
-        return f"Lower --gap_floor={settings.gap_floor}"
+def _how_to_repeat_less(figures):
+    """The setting of the policy that repeats the images of small classes."""
+    if figures.settings.policy == "gap":
+        return f"Lower --gap_floor={figures.settings.gap_floor}"
     return f"Give an --images_per_class below {figures.copies.max():,}"
 
 
@@ -256,8 +261,8 @@ def _describe_largest_class(figures):
     yield (
         f"{figures.class_names[largest]!r} takes {of_class / total:.1%} of {total:,} pseudo-labels "
         f"with the minimum confidence and {kept:.1%} of those kept, but {of_labels:.1%} of "
-        f"{num_labeled:,} labels: check that the unlabelled images are like the labelled ones; "
-        f"{how}."
+        f"{num_labeled:,} labels: the unlabelled images are not like the labelled ones, or the "
+        f"teacher favours the class; {how}."
     )
 
 
