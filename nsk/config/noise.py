@@ -137,8 +137,8 @@ class NoiseConfig(Section):
         unknown = sorted(set(self.operations) - set(RANDAUGMENT_OPERATIONS))
         if unknown:
             raise UserError(
-                f"--randaugment_operations names {list_names(list(map(repr, unknown)))}: expected all or "
-                f"some of {', '.join(RANDAUGMENT_OPERATIONS)}."
+                f"--randaugment_operations names {list_names(list(map(repr, unknown)))}: expected "
+                f"all or some of {', '.join(RANDAUGMENT_OPERATIONS)}."
             )
         strongest = max(self.randaugment_magnitude)
         if self.randaugment_profile in BOUNDED_PROFILES and strongest > self.randaugment_max_level:

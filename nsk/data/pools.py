@@ -133,9 +133,9 @@ def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.n
     unknown = [name for name in test_names or () if name not in indices and name not in empty]
     if test_names is None or unknown:
         raise UserError(
-            f"--test_dataset={config.test_dataset} has the classes {list_names(test_names or ['(none)'])} but "
-            f"--dataset={config.dataset} has {list_names(names)}: they must be equal, or some of "
-            "them."
+            f"--test_dataset={config.test_dataset} has the classes "
+            f"{list_names(test_names or ['(none)'])} but --dataset={config.dataset} has "
+            f"{list_names(names)}: they must be equal, or some of them."
         )
     present = set(test_names) - empty
     logging.info(

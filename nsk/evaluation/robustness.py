@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsk.errors import list_names
 from nsk.evaluation.corruptions import BENCHMARK
 
 MIN_DENOMINATOR = 0.001
@@ -243,7 +242,7 @@ def _choose(values, names):
         raise ValueError("no names: expected at least one corruption or perturbation.")
     missing = [name for name in names if name not in values]
     if missing:
-        raise ValueError(f"{list_names(missing)} missing: expected values of {list_names(names)}.")
+        raise ValueError(f"{', '.join(missing)} missing: expected values of {', '.join(names)}.")
     return {name: np.asarray(values[name], np.float64) for name in names}
 
 

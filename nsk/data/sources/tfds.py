@@ -169,7 +169,7 @@ def _find_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | N
     image = choose(tfds.features.Image, "image")
     if image is None:
         raise UserError(
-            f"tfds:{name} has no image feature, only {list_names(list(info.features))}: choose another "
-            "data set."
+            f"tfds:{name} has no image feature, only {list_names(list(info.features))}: choose "
+            "another data set."
         )
     return image, choose(tfds.features.ClassLabel, "label")
