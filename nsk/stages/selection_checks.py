@@ -20,7 +20,8 @@ from nsk.store.folders import StageFolder
 # A smaller share of the unlabelled images is few. Published selections keep 11 % or more.
 FEW_KEPT = 0.05
 # An image that is seen this many times as often as a labelled one is seen far more often. In
-# published trainings pseudo-labelled images are seen as often as labelled ones, or less often.
+# published trainings a pseudo-labelled image is seen at most as often as a labelled one on average,
+# and up to twice as often in the smallest classes.
 FAR_MORE_OFTEN = 10
 # A class takes most of the candidates if it has more than half of them and the odds of being of the
 # class are this many times those among the labelled images. Odds, since the share of a class that
