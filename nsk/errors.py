@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class GenerationFailedError(UserError):
-    """A teacher is no better than chance, a training diverged or no pseudo-label is kept.
+    """A teacher is no better than chance, a training diverged or too few pseudo-labels are kept.
 
     In the first generation this ends the run, as any `UserError` does. In a later one it ends the
     chain only: the results of the generations before it are kept.

@@ -26,6 +26,7 @@ from nsk.stages import (
     pseudo_shards,
     scoring,
     selection,
+    selection_checks,
     training,
     validation,
 )
@@ -92,6 +93,7 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
         selected = chain[1].selection
     else:
         selected = selection.select(runner, number, scores, images)
+    selection_checks.check_selection(runner, number, images, scores, selected)
     pseudo_labels = pseudo_shards.write(runner, number, images, scores, selected)
     trained = training.train(runner, number, images, pseudo_labels, teacher.model)
     student = finetuning.finetune(runner, number, images, trained)

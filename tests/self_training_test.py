@@ -17,6 +17,7 @@ STAGES = {
     "evaluation": "evaluate",
     "scoring": "score",
     "selection": "select",
+    "selection_checks": "check_selection",
     "pseudo_shards": "write",
 }
 DECISIONS = {
@@ -72,7 +73,7 @@ def names(calls):
 
 
 TEACHER = ["train", "finetune", "evaluate"]
-STUDENT = ["score", "select", "write", "train", "finetune", "evaluate"]
+STUDENT = ["score", "select", "check_selection", "write", "train", "finetune", "evaluate"]
 
 
 def test_stages_in_the_order_of_the_data(calls):
@@ -85,6 +86,8 @@ def test_stages_in_the_order_of_the_data(calls):
     assert teacher.evaluation == f"evaluate({teacher.model}, images)"
     assert student.scores == f"score(1, {teacher.model}, images)"
     assert student.selection == f"select(1, {student.scores}, images)"
+    arguments = f"1, images, {student.scores}, {student.selection}"
+    assert calls[calls.index(student.pseudo_labels) - 1] == f"check_selection({arguments})"
     assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"
     assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model})"
     assert student.model == f"finetune(1, images, {student.trained})"
@@ -102,6 +105,8 @@ def test_a_given_teacher_is_adopted_and_not_trained(calls):
 def test_select_once_keeps_the_first_selection(calls):
     _, (_, first, second) = self_training.train_chain(make_runner(select="once"))
     assert names(calls).count("select") == 1
+    # A later student may see the same images more often.
+    assert f"check_selection(2, images, {second.scores}, {first.selection})" in calls
     assert second.selection == first.selection and second.scores != first.scores
 
 
@@ -123,6 +128,24 @@ def test_a_student_that_cannot_teach_ends_the_chain(calls, monkeypatch, caplog):
     reject_teacher(monkeypatch, 0)
     with pytest.raises(GenerationFailedError, match="no better than chance"):
         self_training.train_chain(make_runner())
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_selection_that_cannot_teach_ends_the_chain(calls, monkeypatch, caplog, failing):
+    """Of the first generation it is an error, as a teacher at chance level is."""
+
+    def check(runner, generation, *stages):
+        if generation == failing:
+            raise GenerationFailedError("33 of 92,991 unlabelled images")
+
+    monkeypatch.setattr(self_training.selection_checks, "check_selection", check)
+    if failing == 1:
+        with pytest.raises(GenerationFailedError, match="33 of 92,991"):
+            self_training.train_chain(make_runner())
+    else:
+        assert len(self_training.train_chain(make_runner())[1]) == 2
+        assert "The chain ends before generation 2: 33 of 92,991" in caplog.text
+    assert names(calls).count("write") == failing - 1
 
 
 def test_the_first_teacher_need_not_be_better_than_chance_with_scores_of_records(

@@ -11,7 +11,7 @@ from absl import logging
 
 from nsk.commands.preparation import NO_TRAINING, prepare, require_output
 from nsk.config.config import Config
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.store.disk_errors import naming_disk_errors
 from nsk.store.files import atomic_write, remove_unfinished
 from nsk.store.locks import lock_folder
@@ -164,7 +164,7 @@ def _claim(output: Path, written: dict) -> None:
     others = sorted(set(os.listdir(output)) - {INGESTED})
     if others:
         raise UserError(
-            f"{output} holds {', '.join(others[:5])}, not written by corrupt: give a new folder as "
+            f"{output} holds {list_names(others)}, not written by corrupt: give a new folder as "
             "--output."
         )
     _write_text(path, json.dumps(written, indent=2) + "\n")

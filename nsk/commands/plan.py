@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare
+from nsk.errors import list_names
 from nsk.units import format_bytes
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
@@ -248,7 +249,7 @@ def _not_counted(rows):
     unknown = {row["model"]: row["unknown_layers"] for row in rows if row.get("unknown_layers")}
     return [
         f"Not counted in the cost of {model}: "
-        + ", ".join(f"{number} layers {kind}" for kind, number in kinds.items())
+        + list_names([f"{number} layers {kind}" for kind, number in kinds.items()])
         for model, kinds in unknown.items()
     ]
 

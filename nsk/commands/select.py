@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from nsk.commands.preparation import prepare, require_workdir
 from nsk.config.config import Config
-from nsk.errors import UserError
+from nsk.errors import GenerationFailedError, UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
     from nsk.stages.runner import StageRunner
@@ -26,10 +28,15 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     """
     runner = prepare(values, check)
     from nsk.report.terminal import print_selection
-    from nsk.stages import selection
+    from nsk.stages import selection, selection_checks
 
     images, scores = find_scores(runner)
-    selected = selection.select(runner, runner.config.command.generation, scores, images)
+    generation = runner.config.command.generation
+    selected = selection.select(runner, generation, scores, images)
+    try:
+        selection_checks.check_selection(runner, generation, images, scores, selected)
+    except GenerationFailedError as error:
+        logging.warning("A run would end here: %s", error)
     return print_selection(images, scores, selected) if runner.workers.is_chief else None
 
 

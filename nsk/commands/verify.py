@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nsk.commands.preparation import require_workdir
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.store.verification import (
     find_damage,
     finished_stages,
@@ -52,7 +52,7 @@ def verify_workdir(workdir: Path) -> int:
         names = sorted(str(path.relative_to(workdir)) for path in damaged)
         raise UserError(
             f"{len(damaged)} of {len(stages)} stages are damaged: delete the folders "
-            f"{', '.join(names)} in {workdir} and run again to rebuild them alone."
+            f"{list_names(names)} in {workdir} and run again to rebuild them alone."
         )
     return len(stages)
 
@@ -64,7 +64,7 @@ def _print_unfinished(workdir):
     for stage, paths in unfinished.items():
         size = sum(map(size_of, paths))
         total += size
-        names = ", ".join(path.name for path in paths)
+        names = list_names([path.name for path in paths])
         sys.stdout.write(
             f"{stage.relative_to(workdir)}: unfinished, {format_bytes(size)}: {names}\n"
         )

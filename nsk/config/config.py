@@ -23,7 +23,7 @@ from nsk.config.scoring import ScoringConfig
 from nsk.config.selection import SelectionConfig
 from nsk.config.targets import TargetConfig
 from nsk.config.train import TrainConfig
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Config:
         """
         unknown = set(values) - {field.name for field in settings()}
         if unknown:
-            raise ValueError(f"No such settings: {', '.join(sorted(unknown))}.")
+            raise ValueError(f"No such settings: {list_names(sorted(unknown))}.")
         sections = {}
         for section in dataclasses.fields(cls):
             given = {

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 
 
 class PerGeneration(tuple):
@@ -163,7 +163,7 @@ class Section:
         known = self.values()
         unknown = set(values) - set(known)
         if unknown:
-            raise ValueError(f"No such settings: {', '.join(sorted(unknown))}.")
+            raise ValueError(f"No such settings: {list_names(sorted(unknown))}.")
         copy = object.__new__(type(self))
         for name, value in {**known, **values}.items():
             object.__setattr__(copy, name, value)

@@ -5,7 +5,7 @@ from typing import Self
 
 from nsk.config.fields import Section, above_zero, equals, per_generation, setting
 from nsk.data.randaugment_table import BOUNDED_PROFILES, OPERATIONS, PROFILES, all_operations
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 
 RANDAUGMENT_OPERATIONS = tuple(OPERATIONS)
 # Data sets whose classes change under mirroring.
@@ -138,8 +138,8 @@ class NoiseConfig(Section):
         unknown = sorted(set(self.operations) - set(RANDAUGMENT_OPERATIONS))
         if unknown:
             raise UserError(
-                f"--randaugment_operations names {', '.join(map(repr, unknown))}: expected all or "
-                f"some of {', '.join(RANDAUGMENT_OPERATIONS)}."
+                f"--randaugment_operations names {list_names(list(map(repr, unknown)))}: expected "
+                f"all or some of {', '.join(RANDAUGMENT_OPERATIONS)}."
             )
         strongest = max(self.randaugment_magnitude)
         if self.randaugment_profile in BOUNDED_PROFILES and strongest > self.randaugment_max_level:

@@ -36,8 +36,8 @@ class SelectionConfig(Section):
     )
     images_per_class: int = setting(
         0,
-        "Images per class under the paper policy; 0: the mean over classes of the number above the "
-        "threshold.",
+        "Images per class under the paper policy; 0: the mean number above the threshold, over the "
+        "classes that have any.",
         minimum=0,
         used_if=equals("policy", "paper"),
     )
@@ -52,4 +52,12 @@ class SelectionConfig(Section):
         "Largest number of images by which a class may exceed the smallest under the gap policy.",
         minimum=0,
         used_if=equals("policy", "gap"),
+    )
+    min_kept_fraction: float = setting(
+        0.001,
+        "Smallest share of the unlabelled images that a selection must keep; a student that would "
+        "learn from fewer is not trained, and the chain ends. 0: any.",
+        minimum=0.0,
+        maximum=1.0,
+        changes_results=False,
     )

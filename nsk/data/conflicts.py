@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from nsk.data.image_index import ImageIndex
+from nsk.errors import list_names
 
 NAMED_CONFLICTS = 100
 KEEP, DROP = "keep", "drop"
@@ -44,7 +45,7 @@ def resolve_conflicts(
     is_kept[dropped] = False
     pools = {name: rows[is_kept[rows]] for name, rows in index.pools.items()}
     named = [
-        ", ".join(f"{index.ids[row]} ({class_names[index.labels[row]]})" for row in group)
+        list_names([f"{index.ids[row]} ({class_names[index.labels[row]]})" for row in group])
         for group in groups[:NAMED_CONFLICTS]
     ]
     counts = {"images": sum(map(len, groups)), "dropped": len(dropped), "named": named}

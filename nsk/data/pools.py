@@ -133,9 +133,9 @@ def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.n
     unknown = [name for name in test_names or () if name not in indices and name not in empty]
     if test_names is None or unknown:
         raise UserError(
-            f"--test_dataset={config.test_dataset} has the classes {_abbreviate(test_names)} but "
-            f"--dataset={config.dataset} has {_abbreviate(names)}: they must be equal, or some of "
-            "them."
+            f"--test_dataset={config.test_dataset} has the classes "
+            f"{list_names(test_names or ['(none)'])} but --dataset={config.dataset} has "
+            f"{list_names(names)}: they must be equal, or some of them."
         )
     present = set(test_names) - empty
     logging.info(
@@ -154,9 +154,3 @@ def _normalized(source: Source) -> list[str] | None:
 
 def _first_available_split(source: Source, *preferred: str) -> str:
     return next((split for split in preferred if split in source.splits), source.splits[0])
-
-
-def _abbreviate(names: list[str] | None) -> str:
-    if names is None:
-        return "(none)"
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.hashing import sha256_of_bytes
 from nsk.store.files import atomic_write
 
@@ -76,7 +76,7 @@ def _poll(workdir, index, count, digest):
         seen = now_seen
         if time.monotonic() > next_log:
             next_log = time.monotonic() + LOG_EVERY_SECONDS
-            missing = ", ".join(str(number) for number in others if number not in present)
+            missing = list_names([str(number) for number in others if number not in present])
             logging.info(
                 "Worker %d waits for worker %s: is it started, with the same --workdir, and is %s "
                 "on a file system that all of them share?",

@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from nsk.distributed.batch_share import Share
-from nsk.errors import GenerationFailedError, LostWorkerError
+from nsk.errors import GenerationFailedError, LostWorkerError, list_names
 
 # Parts of TensorFlow's messages: another worker is lost, or runs other operations, which is a bug.
 ABORTED, MISMATCH = "Collective ops is aborted by", "mismatch"
@@ -73,7 +73,7 @@ class Workers:
             causes = error.message.partition("unhealthy")[2] or error.message
             named = set(re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", causes))
             others = sorted(map(int, named - {str(self.index)}))
-            names = ", ".join(f"worker {number}" for number in others)
+            names = list_names([f"worker {number}" for number in others])
             raise LostWorkerError(names or "unknown which") from error
 
     @contextlib.contextmanager

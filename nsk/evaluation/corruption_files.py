@@ -79,7 +79,7 @@ class CorruptionFiles:
         """
         if name not in self.names:
             raise UserError(
-                f"{self.folder} has no corruption {name}: choose of {', '.join(self.names)}."
+                f"{self.folder} has no corruption {name}: choose of {list_names(self.names)}."
             )
         if self.class_folders is None:
             self._open_array(name)

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from nsk.data.image_folders import is_litter
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.evaluation.class_folders import describe_content, find_folder
 from nsk.evaluation.image_files import open_array
 from nsk.evaluation.perturbations import PERTURBATIONS
@@ -162,7 +162,7 @@ def open_perturbation_files(folder: str | Path, chosen: Sequence[str]) -> Pertur
     missing = [name for name in names if name not in paths]
     if missing:
         raise UserError(
-            f"{folder} has no perturbation {missing[0]}: choose of {', '.join(paths)} with "
+            f"{folder} has no perturbation {missing[0]}: choose of {list_names(list(paths))} with "
             "--perturbations."
         )
     if are_arrays:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.models.weights import CLASSIFIER, Weights
 
 MAX_LISTED_LAYERS = 10
@@ -139,5 +139,5 @@ def _mismatch(layer, variables, arrays):
         for name, variable in variables.items()
         if name in arrays and arrays[name].shape != tuple(variable.shape)
     ]
-    problems = ", ".join([*sorted(missing), *sorted(unexpected), *wrong_shapes])
+    problems = list_names([*sorted(missing), *sorted(unexpected), *wrong_shapes])
     return f"{layer}: {problems}" if problems else ""

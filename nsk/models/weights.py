@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.hashing import sha256_of_bytes, sha256_of_file
 from nsk.models import keras_formats, tf1_checkpoint
 
@@ -63,7 +63,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
         indices = sorted(path.glob("*.index"))
         if len(indices) != 1:
-            listed = f": {', '.join(index.name for index in indices[:5])}" if indices else ""
+            listed = f": {list_names([index.name for index in indices])}" if indices else ""
             raise UserError(
                 f"The folder {path} has {len(indices)} files *.index{listed}; expected the one of "
                 "a TensorFlow 1 checkpoint: give the path of a file."

@@ -158,7 +158,8 @@ def paper_rows(candidates: np.ndarray, *, images_per_class: int) -> np.ndarray:
 
     Args:
         candidates: int64 array of shape (num_classes,), candidates of each class.
-        images_per_class: int, K; 0: the mean number of candidates over all classes, rounded up.
+        images_per_class: int, K; 0: the mean number of candidates over the classes that have any,
+            rounded up.
 
     Returns:
         int64 array of shape (num_classes,), rows of each class in an epoch.
@@ -171,8 +172,9 @@ def paper_rows(candidates: np.ndarray, *, images_per_class: int) -> np.ndarray:
         official code thins large classes at random and rounds fractional copies at random.
     """
     _check_not_negative(images_per_class=images_per_class)
-    rows = images_per_class or -(-int(candidates.sum()) // len(candidates))
-    return np.where(candidates > 0, rows, 0)
+    has_candidates = candidates > 0
+    rows = images_per_class or -(-int(candidates.sum()) // max(1, np.count_nonzero(has_candidates)))
+    return np.where(has_candidates, rows, 0)
 
 
 def gap_rows(

@@ -15,6 +15,7 @@ from absl import logging
 
 from nsk.config.config import Config
 from nsk.decisions import Generation
+from nsk.errors import list_names
 from nsk.evaluation.class_metrics import measure_classes
 from nsk.evaluation.corruptions.frost_textures import PROCEDURAL_FROST_NOTE
 from nsk.evaluation.prediction_files import read_table
@@ -120,7 +121,7 @@ def _notes(found):
     yield from filter(None, map(found.get, ("baseline_note", "clean_note", "mce_note")))
     yield from found.get("warnings", ())
     if found.get("missing"):
-        yield f"There are no files of {', '.join(found['missing'])}."
+        yield f"There are no files of {list_names(found['missing'])}."
     if found.get("frost") == PROCEDURAL_FROST:
         yield f"{PROCEDURAL_FROST_NOTE}."
     for name, values in found.get("sets", {}).items():

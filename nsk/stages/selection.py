@@ -1,9 +1,11 @@
 """Selection: which unlabelled images a student sees, and how often.
 
 Writes, for each score file, a Parquet file of the same name with the column `copies`, row for
-row; and under the gap policy `labeled.parquet` with the `id` and `copies` of each labelled image.
+row; `classes.csv` with a row for each class; and under the gap policy `labeled.parquet` with the
+`id` and `copies` of each labelled image.
 """
 
+import csv
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from nsk.config.fields import used_values
 from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet
-from nsk.errors import GenerationFailedError
+from nsk.errors import GenerationFailedError, list_names
 from nsk.evaluation.prediction_files import read_table
 from nsk.hashing import stable_keys
 from nsk.pseudo import calibration
@@ -31,6 +33,10 @@ from nsk.stages.scoring import DEV_FILE, score_paths
 from nsk.store.folders import StageFolder
 
 LABELED_FILE = "labeled.parquet"
+CLASSES_FILE = "classes.csv"
+# Raised when --images_per_class=0 keeps other images of the same scores, so that earlier selections
+# are not reused. 2: the mean is over the classes that have candidates, not over all classes.
+MEAN_VERSION = 2
 
 
 def select(
@@ -57,10 +63,17 @@ def select(
             folder,
             runner.make_engine(folder),
         ),
-        {"seed": seed, **used_values([section])},
+        _fingerprint_settings(section, seed),
         scores=scores,
         images=images.part("labeled"),
     )
+
+
+def _fingerprint_settings(section, seed):
+    """What a selection depends on, beside the scores and the labelled images."""
+    is_mean = section.policy == "paper" and not section.images_per_class
+    version = {"version": MEAN_VERSION} if is_mean else {}
+    return {"seed": seed, **used_values([section]), **version}
 
 
 def select_images(
@@ -100,12 +113,13 @@ def select_images(
     )
 
     labeled_ids, labeled_labels = read_labels(labeled)
+    labeled_counts = np.bincount(labeled_labels, minlength=labeled.num_classes)
     selection = apply_policy(
         functools.partial(scan, engine, paths, confidence),
         settings.policy,
         thresholds=thresholds,
         seed=seed,
-        labeled_counts=np.bincount(labeled_labels, minlength=labeled.num_classes),
+        labeled_counts=labeled_counts,
         **_policy_settings(settings),
     )
     statistics = selection.statistics
@@ -116,7 +130,7 @@ def select_images(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
             f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
         )
-    _warn_of_starved_classes(statistics, labeled.class_names)
+    _write_classes(folder / CLASSES_FILE, labeled.class_names, labeled_counts, statistics)
     write_copies(engine, selection, paths, confidence, folder)
     if selection.labeled_rows is not None:
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
@@ -217,7 +231,7 @@ def _warn_of_missed_precision(thresholds, class_names, target_precision):
             logging.warning(
                 "--target_precision=%s: for the classes %s, %s.",
                 target_precision,
-                _name_classes(classes, class_names, thresholds.values),
+                name_classes(classes, class_names, thresholds.values),
                 reason,
             )
     if (thresholds.with_few_images or thresholds.below_target) and not thresholds.reached_overall:
@@ -239,19 +253,30 @@ def _no_candidates_error(statistics, paths, confidence):
     )
 
 
-def _warn_of_starved_classes(statistics, class_names):
-    if statistics.starved:
-        logging.warning(
-            "No image is labelled %s with the minimum confidence: students see %s only with true "
-            "labels.",
-            _name_classes(statistics.starved, class_names, statistics.thresholds),
-            "it" if len(statistics.starved) == 1 else "them",
-        )
+def _write_classes(path, class_names, labeled_counts, statistics):
+    """Writes a row for each class: its labelled images, and what is selected of its candidates."""
+    columns = {
+        "class": class_names,
+        "labeled": labeled_counts.tolist(),
+        "threshold": [f"{threshold:.6g}" for threshold in statistics.thresholds],
+        "candidates": statistics.candidates,
+        "kept": statistics.kept,
+        "copies": statistics.copies,
+        "lowest_confidence": [
+            "" if lowest is None else f"{lowest:.6g}" for lowest in statistics.lowest_confidence
+        ],
+    }
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
-def _name_classes(classes, class_names, thresholds):
-    """Names of classes with their thresholds, as `cat (0.9), dog (0.85)`."""
-    return ", ".join(f"{class_names[label]} ({thresholds[label]:.4g})" for label in classes)
+def name_classes(
+    classes: Sequence[int], class_names: Sequence[str], thresholds: Sequence[float]
+) -> str:
+    """The first ten classes with their thresholds, as `cat (0.9), dog (0.85)`, and a count."""
+    return list_names([f"{class_names[label]} ({thresholds[label]:.4g})" for label in classes])
 
 
 def read_labels(labeled: ShardSet) -> tuple[list[str], np.ndarray]:

@@ -11,7 +11,7 @@ from nsk.config.config import Config
 from nsk.data.class_names import normalize_name
 from nsk.distributed import device_memory
 from nsk.distributed.strategy import check_divisible
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.models import blocks, weights
 from nsk.models.model_files import read_class_names
 from nsk.models.weight_assignment import assign, describe_pixel_mismatch, variables_by_layer
@@ -239,9 +239,15 @@ def _checked_teacher(config: Config, counts):
             path,
         )
     elif list(map(normalize_name, known)) != list(map(normalize_name, class_names)):
+        differing = [
+            f"{found!r} for {expected!r}"
+            for found, expected in zip(known, class_names, strict=False)
+            if normalize_name(found) != normalize_name(expected)
+        ] or [f"{len(known)} for {len(class_names)}"]
         raise UserError(
-            f"--teacher={path} was trained on the classes {', '.join(known)}; the run has "
-            f"{', '.join(class_names)}: give a teacher of the same classes in the same order."
+            f"--teacher={path} was trained on the classes {list_names(known)}; the run has "
+            f"{list_names(class_names)} (different: {list_names(differing)}): give a teacher of "
+            "the same classes in the same order."
         )
     grays = np.linspace(0, 255, 8, dtype=np.float32).reshape(-1, 1, 1, 1)
     outputs = np.asarray(model(np.ones((1, *model.input_shape[1:]), np.float32) * grays))

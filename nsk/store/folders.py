@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from absl import logging
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.hashing import sha256_of_file
 from nsk.store.disk_errors import make_folder, naming_disk_errors
 from nsk.store.files import (
@@ -257,10 +257,10 @@ def _reuse(key):
     for foreign in foreign_files(path):
         logging.warning("%s does not belong to its stage: it is ignored.", foreign)
     if damage:
-        listed = "; ".join(f"{file}: {reason}" for file, reason in damage[:3])
+        listed = list_names([f"{file}: {reason}" for file, reason in damage])
         raise UserError(
-            f"{key.label} is damaged ({listed}{'; ...' if len(damage) > 3 else ''}): delete the "
-            f"folder {path} and run again to rebuild it alone."
+            f"{key.label} is damaged ({listed}): delete the folder {path} and run again to rebuild "
+            "it alone."
         )
     logging.info("%s: already done, reused", key.label)
     return dataclasses.replace(load_stage(path), reused=True)
@@ -308,3 +308,5 @@ def _differing_settings(found: dict, wanted: dict, owner: str = "") -> Iterator[
             yield (
                 f"other content of {owner}" if is_digest else f"{name}={value!r}, not {expected!r}"
             )
+    for name in sorted(wanted.keys() - found.keys()):
+        yield f"no {name}"

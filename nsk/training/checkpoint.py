@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from nsk.errors import GenerationFailedError, UserError
+from nsk.errors import GenerationFailedError, UserError, list_names
 from nsk.hashing import sha256_of_bytes
 from nsk.store.files import UNFINISHED, remove_unfinished, sync_folder, write_synced
 
@@ -179,10 +179,11 @@ class Checkpoints:
         expected = {name: tuple(variable.shape) for name, variable in self.variables.items()}
         received = {name: value.shape for name, value in arrays.items()}
         if received != expected:
-            differing = sorted(set(received.items()) ^ set(expected.items()))[:3]
+            differing = sorted(set(received.items()) ^ set(expected.items()))
+            listed = list_names([f"{name} {shape}" for name, shape in differing])
             raise UserError(
                 f"The checkpoint {path} has other variables than this version of the network "
-                f"({differing}): delete the folder {self.folder} to restart the training."
+                f"({listed}): delete the folder {self.folder} to restart the training."
             )
         for name, variable in self.variables.items():
             variable.assign(arrays[name])

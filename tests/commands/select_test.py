@@ -1,10 +1,13 @@
 """The command select: what the settings keep of finished scores."""
 
+import math
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nsk.commands import score, select
-from nsk.errors import UserError
+from nsk.commands import run, score, select
+from nsk.errors import GenerationFailedError, UserError
 from tests.commands.small_run import STAGES_BEFORE_STUDENTS, make_values, stage_names
 
 
@@ -28,6 +31,50 @@ def test_select_prints_a_table_and_trains_nothing(copied_workdir, capsys):
     assert len(list(copied_workdir.glob("gen1/selection-*"))) == 2
     assert not (copied_workdir / "summary.json").exists()
     assert not (copied_workdir / "config.json").exists()
+
+
+def warnings_about_selection(caplog):
+    """The warnings so far, but for those about the weak teacher; forgets them."""
+    records = [record for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    ignored = ("--labeled_batch_size=128 exceeds", "takes")
+    messages = [record.getMessage() for record in records]
+    return [message for message in messages if not any(text in message for text in ignored)]
+
+
+def test_select_warns_of_what_would_end_a_run(copied_workdir, caplog):
+    """Figures by counting in the files; a run ends before the student is trained."""
+    settings = {"images_per_class": 2, "min_kept_fraction": 0.5}
+    counts = select.execute(make_values(copied_workdir, **settings))
+    (folder,) = copied_workdir.glob("gen1/selection-*")
+    copies = np.concatenate([pq.read_table(path)["copies"] for path in folder.glob("*.parquet")])
+    kept, scored = np.sum(copies > 0), len(copies)
+    assert counts["images"] == kept < 21
+    # Two steps of 128 labelled and 384 pseudo-labelled images.
+    seen = (
+        f"the {kept} kept images {2 * 384 / kept:.3g} times on average, a labelled one 2.56 times"
+    )
+    share = f"{100 * kept / scored:.2g} %"
+    ending = (
+        f"{kept} of {scored:,} unlabelled images ({share}; {scored:,} reach the minimum confidence "
+        f"of their class); --min_kept_fraction=0.5 asks for {math.ceil(scored / 2)}: student 1 "
+        "cannot gain from so few"
+    )
+    first, second = warnings_about_selection(caplog)
+    assert seen in first and second.startswith(f"A run would end here: {ending}")
+    with pytest.raises(GenerationFailedError) as raised:
+        run.execute(make_values(copied_workdir, **settings))
+    assert str(raised.value).startswith(ending)
+    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {"gen1/selection"}
+
+    caplog.clear()
+    select.execute(make_values(copied_workdir, images_per_class=2))
+    first, _ = warnings_about_selection(caplog)
+    assert first.startswith(f"Few images are kept, {kept} of {scored:,} unlabelled images ({share}")
+    assert len(list(copied_workdir.glob("gen1/selection-*"))) == 1  # Reused.
+    # Without pseudo-labels in its batches, a student does not depend on them.
+    select.execute(make_values(copied_workdir, **settings, ratio=["0"]))
+    assert not warnings_about_selection(caplog)
 
 
 def test_select_reads_neither_hidden_labels_nor_test(copied_workdir, monkeypatch):

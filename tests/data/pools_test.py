@@ -46,6 +46,12 @@ def test_classes_of_a_test_set_that_are_unknown_are_refused(tmp_path, photos):
         open_pools(DataConfig(dataset=photos, test_dataset=f"folder:{flat}"))
 
 
+def test_many_classes_that_are_unknown_are_cut_at_ten(tmp_path, photos):
+    test = fill(tmp_path / "many", **{f"class_{number:02d}": 1 for number in range(15)})
+    with pytest.raises(UserError, match=r"class_08, class_09 and 5 more but"):
+        open_pools(DataConfig(dataset=photos, test_dataset=test))
+
+
 def test_names_of_a_test_set_may_be_in_another_encoding(tmp_path):
     sets = []
     for form in ("NFC", "NFD"):

@@ -1,7 +1,9 @@
 """Selection against a brute-force oracle, published totals and its documented properties."""
 
 import dataclasses
+import fractions
 import functools
+import math
 import operator
 
 import numpy as np
@@ -154,9 +156,15 @@ def assign_round_robin(members, size):
     return copies
 
 
+def mean_of_filled(counts):
+    """The mean of the counts above 0, rounded up."""
+    filled = [int(count) for count in counts if count]
+    return math.ceil(fractions.Fraction(sum(filled), len(filled))) if filled else 0
+
+
 def oracle_paper(case, k, seed):
     members = [ordered_members(case, c, seed) for c in range(case.num_classes)]
-    k = k or int(np.ceil(sum(map(len, members)) / case.num_classes))
+    k = k or mean_of_filled([len(rows) for rows in members])
     copies = np.zeros(len(case.keys), int)
     for rows in members:
         for row, count in assign_round_robin(rows, k).items():
@@ -224,7 +232,7 @@ def test_paper_statistics_on_random_cases(shrink):
         copies, selection = run(case, "paper", seed=7, parts=parts, images_per_class=k)
         statistics = selection.statistics
         counts = statistics.candidates
-        k = k or int(np.ceil(sum(counts) / case.num_classes))
+        k = k or mean_of_filled(counts)
         assert statistics.thresholds == tuple(case.thresholds.tolist())
         for c in range(case.num_classes):
             members = case.labels == c
@@ -468,14 +476,28 @@ def test_confidence_equal_to_the_threshold_is_kept():
     assert selection.copies(images).tolist() == [1, 0]
 
 
-def test_mean_number_of_candidates_counts_empty_classes_and_rounds_up():
+def test_mean_number_of_candidates_leaves_out_empty_classes_and_rounds_up():
     case = make_case([0, 0, 0, 0, 2], [0.9] * 5, 4, 0.3)
     _, selection = run(case, "paper", images_per_class=0)
     statistics = selection.statistics
-    assert statistics.copies == (2, 0, 2, 0)  # ceil(5 / 4)
-    assert statistics.kept == (2, 0, 1, 0)
+    assert statistics.copies == (3, 0, 3, 0)  # ceil(5 / 2)
+    assert statistics.kept == (3, 0, 1, 0)
     assert statistics.starved == (1, 3)
     assert statistics.lowest_confidence == (np.float32(0.9), None, np.float32(0.9), None)
+
+
+def test_a_few_classes_with_candidates_keep_most_of_them():
+    """A weak teacher of 200 classes, which predicts seven of them with confidence."""
+    counts = [322, 300, 240, 160, 95, 3, 2]
+    labels = np.repeat(np.arange(0, 200, 30), counts)
+    copies, selection = run(
+        make_case(labels, np.full(1122, 0.9), 200, 0.3), "paper", seed=1, images_per_class=0
+    )
+    assert len(selection.statistics.starved) == 193
+    # The mean over 200 classes would be 6, and 5 x 6 + 3 + 2 = 35 images would be kept.
+    mean = 161  # ceil(1122 / 7) = ceil(160.3)
+    assert sum(selection.statistics.kept) == np.sum(copies > 0) == 3 * mean + 160 + 95 + 3 + 2
+    assert selection.statistics.copies[::30] == (mean,) * 7
 
 
 def test_no_confident_image_selects_nothing():
@@ -498,7 +520,7 @@ def test_statistics_are_plain_numbers():
 def test_rows_are_pure_functions_of_counts():
     candidates, labeled = np.array([10, 0, 3]), np.array([2, 0, 2])
     assert paper_rows(candidates, images_per_class=7).tolist() == [7, 0, 7]
-    assert paper_rows(candidates, images_per_class=0).tolist() == [5, 0, 5]  # ceil(13 / 3)
+    assert paper_rows(candidates, images_per_class=0).tolist() == [7, 0, 7]  # ceil(13 / 2)
     assert gap_rows(candidates, labeled, floor=6, margin=2).tolist() == [8, 0, 6]
 
 

@@ -3,12 +3,15 @@ import io
 import itertools
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn import datasets
 
+from nsk.config.config import Config
 from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
@@ -21,7 +24,9 @@ from nsk.evaluation.prediction_files import (
 )
 from nsk.pseudo import engine, score_rows
 from nsk.pseudo.score_rows import read_copies
+from nsk.stages import selection
 from nsk.stages.selection import (
+    make_thresholds,
     read_labeled_copies,
     read_labels,
     select_images,
@@ -124,8 +129,14 @@ def test_copies_are_row_for_row_with_the_score_files(tmp_path, labeled):
     assert counts["per_class"]["dev_correct"] == [1, 1, 0]
     assert counts["per_class"]["thresholds"] == (0.5, 0.5, 0.5)
     json.dumps(counts)
-    names = sorted(path.name for path in (tmp_path / "selection").iterdir())
+    *names, classes = sorted(path.name for path in (tmp_path / "selection").iterdir())
     assert names == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert (tmp_path / "selection" / classes).read_text().splitlines() == [
+        "class,labeled,threshold,candidates,kept,copies,lowest_confidence",
+        "zero,2,0.5,5,4,4,0.7",
+        "one,2,0.5,2,2,4,0.55",
+        "two,3,0.5,0,0,0,",
+    ]
     assert read_table(tmp_path / "selection" / names[0]).column_names == ["copies"]
     assert read_labeled_copies(tmp_path / "selection") == {}
 
@@ -296,21 +307,12 @@ def test_missing_and_damaged_score_files_are_user_errors(tmp_path, labeled, whic
         select_images(PAPER, 0, paths, scores / "dev.parquet", labeled, tmp_path / "selection")
 
 
-def test_classes_without_pseudo_labels_are_named_in_a_warning(tmp_path, labeled, caplog):
-    scores = make_scores(tmp_path / "scores")
-    with caplog.at_level(logging.WARNING):
-        run(PAPER, scores, labeled, tmp_path / "first")
-        run(dataclasses.replace(PAPER, min_confidence=0.85), scores, labeled, tmp_path / "second")
-    first, second = (record.getMessage() for record in caplog.records)
-    assert "labelled two (0.5) with the minimum confidence" in first and "see it only" in first
-    assert "labelled one (0.85), two (0.85) with" in second and "see them only" in second
-
-
-def test_no_warning_if_every_class_has_pseudo_labels(tmp_path, labeled, caplog):
-    scores = make_scores(tmp_path / "scores", [[(0, 0.9), (1, 0.9), (2, 0.9)]])
-    with caplog.at_level(logging.WARNING):
-        run(PAPER, scores, labeled, tmp_path / "selection")
-    assert not caplog.records
+def test_many_classes_that_miss_the_precision_are_cut_at_ten(caplog):
+    names = [f"class {label}" for label in range(200)]
+    few = np.zeros(3, int), np.full(3, 0.9, np.float32), np.zeros(3, int)
+    make_thresholds(*few, names, 0.5, 0.9)
+    (message,) = [record.getMessage() for record in caplog.records if "classes" in record.msg][:1]
+    assert "class 9 (0.9) and 190 more, fewer" in message and "class 10" not in message
 
 
 @pytest.mark.parametrize("settings", [PAPER, GAP, NONE])
@@ -373,3 +375,31 @@ def test_a_broken_shard_of_labelled_images_is_named(labeled):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=path.name):
         read_labels(labeled)
+
+
+@pytest.mark.parametrize(
+    ("values", "version"),
+    [
+        ({}, {"version": 2}),
+        ({"images_per_class": 20}, {}),
+        ({"policy": "gap"}, {}),
+        ({"policy": "none"}, {}),
+        ({"policy": "gap", "min_kept_fraction": 0.5}, {}),
+    ],
+)
+def test_selections_by_a_mean_that_counted_empty_classes_are_not_reused(
+    monkeypatch, values, version
+):
+    """Only the paper policy without a given number changed; other selections are reused."""
+    monkeypatch.setattr(selection, "shard_set", lambda images, split: None)
+    config = Config.from_values({"models": ["convnet5"] * 2, "train_steps": [2], **values})
+    keys = []
+    runner = SimpleNamespace(
+        config=config, build_or_reuse=lambda name, build, settings, **inputs: keys.append(settings)
+    )
+    stage = SimpleNamespace(path=Path("scores"), part=lambda name: name)
+    selection.select(runner, 1, stage, stage)
+    unchanged = {"seed": 0, "calibrate": False, "target_precision": 0.0, "min_confidence": 0.3}
+    assert keys[0].items() >= (unchanged | version).items()
+    names = {"policy", "images_per_class", "gap_floor", "gap_margin"}
+    assert keys[0].keys() - unchanged.keys() - names == version.keys()

@@ -20,17 +20,20 @@ FINISHED = (
     "gen*/scores-<id>/dev.parquet",
     "gen*/scores-<id>/temperature.json",
     "gen*/selection-<id>/*.parquet",
+    "gen*/selection-<id>/classes.csv",
     "gen*/pseudo-<id>/shards/*.tfrecord",
     "gen*/pseudo-<id>/shards/manifest.json",
     "gen*/pseudo-<id>/labeled.parquet",
     "export-<id>/model.keras",
     "export-<id>/class_names.txt",
+    "export-<id>/calibration.json",
     "export-<id>/saved_model/*.pb",
     "export-<id>/saved_model/variables/*",
 )
 OTHERS = (
     "config.json",
     "summary.json",
+    "classes.csv",
     "tensorboard/generations/*",
     "tensorboard/gen*/*/*",
 )

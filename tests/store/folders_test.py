@@ -255,6 +255,13 @@ def test_the_closest_match_is_described_by_its_differences(tmp_path):
     )
 
 
+def test_the_closest_match_may_lack_a_setting(tmp_path):
+    stage = build_or_reuse(scores_key(tmp_path, {"seed": 1}), write_result)
+    assert describe_closest_match(scores_key(tmp_path, {"version": 2, "seed": 1, "k": 0})) == (
+        f" ({stage.path.name} has no k, no version)"
+    )
+
+
 def test_the_closest_match_names_inputs_and_few_settings(tmp_path):
     teachers = [build_or_reuse(teacher_key(tmp_path, seed=seed), write_result) for seed in (0, 1)]
     settings = {f"setting{number}": 0 for number in range(7)}

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from nsk.data.content import ContentDigests
 from nsk.data.sources.source import Source, SourceImage
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 
 if TYPE_CHECKING:  # Imported in functions, since it is an optional dependency.
     import tensorflow_datasets as tfds
@@ -57,7 +57,7 @@ class TfdsSource(Source):
         if not self._names:
             raise UserError(
                 f"tfds:{name} has neither a train nor a test split: its splits are "
-                f"{', '.join(self._builder.info.splits)}; as --dataset, give --train_split."
+                f"{list_names(list(self._builder.info.splits))}; as --dataset, give --train_split."
             )
         order = ("train", "unlabeled", "test")
         self.splits = tuple(split for split in order if split in self._names)
@@ -72,7 +72,7 @@ class TfdsSource(Source):
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"--{flag}_split={split!r} is not a split of tfds:{self.name}: expected one of "
-                f"{', '.join(self._builder.info.splits)}."
+                f"{list_names(list(self._builder.info.splits))}."
             ) from error
 
     def content(self, digests: ContentDigests) -> dict:
@@ -169,7 +169,7 @@ def _find_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | N
     image = choose(tfds.features.Image, "image")
     if image is None:
         raise UserError(
-            f"tfds:{name} has no image feature, only {', '.join(info.features)}: choose another "
-            "data set."
+            f"tfds:{name} has no image feature, only {list_names(list(info.features))}: choose "
+            "another data set."
         )
     return image, choose(tfds.features.ClassLabel, "label")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsk.errors import UserError
+from nsk.errors import UserError, list_names
 from nsk.evaluation.class_folders import match_classes
 from nsk.evaluation.corruption_files import CorruptionFiles, open_corruption_files
 from nsk.evaluation.corruptions import CORRUPTIONS
@@ -48,7 +48,7 @@ class PublishedCorruptions:
         if not self.names:
             raise UserError(
                 f"{folder} has none of the corruptions {', '.join(wanted)}: choose of "
-                f"{', '.join(files.names)} with --corruptions."
+                f"{list_names(files.names)} with --corruptions."
             )
         for name in self.names:
             files.check(name)
