@@ -164,7 +164,7 @@ def _write_shard_sets(
     spool: BinaryIO,
 ) -> None:
     """Writes one shard set for each split, with the images in the order of its rows."""
-    progress = Progress("data/images", sum(map(len, splits.values())))
+    progress = Progress("data/images, writing", sum(map(len, splits.values())))
     written = 0
     for split, rows in splits.items():
         is_unlabeled = split == "unlabeled"

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from nsk import progress
 from nsk.config.data import DataConfig
 from nsk.data import records, shards, sources, spool
 from nsk.data.decoding import decode_image
@@ -587,13 +588,35 @@ def test_ids_must_be_unique(tmp_path, given):
     refused("'train/3' is duplicated in train", tmp_path, num_labeled=2, num_dev=2)
 
 
-def test_progress_is_logged(tmp_path, given, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(spool, "LOG_EVERY_SECONDS", 0.0)
+def test_progress_has_a_total_if_all_sources_know_theirs(tmp_path, given, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EARLY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
-    with caplog.at_level("INFO", "absl"):
-        run(tmp_path, num_labeled=4, num_dev=4)
-    assert "data/images: 40 images read" in caplog.messages
-    assert "data/images: 40 images in" in capsys.readouterr().err
+    given["tfds:more"] = GivenSource(names(2), {"train": pool(7, start=300, prefix="more")})
+    settings = {"num_labeled": 4, "num_dev": 4, "unlabeled_dataset": "tfds:more"}
+    run(tmp_path / "unknown", **settings)
+    first, *_ = lines = capsys.readouterr().err.splitlines()
+    assert first.startswith("data/images, reading: 16 images, ")
+    assert any(line.startswith("data/images, reading: 47 images in ") for line in lines)
+    assert any(line.startswith("data/images, writing: 100% 23/23 images") for line in lines)
+    for source in given.values():
+        source.count = lambda split, source=source: len(source.pools[split])
+    run(tmp_path / "known", **settings)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("data/images, reading:  34% 16/47 images, ")
+    assert any(line.startswith("data/images, reading: 100% 47/47 images") for line in lines)
+
+
+def test_images_are_read_in_parts_of_half_a_second(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(spool.time, "monotonic", lambda: now[0])
+    images = (SourceImage(str(number), b"", None) for number in range(2000))
+    sizes = []
+    for chunk in spool._chunks(images):
+        sizes.append(len(chunk))
+        now[0] += len(chunk) * (0.001 if sum(sizes) < 1000 else 0.01)
+    assert sum(sizes) == 2000
+    assert sizes[:5] == [16, 32, 64, 128, 256] and set(sizes[8:-1]) == {50}
 
 
 def test_everything_left_out_is_described():

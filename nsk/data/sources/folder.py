@@ -77,6 +77,10 @@ class FolderSource(Source):
             self._max_image_bytes,
         )
 
+    def count(self, split: str) -> int:
+        """Number of image files of a split."""
+        return sum(1 for _ in self._files(split))
+
     def _name(self, path: str) -> str:
         return Path(path).relative_to(self.root).as_posix()
 
