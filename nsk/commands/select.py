@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsk.commands.preparation import prepare, require_workdir
 from nsk.config.config import Config
+from nsk.data.class_names import read_class_descriptions
 from nsk.errors import UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
@@ -25,12 +26,15 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         UserError: the scores are not finished.
     """
     runner = prepare(values, check)
-    from nsk.report.terminal import print_selection
+    from nsk.report.selection_report import Selection, report_selection
     from nsk.stages import selection
 
     images, scores = find_scores(runner)
     selected = selection.select(runner, runner.config.command.generation, scores, images)
-    return print_selection(images, scores, selected) if runner.workers.is_chief else None
+    if not runner.workers.is_chief:
+        return None
+    descriptions = read_class_descriptions(runner.config.data)
+    return report_selection(Selection(images, scores, selected, descriptions))
 
 
 def find_scores(runner: "StageRunner") -> tuple["StageFolder", "StageFolder"]:

@@ -17,6 +17,7 @@ from nsk.data.native_output import captured_stderr
 from nsk.data.normalization import NormalizedImage
 from nsk.data.pools import Pool
 from nsk.data.sources.source import SourceImage
+from nsk.data.splits import base_pool
 from nsk.errors import UserError
 from nsk.progress import Progress
 from nsk.store.files import num_cores
@@ -56,24 +57,29 @@ def spool_images(
         for image, result, side, message in _normalized(
             source_images, config, lambda done, earlier=earlier: progress.update(earlier + done)
         ):
+            id = pool.id_prefix + image.id
             if isinstance(result, ValueError):
-                corrupt.append({"id": image.id, "reason": str(result)})
+                corrupt.append({"id": id, "reason": str(result)})
             else:
                 if message:
-                    doubtful.append({"id": image.id, "reason": message})
+                    doubtful.append({"id": id, "reason": message})
                 spans.append((spool.tell(), len(result.encoded)))
                 spool.write(result.encoded)
                 if scores := _external_teacher_scores(image, num_classes):
                     external_teacher[len(ids)] = spool.write(scores)
                 if image.group:
                     groups[len(ids)] = image.group
-                ids.append(image.id)
+                ids.append(id)
                 labels.append(pool.label(image))
                 digests.append(result.digest)
                 sides.append(side)
                 reencoded += result.reencoded
         rows[name] = np.arange(start, len(ids))
         _check_unique(ids[start:], name)
+    if config.keep_remaining and "unlabeled" in rows:  # Both become unlabelled ones.
+        base = base_pool(rows)
+        together = np.concatenate([rows[base], rows["unlabeled"]])
+        _check_unique([ids[row] for row in together], f"{base} and unlabeled")
     progress.close(len(ids) + len(corrupt))
     _check_corrupt(corrupt, len(ids) + len(corrupt), config.max_corrupt_fraction)
     index = ImageIndex(

@@ -5,14 +5,19 @@ from absl import logging
 from nsk.config.data import PATHS
 from nsk.config.fields import used_values
 from nsk.data import ingest, sources
+from nsk.data.class_names import read_class_descriptions
 from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
 
 
-def ingest_images(runner: StageRunner) -> StageFolder:
+def ingest_images(runner: StageRunner, logs_summary: bool = True) -> StageFolder:
     """Returns the stage that ingests all images.
+
+    Args:
+        runner: the runner of stages.
+        logs_summary: whether the lines of `describe_images` are logged.
 
     Raises:
         UserError: there are no unlabelled images for students.
@@ -29,9 +34,19 @@ def ingest_images(runner: StageRunner) -> StageFolder:
             f"No unlabelled images of --dataset={data.dataset} remain for students: lower "
             "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
         )
-    for line in ingest.describe(images.counts):
-        logging.info("%s", line)
+    if logs_summary:
+        _log_lines(describe_images(runner, images))
     return images
+
+
+def describe_images(runner: StageRunner, images: StageFolder) -> list[str]:
+    """Lines of text on the ingested images: the splits, and everything that was left out."""
+    return ingest.describe(images.counts, read_class_descriptions(runner.config.data))
+
+
+def _log_lines(lines):
+    for line in lines:
+        logging.info("%s", line)
 
 
 def ingest_test_images(runner: StageRunner) -> StageFolder:
@@ -40,15 +55,17 @@ def ingest_test_images(runner: StageRunner) -> StageFolder:
     They are the same images as those of a run with the same settings.
     """
     images = _build(runner, "images", ingest.ingest_for_evaluation)
-    for line in ingest.describe(images.counts):
-        logging.info("%s", line)
+    _log_lines(describe_images(runner, images))
     return images
 
 
 def _build(runner, name, ingest_into):
     """The stage that a function of settings, seed and folder ingests images into."""
     config, digests = runner.config, content_digests(runner)
-    content = sources.content(config.data, digests)
+    opened = sources.open_sources(config.data)
+    # At first: all that follows reads the images, which may take long.
+    _log_lines(f"--{flag}: {note}" for flag, source in opened.items() for note in source.notes)
+    content = sources.content(config.data, digests, opened)
 
     def build(folder):
         counts = ingest_into(config.data, config.split_seed, folder)

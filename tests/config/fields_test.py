@@ -181,6 +181,7 @@ CONDITIONS = {
     "label_column": has_label_table,
     "split_column": has_label_table,
     "group_column": has_label_table,
+    "keep_remaining": lambda v: v["keep_remaining"],  # So false is in no fingerprint.
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,

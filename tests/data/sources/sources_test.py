@@ -80,7 +80,7 @@ def test_every_source_knows_how_many_images_it_has(tmp_path, pictures, fill, wri
     fill(tmp_path / "photos", "train/a/1.png", "train/b/2.jpg", "val/a/3.png", "extra/4.png",
          "train/a/5.txt", "train/.hidden/6.png")  # fmt: skip
     table = tmp_path / "labels.csv"
-    table.write_text("path,label,split\ntrain/a/1.png,x,dev\ntrain/b/2.jpg,y,\nval/a/3.png,x,\n")
+    table.write_text("path,label,split\ntrain/a/1.png,x,\ntrain/b/2.jpg,y,\nval/a/3.png,x,\n")
     examples = [records.image_example(str(number), b"1", number % 2) for number in range(5)]
     write_tfrecord(tmp_path / "a.tfrecord", examples[:2])
     write_tfrecord(tmp_path / "b.tfrecord", examples[2:])
