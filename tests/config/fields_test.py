@@ -419,8 +419,9 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
             )
         warned.update(expected)
     # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
-    # class weights depend on themselves alone.
-    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", "class_weights"}
+    # class weights and remaining images depend on themselves alone.
+    themselves = {"class_weights", "keep_remaining"}
+    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", *themselves}
 
 
 def test_defaults_without_effect_trigger_no_warning():
