@@ -69,12 +69,12 @@ def report_selection(selection: Selection) -> dict[str, Any]:
     Returns:
         the selection's counts.
     """
-    path = selection.selected.path
-    path = path.with_name(f"{path.name}.csv")
+    selected = selection.selected
+    path = selected.path.with_name(f"classes-{selected.fingerprint}.csv")
     with naming_disk_errors(path.parent):
         _write_csv(path, selection)
     sys.stdout.write(selection_table(selection, path))
-    return selection.selected.counts
+    return selected.counts
 
 
 def selection_table(selection: Selection, path: Path) -> str:

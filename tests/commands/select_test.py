@@ -27,7 +27,7 @@ def test_select_prints_a_table_and_trains_nothing(copied_workdir, capsys):
     assert "Nothing was trained" in output
     assert str(copied_workdir / "gen1" / "selection") in output
     assert counts["copies"] == sum(per_class["copies"])
-    (path,) = (copied_workdir / "gen1").glob("selection-*.csv")
+    (path,) = (copied_workdir / "gen1").glob("classes-*.csv")
     assert f"All classes: {path}" in output
     with open(path, newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [row[0] for row in rows]

@@ -100,7 +100,7 @@ def test_classes_with_most_images_come_first_and_empty_ones_beyond_ten_are_hidde
     total = f"{sum(candidates):,}"
     assert lines[15].split() == ["all", total, "910", "1,820", "40", "50.00%", "0", "-"]
     assert lines[16] == "and 7 more classes of which nothing is kept."
-    path = tmp_path / "gen1" / f"{selected.path.name}.csv"
+    path = tmp_path / "gen1" / f"classes-{selected.fingerprint}.csv"
     assert f"All classes: {path}" in lines
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))

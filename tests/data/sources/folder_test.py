@@ -241,8 +241,8 @@ def test_tiny_imagenet(tmp_path, fill):
     skipped = source.skipped_files()
     assert skipped == SkippedFiles(others={".txt": 6}, without_class={"dev": 4, "test": 5})
     assert source.notes == (
-        f"Folder {tmp_path}: train (6 images of 2 classes); without class folders, so not used: dev "
-        f"(4 images), test (5 images); in {root}.",
+        f"Folder {tmp_path}: train (6 images of 2 classes); without class folders, so not used: "
+        f"dev (4 images), test (5 images); in {root}.",
     )
     # Files that are not read count, too.
     assert source.content(ContentDigests())["files"] == 6 + 9 + 6
