@@ -48,11 +48,9 @@ class Selection:
 
     @property
     def order(self) -> list[int]:
-        """All classes, those with the most images kept first, then those with most candidates."""
-        kept, candidates = self.per_class["kept"], self.per_class["candidates"]
-        return sorted(
-            range(len(self.class_names)), key=lambda label: (-kept[label], -candidates[label])
-        )
+        """All classes, those of which most images are kept first."""
+        kept = self.per_class["kept"]
+        return sorted(range(len(kept)), key=lambda label: (-kept[label], label))
 
     @property
     def dev_columns(self) -> list[tuple[str, str, str]]:

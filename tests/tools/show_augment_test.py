@@ -151,8 +151,10 @@ def test_the_command_writes_a_png_and_refuses_invalid_flags(tmp_path):
         finished = run(wrong)
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr
-    finished = run("--models=convnet5", f"--png={tmp_path}/teacher.png", "--magnitudes=3")
+    finished = run("--models=convnet5", "--magnitudes=3")
     assert finished.returncode == 0, finished.stderr  # A chain without students.
+    assert finished.stdout.startswith(f"{tmp_path}/run/augment.png: ")
+    assert (tmp_path / "run/augment.png").is_file()
     finished = run(f"--png={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
     assert finished.returncode == 0, finished.stderr
     with Image.open(tmp_path / "new/sheet.png") as sheet:
