@@ -63,6 +63,7 @@ ALLOWED = {
     },
     "nsk.report": {
         "nsk.report",
+        "nsk.data.class_names",
         "nsk.decisions",
         "nsk.config.config",
         "nsk.evaluation.class_metrics",

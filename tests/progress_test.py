@@ -56,6 +56,30 @@ def test_a_line_every_half_minute_outside_a_terminal(fake_clock):
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
+def test_early_work_has_a_line_after_a_second(fake_clock):
+    stream = io.StringIO()
+    bar = Progress("reading", 1000, stream=stream, early=True)
+    for done in range(10, 330, 5):  # 64 updates, two per second.
+        fake_clock[0] += 0.5
+        bar.update(done)
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "reading:   2% 15/1,000 images, 15/s, 1:06 left",
+        "reading:  32% 315/1,000 images, 10/s, 1:07 left",
+    ]
+
+
+def test_without_a_total_the_count_and_the_rate_are_shown(fake_clock):
+    for stream, start, end in ((io.StringIO(), "", "\n"), (Terminal(), "\r\x1b[K", "")):
+        bar = Progress("reading", None, stream=stream, early=True)
+        assert not bar.is_shown
+        fake_clock[0] += 2
+        bar.update(3000)
+        assert bar.is_shown
+        assert stream.getvalue() == f"{start}reading: 3,000 images, 1,500/s  {end}"
+        bar.close(4000)
+        assert "reading: 4,000 images in 2.0 s (2,000/s)" in stream.getvalue()
+
+
 def test_the_final_line_has_the_total_time_and_the_note(fake_clock):
     stream = io.StringIO()
     bar = Progress("training", 500, unit="steps", stream=stream)

@@ -1,12 +1,14 @@
 """Draws a PNG sheet of every RandAugment operation at several magnitudes, on your images.
 
     python -m tools.show_augment --flagfile=flags/quickstart.flags --workdir=runs/quickstart \
-        [--png=augment.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
+        [--png=sheet.png] [--magnitudes=3,9,15,21,30] [--num_images=2] [--generation=1]
 
 Flags are those of `nsk.main` and the four above; `--generation` selects the noise, with 0 for the
 teacher. The images are the first labelled ones of the workdir, which are ingested if needed. A row
-is an operation, or one of its two directions; below every cell is the amount at its magnitude. The
-last row shows the images with all noise of the generation's training, drawn again for every column.
+is an operation, or one of its two directions; below every cell is the amount at its magnitude, and
+operations without magnitude have one cell. The last row shows the images with all noise of the
+generation's training, drawn again for every column. Without `--png` the sheet is `augment.png` in
+the workdir.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from nsk.stages.hyperparameters import Hyperparameters
     from nsk.stages.runner import StageRunner
 
+DEFAULT_NAME = "augment.png"
 MIN_CELL_SIDE = 96  # Pixels: smaller images are enlarged by repeating pixels.
 MARGIN, TEXT_HEIGHT, FONT_SIZE = 8, 16, 12
 LABEL_WIDTH = 120
@@ -52,7 +55,8 @@ def operation_rows(
         magnitudes: of the columns.
 
     Returns:
-        list of rows (label, cells); a cell is (caption, images of the shape given).
+        list of rows (label, cells); a cell is (caption, images of the shape given). Operations
+        without magnitude have one cell.
     """
     from nsk.data.image_operations import RandAugmentOptions, apply_operation, operation_amount
 
@@ -72,7 +76,8 @@ def operation_rows(
 
     rows = []
     for name in noise_config.operations:
-        rows.append((name, [cell(name, magnitude, 1.0) for magnitude in magnitudes]))
+        columns = magnitudes if OPERATIONS[name].amount else magnitudes[:1]
+        rows.append((name, [cell(name, magnitude, 1.0) for magnitude in columns]))
         if OPERATIONS[name].is_signed(options.profile):
             rows.append((f"{name} (-)", [cell(name, magnitude, -1.0) for magnitude in magnitudes]))
     return rows
@@ -225,15 +230,20 @@ def show(argv: list[str]) -> int:
     if argv[1:]:
         raise UserError(f"Received {' '.join(argv[1:])!r}: settings are given as --name=value.")
     given = flags.FLAGS
-    output = Path(given.png).expanduser()
     try:
         magnitudes = [float(magnitude) for magnitude in given.magnitudes]
     except ValueError:
         raise UserError(
             f"--magnitudes={','.join(given.magnitudes)}: expected numbers such as 3,9,15."
         ) from None
-    check_png("--png", output)
-    runner = prepare(nsk_main.flag_values())
+    values = nsk_main.flag_values()
+    if given.png:
+        output = Path(given.png).expanduser()
+        check_png("--png", output)
+    runner = prepare(values)
+    if not given.png:
+        output = runner.workdir / DEFAULT_NAME
+        check_png("--png", output)
     generation = given.generation
     if not given["generation"].present:  # Without students, the teacher is shown.
         generation = min(generation, runner.config.num_students)
@@ -245,7 +255,7 @@ def show(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     nsk_main.define_flags()
-    flags.DEFINE_string("png", "augment.png", "The PNG file to write.")
+    flags.DEFINE_string("png", "", f"The PNG file to write; empty: {DEFAULT_NAME} in the workdir.")
     flags.DEFINE_list("magnitudes", [], "Magnitudes of the columns; none: five up to the largest.")
     flags.DEFINE_integer("num_images", 2, "Images in a cell, side by side.", lower_bound=1)
     app.run(functools.partial(nsk_main.run_main, main=show), flags_parser=nsk_main.parse_flags)

@@ -54,9 +54,14 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     config, folder = runner.config, None
     if config.command.plan_images:
         counts = ingest.placeholder_counts(*config.command.placeholder_counts)
+        lines = [_describe_placeholders(counts)]
     else:
-        images = ingestion.ingest_images(runner)
+        images = ingestion.ingest_images(runner, logs_summary=False)
         counts, folder = images.counts, images.path
+        lines = ingestion.describe_images(runner, images)
+    if runner.workers.is_chief:  # Before the warnings of the checks, which are of these images.
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
     validation.check_chain(runner, counts)
     return print_plan(runner, counts, folder) if runner.workers.is_chief else None
 
@@ -64,7 +69,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
 def print_plan(
     runner: "StageRunner", counts: Mapping[str, Any], folder: Path | None
 ) -> dict[str, Any]:
-    """Prints the plan and returns it.
+    """Prints the plan without the lines on images, and returns it.
 
     Args:
         runner: the runner of stages.
@@ -78,15 +83,14 @@ def print_plan(
     generations = range(runner.config.num_students + 1)
     rows = [row for number in generations for row in _rows(runner, counts, number)]
     disk = _disk_bytes(runner.config, counts, folder, rows)
-    _print(runner, counts, folder, rows, disk)
+    _print(runner, rows, disk)
     return {"images": counts["images"], "stages": rows, "disk_bytes": disk}
 
 
-def _print(runner, counts, folder, rows, disk):
+def _print(runner, rows, disk):
     from nsk.report.text_table import align_columns
 
     lines = [
-        *_images(counts, folder),
         *align_columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
         "",
         *align_columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
@@ -108,16 +112,12 @@ def _describe_devices(strategy):
     return f"{strategy.num_replicas_in_sync} {device_type(strategy)}{each}"
 
 
-def _images(counts, folder):
-    from nsk.data import ingest
-
-    if folder:
-        return ingest.describe(counts)
+def _describe_placeholders(counts):
     labeled, unlabeled = (counts["images"][split] for split in ("labeled", "unlabeled"))
-    return [
+    return (
         f"Placeholder counts of --plan_images: {labeled:,} labeled, {unlabeled:,} unlabeled; "
         f"{counts['num_classes']:,} classes. No image was read."
-    ]
+    )
 
 
 def _rows(runner, counts, generation):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from nsk.config.config import Config
+from nsk.data.class_names import read_class_descriptions
 from nsk.data.native_output import captured_stderr
 from nsk.errors import UserError
 from nsk.store.disk_errors import make_folder
@@ -121,11 +122,12 @@ def require_output(command: str, values: Mapping[str, Any]) -> Path:
 
 
 def _check_files(config):
-    """UserError if a given file does not exist."""
+    """UserError if a given file does not exist, or cannot be read."""
     if config.chain.teacher and not _exists(config.teacher_path):
         raise UserError(
             f"--teacher={config.chain.teacher} does not exist: give the path of a model."
         )
+    read_class_descriptions(config.data)
     for path in config.init_paths:
         if not _exists(path):
             raise UserError(

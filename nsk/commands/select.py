@@ -7,6 +7,7 @@ from absl import logging
 
 from nsk.commands.preparation import prepare, require_workdir
 from nsk.config.config import Config
+from nsk.data.class_names import read_class_descriptions
 from nsk.errors import GenerationFailedError, UserError
 
 if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
@@ -27,7 +28,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         UserError: the scores are not finished.
     """
     runner = prepare(values, check)
-    from nsk.report.terminal import print_selection
+    from nsk.report.selection_report import Selection, report_selection
     from nsk.stages import selection, selection_checks
 
     images, scores = find_scores(runner)
@@ -37,7 +38,10 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         selection_checks.check_selection(runner, generation, images, scores, selected)
     except GenerationFailedError as error:
         logging.warning("A run would end here: %s", error)
-    return print_selection(images, scores, selected) if runner.workers.is_chief else None
+    if not runner.workers.is_chief:
+        return None
+    descriptions = read_class_descriptions(runner.config.data)
+    return report_selection(Selection(images, scores, selected, descriptions))
 
 
 def find_scores(runner: "StageRunner") -> tuple["StageFolder", "StageFolder"]:

@@ -160,6 +160,11 @@ class Config:
                 f"--first_scores=records with --unlabeled_dataset={self.data.unlabeled_dataset!r}: "
                 "give tfrecord:PATTERN of records with pseudo-labels."
             )
+        if self.data.keep_remaining:
+            raise UserError(
+                "--first_scores=records with --keep_remaining: the remaining images of --dataset "
+                "have no stored scores; leave one of the two out."
+            )
         if self.selection.calibrate or self.selection.target_precision:
             raise UserError(
                 "--first_scores=records with --calibrate or --target_precision, which need the "

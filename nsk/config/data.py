@@ -11,6 +11,8 @@ WITHOUT_TEST_DATASET = Condition("no --test_dataset", lambda values: not values[
 WITH_TFDS = starts_with("dataset", "tfds:")
 WITH_FOLDER = starts_with("dataset", "folder:")
 WITH_LABELS = Condition("--labels", lambda values: WITH_FOLDER.holds(values) and values["labels"])
+# So it is in no fingerprint if it is not given.
+KEEPS_REMAINING = Condition("--keep_remaining", lambda values: values["keep_remaining"])
 WITH_TFRECORDS = (
     starts_with("dataset", "tfrecord:")
     | starts_with("unlabeled_dataset", "tfrecord:")
@@ -76,6 +78,18 @@ class DataConfig(Section):
         "",
         "File with the names of the classes, one per line, in the order of their labels; empty: "
         "sorted, or as the source has them.",
+    )
+    class_descriptions: str = setting(
+        "",
+        "File with words for the names of classes, to be shown beside them in tables and reports: "
+        "lines such as 'n01440764 tench, Tinca tinca', with a tab or a space behind the name.",
+        changes_results=False,
+    )
+    keep_remaining: bool = setting(
+        False,
+        "Use the remaining images of --dataset as unlabelled ones beside those of "
+        "--unlabeled_dataset, or of an unlabelled split of --dataset, not only in their absence.",
+        used_if=KEEPS_REMAINING,
     )
     image_key: str = setting(
         "image/encoded",

@@ -16,7 +16,7 @@ from nsk.hashing import sha256_of_file
 from nsk.progress import Progress
 from nsk.store.files import atomic_write, num_cores
 
-FILES_PER_TASK = 256
+FILES_PER_TASK = 32
 MAX_REMEMBERED = 100
 # A file that was changed twice within the resolution of its times looks unchanged.
 SETTLED_NANOSECONDS = 2 * 10**9
@@ -97,7 +97,7 @@ def _state(names, files, others):
 def _digest(names, files, others, max_bytes):
     """SHA-256 of names and contents."""
     digest = hashlib.sha256()
-    progress, done = Progress("content of files", len(names), "files"), 0
+    progress, done = Progress("content of files", len(names), "files", early=True), 0
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         # Few tasks at a time: names of millions of files are long.
         for group in _batched(names, FILES_PER_TASK * num_cores()):
@@ -107,8 +107,10 @@ def _digest(names, files, others, max_bytes):
             )
             for name, content in zip(group, itertools.chain.from_iterable(contents), strict=True):
                 _update(digest, name, content)
-            done += len(group)
-            progress.update(done)
+                done += 1
+                progress.update(done)
+    if progress.is_shown:
+        progress.close()
     for name in others:
         _update(digest, name, "")
     return digest.hexdigest()

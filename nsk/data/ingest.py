@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from nsk.config.data import DataConfig
 from nsk.data import deep_images, records, shards
 from nsk.data.class_counts import describe_classes
+from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
@@ -177,7 +178,7 @@ def _write_shard_sets(
     spool: BinaryIO,
 ) -> None:
     """Writes one shard set for each split, with the images in the order of its rows."""
-    progress = Progress("data/images", sum(map(len, splits.values())))
+    progress = Progress("data/images, writing", sum(map(len, splits.values())))
     written = 0
     for split, rows in splits.items():
         is_unlabeled = split == "unlabeled"
@@ -203,8 +204,16 @@ def _shard_limits(config: DataConfig, split: str, count: int) -> tuple[int, int]
     return images_per_shard, config.shard_mebibytes * 2**20
 
 
-def describe(counts: dict) -> list[str]:
-    """What `ingest` returned as lines of text: the splits, and everything that was left out."""
+def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> list[str]:
+    """Describes what `ingest` returned: the splits, and everything that was left out.
+
+    Args:
+        counts: what it returned.
+        descriptions: words for names of classes; None: there are none.
+
+    Returns:
+        Lines of text.
+    """
     sizes = ", ".join(f"{size:,} {split}" for split, size in counts["images"].items())
     side = counts["image_side"]
     if side is None:
@@ -217,20 +226,31 @@ def describe(counts: dict) -> list[str]:
         f"{counts['reencoded']:,} were re-encoded."
     ]
     if "per_class" in counts:
-        lines += describe_classes(counts["class_names"], counts["per_class"])
+        names = counts["class_names"]
+        lines += describe_classes(with_descriptions(names, descriptions), counts["per_class"])
+        lines += describe_coverage(names, descriptions)
     if counts.get("deep_images"):  # Stages of earlier versions do not have it.
         lines.append(deep_images.describe(counts["deep_images"], counts["significant_bits"]))
     for split, number in counts["duplicates_removed"].items():
         if number:
             lines.append(
                 f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
-                "split, or of the same group."
+                "split or source, or of the same group."
             )
     lines += _describe_conflicts(counts["conflicts"])
     for pool, number in counts["unused"].items():
         if number:
-            lines.append(f"Not used: {number:,} readable {pool} images that are in no split.")
+            hint = ""
+            if pool in ("train", "labeled"):
+                hint = " --keep_remaining makes them unlabelled ones, too."
+            lines.append(f"Not used: {number:,} readable {pool} images that are in no split.{hint}")
     lines += _describe_skipped(counts)
+    lines += _describe_broken(counts)
+    return lines
+
+
+def _describe_broken(counts: dict) -> Iterator[str]:
+    """Yields lines on the files that cannot be read, or only with errors."""
     for kind, text in (
         ("corrupt", "Left out: {:,} that cannot be read"),
         ("doubtful", "Decoded with errors, perhaps damaged: {:,}"),
@@ -239,8 +259,7 @@ def describe(counts: dict) -> list[str]:
         if count:
             named = "; ".join(f"{image['id']} ({image['reason']})" for image in images[:3])
             end = "; ..." if count > 3 else "."
-            lines.append(f"{text.format(count)}, listed in stage.json: {named}{end}")
-    return lines
+            yield f"{text.format(count)}, listed in stage.json: {named}{end}"
 
 
 def _describe_conflicts(conflicts: dict) -> list[str]:

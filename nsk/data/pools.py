@@ -12,6 +12,8 @@ from nsk.data.class_names import normalize_name, read_class_names
 from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError, list_names
 
+UNLABELED_PREFIX = "unlabeled_dataset/"
+
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
@@ -22,12 +24,14 @@ class Pool:
         split: one of its splits.
         has_same_classes: whether its labels are of the classes of --dataset.
         classes: int array, the class of --dataset for each class of the source; None: the same.
+        id_prefix: what the ids of its images start with, before those of the source.
     """
 
     source: Source
     split: str
     has_same_classes: bool = True
     classes: np.ndarray | None = None
+    id_prefix: str = ""
 
     def label(self, image: SourceImage) -> int:
         """The class of an image of this pool, an index of the classes of --dataset; -1: unknown."""
@@ -68,15 +72,14 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
         # Unlabelled images may be of other classes, but then their labels have no meaning here.
         is_same = _normalized(unlabeled_source) == _normalized(source)
         split = _first_available_split(unlabeled_source, "unlabeled", "train", "labeled")
-        pools["unlabeled"] = Pool(unlabeled_source, split, is_same, classes)
+        # The remaining images of --dataset may have the same ids.
+        prefix = UNLABELED_PREFIX if config.keep_remaining else ""
+        pools["unlabeled"] = Pool(unlabeled_source, split, is_same, classes, prefix)
     if for_training and "train" not in pools and "labeled" not in pools:
         raise UserError(
             f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
             "folders, or a labeled folder with class folders, or a --train_split."
         )
-    for flag, opened_source in opened.items():
-        for note in opened_source.notes:
-            logging.info("--%s: %s", flag, note)
     return pools, names
 
 
@@ -137,13 +140,7 @@ def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.n
             f"{list_names(test_names or ['(none)'])} but --dataset={config.dataset} has "
             f"{list_names(names)}: they must be equal, or some of them."
         )
-    present = set(test_names) - empty
-    logging.info(
-        "--test_dataset: it has images of %d of the %d classes, none of %s.",
-        len(present & set(indices)),
-        len(names),
-        list_names([name for name in indices if name not in present]),
-    )
+    logging.info("--test_dataset: its classes are matched by name with those of --dataset.")
     return np.array([indices.get(name, -1) for name in test_names], np.int64)
 
 

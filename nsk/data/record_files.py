@@ -95,6 +95,17 @@ def read_records(
         )
 
 
+def count_records(path: Path) -> int | None:
+    """Number of records of a file, without reading them; None if it is compressed or unreadable."""
+    if compression_of(path):
+        return None
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return sum(1 for _ in _lengths(file))
+    except OSError:
+        return None
+
+
 def compression_of(path: Path) -> str:
     """How a TFRecord file is compressed, by its content: "GZIP", "ZLIB" or "", not at all."""
     try:

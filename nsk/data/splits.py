@@ -7,7 +7,7 @@ its images does not matter.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from absl import logging
@@ -43,13 +43,17 @@ def choose_splits(
         UserError: there are not enough images for a split.
     """
     division = _Division(images, class_names)
-    base = "train" if "train" in images.pools else "labeled"
+    base = base_pool(images.pools)
     _take_test(division, base, config)
     pool, num_training = _take_dev(division, base, config, split_seed)
     _take_labeled(division, base, config, split_seed, pool, num_training)
-    rows = division.remaining("unlabeled", "unlabeled" if "unlabeled" in images.pools else base)
-    division.take("unlabeled", rows)
+    _take_unlabeled(division, base, config)
     return division.splits, division.removed, division.unused()
+
+
+def base_pool(pools: Iterable[str]) -> str:
+    """The pool whose remaining images become unlabelled ones: train, or without it labeled."""
+    return "train" if "train" in pools else "labeled"
 
 
 def choose_evaluation_splits(
@@ -60,7 +64,7 @@ def choose_evaluation_splits(
     Images that are in neither count as unused only if they can be in one.
     """
     division = _Division(images, class_names)
-    base = "train" if "train" in images.pools else "labeled"
+    base = base_pool(images.pools)
     _take_test(division, base, config)
     if "dev" in images.pools or config.num_dev or config.dev_fraction:
         _take_dev(division, base, config, split_seed)
@@ -123,6 +127,18 @@ def _take_labeled(
     division.take("labeled", rows)
 
 
+def _take_unlabeled(division: "_Division", base: str, config: DataConfig) -> None:
+    pools = division.images.pools
+    if "unlabeled" not in pools:
+        division.take("unlabeled", division.remaining("unlabeled", base))
+        return
+    rows = np.zeros(0, np.int64)
+    if config.keep_remaining:
+        rows = division.remaining("unlabeled", base)
+    others = division.remaining("unlabeled", "unlabeled")
+    division.take("unlabeled", np.concatenate([rows, division.without_pixels_of(rows, others)]))
+
+
 class _Division:
     """The splits decided so far, and the images that are still available.
 
@@ -147,8 +163,16 @@ class _Division:
         rows = rows[~self._is_used[rows]]
         is_kin = np.array([self._kin[row] in self._taken for row in rows.tolist()], bool)
         self._is_used[rows[is_kin]] = True
-        self.removed[split] = int(is_kin.sum())
+        self.removed[split] = self.removed.get(split, 0) + int(is_kin.sum())
         return rows[~is_kin]
+
+    def without_pixels_of(self, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Rows of unlabelled images without the pixels of others; drops and counts the rest."""
+        digests = {self.images.digests[row] for row in others.tolist()}
+        is_same = np.array([self.images.digests[row] in digests for row in rows.tolist()], bool)
+        self._is_used[rows[is_same]] = True
+        self.removed["unlabeled"] += int(is_same.sum())
+        return rows[~is_same]
 
     def labelled(self, split: str, pool: str) -> np.ndarray:
         """The available rows of a pool with a known label."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
-from absl import logging
 from PIL import Image
 
 from nsk.config.data import DataConfig
@@ -18,13 +17,15 @@ from nsk.data.native_output import captured_stderr
 from nsk.data.normalization import NormalizedImage
 from nsk.data.pools import Pool
 from nsk.data.sources.source import SourceImage
+from nsk.data.splits import base_pool
 from nsk.errors import UserError
 from nsk.progress import Progress
 from nsk.store.files import num_cores
 
-# Encoded images in memory: this many, or fewer if they reach this size.
-MAX_IMAGES_IN_MEMORY, MAX_BYTES_IN_MEMORY = 256, 2**28
-LOG_EVERY_SECONDS = 30.0
+# Encoded images in memory: as many as take this long, within limits of their number and size, so
+# that progress is shown often.
+CHUNK_SECONDS = 0.5
+MIN_IMAGES_IN_MEMORY, MAX_IMAGES_IN_MEMORY, MAX_BYTES_IN_MEMORY = 16, 256, 2**28
 MAX_NAMED_IN_ERROR = 10  # Unreadable images.
 MAX_NAMED_IN_COUNTS = 100
 
@@ -51,15 +52,19 @@ def spool_images(
     ids, labels, digests, spans, sides, corrupt, doubtful = [], [], [], [], [], [], []
     rows, groups, external_teacher, reencoded = {}, {}, {}, 0
     deep = _DeepImages(config)
-    last_log = time.monotonic()
+    progress = Progress("data/images, reading", _num_images(pools), early=True)
     for name, pool in pools.items():
-        start = len(ids)
-        for image, result, size, message in _normalized(pool.source.images(pool.split), config):
+        start, earlier = len(ids), len(ids) + len(corrupt)
+        source_images = pool.source.images(pool.split)
+        for image, result, size, message in _normalized(
+            source_images, config, lambda done, earlier=earlier: progress.update(earlier + done)
+        ):
+            id = pool.id_prefix + image.id
             if isinstance(result, ValueError):
-                corrupt.append({"id": image.id, "reason": str(result)})
+                corrupt.append({"id": id, "reason": str(result)})
             else:
                 if message:
-                    doubtful.append({"id": image.id, "reason": message})
+                    doubtful.append({"id": id, "reason": message})
                 spans.append((spool.tell(), len(result.encoded)))
                 spool.write(result.encoded)
                 if scores := _external_teacher_scores(image, num_classes):
@@ -67,17 +72,18 @@ def spool_images(
                 if image.group:
                     groups[len(ids)] = image.group
                 deep.add(len(ids), image.encoded, result.peak, spool)
-                ids.append(image.id)
+                ids.append(id)
                 labels.append(pool.label(image))
                 digests.append(result.digest)
                 sides.append(sorted(size))
                 reencoded += result.reencoded
-            # The total is not known yet, so `Progress` cannot be used.
-            if time.monotonic() - last_log >= LOG_EVERY_SECONDS:
-                last_log = time.monotonic()
-                logging.info("data/images: %d images read", len(ids) + len(corrupt))
         rows[name] = np.arange(start, len(ids))
         _check_unique(ids[start:], name)
+    if config.keep_remaining and "unlabeled" in rows:  # Both become unlabelled ones.
+        base = base_pool(rows)
+        together = np.concatenate([rows[base], rows["unlabeled"]])
+        _check_unique([ids[row] for row in together], f"{base} and unlabeled")
+    progress.close(len(ids) + len(corrupt))
     _check_corrupt(corrupt, len(ids) + len(corrupt), config.max_corrupt_fraction)
     index = ImageIndex(
         ids,
@@ -160,6 +166,12 @@ class _DeepImages:
         progress.close()
 
 
+def _num_images(pools: dict[str, Pool]) -> int | None:
+    """Number of images that the pools have; None if it is not known before they are read."""
+    counts = [pool.source.count(pool.split) for pool in pools.values()]
+    return None if None in counts else sum(counts)
+
+
 def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
     """The encoded image of a row."""
     offset, length = index.spans[row]
@@ -186,12 +198,14 @@ def _external_teacher_scores(image: SourceImage, num_classes: int) -> bytes:
 
 
 def _normalized(
-    source_images: Iterable[SourceImage], config: DataConfig
+    source_images: Iterable[SourceImage], config: DataConfig, update: Callable[[int], None]
 ) -> Iterator[tuple[SourceImage, NormalizedImage | ValueError, tuple[int, ...], str]]:
     """Yields each image, its normalised form, width and height, and the decoders' messages.
 
-    Of an image that cannot be decoded there are a ValueError and no size.
+    Of an image that cannot be decoded there are a ValueError and no size. `update` is called with
+    the number of images so far, several images at a time.
     """
+    done = 0
 
     def normalize(image):
         if image.unreadable:
@@ -214,6 +228,8 @@ def _normalized(
             with captured_stderr() as lines:
                 results = list(executor.map(normalize, chunk))
             messages = _messages(normalize, chunk) if lines else [""] * len(chunk)
+            done += len(chunk)
+            update(done)
             for image, (result, size), message in zip(chunk, results, messages, strict=True):
                 yield image, result, size, message or getattr(result, "doubt", "")
 
@@ -229,13 +245,16 @@ def _messages(normalize: Callable, chunk: list[SourceImage]) -> list[str]:
 
 
 def _chunks(source_images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
-    chunk, size = [], 0
+    chunk, size, limit, started = [], 0, MIN_IMAGES_IN_MEMORY, time.monotonic()
     for image in source_images:
         chunk.append(image)
         size += len(image.encoded)
-        if len(chunk) == MAX_IMAGES_IN_MEMORY or size >= MAX_BYTES_IN_MEMORY:
-            yield chunk
-            chunk, size = [], 0
+        if len(chunk) >= limit or size >= MAX_BYTES_IN_MEMORY:
+            yield chunk  # Until the next one is asked for, it is normalised.
+            seconds = time.monotonic() - started
+            limit = round(limit * CHUNK_SECONDS / max(seconds, CHUNK_SECONDS / 2))
+            limit = min(max(limit, MIN_IMAGES_IN_MEMORY), MAX_IMAGES_IN_MEMORY)
+            chunk, size, started = [], 0, time.monotonic()
     yield chunk
 
 

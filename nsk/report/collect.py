@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from nsk.config.config import Config
+from nsk.data.class_names import read_class_descriptions, words_of
 from nsk.decisions import Generation
 from nsk.errors import list_names
 from nsk.evaluation.class_metrics import measure_classes
@@ -64,12 +65,19 @@ def collect_summary(config: Config, results: RunResults) -> dict[str, Any]:
         for index, generation in enumerate(results.chain)
     ]
     _add_suites(generations, results)
+    names = images.counts["class_names"]
+    descriptions = read_class_descriptions(config.data)
+    described = {}
+    if descriptions:
+        words = zip(names, words_of(names, descriptions), strict=True)
+        described = {"class_descriptions": {name: text for name, text in words if text}}
     return {
         "generations": generations,
         "best": {"index": results.best},
         "decide_by": config.chain.decide_by,
         "export": results.export.path.relative_to(config.workdir).as_posix(),
-        "class_names": images.counts["class_names"],
+        "class_names": names,
+        **described,
         "num_images": images.counts["images"],
         "left_out": {
             "corrupt": images.counts["corrupt"]["count"],

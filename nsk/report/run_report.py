@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsk.config.config import Config
+from nsk.data.class_names import words_of
 from nsk.report import tensorboard
 from nsk.report.collect import SPLITS, RunResults, collect_summary
 from nsk.report.terminal import closing_table
@@ -44,11 +45,15 @@ def _write_classes(path: Path, summary: Mapping[str, Any]) -> None:
     """Writes a row for each generation, split and class; empty where a value is not defined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("generation", "split", "class", "images", "recall", "precision"))
+    names, descriptions = summary["class_names"], summary.get("class_descriptions")
+    classes = {"class": names}
+    if descriptions is not None:
+        classes["description"] = words_of(names, descriptions)
+    writer.writerow(("generation", "split", *classes, "images", "recall", "precision"))
     for generation in summary["generations"]:
         for split in SPLITS:
             columns = generation[split]["per_class"].values()
-            for name, *values in zip(summary["class_names"], *columns, strict=True):
-                writer.writerow((generation["index"], split, name, *values))
+            for values in zip(*classes.values(), *columns, strict=True):
+                writer.writerow((generation["index"], split, *values))
     with atomic_write(path) as unfinished:
         unfinished.write_text(text.getvalue(), encoding="utf-8")

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from nsk.data.class_names import with_descriptions
+
 GROUPS = ("dev", "test", "pseudo")
 CLASS_METRICS = ("recall", "precision")
 # With more classes, a curve for each of them is of no use: their distribution is shown alone.
@@ -39,11 +41,8 @@ def write_generations(summary: Mapping[str, Any], folder: Path) -> None:
 
 def _write_classes(title, values, summary, step):
     """Writes the values of all classes, None where they are not defined."""
-    known = {
-        name: value
-        for name, value in zip(summary["class_names"], values, strict=False)
-        if value is not None
-    }
+    names = with_descriptions(summary["class_names"], summary.get("class_descriptions"))
+    known = {name: value for name, value in zip(names, values, strict=False) if value is not None}
     if known:
         tf.summary.histogram(f"{title}/all_classes", list(known.values()), step=step)
     if len(values) <= MAX_CLASS_CURVES:

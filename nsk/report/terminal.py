@@ -1,19 +1,14 @@
-"""What a person reads in a terminal: the closing table of a run, and the table of a selection."""
+"""What a person reads in a terminal at the end of a run."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nsk.data.class_names import with_descriptions
 from nsk.errors import printable
 from nsk.evaluation.suites import SUITES, metric_name
 from nsk.report.text_table import align_columns
-from nsk.store.folders import StageFolder
 from nsk.units import format_duration
-
-# Columns of the selection table: title, and the counts of dev images kept and of correct ones.
-DEV_COLUMNS = ("dev kept", "dev_kept", "dev_correct")
-DEV_CUT_COLUMNS = ("before cut", "dev_before_cut", "dev_before_cut_correct")
 
 # Metrics that weigh classes equally, by their titles.
 CLASS_METRICS = {"balanced": "balanced_accuracy", "macro-F1": "macro_f1"}
@@ -111,9 +106,10 @@ def _low_recall_table(summary):
     ]
     if not low:
         return []
+    names = with_descriptions(summary["class_names"], summary.get("class_descriptions"))
     rows = [("class", "dev images", "recall", "precision", "test images", "recall", "precision")]
     for _, _, label in sorted(low)[:MAX_LISTED_CLASSES]:
-        cells = [printable(summary["class_names"][label])]
+        cells = [printable(names[label])]
         for split in (dev, test):
             cells.append(f"{split['images'][label]:,}")
             cells += [_format(split[metric][label], ".2%") for metric in ("recall", "precision")]
@@ -162,72 +158,3 @@ def _metric_columns(generations, suites):
 
 def _format(value, format_spec):
     return "-" if value is None else format(value, format_spec)
-
-
-def print_selection(
-    images: StageFolder, scores: StageFolder, selected: StageFolder
-) -> dict[str, Any]:
-    """Prints the table of a selection.
-
-    Args:
-        images: the ingest stage.
-        scores: the scoring stage.
-        selected: the selection stage.
-
-    Returns:
-        the selection's counts.
-    """
-    sys.stdout.write(selection_table(images, scores, selected))
-    return selected.counts
-
-
-def selection_table(images: StageFolder, scores: StageFolder, selected: StageFolder) -> str:
-    """What a selection keeps of each class, and the precision on dev; no test or hidden labels."""
-    counts = selected.counts
-    per_class = counts["per_class"]
-    dev_is_scored = scores.counts["temperature"] is not None
-    shows_cut = dev_is_scored and per_class["dev_before_cut"] != per_class["dev_kept"]
-    rows = [["class", "threshold", "candidates", "kept", "copies", "lowest"]]
-    for index, name in enumerate(images.counts["class_names"]):
-        rows.append(
-            [
-                name,
-                f"{per_class['thresholds'][index]:.4g}",
-                *(f"{per_class[count][index]:,}" for count in ("candidates", "kept", "copies")),
-                _format(per_class["lowest_confidence"][index], ".4g"),
-            ]
-        )
-    totals = (sum(per_class["candidates"]), counts["images"], counts["copies"])
-    rows.append(["all", "", *(f"{total:,}" for total in totals), ""])
-    if dev_is_scored:
-        _add_dev_columns(rows, per_class, *DEV_COLUMNS)
-    if shows_cut:
-        _add_dev_columns(rows, per_class, *DEV_CUT_COLUMNS)
-    remarks = " ".join(_selection_remarks(images, scores, shows_cut))
-    lines = ("", *align_columns(rows, left=1), "", remarks, f"Selection: {selected.path}", "")
-    return "\n".join(lines)
-
-
-def _add_dev_columns(rows, per_class, title, kept, correct):
-    """Adds two columns: dev images kept of each class and of all, and the share of correct ones."""
-    rows[0] += [title, "correct"]
-    counts = ([*per_class[name], sum(per_class[name])] for name in (kept, correct))
-    for row, num_kept, num_correct in zip(rows[1:], *counts, strict=True):
-        row += [f"{num_kept:,}", f"{num_correct / num_kept:.2%}" if num_kept else "-"]
-
-
-def _selection_remarks(images, scores, shows_cut):
-    """Yields the sentences below the table."""
-    yield f"{scores.counts['scored']:,} unlabelled images were scored."
-    temperature = scores.counts["temperature"]
-    if temperature is None:
-        yield "The external teacher's predictions of dev are not known."
-    else:
-        yield (
-            f"Dev kept: of {images.counts['images']['dev']:,} dev images, those that reach their "
-            "threshold; correct: the share of them that the teacher classifies correctly."
-        )
-        if shows_cut:
-            yield "Before cut: those that also reach the lowest confidence selected."
-        yield f"Temperature fitted on dev: {temperature:.3f}."
-    yield "Nothing was trained."

@@ -5,14 +5,19 @@ from absl import logging
 from nsk.config.data import PATHS
 from nsk.config.fields import used_values
 from nsk.data import deep_images, ingest, sources
+from nsk.data.class_names import read_class_descriptions
 from nsk.data.content import ContentDigests
 from nsk.errors import UserError
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
 
 
-def ingest_images(runner: StageRunner) -> StageFolder:
+def ingest_images(runner: StageRunner, logs_summary: bool = True) -> StageFolder:
     """Returns the stage that ingests all images.
+
+    Args:
+        runner: the runner of stages.
+        logs_summary: whether the lines of `describe_images` are logged.
 
     Raises:
         UserError: there are no unlabelled images for students.
@@ -29,8 +34,18 @@ def ingest_images(runner: StageRunner) -> StageFolder:
             f"No unlabelled images of --dataset={data.dataset} remain for students: lower "
             "--num_labeled or --labeled_fraction, or give --unlabeled_dataset."
         )
-    _report(images.counts)
+    _report(runner, images, logs_summary)
     return images
+
+
+def describe_images(runner: StageRunner, images: StageFolder) -> list[str]:
+    """Lines of text on the ingested images: the splits, and everything that was left out."""
+    return ingest.describe(images.counts, read_class_descriptions(runner.config.data))
+
+
+def _log_lines(lines):
+    for line in lines:
+        logging.info("%s", line)
 
 
 def ingest_test_images(runner: StageRunner, significant_bits: int | None = None) -> StageFolder:
@@ -47,14 +62,15 @@ def ingest_test_images(runner: StageRunner, significant_bits: int | None = None)
     if significant_bits and not data.significant_bits:
         data = data.with_values(significant_bits=significant_bits)
     images = _build(runner, "images", ingest.ingest_for_evaluation, data)
-    _report(images.counts)
+    _report(runner, images)
     return images
 
 
-def _report(counts):
-    """Logs what was ingested."""
-    for line in ingest.describe(counts):
-        logging.info("%s", line)
+def _report(runner, images, logs_summary=True):
+    """Logs what was ingested, or what is to be warned of alone."""
+    counts = images.counts
+    if logs_summary:
+        _log_lines(describe_images(runner, images))
     if counts.get("deep_images"):
         line = deep_images.warning(counts["deep_images"], counts["significant_bits"])
         if line:
@@ -64,7 +80,10 @@ def _report(counts):
 def _build(runner, name, ingest_into, data):
     """The stage that a function of settings, seed and folder ingests images into."""
     config, digests = runner.config, content_digests(runner)
-    content = sources.content(data, digests)
+    opened = sources.open_sources(data)
+    # At first: all that follows reads the images, which may take long.
+    _log_lines(f"--{flag}: {note}" for flag, source in opened.items() for note in source.notes)
+    content = sources.content(data, digests, opened)
 
     def build(folder):
         counts = ingest_into(data, config.split_seed, folder)

@@ -264,3 +264,18 @@ def test_published_layouts_of_folders(tmp_path, capsys, paths, settings, expecte
     assert ("Not used: 60 images of test without class folders" in text) == ("val/images" in paths)
     assert "Not read: 1 files that are not images: .txt 1." in text
     assert "Skipped: 1 hidden files or files of an operating system: .DS_Store 1." in text
+
+
+def test_a_plan_says_things_once_and_the_images_first(tmp_path, capsys, caplog):
+    write_digits(tmp_path / "photos", {"train/{}": 200, "val/{}": 60, "test": 60})
+    (tmp_path / "photos" / "words.txt").touch()
+    values = {"num_dev": 0, "dataset": f"folder:{tmp_path}/photos"}
+    with caplog.at_level("INFO", "absl"):
+        run_plan(tmp_path / "run", **values, labeled_batch_size=["64", "16"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Images: ") and lines[1].startswith("Classes (")
+    everything = [line for line in lines + caplog.messages if line]
+    assert len(set(everything)) == len(everything)
+    starts = ("Images: ", "Classes (", "Not read: 1", "Not used: 60", "--dataset: Folder")
+    for start in (*starts, "--labeled_batch_size=64 exceeds"):
+        assert len([line for line in everything if line.startswith(start)]) == 1, start

@@ -18,11 +18,11 @@ VALUES = {"train_steps": ["5"], "num_labeled": 20, "num_dev": 20, "strategy": "o
 def reported(monkeypatch):
     """Replaces the stages; arguments of the report are collected in the list."""
     reports = []
-    chain = [SimpleNamespace(model="teacher"), SimpleNamespace(model="student")]
+    chain = [SimpleNamespace(model=name, evaluation=None) for name in ("teacher", "student")]
     monkeypatch.setattr(self_training, "train_chain", lambda runner: ("images", chain))
     best = {"accuracy": 1, "nll": 0}
     monkeypatch.setattr(decisions, "best_generation", lambda chain, decide_by: best[decide_by])
-    monkeypatch.setattr(export, "export", lambda runner, model, images: f"export of {model}")
+    monkeypatch.setattr(export, "export", lambda runner, model, *_: f"export of {model}")
 
     def report(*arguments):
         reports.append(arguments)

@@ -1,5 +1,6 @@
 """The command select: what the settings keep of finished scores."""
 
+import csv
 import math
 
 import numpy as np
@@ -16,15 +17,22 @@ def test_select_prints_a_table_and_trains_nothing(copied_workdir, capsys):
     assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {"gen1/selection"}
     output = capsys.readouterr().out
     rows = [line.split() for line in output.splitlines() if line[:2].strip().isdigit()]
-    assert [row[0] for row in rows] == [str(digit) for digit in range(10)]
     per_class = counts["per_class"]
-    for label, row in enumerate(rows):
+    assert sorted(row[0] for row in rows) == [str(digit) for digit in range(10)]
+    kept = [int(row[3]) for row in rows]
+    assert kept == sorted(per_class["kept"], reverse=True) and len(set(kept)) > 1
+    for row in rows:
+        label = int(row[0])
         columns = ("candidates", "kept", "copies")
         assert row[2:5] == [str(per_class[name][label]) for name in columns]
         assert per_class["dev_correct"][label] <= per_class["dev_kept"][label]
     assert "Nothing was trained" in output
     assert str(copied_workdir / "gen1" / "selection") in output
     assert counts["copies"] == sum(per_class["copies"])
+    (path,) = (copied_workdir / "gen1").glob("classes-*.csv")
+    assert f"All classes: {path}" in output
+    with open(path, newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [row[0] for row in rows]
 
     # Another setting selects beside it.
     select.execute(make_values(copied_workdir, images_per_class=30, min_confidence=["0.1"]))

@@ -187,6 +187,14 @@ def test_a_value_without_effect_triggers_a_warning(values, line):
         ({"learning_rate": ["fast"]}, "--learning_rate=fast: expected a number, or a comma list"),
         ({"train_steps": ["1.5"]}, "--train_steps=1.5: expected a whole number, or"),
         ({"learning_rate": ["nan"]}, "--learning_rate=nan is not a number"),
+        (
+            {
+                "first_scores": "records",
+                "unlabeled_dataset": "tfrecord:a",
+                "keep_remaining": True,
+            },
+            "--first_scores=records with --keep_remaining: the remaining images .* no stored",
+        ),
         ({"learning_rate": ["inf"]}, "--learning_rate=inf is not a number"),
         ({"temperature": float("nan")}, "--temperature=nan is not a number"),
         ({"learning_rate": ["0.1", "-1"]}, "--learning_rate=-1.0 is too small: at least 0"),

@@ -182,6 +182,7 @@ CONDITIONS = {
     "split_column": has_label_table,
     "group_column": has_label_table,
     "significant_bits": lambda v: v["significant_bits"] > 0,
+    "keep_remaining": lambda v: v["keep_remaining"],  # So false is in no fingerprint.
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,
@@ -420,9 +421,9 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
             )
         warned.update(expected)
     # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
-    # class weights and significant bits depend on themselves alone.
-    unwarned = {"ratio", "nesterov", "class_weights", "significant_bits"}
-    assert set(CONDITIONS) - set(warned) == unwarned
+    # class weights, significant bits and remaining images depend on themselves alone.
+    themselves = {"class_weights", "significant_bits", "keep_remaining"}
+    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", *themselves}
 
 
 def test_defaults_without_effect_trigger_no_warning():

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from nsk import progress
 from nsk.config.data import DataConfig
 from nsk.data import records, shards, sources, spool
 from nsk.data.decoding import decode_image
@@ -294,6 +295,101 @@ def test_every_image_is_in_a_split_or_counted(tmp_path, given):
         assert summed == total + (7 if unlabeled else 0)
         assert any("Not used: 10 readable dev" in line for line in describe(counts))
         assert any("43 readable train" in line for line in describe(counts)) == bool(unlabeled)
+
+
+def ids_by_source(folder, more):
+    """Ids of unlabelled images, without their prefix, of the source `more` and of others."""
+    found = ids(folder)["unlabeled"]
+    assert len(set(found)) == len(found)
+    prefix = "unlabeled_dataset/"
+    of_more = {id.removeprefix(prefix) for id in found if id.startswith(prefix)}
+    return of_more, {id for id in found if not id.startswith(prefix)}
+
+
+def test_remaining_images_and_another_source_are_unlabelled_together(tmp_path, given):
+    """Both have the same ids, and images with the same pixels."""
+    train = pool(20, 20)
+    more = pool(6, 6, start=300)
+    more = [dataclasses.replace(image, id=train[row].id) for row, image in enumerate(more)]
+    given["digits"] = GivenSource(names(2), {"train": train})
+    given["tfds:more"] = GivenSource(names(2), {"train": more}, ids_reveal_labels=True)
+    settings = {"num_labeled": 10, "num_dev": 4, "unlabeled_dataset": "tfds:more"}
+    counts = run(tmp_path / "more", **settings)
+    assert counts["images"]["unlabeled"] == 12 and counts["unused"]["train"] == 18
+    (line,) = (line for line in describe(counts) if "18 readable train" in line)
+    assert "--keep_remaining" in line
+    counts = run(tmp_path / "both", keep_remaining=True, **settings)
+    assert counts["images"] == {"test": 8, "dev": 4, "labeled": 10, "unlabeled": 18 + 12}
+    assert counts["unused"]["train"] == 0 and not any(
+        "Not used" in line for line in describe(counts)
+    )
+    # The other splits are the same, and the truth of both sources is sealed.
+    for split in ("test", "dev", "labeled"):
+        assert ids(tmp_path / "both")[split] == ids(tmp_path / "more")[split]
+    truth = pq.read_table(tmp_path / "both/sealed/unlabeled_truth.parquet").to_pylist()
+    known = {image.id: image.label for image in train}
+    known |= {f"unlabeled_dataset/{image.id}": image.label for image in more}
+    assert len(truth) == 30 and {row["id"] for row in truth} == set(
+        ids(tmp_path / "both")["unlabeled"]
+    )
+    assert all(known[row["source_id"]] == row["label"] for row in truth)
+    assert sum(row["source_id"].startswith("unlabeled_dataset/") for row in truth) == 12
+    opaque = [row["id"] for row in truth if row["source_id"].startswith("unlabeled_dataset/")]
+    assert all(id.startswith("image-") for id in opaque)
+
+
+def test_no_image_of_two_sources_is_unlabelled_twice_or_in_an_earlier_split(tmp_path, given):
+    train = pool(20, 20)
+    given["digits"] = GivenSource(names(2), {"train": train})
+    copies = [same_pixels(image, f"copy/{image.id}", None) for image in train]
+    more = copies + pool(5, start=300, prefix="more", labels=False)
+    given["tfds:more"] = GivenSource(None, {"train": more})
+    settings = {"num_labeled": 10, "num_dev": 4, "unlabeled_dataset": "tfds:more"}
+    counts = run(tmp_path, keep_remaining=True, **settings)
+    assert counts["images"]["unlabeled"] == 18 + 5
+    assert counts["duplicates_removed"]["unlabeled"] == 40
+    of_more, remaining = ids_by_source(tmp_path, more)
+    assert of_more == {image.id for image in more[40:]}
+    assert remaining == {image.id for image in train} - {
+        id for split in ("test", "dev", "labeled") for id in ids(tmp_path)[split]
+    }
+
+
+def test_groups_hold_for_remaining_images_and_another_source(tmp_path, given):
+    """Groups of five images; none of a group in dev, test or labelled images is unlabelled."""
+    groups = {f"train/{number}": f"g{number // 5}" for number in range(60)}
+    train = [dataclasses.replace(image, group=groups[image.id]) for image in pool(30, 30)]
+    more = [dataclasses.replace(image, group="g3") for image in pool(2, start=300, prefix="more")]
+    more += pool(3, start=310, prefix="other")
+    given["digits"] = GivenSource(names(2), {"train": train})
+    given["tfds:more"] = GivenSource(names(2), {"train": more})
+    settings = {"num_labeled": 10, "num_dev": 10, "unlabeled_dataset": "tfds:more"}
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        run(folder, seed, keep_remaining=True, **settings)
+        of_more, remaining = ids_by_source(folder, more)
+        earlier = {groups[id] for split in SPLITS[:3] for id in ids(folder)[split]}
+        assert remaining == {id for id in groups if groups[id] not in earlier} != set()
+        expected = {image.id for image in more if image.group not in earlier}
+        assert of_more == expected
+
+
+def test_a_folder_with_unlabelled_images_and_a_rest_of_train(tmp_path):
+    root = tmp_path / "photos"
+    for number in range(30):
+        image = Image.open(io.BytesIO(picture(number)))
+        save(root / "train" / f"{number % 2}" / f"{number}.png", image, "PNG")
+        save(root / "extra" / f"{number}.png", Image.open(io.BytesIO(picture(100 + number))), "PNG")
+    settings = {"dataset": f"folder:{root}", "num_labeled": 10, "num_dev": 4}
+    counts = run(tmp_path / "a", **settings)
+    assert counts["images"]["unlabeled"] == 30 and counts["unused"]["train"] == 10
+    counts = run(tmp_path / "b", keep_remaining=True, **settings)
+    assert counts["images"]["unlabeled"] == 40 and counts["unused"]["train"] == 0
+    truth = pq.read_table(tmp_path / "b/sealed/unlabeled_truth.parquet")
+    assert len(truth) == 10
+    assert {id for id in ids(tmp_path / "b")["unlabeled"] if "/" in id} == {
+        f"extra/{number}.png" for number in range(30)
+    }
 
 
 def same_pixels(image, id, label):
@@ -721,13 +817,35 @@ def test_ids_must_be_unique(tmp_path, given):
     refused("'train/3' is duplicated in train", tmp_path, num_labeled=2, num_dev=2)
 
 
-def test_progress_is_logged(tmp_path, given, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(spool, "LOG_EVERY_SECONDS", 0.0)
+def test_progress_has_a_total_if_all_sources_know_theirs(tmp_path, given, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EARLY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.0)
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
-    with caplog.at_level("INFO", "absl"):
-        run(tmp_path, num_labeled=4, num_dev=4)
-    assert "data/images: 40 images read" in caplog.messages
-    assert "data/images: 40 images in" in capsys.readouterr().err
+    given["tfds:more"] = GivenSource(names(2), {"train": pool(7, start=300, prefix="more")})
+    settings = {"num_labeled": 4, "num_dev": 4, "unlabeled_dataset": "tfds:more"}
+    run(tmp_path / "unknown", **settings)
+    first, *_ = lines = capsys.readouterr().err.splitlines()
+    assert first.startswith("data/images, reading: 16 images, ")
+    assert any(line.startswith("data/images, reading: 47 images in ") for line in lines)
+    assert any(line.startswith("data/images, writing: 100% 23/23 images") for line in lines)
+    for source in given.values():
+        source.count = lambda split, source=source: len(source.pools[split])
+    run(tmp_path / "known", **settings)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("data/images, reading:  34% 16/47 images, ")
+    assert any(line.startswith("data/images, reading: 100% 47/47 images") for line in lines)
+
+
+def test_images_are_read_in_parts_of_half_a_second(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(spool.time, "monotonic", lambda: now[0])
+    images = (SourceImage(str(number), b"", None) for number in range(2000))
+    sizes = []
+    for chunk in spool._chunks(images):
+        sizes.append(len(chunk))
+        now[0] += len(chunk) * (0.001 if sum(sizes) < 1000 else 0.01)
+    assert sum(sizes) == 2000
+    assert sizes[:5] == [16, 32, 64, 128, 256] and set(sizes[8:-1]) == {50}
 
 
 def test_everything_left_out_is_described():

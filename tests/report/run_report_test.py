@@ -290,6 +290,22 @@ def test_metrics_of_classes_are_tables_and_a_file(tmp_path, capsys):
     ]
 
 
+def test_words_for_classes_are_in_table_file_and_tensorboard(tmp_path, capsys):
+    words = tmp_path / "words.txt"
+    words.write_text("dog\thound, domestic dog\nyak\tox\n")
+    summary = report(tmp_path, class_descriptions=str(words))
+    assert summary["class_descriptions"] == {"dog": "hound, domestic dog"}
+    assert summary["class_names"] == CLASS_NAMES
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("dog (hound)  ") for line in lines) == 1
+    with open(tmp_path / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows[:3]] == CLASS_NAMES
+    assert [row["description"] for row in rows[:3]] == ["", "hound, domestic dog", ""]
+    events = b"".join(path.read_bytes() for path in tmp_path.glob("tensorboard/generations/*"))
+    assert b"dev_recall/dog (hound)" in events and b"dev_recall/cat" in events
+
+
 def test_what_decides_is_named_and_shown(tmp_path, capsys):
     assert report(tmp_path, decide_by="nll")["decide_by"] == "nll"
     output = capsys.readouterr().out

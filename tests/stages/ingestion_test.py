@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsk.data import ingest
+from nsk.data import ingest, sources
 from nsk.errors import UserError
 from nsk.stages.ingestion import ingest_images
 from nsk.stages.runner import shard_set
@@ -27,6 +27,59 @@ def test_images_are_ingested_once(make_runner, tmp_path, caplog):
     # The seed of the splits alone counts.
     other_seed = make_runner(tmp_path, seed=7, split_seed=1)
     assert ingest_images(other_seed).path == ingest_images(make_runner(tmp_path, seed=1)).path
+
+
+def write_photos(root, **counts):
+    """Writes images into folders; counts by the folder's path, with _ for /."""
+    random = np.random.default_rng(0)
+    for name, count in counts.items():
+        folder = root / name.replace("_", "/")
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return f"folder:{root}"
+
+
+def test_how_a_folder_is_understood_is_said_once_before_it_is_read(
+    make_runner, tmp_path, monkeypatch, caplog
+):
+    root = tmp_path / "photos"
+    write_photos(root / "a" / "b", train_ant=20, train_bee=20, val_ant=2, test=3)
+    values = {"dataset": f"folder:{root}", "num_labeled": 4, "num_dev": 2}
+    note = (
+        f"--dataset: Folder {root}: train (40 images of 2 classes), dev (2 images of 1 class); "
+        "without class folders, so not used: test (3 images); in a/b."
+    )
+    content = sources.content
+    monkeypatch.setattr(
+        sources, "content", lambda *given: caplog.records.append("content") or content(*given)
+    )
+    with caplog.at_level("INFO", "absl"):
+        ingest_images(make_runner(tmp_path / "run", **values))
+    lines = [line if line == "content" else line.getMessage() for line in caplog.records]
+    assert lines[:2] == [note, "content"]
+    for start in ("--dataset: ", "Images: ", "Classes ", "Without dev images: bee", "Not used: 3 "):
+        assert len([line for line in lines if line.startswith(start)]) == 1
+    assert (
+        len([line for line in lines if "est (3 images)" in line or "3 images of test" in line]) == 2
+    )
+
+
+def test_words_for_classes_are_shown_and_change_nothing(make_runner, tmp_path, caplog):
+    photos = write_photos(tmp_path / "photos", n01=20, n02=20)
+    values = {"dataset": photos, "num_labeled": 4, "num_dev": 4}
+    images = ingest_images(make_runner(tmp_path / "run", **values))
+    words = tmp_path / "words.txt"
+    words.write_text("n01\tant, emmet\nn02\tbee\nn03\tcow\n")
+    with caplog.at_level("INFO", "absl"):
+        runner = make_runner(tmp_path / "run", class_descriptions=str(words), **values)
+        again = ingest_images(runner)
+    assert again.reused and again.path == images.path
+    (line,) = (line for line in caplog.messages if line.startswith("Classes "))
+    assert line.endswith(": n01 (ant): 4/2/2, n02 (bee): 4/2/2.")
+    expected = "--class_descriptions: words for 2 of 2 classes; 1 other names in the file."
+    assert caplog.messages.count(expected) == 1
 
 
 def test_a_teacher_alone_may_use_every_label(make_runner, tmp_path):

@@ -43,7 +43,10 @@ def test_every_operation_has_a_row_and_two_if_it_is_signed():
     labels = [label for label, _ in rows]
     assert tuple(label for label in labels if "(-)" not in label) == all_operations("increasing")
     assert len(labels) == 16 + SIGNED and SIGNED >= 9
-    assert all(len(cells) == 2 for _, cells in rows)
+    # What has no magnitude is shown once.
+    single = {label for label, cells in rows if len(cells) == 1}
+    assert single == {"auto_contrast", "equalize", "invert"}
+    assert all(len(cells) == 2 for label, cells in rows if label not in single)
 
 
 def test_cells_and_captions_agree_with_training():
@@ -148,8 +151,10 @@ def test_the_command_writes_a_png_and_refuses_invalid_flags(tmp_path):
         finished = run(wrong)
         assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
         assert wrong.split("=")[0].strip("-") in finished.stderr
-    finished = run("--models=convnet5", f"--png={tmp_path}/teacher.png", "--magnitudes=3")
+    finished = run("--models=convnet5", "--magnitudes=3")
     assert finished.returncode == 0, finished.stderr  # A chain without students.
+    assert finished.stdout.startswith(f"{tmp_path}/run/augment.png: ")
+    assert (tmp_path / "run/augment.png").is_file()
     finished = run(f"--png={tmp_path}/new/sheet.png", "--magnitudes=3,9", "--num_images=3")
     assert finished.returncode == 0, finished.stderr
     with Image.open(tmp_path / "new/sheet.png") as sheet:

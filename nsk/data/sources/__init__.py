@@ -1,6 +1,7 @@
 """Sources of images: each defines its classes and yields encoded images; see `source.Source`."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from nsk.config.data import DataConfig
@@ -91,12 +92,15 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
     return opened
 
 
-def content(config: DataConfig, digests: ContentDigests) -> dict[str, dict]:
+def content(
+    config: DataConfig, digests: ContentDigests, opened: Mapping[str, Source] | None = None
+) -> dict[str, dict]:
     """What the sources hold, to detect that images were added, removed or replaced.
 
     Args:
         config: the settings of the data.
         digests: describes files.
+        opened: what `open_sources` returned; None: they are opened, for what they hold now.
 
     Returns:
         JSON-like dict from dataset, test_dataset, unlabeled_dataset and class_names, if used, to
@@ -107,7 +111,7 @@ def content(config: DataConfig, digests: ContentDigests) -> dict[str, dict]:
     """
     found = {
         flag: {"source": getattr(config, flag).partition(":")[0], **source.content(digests)}
-        for flag, source in open_sources(config).items()
+        for flag, source in (opened or open_sources(config)).items()
     }
     if config.class_names:
         found["class_names"] = digests.describe({"": Path(os.path.expanduser(config.class_names))})

@@ -10,6 +10,8 @@ from PIL import Image
 from nsk.data.content import ContentDigests
 from nsk.data.sources.source import Source, SourceImage
 
+NUM_DIGITS = 1797
+
 
 class DigitsSource(Source):
     """The 1,797 handwritten digits of 8 x 8 pixels that are bundled with scikit-learn."""
@@ -20,6 +22,10 @@ class DigitsSource(Source):
 
     def __init__(self):
         self.class_names = [str(digit) for digit in range(10)]
+
+    def count(self, split: str) -> int:
+        """Number of digits."""
+        return NUM_DIGITS
 
     def content(self, digests: ContentDigests) -> dict:
         """The version of scikit-learn, which determines the images."""

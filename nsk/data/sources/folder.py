@@ -51,7 +51,7 @@ class FolderSource(Source):
         if not os.path.isdir(root):
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
         self._layout = layout = read_layout(os.fspath(self.root))
-        self.notes = tuple(layout.notes)
+        self.notes = (layout.note,)
         has_split = {**layout.splits, "unlabeled": layout.unlabeled is not None}
         self.splits = tuple(split for split in SPLITS if has_split.get(split))
         self.class_names = layout.class_names and list(map(printable, layout.class_names))
@@ -76,6 +76,10 @@ class FolderSource(Source):
             map(self._name, others),
             self._max_image_bytes,
         )
+
+    def count(self, split: str) -> int:
+        """Number of image files of a split."""
+        return sum(1 for _ in self._files(split))
 
     def _name(self, path: str) -> str:
         return Path(path).relative_to(self.root).as_posix()

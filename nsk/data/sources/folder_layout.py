@@ -53,7 +53,7 @@ class Layout:
         flat: dict from dev or test to the files of a folder that has images, but no classes.
         rest: all other files.
         empty_classes: names of the classes that have no images in the first of `splits`.
-        notes: lines of text on how the folders are understood.
+        note: how the folders are understood, a sentence.
     """
 
     class_names: list[str] | None = None
@@ -62,7 +62,7 @@ class Layout:
     flat: dict[str, FolderFiles] = dataclasses.field(default_factory=dict)
     rest: FolderFiles = dataclasses.field(default_factory=FolderFiles)
     empty_classes: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
+    note: str = ""
 
 
 def class_of_files(root: str) -> dict[str, str]:
@@ -181,9 +181,15 @@ class _Reader:
         if layout.unlabeled is not None:
             parts.append(f"unlabeled ({_count(len(layout.unlabeled.images), 'image')})")
         note = f"Folder {printable(self._root)}: {', '.join(parts)}"
+        if layout.flat:
+            flat = [
+                f"{split} ({_count(len(files.images), 'image')})"
+                for split, files in layout.flat.items()
+            ]
+            note += f"; without class folders, so not used: {', '.join(flat)}"
         if top.path != self._root:
-            note += f", in {printable(os.path.relpath(top.path, self._root))}"
-        layout.notes.insert(0, note + ".")
+            note += f"; in {printable(os.path.relpath(top.path, self._root))}"
+        layout.note = note + "."
         return layout
 
     def _level(self, path: str) -> _Level:
@@ -312,10 +318,6 @@ class _Reader:
                 "for each class, or the labels with --labels. Without labels they can only be the "
                 "--unlabeled_dataset."
             )
-        self.layout.notes.append(
-            f"Not used for {split}: {path} holds {_count(len(images), 'image')}, but no class "
-            "folders: give a folder for each class, or the labels with --labels."
-        )
         self.layout.flat[split] = level.files
         for folder in level.subfolders():
             self.layout.rest.update(self._files(folder))
@@ -333,12 +335,6 @@ class _Reader:
         known = set(layout.class_names)
         if filled - known:
             self._refuse_classes(path, sorted(filled - known))
-        if layout.splits and known - filled:
-            missing = [name for name in layout.class_names if name not in filled]
-            layout.notes.append(
-                f"{printable(path)} has images of {len(filled)} of the {len(known)} classes, none "
-                f"of {list_names(missing)}."
-            )
         for name in files.keys() - known:  # Folders without images.
             layout.rest.update(files[name])
         layout.splits[split] = {name: files.get(name, FolderFiles()) for name in layout.class_names}

@@ -172,6 +172,10 @@ class LabeledFolderSource(Source):
             litter=dict(self._listed.litter.most_common()),
         )
 
+    def count(self, split: str) -> int:
+        """Number of image files of a split."""
+        return sum(place.split == split for place in self._places.values())
+
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split in the order of their paths, which are their ids."""
         labels = {name: label for label, name in enumerate(self._classes)}

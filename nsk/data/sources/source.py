@@ -107,6 +107,10 @@ class Source(Protocol):
     def images(self, split: str) -> Iterator[SourceImage]:
         """Iterates over the images of a split, from the start in every call."""
 
+    def count(self, split: str) -> int | None:
+        """Number of images of a split; None if it is not known before they are read."""
+        return None
+
     def content(self, digests: ContentDigests) -> dict:
         """A JSON-like dict that changes when the images do; files are described by `digests`."""
 

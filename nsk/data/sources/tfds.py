@@ -77,14 +77,15 @@ class TfdsSource(Source):
 
     def content(self, digests: ContentDigests) -> dict:
         """Name and version of the data set, and the number of examples in each split."""
-        splits = self._builder.info.splits
         return {
             "tfds": self.name,
             "version": str(self._builder.version),
-            "examples": {
-                split: int(splits[name].num_examples) for split, name in self._names.items()
-            },
+            "examples": {split: self.count(split) for split in self._names},
         }
+
+    def count(self, split: str) -> int:
+        """Number of examples of a split."""
+        return int(self._builder.info.splits[self._names[split]].num_examples)
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split, still encoded; their ids are those of TensorFlow Datasets."""

@@ -18,6 +18,7 @@ from nsk.data import record_files, shards
 from nsk.data.content import ContentDigests
 from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError, list_names, printable
+from nsk.progress import Progress
 
 # Limits on what records of others may claim, as it costs memory before any image is decoded.
 MAX_CLASSES = 2**20
@@ -78,6 +79,7 @@ class TfrecordSource(Source):
             if not os.path.isfile(path):  # Opening a pipe would block until somebody writes to it.
                 raise UserError(f"{path} is not a file: give a pattern that matches only files.")
         self._expected_counts = {}
+        self._num_records = None
         self._keys_without_label = ""
         self._manifest_names = None
         for folder in sorted({path.parent for path in self._paths}):
@@ -100,7 +102,7 @@ class TfrecordSource(Source):
     def class_names(self) -> list[str] | None:
         """Names from the manifest, or else "0" to the largest label; None without labels."""
         # One pass over the records in any case: labels are also checked against a manifest's names.
-        labels = collections.Counter(image.label for image in self.images("train"))
+        labels = self._count_labels()
         labels.pop(None, None)
         if not labels:
             return None
@@ -121,6 +123,30 @@ class TfrecordSource(Source):
                 min(labels) + self._first_label,
             )
         return [str(name) for name in names]
+
+    def _count_labels(self) -> collections.Counter:
+        """Number of records of each label, None among them."""
+        title = f"labels of tfrecord:{self.pattern}"
+        labels, done = collections.Counter(), 0
+        progress = Progress(title, self.count("train"), "records", early=True)
+        for image in self.images("train"):
+            labels[image.label] += 1
+            done += 1
+            progress.update(done)
+        if progress.is_shown:
+            progress.close(done)
+        self._num_records = done
+        return labels
+
+    def count(self, split: str) -> int | None:
+        """Number of records; None if files are compressed and were not read yet."""
+        if self._num_records is None:
+            counts = [
+                self._expected_counts.get(path) or record_files.count_records(path)
+                for path in self._paths
+            ]
+            return None if None in counts else sum(counts)
+        return self._num_records
 
     @property
     def label_hint(self) -> str:

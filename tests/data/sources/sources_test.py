@@ -76,6 +76,29 @@ def test_content_of_every_source(tmp_path, pictures, fill, write_tfrecord):
         sources.content(no_such, ContentDigests())
 
 
+def test_every_source_knows_how_many_images_it_has(tmp_path, pictures, fill, write_tfrecord):
+    fill(tmp_path / "photos", "train/a/1.png", "train/b/2.jpg", "val/a/3.png", "extra/4.png",
+         "train/a/5.txt", "train/.hidden/6.png")  # fmt: skip
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,split\ntrain/a/1.png,x,\ntrain/b/2.jpg,y,\nval/a/3.png,x,\n")
+    examples = [records.image_example(str(number), b"1", number % 2) for number in range(5)]
+    write_tfrecord(tmp_path / "a.tfrecord", examples[:2])
+    write_tfrecord(tmp_path / "b.tfrecord", examples[2:])
+    photos = f"folder:{tmp_path}/photos"
+    configs = [
+        DataConfig(),
+        DataConfig(dataset="tfds:pictures", train_split="train[:2]"),
+        DataConfig(dataset=photos),
+        DataConfig(dataset=photos, labels=str(table)),
+        DataConfig(dataset=f"tfrecord:{tmp_path}/*.tfrecord"),
+    ]
+    for config in configs:
+        source = sources.open_sources(config)["dataset"]
+        assert source.splits
+        for split in source.splits:
+            assert source.count(split) == len(listed(source, split))
+
+
 def test_the_home_folder(tmp_path, monkeypatch, fill, write_tfrecord):
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path / "photos", "a/1.png", "b/2.png")

@@ -2,7 +2,7 @@ import pytest
 import tensorflow as tf
 
 from nsk.config.data import DataConfig
-from nsk.data import records, shards, sources
+from nsk.data import record_files, records, shards, sources
 from nsk.data.pools import open_pools
 from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
@@ -101,6 +101,23 @@ def test_keys_that_do_not_fit_are_answered_with_those_that_were_found(tmp_path, 
     message = rf"has name of the type bytes_list: expected an int64_list.*{found}"
     with pytest.raises(UserError, match=message):
         open_pools(config)
+
+
+def test_the_number_of_records_is_known_from_manifest_lengths_or_labels(tmp_path, monkeypatch):
+    examples = [records.image_example(str(number), b"1", number % 2) for number in range(3)]
+    for name, compression in (("plain", ""), ("packed", "GZIP")):
+        with tf.io.TFRecordWriter(str(tmp_path / name), compression) as writer:
+            for record in examples:
+                writer.write(record)
+    plain, packed = (sources.open_source(f"tfrecord:{tmp_path}/{name}") for name in ("plain", "p*"))
+    assert plain.count("train") == 3
+    assert packed.count("train") is None
+    assert packed.class_names == ["0", "1"] and packed.count("train") == 6
+    with shards.ShardWriter(tmp_path / "set", "images", ["x", "y"], 2) as writer:
+        for record in examples:
+            writer.write(record)
+    monkeypatch.setattr(record_files, "_lengths", None)  # The manifest knows.
+    assert sources.open_source(f"tfrecord:{tmp_path}/set/*.tfrecord").count("train") == 3
 
 
 @pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
