@@ -6,6 +6,7 @@ import sys
 import keras
 import pytest
 
+import nsk
 from nsk import models
 from nsk.errors import UserError
 from nsk.models.model_files import load_hdf5_model, load_model, read_class_names
@@ -55,3 +56,8 @@ def test_class_names_are_read_from_the_text_file_beside_the_model(tmp_path):
     assert read_class_names(tmp_path / "model.keras") is None
     (tmp_path / "class_names.txt").write_text("cat\nüdog\n", encoding="utf-8")
     assert read_class_names(tmp_path / "model.keras") == ["cat", "üdog"]
+
+
+def test_the_package_loads_models(tmp_path):
+    models.build_model("convnet5", num_classes=3, image_size=8).save(tmp_path / "model.keras")
+    assert nsk.load_model(str(tmp_path / "model.keras")).output_shape == (None, 3)
