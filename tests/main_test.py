@@ -49,8 +49,8 @@ FAKE_WORK = """
         return MagicMock(), [MagicMock()]
 
     heavy = ("decisions", "data.ingest", "distributed.runtime", "models", "report",
-             "report.collect", "report.evaluation_report", "report.run_report", "report.terminal",
-             "stages")
+             "report.collect", "report.evaluation_report", "report.run_report",
+             "report.selection_report", "stages")
     sys.modules |= {{f"nsk.{{name}}": MagicMock() for name in heavy}}
     sys.modules["nsk.decisions"].best_generation = lambda *_: 0
     sys.modules["nsk.stages.runner"] = SimpleNamespace(

@@ -60,7 +60,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         counts, folder = images.counts, images.path
         lines = ingestion.describe_images(runner, images)
     if runner.workers.is_chief:  # Before the warnings of the checks, which are of these images.
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
     validation.check_chain(runner, counts)
     return print_plan(runner, counts, folder) if runner.workers.is_chief else None

@@ -161,6 +161,11 @@ def _write_csv(path: Path, selection: Selection) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for label in selection.order:
-        writer.writerow([values[label] for values in columns.values()])
+        writer.writerow([_csv_cell(values[label]) for values in columns.values()])
     with atomic_write(path) as unfinished:
         unfinished.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _csv_cell(value):
+    """Numbers that are stored as float32 have no more digits than that."""
+    return f"{value:.7g}" if isinstance(value, float) else value
