@@ -97,6 +97,7 @@ def test_every_stage_sees_the_ends_of_the_images(finished):
     for stage in (folder / mode).glob("gen?/[st][te][ua]*-*/stage.json"):
         counts = json.loads(stage.read_text())["counts"]
         assert (counts["resize_mode"], counts["significant_bits"]) == (mode, 12)
+        assert counts["dev"]["accuracy"] > 0.9  # Measured during the training.
 
 
 def expected_square(number, label, mode):
@@ -163,10 +164,10 @@ def test_a_copied_export_predicts_as_the_run_did(finished, tmp_path):
     files = [row["path"] for row in rows]
     classify = tf.saved_model.load(str(export / "saved_model")).signatures["serving_default"]
     encoded = [Path(file).read_bytes() for file in files]
-    expected = classify(encoded=tf.constant(encoded))["probabilities"].numpy().max(axis=1)
-    found = [float(row["probability"]) for row in rows]
+    expected = classify(encoded=tf.constant(encoded))["probabilities"].numpy().min(axis=1)
+    found = [float(row["top2_probability"]) for row in rows]  # Of the other one of two classes.
     assert len(files) == COUNTS["test"]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
 
 
 def test_a_damaged_file_on_decoding_is_named(tmp_path):
