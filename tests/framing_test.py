@@ -40,7 +40,7 @@ def encode(pixels):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images in class folders; those of test have 11 bits at most, and others 12."""
+    """Images in class folders; those of dev and test have 11 bits, and others 12."""
     folder, number = tmp_path_factory.mktemp("framing"), 0
     for split, count in COUNTS.items():
         for index in range(count):
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
                 / ("" if split == "unlabeled" else ["dark", "bright"][label])
             )
             parent.mkdir(parents=True, exist_ok=True)
-            bits = 11 if split == "test" else 12
+            bits = 11 if split in ("dev", "test") else 12
             (parent / f"{number}.png").write_bytes(encode(deep_pixels(number, label, bits)))
     return folder
 
