@@ -40,7 +40,7 @@ def encode(pixels):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images in class folders; those of test have 11 bits at most, and others 12."""
+    """Images in class folders; those of dev and test have 11 bits, and others 12."""
     folder, number = tmp_path_factory.mktemp("framing"), 0
     for split, count in COUNTS.items():
         for index in range(count):
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
                 / ("" if split == "unlabeled" else ["dark", "bright"][label])
             )
             parent.mkdir(parents=True, exist_ok=True)
-            bits = 11 if split == "test" else 12
+            bits = 11 if split in ("dev", "test") else 12
             (parent / f"{number}.png").write_bytes(encode(deep_pixels(number, label, bits)))
     return folder
 
@@ -97,6 +97,7 @@ def test_every_stage_sees_the_ends_of_the_images(finished):
     for stage in (folder / mode).glob("gen?/[st][te][ua]*-*/stage.json"):
         counts = json.loads(stage.read_text())["counts"]
         assert (counts["resize_mode"], counts["significant_bits"]) == (mode, 12)
+        assert counts["dev"]["accuracy"] > 0.9  # Measured during the training.
 
 
 def expected_square(number, label, mode):
@@ -163,10 +164,10 @@ def test_a_copied_export_predicts_as_the_run_did(finished, tmp_path):
     files = [row["path"] for row in rows]
     classify = tf.saved_model.load(str(export / "saved_model")).signatures["serving_default"]
     encoded = [Path(file).read_bytes() for file in files]
-    expected = classify(encoded=tf.constant(encoded))["probabilities"].numpy().max(axis=1)
-    found = [float(row["probability"]) for row in rows]
+    expected = classify(encoded=tf.constant(encoded))["probabilities"].numpy().min(axis=1)
+    found = [float(row["top2_probability"]) for row in rows]  # Of the other one of two classes.
     assert len(files) == COUNTS["test"]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
 
 
 def test_a_damaged_file_on_decoding_is_named(tmp_path):

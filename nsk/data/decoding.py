@@ -6,12 +6,9 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from nsk.data.evaluation_decoding import Crop, decode_with_crop
-from nsk.data.normalization import ALL_BITS
 
 
-def decode_image(
-    encoded: tf.Tensor, image_size: int, resize_mode: str = "crop", significant_bits: int = ALL_BITS
-) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, image_size: int, resize_mode: str = "crop") -> tf.Tensor:
     """Decodes one image to a square (bilinear, antialiased).
 
     The memory is that of the image's own pixels, however long the image is. An image that already
@@ -22,12 +19,11 @@ def decode_image(
         image_size: int, pixels.
         resize_mode: "crop": the central square | "pad": the whole image between gray margins |
             "squash": the whole image, stretched; see `Crop`.
-        significant_bits: of `decode_with_crop`.
 
     Returns:
         uint8 tensor of shape (image_size, image_size, 3).
     """
-    return decode_with_crop(encoded, Crop(image_size, rule=resize_mode), significant_bits)
+    return decode_with_crop(encoded, Crop(image_size, rule=resize_mode))
 
 
 def decode_images(

@@ -4,14 +4,13 @@ Published crops leave out a margin, as training on random crops shows objects en
 """
 
 import dataclasses
-import functools
 import io
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from nsk.data.normalization import ALL_BITS, PNG_BIT_DEPTH, PNG_SIGNATURE, normalize_image
+from nsk.data.normalization import ALL_BITS, normalize_image
 from nsk.data.plain_decoding import decode_plain
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -100,35 +99,19 @@ def default_crop(name: str, weights_format: str, *, image_size: int, num_classes
     return Crop(image_size, RESNET_FRACTION, rule="resize")
 
 
-def decode_with_crop(encoded: tf.Tensor, crop: Crop, significant_bits: int = ALL_BITS) -> tf.Tensor:
+def decode_with_crop(encoded: tf.Tensor, crop: Crop) -> tf.Tensor:
     """Decodes one image and crops and resizes it to a square.
 
     Args:
         encoded: scalar string tensor, a JPEG, PNG, GIF or BMP file.
         crop: `Crop`.
-        significant_bits: bits that a 16-bit PNG uses, 1 to 16: `2**bits - 1` becomes 255. Shards
-            hold 8-bit images alone.
 
     Returns:
         uint8 tensor of shape (image_size, image_size, 3), rounded.
     """
-    decode = functools.partial(decode_plain, encoded)
-    if significant_bits == ALL_BITS:
-        image = decode()
-    else:
-        is_deep = (tf.strings.substr(encoded, 0, 8) == PNG_SIGNATURE) & (
-            tf.strings.substr(encoded, PNG_BIT_DEPTH, 1) == b"\x10"
-        )
-        image = tf.cond(is_deep, lambda: _decode_deep_png(encoded, significant_bits), decode)
+    image = decode_plain(encoded)
     image.set_shape([None, None, 3])
     return to_square(image, crop)
-
-
-def _decode_deep_png(encoded, significant_bits):
-    """The pixels of a 16-bit PNG, uint8 (height, width, 3), scaled as `normalize_image` does."""
-    levels = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
-    white = 2**significant_bits - 1
-    return tf.cast((tf.minimum(levels, white) * 255 + white // 2) // white, tf.uint8)
 
 
 def to_square(image: tf.Tensor, crop: Crop) -> tf.Tensor:

@@ -163,18 +163,6 @@ def test_the_middle_of_both_sides_is_squashed_or_padded():
     np.testing.assert_allclose(received, np.asarray(padded).astype(int), atol=1)
 
 
-@pytest.mark.parametrize("bits", [8, 12, 15])
-def test_16_bit_pngs_are_scaled_by_the_bits_that_they_use(bits):
-    levels = np.random.default_rng(0).integers(0, 2**bits, (12, 12)).astype(np.uint16)
-    levels[0, :2] = 2**bits - 1, min(2**bits + 9, 65535)
-    expected = np.minimum(np.round(levels * 255.0 / (2**bits - 1)), 255)
-    encoded = encode_array(levels)
-    received = decode_with_crop(encoded, Crop(12), bits)
-    np.testing.assert_array_equal(received, np.repeat(expected[..., np.newaxis], 3, axis=2))
-    shallow = encode_array(noise(12, 12))  # Images of 8 bits have no other range.
-    np.testing.assert_array_equal(decode_with_crop(shallow, Crop(12), bits), noise(12, 12))
-
-
 def legacy_bicubic(line, size):
     """TensorFlow 1's: sample i is at i * scale, and the kernel's a is -0.75."""
     a = -0.75
