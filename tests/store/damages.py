@@ -27,6 +27,7 @@ FINISHED = (
     "export-<id>/model.keras",
     "export-<id>/class_names.txt",
     "export-<id>/calibration.json",
+    "export-<id>/decoding.json",
     "export-<id>/saved_model/*.pb",
     "export-<id>/saved_model/variables/*",
 )
