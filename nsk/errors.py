@@ -57,3 +57,8 @@ def list_names(names: Sequence[str]) -> str:
     """The first ten names, and how many there are if there are more."""
     shown = ", ".join(map(printable, names[:MAX_NAMES]))
     return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """`list_names` of names with their numbers, as `.txt 1,200, .csv 3`."""
+    return list_names([f"{name} {number:,}" for name, number in counts.items()])

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # Imported in functions, since they import TensorFlow.
     from nsk.store.folders import StageFolder
 
 INGESTED, IDS, SETTINGS = "ingested", "ids.txt", "settings.json"
-UNNAMED = {"resize_mode": "crop"}  # Settings that folders of earlier versions do not name.
 
 
 def execute(values: Mapping[str, Any]) -> dict | None:
@@ -69,7 +68,7 @@ def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     chosen, side = _choose_images(runner, images)
     textures = settings["frost_textures"]
     textures = corruptions.read_textures(textures) if textures else None
-    written = _describe(settings, images, side) | {"resize_mode": runner.config.chain.resize_mode}
+    written = _describe(runner.config, images, side)
     ids, labels = _ids_and_labels(chosen)
     _claim(output, written)
     _write_text(output / IDS, "".join(f"{id}\n" for id in ids))
@@ -130,11 +129,12 @@ def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["Chose
     return ChosenImages(SplitImages("test", batches), *subset), side
 
 
-def _describe(settings: dict, images: "StageFolder", side: int) -> dict:
+def _describe(config: Config, images: "StageFolder", side: int) -> dict:
     """All that the corrupted images depend on."""
     from nsk.data.content import ContentDigests
     from nsk.evaluation.corruptions import choose_constants
 
+    settings = config.evaluation.parsed()
     textures, frost = settings["frost_textures"], "procedural"
     if textures:
         frost = ContentDigests().describe({path.name: path for path in Path(textures).iterdir()})
@@ -142,6 +142,7 @@ def _describe(settings: dict, images: "StageFolder", side: int) -> dict:
     return {
         "images": images.part("test").fingerprint,
         "image_size": side,
+        "resize_mode": config.chain.resize_mode,
         "constants": choose_constants((side, side), settings["corruption_constants"]),
         "frost": frost,
         **{name: settings[name] for name in names},
@@ -154,10 +155,9 @@ def _claim(output: Path, written: dict) -> None:
     if path.exists():
         found = json.loads(path.read_text())
         for name, value in written.items():
-            written_with = found.get(name, UNNAMED.get(name))
-            if written_with != value:
+            if found.get(name) != value:
                 raise UserError(
-                    f"{output} was written with {name}={written_with}, not {value}: give "
+                    f"{output} was written with {name}={found.get(name)}, not {value}: give "
                     "another folder as --output, or the same settings to go on."
                 )
         return

@@ -11,8 +11,9 @@ from absl import logging
 
 from nsk.commands.preparation import NO_TRAINING, prepare
 from nsk.config.config import Config
-from nsk.errors import UserError, list_names, printable
+from nsk.errors import UserError, list_counts, list_names, printable
 from nsk.progress import Progress
+from nsk.store.disk_errors import naming_disk_errors
 
 
 def execute(values: Mapping[str, Any]) -> dict[str, int] | None:
@@ -63,9 +64,7 @@ def find_images(config: Config) -> list[str]:
     given = config.command.images
     path = os.path.expanduser(given)
     if os.path.isdir(path):
-        from nsk.data.image_folders import list_files
-
-        found = sorted(list_files(path).images)
+        found = _list_folder(path)
     elif path.lower().endswith((".csv", ".tsv", ".txt", ".parquet")) and os.path.isfile(path):
         from nsk.data.sources.label_table import Columns, LabelTable, read_label_table
 
@@ -82,6 +81,21 @@ def find_images(config: Config) -> list[str]:
             "or a CSV file with their paths."
         )
     return found
+
+
+def _list_folder(path: str) -> list[str]:
+    """Paths of the images below a folder; what else is there is logged."""
+    from nsk.data.image_folders import count_suffixes, list_files
+
+    files = list_files(path)
+    for kind, counts in (
+        ("files that are not images", count_suffixes(files.others)),
+        ("hidden files or files of an operating system", files.litter),
+    ):
+        if counts:
+            total = f"{sum(counts.values()):,}"
+            logging.info("Not read: %s %s: %s.", total, kind, list_counts(counts))
+    return sorted(files.images)
 
 
 def _relative_to(folder: str, path: str) -> str:
@@ -114,12 +128,12 @@ def _predict(runner, classifier, crop, paths, output):
     decode = functools.partial(decode_with_crop, crop=crop)
     bits = data.significant_bits or classifier.decoding.significant_bits or ALL_BITS
     limits = (data.max_image_bytes, data.max_image_pixels, bits)
-    with open_table(output, rows.schema) as table:
+    with naming_disk_errors(output.parent), open_table(output, rows.schema) as table:
         for batch in decode_in_batches(paths, decode, predictor.batch_size, *limits):
             images = batch.images
             predicted = predictor.log_probabilities(images) if len(images) else ()
-            names = paths[batch.first :][: len(batch.errors)]
-            columns = rows.columns(list(map(printable, names)), batch.errors, predicted)
+            read = paths[batch.first : batch.first + len(batch.errors)]
+            columns = rows.columns(list(map(printable, read)), batch.errors, predicted)
             table.write(columns)
             for count, values in (("errors", batch.errors), ("abstained", columns["abstained"])):
                 counts[count] = counts.get(count, 0) + sum(map(bool, values))

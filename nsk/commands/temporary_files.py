@@ -30,8 +30,10 @@ def use_private_folder() -> Path:
     system = Path(tempfile.gettempdir())
     _delete_abandoned(system)
     _folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=system))
-    _lock = open(_folder / LOCK, "w")  # noqa: SIM115 (open while the process lives)
+    unlocked = _folder / f"{LOCK}.new"  # Others delete a folder with a lock that nobody holds.
+    _lock = open(unlocked, "w")  # noqa: SIM115 (open while the process lives)
     fcntl.flock(_lock, fcntl.LOCK_EX)
+    unlocked.rename(_folder / LOCK)
     tempfile.tempdir = str(_folder)
     if not (Path.home() / ".keras" / "keras.json").exists():
         os.environ.setdefault("KERAS_HOME", str(_folder / "keras"))

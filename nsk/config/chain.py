@@ -73,9 +73,6 @@ class ChainConfig(Section):
         changes_results=False,
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-
     @property
     def has_whole_teacher(self) -> bool:
         """Whether the given teacher is a whole model, which is not one of `models`."""

@@ -5,7 +5,6 @@ Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the 
 """
 
 import contextlib
-import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,6 @@ from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex
 from nsk.data.pools import Pool, open_pools
-from nsk.data.sources.source import SkippedFiles
 from nsk.data.splits import (
     FIXED_SEED,
     ChooseSplits,
@@ -32,7 +30,7 @@ from nsk.data.splits import (
     hash_ids,
 )
 from nsk.data.spool import read_external_teacher, read_image, spool_images
-from nsk.errors import list_names
+from nsk.errors import list_counts
 from nsk.progress import Progress
 
 # Labelled images are written into many shards, even if they are few, so that a stream over them and
@@ -225,11 +223,10 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
         f"Images: {sizes}; {counts['num_classes']} classes; {pixels}; "
         f"{counts['reencoded']:,} were re-encoded."
     ]
-    if "per_class" in counts:
-        names = counts["class_names"]
-        lines += describe_classes(with_descriptions(names, descriptions), counts["per_class"])
-        lines += describe_coverage(names, descriptions)
-    if counts.get("deep_images"):  # Stages of earlier versions do not have it.
+    names = counts["class_names"]
+    lines += describe_classes(with_descriptions(names, descriptions), counts["per_class"])
+    lines += describe_coverage(names, descriptions)
+    if counts["deep_images"]:
         lines.append(deep_images.describe(counts["deep_images"], counts["significant_bits"]))
     for split, number in counts["duplicates_removed"].items():
         if number:
@@ -275,7 +272,7 @@ def _describe_conflicts(conflicts: dict) -> list[str]:
 
 def _describe_skipped(counts: dict) -> Iterator[str]:
     """Yields lines on the files that were not read."""
-    skipped = {**dataclasses.asdict(SkippedFiles()), **counts.get("skipped", {})}
+    skipped = counts["skipped"]
     for split, number in skipped["without_class"].items():
         yield (
             f"Not used: {number:,} images of {split} without class folders, so without labels: "
@@ -286,17 +283,13 @@ def _describe_skipped(counts: dict) -> Iterator[str]:
     if counts["other_files"]:
         yield (
             f"Not read: {counts['other_files']:,} files that are not images"
-            + (f": {_list_counts(skipped['others'])}." if skipped["others"] else ".")
+            + (f": {list_counts(skipped['others'])}." if skipped["others"] else ".")
         )
     if skipped["litter"]:
         yield (
             f"Skipped: {sum(skipped['litter'].values()):,} hidden files or files of an operating "
-            f"system: {_list_counts(skipped['litter'])}."
+            f"system: {list_counts(skipped['litter'])}."
         )
-
-
-def _list_counts(counts: dict[str, int]) -> str:
-    return list_names([f"{name} {number:,}" for name, number in counts.items()])
 
 
 @contextlib.contextmanager

@@ -110,10 +110,8 @@ class _DeepImages:
 
     def __init__(self, config: DataConfig):
         self._config = config
-        self._peaks, self._given = (
-            {},
-            {},
-        )  # By row: highest level, span of the file as it was given.
+        self._peaks = {}  # By row: the highest level.
+        self._given = {}  # By row: the span of the file as it was given.
 
     def add(self, row: int, encoded: bytes, peak: int | None, spool: BinaryIO) -> None:
         """Appends an image as it was given to the spool, unless it has 8 bits: no `peak`."""

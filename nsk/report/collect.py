@@ -180,17 +180,12 @@ def _describe_generation(index, generation, images):
 
 
 def _describe_split(evaluation, split, images):
-    """Metrics of a split, and as `per_class` lists in the order of the classes.
-
-    They are computed from the predictions: evaluations of earlier versions lack some.
-    """
+    """Metrics of a split, and as `per_class` lists in the order of the classes."""
     predictions = read_table(evaluation.path / f"{split}.parquet", ["truth", "label"])
     truth, labels = (predictions[name].to_numpy() for name in ("truth", "label"))
     classes = measure_classes(truth, labels, len(images.counts["class_names"]))
     return {
         **evaluation.counts[split],
-        "balanced_accuracy": classes.balanced_accuracy,
-        "macro_f1": classes.macro_f1,
         "per_class": {
             "images": classes.images.tolist(),
             "recall": _without_nan(classes.recall),

@@ -43,11 +43,13 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
             "class_names": class_names,
         }
 
-    settings = {"sha256": weights.sha256(config.teacher_path), "class_names": class_names}
+    settings = {
+        "sha256": weights.sha256(config.teacher_path),
+        "class_names": class_names,
+        "resize_mode": resize_mode,
+    }
     if not config.chain.has_whole_teacher:
         settings |= {"network": config.model_name(0), "image_size": config.chain.image_size.at(0)}
-    if resize_mode != "crop":
-        settings["resize_mode"] = resize_mode
     return runner.build_or_reuse("gen0/teacher", build, settings)
 
 
@@ -103,10 +105,8 @@ def adopt_any_model(
         "sha256": classifier.sha256,
         "crop": dataclasses.asdict(crop),
         "class_names": classifier.class_names or names,
+        "significant_bits": classifier.decoding.significant_bits,
     }
-    bits = classifier.decoding.significant_bits
-    if bits is not None:
-        described["significant_bits"] = bits
     stage = runner.build_or_reuse(
         "model",
         lambda folder: {

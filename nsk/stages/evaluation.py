@@ -183,11 +183,12 @@ def _evaluate_splits(
     with contextlib.ExitStack() as stack:
         for shards in splits.values():
             stack.enter_context(shards.naming_broken_shards())
-        return suite.evaluate(predictor, images, folder, **options)
+        arguments = [suite.options(**options)] if suite.options else []
+        return suite.evaluate(predictor, images, folder, *arguments)
 
 
 def _image_functions(crop: Crop, significant_bits: int) -> dict[str, Callable]:
-    """Functions that a suite may take as settings."""
+    """Functions that a suite may have among its options."""
     return {
         "decode": functools.partial(decode_file, crop=crop, significant_bits=significant_bits),
         "decode_uncropped": functools.partial(decode_uncropped, rule=crop.rule),
@@ -206,7 +207,7 @@ def _load_from_stage(model):
 def _options(
     runner: StageRunner, suite: Suite, model: StageFolder, images: StageFolder
 ) -> dict[str, Any]:
-    """The keyword arguments of a suite, without those of `_image_functions`."""
+    """The options of a suite by name, without those of `_image_functions`."""
     values = runner.config.evaluation.parsed()
     values["class_names"] = model.counts.get("class_names") or images.counts["class_names"]
     return {name: values[name] for name in suite.settings if name in values}

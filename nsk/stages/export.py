@@ -4,11 +4,10 @@
     decoding.json          resize_mode and significant_bits, see `export_model`
     class_names.txt        one name per line, in the order of the probabilities
     calibration.json       temperature of calibrated probabilities, fitted on dev
+    model.tflite           for LiteRT, with --export_formats=saved_model,tflite
     saved_model/
         serving_default    encoded: string (n,), JPEG, PNG, GIF or BMP files of any size
         pixels             images: float32 (n, size, size, 3), values in [0, 255]
-
-    model.tflite           for LiteRT, with --export_formats=saved_model,tflite
 
 Images are decoded as ingestion and training together do: EXIF rotation, transparency on white,
 16-bit PNGs by the bits that those of the data set used, `--resize_mode`.

@@ -71,7 +71,7 @@ def _report(runner, images, logs_summary=True):
     counts = images.counts
     if logs_summary:
         _log_lines(describe_images(runner, images))
-    if counts.get("deep_images"):
+    if counts["deep_images"]:
         line = deep_images.warning(counts["deep_images"], counts["significant_bits"])
         if line:
             logging.warning("%s", line)

@@ -1,7 +1,7 @@
 """Export for LiteRT (TensorFlow Lite): a model for phones and small devices.
 
-model.tflite    images: float32 (1, size, size, 3), values in [0, 255]
-probabilities: float32 (1, classes)
+The signature of `model.tflite` takes `images`, float32 (1, size, size, 3), values in [0, 255], and
+returns `probabilities`, float32 (1, classes).
 """
 
 import tempfile

@@ -178,11 +178,8 @@ def shard_set(stage: StageFolder, split: str) -> ShardSet:
 
 
 def resize_mode_of(model: StageFolder) -> str:
-    """How the images that a model was trained on became squares; see `nsk.data.decoding`.
-
-    Models of versions that only knew one mode do not say it.
-    """
-    return model.counts.get("resize_mode", "crop")
+    """How the images that a model was trained on became squares; see `nsk.data.decoding`."""
+    return model.counts["resize_mode"]
 
 
 def summary_folder(workdir: Path, folder: Path) -> Path:

@@ -34,9 +34,6 @@ from nsk.store.folders import StageFolder
 
 LABELED_FILE = "labeled.parquet"
 CLASSES_FILE = "classes.csv"
-# Raised when --images_per_class=0 keeps other images of the same scores, so that earlier selections
-# are not reused. 2: the mean is over the classes that have candidates, not over all classes.
-MEAN_VERSION = 2
 
 
 def select(
@@ -63,17 +60,10 @@ def select(
             folder,
             runner.make_engine(folder),
         ),
-        _fingerprint_settings(section, seed),
+        {"seed": seed, **used_values([section])},
         scores=scores,
         images=images.part("labeled"),
     )
-
-
-def _fingerprint_settings(section, seed):
-    """What a selection depends on, beside the scores and the labelled images."""
-    is_mean = section.policy == "paper" and not section.images_per_class
-    version = {"version": MEAN_VERSION} if is_mean else {}
-    return {"seed": seed, **used_values([section]), **version}
 
 
 def select_images(

@@ -45,7 +45,7 @@ class SelectionFigures:
         labeled_rows: labelled images in an epoch, with copies.
         settings: the section with the values of the generation that made the selection.
         training: hyperparameters of the student.
-        classes_file: the file with all classes, inside the workdir; "": there is none.
+        classes_file: the file with all classes, inside the workdir.
     """
 
     generation: int
@@ -59,7 +59,7 @@ class SelectionFigures:
     labeled_rows: int
     settings: SelectionConfig
     training: Hyperparameters
-    classes_file: str = ""
+    classes_file: str
 
     @classmethod
     def of(
@@ -75,7 +75,6 @@ class SelectionFigures:
         labeled = np.array(images.counts["per_class"]["labeled"])
         labeled_copies = per_class["labeled_copies"]
         selected_for = 1 if config.chain.select == "once" else generation
-        has_file = (selected.path / CLASSES_FILE).exists()
         return cls(
             generation=generation,
             class_names=images.counts["class_names"],
@@ -88,7 +87,7 @@ class SelectionFigures:
             labeled_rows=int(np.sum(labeled if labeled_copies is None else labeled_copies)),
             settings=config.selection.at(selected_for),
             training=training_hyperparameters(config, generation, images.counts),
-            classes_file=f"{selected.name}/{CLASSES_FILE}" if has_file else "",
+            classes_file=f"{selected.name}/{CLASSES_FILE}",
         )
 
     @property
@@ -192,7 +191,7 @@ def _describe_empty_classes(figures):
     if not len(empty):
         return
     named = name_classes(empty, names, figures.thresholds)
-    if len(empty) > MAX_NAMES and figures.classes_file:
+    if len(empty) > MAX_NAMES:
         named += f" (all classes: {figures.classes_file})"
     if 2 * len(empty) <= len(names):
         them = "it" if len(empty) == 1 else "them"

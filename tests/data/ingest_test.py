@@ -850,8 +850,10 @@ def test_images_are_read_in_parts_of_half_a_second(monkeypatch):
 
 def test_everything_left_out_is_described():
     counts = {
-        "images": {"test": 1000, "dev": 2},
+        "images": {"test": 1000, "dev": 4},
         "num_classes": 3,
+        "class_names": ["a", "b", "c"],
+        "per_class": {"test": [400, 300, 300], "dev": [2, 1, 1]},
         "image_side": 8,
         "deep_images": None,
         "reencoded": 5,
@@ -859,22 +861,25 @@ def test_everything_left_out_is_described():
         "conflicts": {"images": 8, "dropped": 3, "named": ["a (0), b (1)"] * 4},
         "unused": {"train": 6},
         "other_files": 9,
+        "skipped": {"others": {".txt": 9}, "without_class": {}, "outside": 0, "litter": {}},
         "corrupt": {
             "count": 4,
             "images": [{"id": f"{i}.png", "reason": "broken"} for i in range(4)],
         },
         "doubtful": {"count": 1, "images": [{"id": "9.jpg", "reason": "bad Huffman code"}]},
     }
-    images, duplicates, conflicts, unused, other_files, corrupt, doubtful = describe(counts)
+    lines = describe(counts)
+    images, classes, duplicates, conflicts, unused, other_files, corrupt, doubtful = lines
+    assert "a: 400/2" in classes
     assert "shorter side 8 pixels" in images
-    assert "1,000 test, 2 dev" in images and "5 were re-encoded" in images
+    assert "1,000 test, 4 dev" in images and "5 were re-encoded" in images
     assert "Left out of dev: 7" in duplicates
     assert "8 images, of which 3 are left out" in conflicts and "a (0), b (1); ..." in conflicts
     assert "6" in unused and "train" in unused and "9 files" in other_files
     assert "4 that cannot be read" in corrupt and "0.png (broken)" in corrupt and "..." in corrupt
     assert doubtful.endswith("damaged: 1, listed in stage.json: 9.jpg (bad Huffman code).")
     counts["corrupt"] = {"count": 0, "images": []}
-    assert len(describe(counts)) == 6
+    assert len(describe(counts)) == 7
 
 
 @pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])

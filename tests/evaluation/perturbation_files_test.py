@@ -1,7 +1,5 @@
 """Files of perturbed images in the published layouts: written here, read back."""
 
-import builtins
-
 import av
 import cv2
 import numpy as np
@@ -188,14 +186,6 @@ def test_files_that_are_no_videos_are_an_error(tmp_path):
         read_video(path)
 
 
-def test_without_pyav_the_message_says_how_to_install_it(tmp_path, monkeypatch):
-    import_module = builtins.__import__
-
-    def import_without_av(name, *arguments, **keywords):
-        if name == "av":
-            raise ImportError(name)
-        return import_module(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", import_without_av)
+def test_without_pyav_the_message_says_how_to_install_it(tmp_path, without_pyav):
     with pytest.raises(UserError, match=r"pip install -c constraints\.txt -r requirements-video"):
         read_video(tmp_path / "image.mp4")

@@ -97,9 +97,13 @@ def make_generation(workdir, index, dev, test, adopted=False):
     trained = {"images_seen": 60000, "seconds": 75.0}
     counts = {"model": f"resnet{20 + 6 * index}", "parameters": 269818, "image_size": 8}
     model = make_stage(workdir, f"{folder}/{role}", counts | ({} if adopted else trained))
-    evaluation = make_stage(
-        workdir, f"{folder}/evaluation", {"dev": metrics(dev), "test": metrics(test)}
-    )
+    measured = {
+        split: {**metrics(accuracy), **CLASS_METRICS[split]}
+        for split, accuracy in (("dev", dev), ("test", test))
+    }
+    for values in measured.values():
+        del values["per_class"]  # Of the report alone.
+    evaluation = make_stage(workdir, f"{folder}/evaluation", measured)
     for split, table in TABLES.items():
         truth, labels = np.repeat(list(table), list(table.values()), axis=0).T
         predictions = make_stored_predictions(

@@ -90,7 +90,10 @@ def evaluate_digits(tmp_path, model, make_runner, **values):
 
     images = runner.build_or_reuse("data/images", write_images)
     trained = runner.build_or_reuse(
-        "gen1/student", lambda folder: model.save(folder / "model.keras") or {"image_size": 8}
+        "gen1/student",
+        lambda folder: (
+            model.save(folder / "model.keras") or {"image_size": 8, "resize_mode": "crop"}
+        ),
     )
     return evaluate_generations(runner, images, {1: trained})
 

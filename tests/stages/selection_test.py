@@ -3,15 +3,12 @@ import io
 import itertools
 import json
 import logging
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn import datasets
 
-from nsk.config.config import Config
 from nsk.config.selection import SelectionConfig
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
@@ -24,7 +21,6 @@ from nsk.evaluation.prediction_files import (
 )
 from nsk.pseudo import engine, score_rows
 from nsk.pseudo.score_rows import read_copies
-from nsk.stages import selection
 from nsk.stages.selection import (
     make_thresholds,
     read_labeled_copies,
@@ -375,31 +371,3 @@ def test_a_broken_shard_of_labelled_images_is_named(labeled):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=path.name):
         read_labels(labeled)
-
-
-@pytest.mark.parametrize(
-    ("values", "version"),
-    [
-        ({}, {"version": 2}),
-        ({"images_per_class": 20}, {}),
-        ({"policy": "gap"}, {}),
-        ({"policy": "none"}, {}),
-        ({"policy": "gap", "min_kept_fraction": 0.5}, {}),
-    ],
-)
-def test_selections_by_a_mean_that_counted_empty_classes_are_not_reused(
-    monkeypatch, values, version
-):
-    """Only the paper policy without a given number changed; other selections are reused."""
-    monkeypatch.setattr(selection, "shard_set", lambda images, split: None)
-    config = Config.from_values({"models": ["convnet5"] * 2, "train_steps": [2], **values})
-    keys = []
-    runner = SimpleNamespace(
-        config=config, build_or_reuse=lambda name, build, settings, **inputs: keys.append(settings)
-    )
-    stage = SimpleNamespace(path=Path("scores"), part=lambda name: name)
-    selection.select(runner, 1, stage, stage)
-    unchanged = {"seed": 0, "calibrate": False, "target_precision": 0.0, "min_confidence": 0.3}
-    assert keys[0].items() >= (unchanged | version).items()
-    names = {"policy", "images_per_class", "gap_floor", "gap_margin"}
-    assert keys[0].keys() - unchanged.keys() - names == version.keys()

@@ -6,9 +6,9 @@ To add a suite, write `nsk/evaluation/suites/NAME.py` with a function
         ...
         return {"error": ...}
 
-(`Suite` in `nsk/evaluation/suites/suite.py` describes its arguments) and a line in `SUITES`. Its
-metrics are named `NAME/METRIC`; summary.json and TensorBoard show all of them, and the closing
-table those in `Suite.table`.
+(`Suite` in `nsk/evaluation/suites/suite.py` describes its arguments, and how it has settings) and a
+line in `SUITES`. Its metrics are named `NAME/METRIC`; summary.json and TensorBoard show all of
+them, and the closing table those in `Suite.table`.
 """
 
 from nsk.evaluation.suites import (
@@ -21,56 +21,24 @@ from nsk.evaluation.suites import (
 )
 from nsk.evaluation.suites.suite import Metrics, Suite
 
-SUBSET = ("evaluation_images", "evaluation_seed")
 SUITES = {
     "clean": Suite(clean.evaluate, table={"accuracy": ".2%"}, splits=("dev", "test")),
     "calibration": Suite(calibration.evaluate, table={"ece": ".4f"}),
     "corruptions": Suite(
         corruptions.evaluate,
-        settings=(
-            "corruptions",
-            "corruption_constants",
-            "corruption_files",
-            "frost_textures",
-            *SUBSET,
-            "class_names",
-            "decode",
-        ),
+        corruptions.Options,
         files=("corruption_files", "frost_textures"),
         table={"mean_error": ".2%", "mce": ".1f", "relative_mce": ".1f"},
     ),
     "perturbations": Suite(
         perturbations.evaluate,
-        settings=(
-            "perturbations",
-            "corruption_constants",
-            "perturbation_files",
-            *SUBSET,
-            "decode_uncropped",
-            "resize",
-        ),
+        perturbations.Options,
         files=("perturbation_files",),
         table={"mean_flip_probability": ".2%", "mfr": ".1f"},
         variant=perturbations.variant,
     ),
-    "attacks": Suite(
-        attacks.evaluate,
-        settings=(
-            "fgsm_epsilons",
-            "pgd_epsilons",
-            "pgd_norm",
-            "pgd_steps",
-            "pgd_step_size",
-            "pgd_restarts",
-            *SUBSET,
-        ),
-        table={"fgsm/0.03": ".2%"},
-    ),
-    "natural": Suite(
-        natural.evaluate,
-        settings=("natural_sets", "class_names", "decode"),
-        files=("natural_sets",),
-    ),
+    "attacks": Suite(attacks.evaluate, attacks.Options, table={"fgsm/0.03": ".2%"}),
+    "natural": Suite(natural.evaluate, natural.Options, files=("natural_sets",)),
 }
 
 

@@ -31,19 +31,38 @@ CHECKED_IMAGES = 256
 VARIANTS = {"fgsm": "cross_entropy", "fgsm_logit": "logit"}
 
 
-def evaluate(  # noqa: PLR0913 (keyword arguments only)
-    predictor: Predictor,
-    splits: Mapping[str, SplitImages],
-    folder: Path,
-    *,
-    fgsm_epsilons: Sequence[float],
-    pgd_epsilons: Sequence[float],
-    pgd_norm: str,
-    pgd_steps: int,
-    pgd_step_size: float,
-    pgd_restarts: int,
-    evaluation_images: int,
-    evaluation_seed: int,
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the suite.
+
+    Attributes:
+        fgsm_epsilons: in units of [0, 1].
+        pgd_epsilons: in units of [0, 1].
+        pgd_norm: see `attacks.PgdSettings`, as the following.
+        pgd_steps: steps from each start.
+        pgd_step_size: in units of epsilon.
+        pgd_restarts: number of random starts.
+        evaluation_images: size of the random subset; 0: all images.
+        evaluation_seed: of the subset and of random starts.
+    """
+
+    fgsm_epsilons: Sequence[float]
+    pgd_epsilons: Sequence[float]
+    pgd_norm: str
+    pgd_steps: int
+    pgd_step_size: float
+    pgd_restarts: int
+    evaluation_images: int
+    evaluation_seed: int
+
+    @property
+    def pgd(self) -> PgdSettings:
+        """The settings of PGD."""
+        return PgdSettings(self.pgd_norm, self.pgd_step_size, self.pgd_steps, self.pgd_restarts)
+
+
+def evaluate(
+    predictor: Predictor, splits: Mapping[str, SplitImages], folder: Path, options: Options
 ) -> dict[str, Any]:
     """Measures the accuracy on adversarial test images.
 
@@ -54,24 +73,16 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         predictor: makes the predictions of the model.
         splits: the clean images.
         folder: where files are written.
-        fgsm_epsilons: in units of [0, 1].
-        pgd_epsilons: in units of [0, 1].
-        pgd_norm: see `attacks.PgdSettings`, as the following.
-        pgd_steps: steps from each start.
-        pgd_step_size: in units of epsilon.
-        pgd_restarts: number of random starts.
-        evaluation_images: size of the random subset; 0: all images.
-        evaluation_seed: of the subset and of random starts.
+        options: the settings.
 
     Returns:
         `clean_accuracy`; `fgsm`, `fgsm_logit` (see `attacks.fgsm_logit`: right before the attack
         and unchanged by it) and `pgd`: dicts of `epsilons`, `accuracy` and 95 % `intervals`;
         `warnings`, a list of reasons not to trust the attacks; `images`; the settings of PGD.
     """
-    images = ChosenImages(splits["test"], evaluation_images, evaluation_seed)
+    images = ChosenImages(splits["test"], options.evaluation_images, options.evaluation_seed)
     clean = predict_condition(predictor, lambda: images, folder / "clean.parquet")
-    settings = PgdSettings(pgd_norm, pgd_step_size, pgd_steps, pgd_restarts)
-    attacker = _Attacker(predictor, fgsm_epsilons, pgd_epsilons, settings, evaluation_seed)
+    attacker = _Attacker(predictor, options)
     planned = attacker.attacks()
     writers = {
         folder / f"{name}.parquet": functools.partial(_attack_all, images, attack)
@@ -85,17 +96,18 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     unchanged = predicted["fgsm_logit"] == clean.predicted[:, np.newaxis]
     result = {
         "clean_accuracy": float(clean.is_correct.mean()),
-        "fgsm": _curve(fgsm_epsilons, predicted["fgsm"] == labels),
+        "fgsm": _curve(options.fgsm_epsilons, predicted["fgsm"] == labels),
         # Right before the attack, and unchanged by it.
-        "fgsm_logit": _curve(fgsm_epsilons, unchanged & clean.is_correct[:, np.newaxis]),
+        "fgsm_logit": _curve(options.fgsm_epsilons, unchanged & clean.is_correct[:, np.newaxis]),
         "images": len(clean.ids),
         "warnings": json.loads(checks.read_text(encoding="utf-8")),
-        "seed": evaluation_seed,
+        "seed": options.evaluation_seed,
     }
-    if pgd_epsilons:
-        by_epsilon = [predicted[_pgd_name(epsilon)] for epsilon in pgd_epsilons]
-        result["pgd"] = _curve(pgd_epsilons, np.concatenate(by_epsilon, axis=1) == labels)
-        result["pgd_settings"] = dataclasses.asdict(settings)
+    if options.pgd_epsilons:
+        by_epsilon = [predicted[_pgd_name(epsilon)] for epsilon in options.pgd_epsilons]
+        is_correct = np.concatenate(by_epsilon, axis=1) == labels
+        result["pgd"] = _curve(options.pgd_epsilons, is_correct)
+        result["pgd_settings"] = dataclasses.asdict(options.pgd)
     return result
 
 
@@ -104,23 +116,12 @@ class _Attacker:
 
     Args:
         predictor: makes the predictions of the model.
-        fgsm_epsilons: of both variants of FGSM.
-        pgd_epsilons: of PGD.
-        settings: of PGD.
-        seed: of random starts.
+        options: the settings.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        fgsm_epsilons: Sequence[float],
-        pgd_epsilons: Sequence[float],
-        settings: PgdSettings,
-        seed: int,
-    ):
+    def __init__(self, predictor: Predictor, options: Options):
         self._predictor, self._model = predictor, AttackedModel(predictor)
-        self._fgsm_epsilons, self._pgd_epsilons = fgsm_epsilons, pgd_epsilons
-        self._settings, self._seed = settings, seed
+        self._options = options
 
     def attacks(self) -> dict[str, Attack]:
         """All attacks, by the names of their files."""
@@ -129,12 +130,12 @@ class _Attacker:
         }
         return planned | {
             _pgd_name(epsilon): functools.partial(self._predict_pgd, epsilon)
-            for epsilon in self._pgd_epsilons
+            for epsilon in self._options.pgd_epsilons
         }
 
     def _predict_fgsm(self, loss, batch):
         return attacks.fgsm_curve(
-            self._model, batch["image"], batch["label"], self._fgsm_epsilons, loss=loss
+            self._model, batch["image"], batch["label"], self._options.fgsm_epsilons, loss=loss
         ).predictions
 
     def _predict_pgd(self, epsilon, batch):
@@ -142,15 +143,15 @@ class _Attacker:
         return self._predictor.log_probabilities(adversarial).argmax(axis=1, keepdims=True)
 
     def _pgd(self, epsilon, batch):
-        options = {"ids": ids_of(batch), "seed": self._seed}
+        randomness = {"ids": ids_of(batch), "seed": self._options.evaluation_seed}
         pixels, labels = batch["image"], batch["label"]
-        return attacks.pgd(self._model, pixels, labels, epsilon, self._settings, **options)
+        return attacks.pgd(self._model, pixels, labels, epsilon, self._options.pgd, **randomness)
 
     def check(self, batch: Batch) -> list[str]:
         """Warnings; of FGSM, which is weak by design, only those that concern the network."""
         pixels, labels = batch["image"], batch["label"]
-        if self._pgd_epsilons and self._settings.norm == "inf":
-            epsilon = max(self._pgd_epsilons)
+        if self._options.pgd_epsilons and self._options.pgd_norm == "inf":
+            epsilon = max(self._options.pgd_epsilons)
             return attack_checks.check_attack(
                 self._model,
                 pixels,
@@ -158,7 +159,7 @@ class _Attacker:
                 epsilon,
                 self._pgd(epsilon, batch),
                 ids=ids_of(batch),
-                seed=self._seed,
+                seed=self._options.evaluation_seed,
             )
         curve = attacks.fgsm_curve(self._model, pixels, labels, [0.0])
         return [

@@ -1,5 +1,6 @@
 """The suite `corruptions`: errors on corrupted images, as on CIFAR-10-C and ImageNet-C."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,19 +29,39 @@ CLEAN = "clean"
 UNPAIRED = "test"
 
 
-def evaluate(  # noqa: PLR0913 (keyword arguments only)
-    predictor: Predictor,
-    splits: Mapping[str, SplitImages],
-    folder: Path,
-    *,
-    corruptions: Sequence[str],
-    corruption_constants: str,
-    corruption_files: str,
-    frost_textures: str,
-    evaluation_images: int,
-    evaluation_seed: int,
-    class_names: Sequence[str] = (),
-    decode: Decode | None = None,
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the suite.
+
+    Attributes:
+        corruptions: names, or "benchmark" or "all".
+        corruption_constants: see `corruptions.corrupt`.
+        corruption_files: folder of a published set; "": the test images are corrupted here.
+        frost_textures: folder of photographs; "": a procedural texture.
+        evaluation_images: size of the random subset; 0: all images.
+        evaluation_seed: of the subset and of the corruptions.
+        class_names: names of the model's classes, for a published set.
+        decode: for a published set, function of an encoded image that returns uint8 (side, side,
+            3) and raises a ValueError if it cannot.
+    """
+
+    corruptions: Sequence[str]
+    corruption_constants: str
+    corruption_files: str
+    frost_textures: str
+    evaluation_images: int
+    evaluation_seed: int
+    class_names: Sequence[str] = ()
+    decode: Decode | None = None
+
+    @property
+    def subset(self) -> tuple[int, int]:
+        """Size and seed of the random subset."""
+        return self.evaluation_images, self.evaluation_seed
+
+
+def evaluate(
+    predictor: Predictor, splits: Mapping[str, SplitImages], folder: Path, options: Options
 ) -> dict[str, Any]:
     """Measures the errors on corrupted test images.
 
@@ -54,44 +75,15 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         predictor: makes the predictions of the model.
         splits: the clean images.
         folder: where files are written.
-        corruptions: names, or "benchmark" or "all".
-        corruption_constants: see `corruptions.corrupt`.
-        corruption_files: folder of a published set; "": the test images are corrupted here.
-        frost_textures: folder of photographs; "": a procedural texture.
-        evaluation_images: size of the random subset; 0: all images.
-        evaluation_seed: of the subset and of the corruptions.
-        class_names: names of the model's classes, for a published set.
-        decode: for a published set, function of an encoded image that returns uint8 (side, side,
-            3) and raises a ValueError if it cannot.
+        options: the settings.
 
     Returns:
         `clean_error` and `mean_error`, its 95 % interval `mean_error_interval`; `errors` by
         corruption and severity; `images`, and what the images are (`source`, `constants`, `frost`);
         `clean_note`, why there is no `clean_error`.
     """
-    names, side = names_of(corruptions), predictor.model.input_shape[1]
-    subset = (evaluation_images, evaluation_seed)
-    if corruption_files:
-        path = Path(corruption_files)
-        published = PublishedCorruptions(path, corruptions, names, class_names, *subset)
-        batches_of = functools.partial(
-            published.batches, batch_size=predictor.batch_size, side=side, decode=decode
-        )
-        described = _describe_published(path, names, published.names)
-        note = _predict_clean(predictor, splits["test"], folder, published, evaluation_images)
-        described["clean_note"] = note
-        names = published.names
-    else:
-        images = ChosenImages(splits["test"], *subset)
-        predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
-        batches_of = functools.partial(
-            corrupted_batches,
-            images,
-            seed=evaluation_seed,
-            constants=corruption_constants,
-            textures=library.read_textures(Path(frost_textures)) if frost_textures else None,
-        )
-        described = _describe_generated(names, side, corruption_constants, frost_textures)
+    start = _start_published if options.corruption_files else _start_generated
+    names, batches_of, described = start(predictor, splits["test"], folder, options)
 
     def write(name, severity, path):
         write_condition(path, collect(predictor(batches_of(name, severity))))
@@ -103,31 +95,62 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     write_missing("corruptions", "conditions", writers)
     return {
         **measure(folder, names),
-        "seed": evaluation_seed,
-        "image_size": side,
+        "seed": options.evaluation_seed,
+        "image_size": predictor.model.input_shape[1],
         **described,
     }
 
 
-def _describe_published(path, wanted, names):
-    """What the images of a published set are."""
-    return {
+def _start_generated(predictor, split, folder, options):
+    """Predicts the clean images that are corrupted here.
+
+    Returns:
+        Names of the corruptions, function of a name and a severity that returns batches, and what
+        the images are.
+    """
+    names, side = names_of(options.corruptions), predictor.model.input_shape[1]
+    images, textures = ChosenImages(split, *options.subset), options.frost_textures
+    predict_condition(predictor, lambda: images, folder / f"{CLEAN}.parquet")
+    batches_of = functools.partial(
+        corrupted_batches,
+        images,
+        seed=options.evaluation_seed,
+        constants=options.corruption_constants,
+        textures=library.read_textures(Path(textures)) if textures else None,
+    )
+    constants = library.choose_constants((side, side), options.corruption_constants)
+    described = {"source": "generated", "constants": constants}
+    if "frost" in names:
+        described["frost"] = "photographs" if textures else PROCEDURAL_FROST
+    return names, batches_of, described
+
+
+def _start_published(predictor, split, folder, options):
+    """Opens a published set and predicts its clean images, if they are known.
+
+    Returns:
+        As `_start_generated`.
+    """
+    wanted, path = names_of(options.corruptions), Path(options.corruption_files)
+    published = PublishedCorruptions(
+        path, options.corruptions, wanted, options.class_names, *options.subset
+    )
+    batches_of = functools.partial(
+        published.batches,
+        batch_size=predictor.batch_size,
+        side=predictor.model.input_shape[1],
+        decode=options.decode,
+    )
+    described = {
         "source": path.resolve().name,
         "constants": "published",
         "frost": "published",
-        "missing": [name for name in wanted if name not in names],
+        "missing": [name for name in wanted if name not in published.names],
+        "clean_note": _predict_clean(
+            predictor, split, folder, published, options.evaluation_images
+        ),
     }
-
-
-def _describe_generated(names, side, constants, frost_textures):
-    """What images are that are corrupted here."""
-    described = {
-        "source": "generated",
-        "constants": library.choose_constants((side, side), constants),
-    }
-    if "frost" in names:
-        described["frost"] = "photographs" if frost_textures else PROCEDURAL_FROST
-    return described
+    return published.names, batches_of, described
 
 
 def corrupted_batches(

@@ -50,14 +50,24 @@ class _Set:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the suite.
+
+    Attributes:
+        natural_sets: paths of sets, or of JSON files of label sets, by their names.
+        class_names: names of the model's classes.
+        decode: function of an encoded image that returns uint8 (side, side, 3), and raises a
+            ValueError if it cannot.
+    """
+
+    natural_sets: Mapping[str, str]
+    class_names: Sequence[str]
+    decode: Decode
+
+
 def evaluate(
-    predictor: Predictor,
-    splits: Mapping[str, SplitImages],
-    folder: Path,
-    *,
-    natural_sets: Mapping[str, str],
-    class_names: Sequence[str],
-    decode: Decode,
+    predictor: Predictor, splits: Mapping[str, SplitImages], folder: Path, options: Options
 ) -> dict[str, Any]:
     """Measures the accuracy on other test sets.
 
@@ -75,10 +85,7 @@ def evaluate(
         predictor: makes the predictions of the model.
         splits: the clean images.
         folder: where files are written.
-        natural_sets: paths of sets, or of JSON files of label sets, by their names.
-        class_names: names of the model's classes.
-        decode: function of an encoded image that returns uint8 (side, side, 3), and raises a
-            ValueError if it cannot.
+        options: the settings.
 
     Returns:
         `sets`: by name `accuracy`, `accuracy_among_classes`, their 95 % intervals, the same of the
@@ -88,12 +95,12 @@ def evaluate(
         `accuracy_interval`, `images` (with a label) and `unlabeled_images`, which are left out.
     """
     sets, label_sets = {}, {}
-    for name, path in natural_sets.items():
+    for name, path in options.natural_sets.items():
         if path.endswith(LABEL_SETS_SUFFIX):
-            label_sets[name] = read_label_sets(path, len(class_names))
+            label_sets[name] = read_label_sets(path, len(options.class_names))
             continue
         images = open_natural_set(path)
-        mapping = map_classes(images, class_names, len(class_names))
+        mapping = map_classes(images, options.class_names, len(options.class_names))
         sets[name] = _Set(images, mapping, np.unique(mapping[images.labels]))
 
     def write(batches, classes, path):
@@ -106,14 +113,14 @@ def evaluate(
         )
     }
     for name, found in sets.items():
-        batches = functools.partial(found.batches, predictor.batch_size, decode)
+        batches = functools.partial(found.batches, predictor.batch_size, options.decode)
         writers[folder / f"{name}.parquet"] = functools.partial(
             write, batches, {name: found.classes}
         )
     write_missing("natural", "test sets", writers)
     measured = {name: _measure(folder, name, found) for name, found in sets.items()}
     measured |= {name: _measure_label_sets(folder, found) for name, found in label_sets.items()}
-    return {"sets": {name: measured[name] for name in natural_sets}}
+    return {"sets": {name: measured[name] for name in options.natural_sets}}
 
 
 def _predict(predictor, batches, path, classes):

@@ -1,5 +1,6 @@
 """The suite `perturbations`: how often predictions flip, as on CIFAR-10-P and ImageNet-P."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,18 +21,32 @@ from nsk.evaluation.suites.suite import SplitImages
 TOP_CLASSES = 5
 
 
-def evaluate(  # noqa: PLR0913 (keyword arguments only)
-    predictor: Predictor,
-    splits: Mapping[str, SplitImages],
-    folder: Path,
-    *,
-    perturbations: Sequence[str],
-    corruption_constants: str,
-    perturbation_files: str,
-    evaluation_images: int,
-    evaluation_seed: int,
-    decode_uncropped: Callable[[bytes, int], np.ndarray],
-    resize: Callable[[np.ndarray], np.ndarray],
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the suite.
+
+    Attributes:
+        perturbations: names of sets, or "all".
+        corruption_constants: see `perturbations.perturb`.
+        perturbation_files: folder of a published set, of whose images no labels are known, nor are
+            they needed; "": the test images are perturbed here.
+        evaluation_images: size of the random subset; 0: all images.
+        evaluation_seed: of the subset and of the perturbations.
+        decode_uncropped: for the test images with ImageNet's constants, see `GeneratedFrames`.
+        resize: for a published set, see `PublishedFrames`.
+    """
+
+    perturbations: Sequence[str]
+    corruption_constants: str
+    perturbation_files: str
+    evaluation_images: int
+    evaluation_seed: int
+    decode_uncropped: Callable[[bytes, int], np.ndarray]
+    resize: Callable[[np.ndarray], np.ndarray]
+
+
+def evaluate(
+    predictor: Predictor, splits: Mapping[str, SplitImages], folder: Path, options: Options
 ) -> dict[str, Any]:
     """Measures how stable the predictions of slightly changed test images are.
 
@@ -42,14 +57,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         predictor: makes the predictions of the model.
         splits: the clean images.
         folder: where files are written.
-        perturbations: names of sets, or "all".
-        corruption_constants: see `perturbations.perturb`.
-        perturbation_files: folder of a published set, of whose images no labels are known, nor are
-            they needed; "": the test images are perturbed here.
-        evaluation_images: size of the random subset; 0: all images.
-        evaluation_seed: of the subset and of the perturbations.
-        decode_uncropped: for the test images with ImageNet's constants, see `GeneratedFrames`.
-        resize: for a published set, see `PublishedFrames`.
+        options: the settings.
 
     Returns:
         `mean_flip_probability` and its 95 % interval, `flip_probability`,
@@ -58,11 +66,12 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
         `uncropped_side`, of a published set `missing`, names of the sets that it lacks.
     """
     side = predictor.model.input_shape[1]
-    common = perturbations, corruption_constants, side, Subset(evaluation_images, evaluation_seed)
-    if perturbation_files:
-        frames = PublishedFrames(Path(perturbation_files), *common, resize)
+    subset = Subset(options.evaluation_images, options.evaluation_seed)
+    common = options.perturbations, options.corruption_constants, side, subset
+    if options.perturbation_files:
+        frames = PublishedFrames(Path(options.perturbation_files), *common, options.resize)
     else:
-        frames = GeneratedFrames(splits["test"], *common, decode_uncropped)
+        frames = GeneratedFrames(splits["test"], *common, options.decode_uncropped)
 
     def write(name, path):
         write_classes(path, *_predict(predictor, frames.batches(name)))
@@ -71,7 +80,7 @@ def evaluate(  # noqa: PLR0913 (keyword arguments only)
     write_missing("perturbations", "sets", paths)
     return {
         **measure(folder, frames.names),
-        "seed": evaluation_seed,
+        "seed": options.evaluation_seed,
         "image_size": side,
         **frames.description,
     }

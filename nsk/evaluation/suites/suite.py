@@ -27,6 +27,11 @@ class SplitImages:
     encoded: tf.data.Dataset | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    """Options of a suite that has none."""
+
+
 def _no_variant(image_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     del image_size, settings
     return {}
@@ -37,14 +42,16 @@ class Suite:
     """An evaluation of a model.
 
     Attributes:
-        evaluate: function of (predictor, splits, folder, **settings) that returns a dict of JSON
+        evaluate: function of (predictor, splits, folder, options) that returns a dict of JSON
             values: numbers are metrics (None: not defined for these images), everything else is
             data such as curves. `predictor(batches)` yields predictions and `predictor.model` is
             the Keras model; `splits` is a dict from "test" and, if there are dev images, "dev" to
             `SplitImages`. Predictions of every image are written into the folder, a file for each
             condition; files that are there already, left by an interrupted call, are read instead.
-        settings: names of the settings that `evaluate` takes as keyword arguments.
-        files: those of them that are paths; the result depends on the files there.
+        options: dataclass of `evaluate`'s last argument; its fields are settings by name,
+            `class_names`, or functions of images that `nsk.stages.evaluation` has. None: `evaluate`
+            has no such argument.
+        files: the fields that are paths; the result depends on the files there.
         table: dict from the metrics that the closing table shows to their formats (".2%", ".3f").
         splits: the splits that the metrics are of.
         version: raised when the suite's results change, so that models are evaluated again.
@@ -53,9 +60,14 @@ class Suite:
     """
 
     evaluate: Callable[..., dict[str, Any]]
-    settings: tuple[str, ...] = ()
+    options: type | None = None
     files: tuple[str, ...] = ()
     table: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: tuple[str, ...] = ("test",)
     version: int = 1
     variant: Callable[[int, Mapping[str, Any]], dict[str, Any]] = _no_variant
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the fields of `options`."""
+        return tuple(field.name for field in dataclasses.fields(self.options or _NoOptions))

@@ -25,7 +25,8 @@ def evaluate(predictor, folder, images=None, **options):
         "evaluation_seed": 5,
     }
     splits = {"test": images or make_images()[0]}
-    return attacks.evaluate(predictor, splits, folder, **{**defaults, **options})
+    chosen = attacks.Options(**{**defaults, **options})
+    return attacks.evaluate(predictor, splits, folder, chosen)
 
 
 def test_curves_of_all_attacks(predictor, tmp_path):

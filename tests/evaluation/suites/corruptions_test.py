@@ -26,7 +26,8 @@ def evaluate(predictor, folder, images=None, **options):
         "evaluation_seed": 5,
     }
     splits = {"test": images or make_images()[0]}
-    return corruptions.evaluate(predictor, splits, folder, **{**defaults, **options})
+    chosen = corruptions.Options(**{**defaults, **options})
+    return corruptions.evaluate(predictor, splits, folder, chosen)
 
 
 def wrong(predictor, pixels, labels):

@@ -1,6 +1,5 @@
 """Where the frames of the suite `perturbations` come from: test images, arrays or videos."""
 
-import builtins
 import dataclasses
 import io
 
@@ -241,15 +240,7 @@ def test_videos_with_other_frames_or_of_other_images_are_refused(predictor, tmp_
         evaluate_files(predictor, results, folder)
 
 
-def test_without_pyav_one_line_says_how_to_install_it(predictor, results, videos, monkeypatch):
-    import_module = builtins.__import__
-
-    def import_without_av(name, *arguments, **keywords):
-        if name == "av":
-            raise ImportError(name)
-        return import_module(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", import_without_av)
+def test_without_pyav_one_line_says_how_to_install_it(predictor, results, videos, without_pyav):
     with pytest.raises(UserError, match="requirements-video") as error:
         evaluate_files(predictor, results, videos)
     assert "\n" not in str(error.value)

@@ -87,9 +87,8 @@ def paths(tmp_path):
 
 
 def evaluate(predictor, splits, folder, paths):
-    return natural.evaluate(
-        predictor, splits, folder, natural_sets=paths, class_names=NAMES, decode=decode
-    )
+    options = natural.Options(natural_sets=paths, class_names=NAMES, decode=decode)
+    return natural.evaluate(predictor, splits, folder, options)
 
 
 def test_accuracies_are_those_among_all_classes_and_among_the_classes_of_the_set(

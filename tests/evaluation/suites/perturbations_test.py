@@ -36,7 +36,8 @@ def evaluate(predictor, folder, images=None, **options):
         "resize": not_needed,
     }
     splits = {"test": images or make_images()[0]}
-    return perturbations.evaluate(predictor, splits, folder, **{**defaults, **options})
+    chosen = perturbations.Options(**{**defaults, **options})
+    return perturbations.evaluate(predictor, splits, folder, chosen)
 
 
 def test_flips_of_every_set(predictor, tmp_path):
