@@ -14,6 +14,7 @@ from nsk.errors import GenerationFailedError, list_names
 from nsk.evaluation import criteria
 from nsk.evaluation.agreement import agreement_p_value, expected_correct, find_renaming
 from nsk.evaluation.prediction_files import read_predictions, read_table
+from nsk.pseudo import pool_report
 from nsk.store.folders import StageFolder
 
 DEV_FILE = "dev.parquet"
@@ -35,6 +36,7 @@ class Generation:
         evaluation: its predictions and metrics on dev and test.
         scores, selection, pseudo_labels: what a student was trained on, made by the generation
             before it; None for a teacher.
+        comparison: how the unlabelled images compare with dev in these scores; None: unknown.
     """
 
     trained: StageFolder
@@ -43,6 +45,7 @@ class Generation:
     scores: StageFolder | None = None
     selection: StageFolder | None = None
     pseudo_labels: StageFolder | None = None
+    comparison: StageFolder | None = None
 
 
 def best_generation(chain: Sequence[Generation], decide_by: str = "accuracy") -> int:
@@ -85,14 +88,30 @@ def warn_of_worse_student(chain: Sequence[Generation], decide_by: str = "accurac
     loss = teacher.mean - student.mean
     if loss > SIGNIFICANT_STANDARD_ERRORS * teacher.standard_error(student):
         logging.warning(
-            "Student %d has %s of %s on dev, its teacher %s: raise its budget, lower "
-            "--labeled_batch_size or its noise, or initialise it from its teacher "
-            "(--init_from=scratch,teacher).",
+            "Student %d has %s of %s on dev, its teacher %s. %s",
             len(chain) - 1,
             criteria.CRITERIA[decide_by],
             criteria.format_score(decide_by, student.mean),
             criteria.format_score(decide_by, teacher.mean),
+            _advice_after_worse_student(chain[-1]),
         )
+
+
+def _advice_after_worse_student(student):
+    """What the pseudo-labels of a student were, and what to do, as sentences."""
+    budget = (
+        "aise its budget, lower --labeled_batch_size or its noise, or initialise it from its "
+        "teacher (--init_from=scratch,teacher)."
+    )
+    if student.selection is None:
+        return f"R{budget}"
+    names = student.model.counts["class_names"]
+    compared = None if student.comparison is None else student.comparison.counts
+    images = pool_report.describe_selection(
+        student.selection.counts, student.scores.counts["scored"], names, compared
+    )
+    causes = pool_report.suggest(compared, names) if compared else ""
+    return f"{images} {causes} If its pseudo-labels are right, r{budget}".replace("  ", " ")
 
 
 def require_better_than_chance(teacher: Generation, p_value: float) -> None:

@@ -2,7 +2,8 @@
 
     1. Train a teacher on the labelled images.
     2. Let it label the unlabelled images, without noise.
-    3. Keep the confident pseudo-labels, and balance the classes.
+    3. Keep the confident pseudo-labels, and balance the classes. Before that, compare the images
+       with dev, and warn if they are of other classes.
     4. Train an equal or larger student on both, with noise; fine-tune it at a higher resolution.
     5. The student becomes the teacher: go to 2.
 
@@ -20,6 +21,7 @@ from nsk.decisions import Generation
 from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,
+    comparison,
     evaluation,
     finetuning,
     ingestion,
@@ -89,16 +91,17 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
             f"Other workers have not finished the scores for generation {number}: finish that "
             "generation before several processes score for a later one."
         )
+    compared = comparison.compare(runner, number, scores, images)
     if config.chain.select == "once" and number > 1:
         selected = chain[1].selection
     else:
-        selected = selection.select(runner, number, scores, images)
+        selected = selection.select(runner, number, scores, images, compared)
     selection_checks.check_selection(runner, number, images, scores, selected)
     pseudo_labels = pseudo_shards.write(runner, number, images, scores, selected)
     trained = training.train(runner, number, images, pseudo_labels, teacher.model)
     student = finetuning.finetune(runner, number, images, trained)
     evaluated = evaluation.evaluate(runner, student, images)
-    return Generation(trained, student, evaluated, scores, selected, pseudo_labels)
+    return Generation(trained, student, evaluated, scores, selected, pseudo_labels, compared)
 
 
 def train_generations(runner: StageRunner, count: int) -> tuple[StageFolder, list[Generation]]:

@@ -41,7 +41,9 @@ def make_generation(folder, correct, truth=None, labels=None, confidence=0.91, *
         name="gen0/teacher-0123456789",
         counts={"class_names": [f"class {number}" for number in range(10)], **counts},
     )
-    return SimpleNamespace(evaluation=SimpleNamespace(path=folder), model=model, scores=None)
+    return SimpleNamespace(
+        evaluation=SimpleNamespace(path=folder), model=model, scores=None, selection=None
+    )
 
 
 def make_chain(folder, *wrong):
@@ -61,6 +63,53 @@ def test_a_significantly_worse_student_triggers_a_warning(tmp_path, caplog, num_
         warn_of_worse_student(chain)
     message = "Student 2 has an accuracy of 80.0 % on dev, its teacher 90.0 %"
     assert (message in caplog.text) == is_warned
+
+
+def compared_counts(unlike):
+    """Part of the counts of a comparison with dev."""
+    counts = [0] * 8 + [30, 70]
+    return {
+        "unlike": unlike,
+        "images": 100,
+        "confidence": {"above_threshold": {"pool": 0.53, "dev": 0.99}, "dev_precision": 0.985},
+        "classes": {
+            "predicted": {"pool": counts, "dev": [10] * 10},
+            "estimated_shares": [count / 100 for count in counts],
+            "dev_shares": [0.1] * 10,
+            "shift": 0.8,
+        },
+        "distance": {
+            "quantiles": {name: [value] * 5 for name, value in (("pool", 0.3), ("dev", 0.1))},
+            "beyond_limit": 87,
+        },
+        "unknown_share": 0.87,
+        "unknown_share_above": 0.81,
+    }
+
+
+@pytest.mark.parametrize("unlike", [[], ["classes", "unknown"]])
+def test_advice_after_a_worse_student_begins_with_its_pseudo_labels(tmp_path, caplog, unlike):
+    chain = make_chain(tmp_path, range(10), range(300, 390))
+    per_class = {"kept": [0] * 8 + [13, 40]}
+    chain[1].selection = SimpleNamespace(counts={"images": 53, "per_class": per_class})
+    chain[1].scores = SimpleNamespace(counts={"scored": 100})
+    chain[1].comparison = SimpleNamespace(counts=compared_counts(unlike))
+    warn_of_worse_student(chain)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith(
+        "Student 1 has an accuracy of 77.5 % on dev, its teacher 97.5 %. Its pseudo-labels are of "
+        "53 of 100 unlabelled images; of 2 of 10 classes (75% class 9); of all unlabelled images "
+        "53.0% reach the minimum confidence (dev: 99.0%, 98.5% of them labelled correctly), "
+        "predicted class 9 70%, class 8 30%"
+    )
+    assert message.index("pseudo-labels are of") < message.index("raise its budget")
+    assert ("--unknown_classes=filter leaves out the 87 images" in message) == bool(unlike)
+    assert ("an estimated 87% are of no known class (81%" in message) == bool(unlike)
+    assert ("8 of 10 classes hardly occur" in message) == bool(unlike)
+    chain[1].comparison = None
+    warn_of_worse_student(chain)
+    assert "(75% class 9). If its pseudo-labels are right, raise" in caplog.text
 
 
 def test_a_better_generation_is_best(tmp_path):

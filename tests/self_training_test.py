@@ -16,6 +16,7 @@ STAGES = {
     "finetuning": "finetune",
     "evaluation": "evaluate",
     "scoring": "score",
+    "comparison": "compare",
     "selection": "select",
     "selection_checks": "check_selection",
     "pseudo_shards": "write",
@@ -73,7 +74,16 @@ def names(calls):
 
 
 TEACHER = ["train", "finetune", "evaluate"]
-STUDENT = ["score", "select", "check_selection", "write", "train", "finetune", "evaluate"]
+STUDENT = [
+    "score",
+    "compare",
+    "select",
+    "check_selection",
+    "write",
+    "train",
+    "finetune",
+    "evaluate",
+]
 
 
 def test_stages_in_the_order_of_the_data(calls):
@@ -85,7 +95,8 @@ def test_stages_in_the_order_of_the_data(calls):
     assert teacher.model == f"finetune(0, images, {teacher.trained})"
     assert teacher.evaluation == f"evaluate({teacher.model}, images)"
     assert student.scores == f"score(1, {teacher.model}, images)"
-    assert student.selection == f"select(1, {student.scores}, images)"
+    assert student.comparison == f"compare(1, {student.scores}, images)"
+    assert student.selection == f"select(1, {student.scores}, images, {student.comparison})"
     arguments = f"1, images, {student.scores}, {student.selection}"
     assert calls[calls.index(student.pseudo_labels) - 1] == f"check_selection({arguments})"
     assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"

@@ -59,13 +59,13 @@ def select_files(folder, output, classes):
     output.mkdir()
     started = time.perf_counter()
     selection = apply_policy(
-        functools.partial(score_rows.scan, LOCAL, paths, "confidence"),
+        functools.partial(score_rows.scan, LOCAL, paths, score_rows.ScoreColumns()),
         "paper",
         thresholds=np.full(classes, MIN_CONFIDENCE, np.float32),
         seed=SEED,
         images_per_class=max(1, rows // classes // 2),
     )
-    score_rows.write_copies(LOCAL, selection, paths, "confidence", output)
+    score_rows.write_copies(LOCAL, selection, paths, score_rows.ScoreColumns(), output)
     seconds = time.perf_counter() - started
     return {
         "rows": rows,

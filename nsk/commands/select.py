@@ -29,11 +29,12 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     """
     runner = prepare(values, check)
     from nsk.report.selection_report import Selection, report_selection
-    from nsk.stages import selection, selection_checks
+    from nsk.stages import comparison, selection, selection_checks
 
     images, scores = find_scores(runner)
     generation = runner.config.command.generation
-    selected = selection.select(runner, generation, scores, images)
+    compared = comparison.compare(runner, generation, scores, images)
+    selected = selection.select(runner, generation, scores, images, compared)
     try:
         selection_checks.check_selection(runner, generation, images, scores, selected)
     except GenerationFailedError as error:

@@ -165,10 +165,16 @@ class Config:
                 "--first_scores=records with --keep_remaining: the remaining images of --dataset "
                 "have no stored scores; leave one of the two out."
             )
-        if self.selection.calibrate or self.selection.target_precision:
+        needs_dev = {
+            "--calibrate": self.selection.calibrate,
+            "--target_precision": self.selection.target_precision,
+            "--unknown_classes=filter": self.selection.unknown_classes == "filter",
+        }
+        if any(needs_dev.values()):
+            given = " and ".join(name for name, is_given in needs_dev.items() if is_given)
             raise UserError(
-                "--first_scores=records with --calibrate or --target_precision, which need the "
-                "teacher's predictions on dev; leave these two out."
+                f"--first_scores=records with {given}, which needs the teacher's predictions on "
+                "dev; leave it out."
             )
 
     def _check_score_views(self):

@@ -61,3 +61,11 @@ class SelectionConfig(Section):
         maximum=1.0,
         changes_results=False,
     )
+    unknown_classes: str = setting(
+        "warn",
+        "What to do about unlabelled images that are not like dev: warn: compare them with dev "
+        "before a student is trained, and warn of differences | filter: also select no image that "
+        "is farther from dev in features than 95 % of the dev images are | off: do not compare.",
+        choices=("warn", "filter", "off"),
+        changes_results=False,  # The greatest distance changes them, which comes from dev.
+    )

@@ -7,6 +7,8 @@ pseudo-labels are selected, are called score files. Columns:
 - `label` int32: the top-1 class.
 - `confidence` float32: its probability; `calibrated_confidence` float32, in score files: its
   probability at the temperature fitted on dev.
+- `feature_distance` float32, in score files of a teacher whose features are known: the distance to
+  the nearest dev images, see `nsk.evaluation.feature_distance`.
 - `log_probabilities` list of float16 (temperatures and distillation need the tails that
   probabilities lose): of all classes in order, or of the most probable ones. In the latter case
   `classes` (list of int32) names them, and `remaining_probability` float32 is the total of all
@@ -48,6 +50,7 @@ class StoredPredictions:
         remaining: float32 array (n,), total probability of the classes that are not stored; None:
             all classes are stored.
         calibrated_confidences: float32 array (n,) or None.
+        feature_distances: float32 array (n,) or None.
     """
 
     ids: list[str]
@@ -58,6 +61,7 @@ class StoredPredictions:
     classes: np.ndarray | None = None
     remaining: np.ndarray | None = None
     calibrated_confidences: np.ndarray | None = None
+    feature_distances: np.ndarray | None = None
 
     def __len__(self):
         return len(self.ids)
@@ -88,6 +92,7 @@ def make_stored_predictions(
     log_probabilities: np.ndarray,
     top_k: int = 0,
     calibrated_confidences: np.ndarray | None = None,
+    feature_distances: np.ndarray | None = None,
 ) -> StoredPredictions:
     """Makes `StoredPredictions` of log-probabilities.
 
@@ -97,6 +102,7 @@ def make_stored_predictions(
         top_k: int, number of classes to store, the most probable ones; 0 or at least `num_classes`:
             all.
         calibrated_confidences: float32 array (n,) or None.
+        feature_distances: float32 array (n,) or None.
     """
     labels = log_probabilities.argmax(axis=1).astype(np.int32)
     confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
@@ -119,6 +125,7 @@ def make_stored_predictions(
         classes=classes,
         remaining=remaining,
         calibrated_confidences=calibrated_confidences,
+        feature_distances=feature_distances,
     )
 
 
@@ -146,6 +153,8 @@ def write_predictions(
         columns["calibrated_confidence"] = pa.array(
             predictions.calibrated_confidences, pa.float32()
         )
+    if predictions.feature_distances is not None:
+        columns["feature_distance"] = pa.array(predictions.feature_distances, pa.float32())
     columns["log_probabilities"] = _list_column(predictions.log_probabilities, pa.float16())
     if predictions.classes is not None:
         columns["classes"] = _list_column(predictions.classes, pa.int32())
@@ -229,6 +238,7 @@ def read_predictions(path: Path) -> StoredPredictions:
         classes=read_list_column("classes"),
         remaining=read_column("remaining_probability"),
         calibrated_confidences=read_column("calibrated_confidence"),
+        feature_distances=read_column("feature_distance"),
     )
 
 
@@ -262,11 +272,24 @@ def read_top_k(path: Path) -> int:
     Raises:
         UserError: the file is missing or damaged.
     """
+    schema = _read_schema(path)
+    return schema.field("classes").type.list_size if "classes" in schema.names else 0
+
+
+def read_schema_names(path: Path) -> list[str]:
+    """Returns the names of the columns of a Parquet file of a stage.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return _read_schema(path).names
+
+
+def _read_schema(path):
     try:
-        schema = pq.read_schema(path)
+        return pq.read_schema(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from None
-    return schema.field("classes").type.list_size if "classes" in schema.names else 0
 
 
 def _unreadable(path, error):

@@ -22,11 +22,13 @@ class Predictions:
         ids: list of strings (n,).
         labels: int32 array (n,), the true ones; -1: unknown.
         log_probabilities: float32 array (n, num_classes), natural logarithms.
+        features: float32 array (n, channels), the inputs of the model's last layer; None: unknown.
     """
 
     ids: list[str]
     labels: np.ndarray
     log_probabilities: np.ndarray
+    features: np.ndarray | None = None
 
 
 class Predictor:
@@ -38,6 +40,8 @@ class Predictor:
         strategy: a `tf.distribute.Strategy`; None: the default device.
         views: "image", or "mirror": the mean of the probabilities of an image and its mirror image.
         jit_compile: auto | on | off, whether XLA compiles the model, see `compilation`.
+        feature_model: the same model with the outputs (logits, features); None: the features are
+            not predicted. Those of several views are their mean.
 
     Reference:
         Labels from several views of an image:
@@ -51,10 +55,11 @@ class Predictor:
         strategy: tf.distribute.Strategy | None = None,
         views: str = "image",
         jit_compile: str = "auto",
+        feature_model: keras.Model | None = None,
     ):
         if views not in VIEWS:
             raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}.")
-        self.model = model
+        self.model, self._feature_model = model, feature_model
         self._views = views
         self._strategy = strategy or tf.distribute.get_strategy()
         self._max_batch_size, self._jit_compile = batch_size, jit_compile
@@ -106,10 +111,10 @@ class Predictor:
         while started:
             yield self._finish(*started.popleft())
 
-    def _finish(self, ids, labels, log_probabilities):
+    def _finish(self, ids, labels, outputs):
         """The `Predictions` of a batch that was started."""
         ids = [image_id.decode() for image_id in np.asarray(ids)]
-        return Predictions(ids, labels, self._fetch(log_probabilities))
+        return Predictions(ids, labels, *map(self._fetch, outputs))
 
     def log_probabilities(self, images: np.ndarray | tf.Tensor) -> np.ndarray:
         """Predicts a batch.
@@ -120,11 +125,11 @@ class Predictor:
         Returns:
             float32 array (n, num_classes), natural logarithms.
         """
-        return self._fetch(self._start(images))
+        return self._fetch(self._start(images)[0])
 
-    def _fetch(self, log_probabilities):
+    def _fetch(self, output):
         """The values of a tensor that `_start` returned; waits for them."""
-        values = log_probabilities.numpy()
+        values = output.numpy()
         if not np.isfinite(values).all():
             raise GenerationFailedError(
                 f"The model {self.model.name} predicts values that are not finite: its training "
@@ -133,15 +138,22 @@ class Predictor:
         return values
 
     def _predict_views(self, images):
+        """(log-probabilities,) of images; with a feature model (log-probabilities, features)."""
         images = tf.cast(images, tf.float32)
         if self._views == "image":
             return self._predict_view(images)
         views = [self._predict_view(images), self._predict_view(tf.reverse(images, axis=[2]))]
-        return tf.reduce_logsumexp(views, axis=0) - np.log(len(views))
+        log_probabilities, *features = zip(*views, strict=True)
+        mean = tf.reduce_logsumexp(log_probabilities, axis=0) - np.log(len(views))
+        return mean, *(tf.reduce_mean(values, axis=0) for values in features)
 
     def _predict_view(self, images):
-        logits = self.model(images, training=False)
-        return tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        if self._feature_model is None:
+            logits, *features = [self.model(images, training=False)]
+        else:
+            logits, *features = self._feature_model(images, training=False)
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        return log_probabilities, *(tf.cast(values, tf.float32) for values in features)
 
 
 def collect(predictions: Iterable[Predictions]) -> Predictions:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from nsk.data import pipeline
 from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictions, Predictor
+from nsk.models.features import with_features
 from nsk.models.model_files import load_model
 
 PredictShards = Callable[[ShardSet, Sequence[int] | None], Iterator[Predictions]]
@@ -33,7 +34,8 @@ def load_predictor(
 
     Returns:
         Function of a `ShardSet` and the indices of some of its shards (None: all) that yields the
-        model's `Predictions` of their images, batch by batch and in order.
+        model's `Predictions` of their images, with their features if these are known, batch by
+        batch and in order.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -41,7 +43,8 @@ def load_predictor(
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = load_model(path)
-    predict = Predictor(model, batch_size, strategy, views, jit_compile)
+        feature_model = with_features(model)
+    predict = Predictor(model, batch_size, strategy, views, jit_compile, feature_model)
 
     def predict_shards(shard_set, shards=None):
         image_size = model.input_shape[1]

@@ -4,6 +4,7 @@ A file of copies has the column `copies`, row for row with the score file of the
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -24,10 +25,23 @@ from nsk.store.files import atomic_write, num_cores
 BLOCK_ROWS = 2**20
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoreColumns:
+    """What is read of score files.
+
+    Attributes:
+        confidence: name of the column with the confidences to compare.
+        max_distance: images with a larger distance in features are left out; None: none is.
+    """
+
+    confidence: str = "confidence"
+    max_distance: float | None = None
+
+
 def scan(
     engine: Engine,
     paths: Sequence[Path],
-    confidence: str,
+    columns: ScoreColumns,
     function: Callable[[ScoredImages], Any],
 ) -> Any:
     """Returns the sum (+) of a function of `ScoredImages` over the rows of score files.
@@ -35,46 +49,65 @@ def scan(
     Args:
         engine: see `nsk.pseudo.engine`.
         paths: the score files.
-        confidence: name of the column with the confidences.
+        columns: see `ScoreColumns`.
         function: see `radix_selection.Scan`.
     """
-    return engine.map_reduce(paths, functools.partial(_sum_blocks, function, confidence))
+    return engine.map_reduce(paths, functools.partial(_sum_blocks, function, columns))
 
 
-def _sum_blocks(function, confidence, paths):
-    return functools.reduce(operator.add, map(function, _blocks(paths, confidence)))
+def _sum_blocks(function, columns, paths):
+    return functools.reduce(operator.add, map(function, _blocks(paths, columns)))
 
 
-def _blocks(paths, confidence):
+def _blocks(paths, columns):
     """Yields the `ScoredImages` of one file after another, of small ones together."""
     block, num_rows = [], 0
     for path in paths:
         block.append(path)
         num_rows += count_rows(path)
         if num_rows >= BLOCK_ROWS:
-            yield read_scored_images(block, confidence)
+            yield read_scored_images(block, columns)
             block, num_rows = [], 0
     if block:
-        yield read_scored_images(block, confidence)
+        yield read_scored_images(block, columns)
 
 
-def read_scored_images(paths: Sequence[Path], confidence: str = "confidence") -> ScoredImages:
-    """Reads score files, one after another; `confidence` names the column to compare."""
-    columns = ["key", "label", confidence]
-    table = pa.concat_tables([read_table(path, columns) for path in paths])
-    keys, labels, confidences = (table[name].to_numpy() for name in columns)
+def read_scored_images(
+    paths: Sequence[Path], columns: ScoreColumns = ScoreColumns()
+) -> ScoredImages:
+    """Reads score files, one after another, without the images that are left out."""
+    return _read(paths, columns)[0]
+
+
+def _read(paths, columns):
+    """(the `ScoredImages` that are not left out, their rows int array) of score files."""
+    names = ["key", "label", columns.confidence]
+    has_limit = columns.max_distance is not None
+    wanted = [*names, "feature_distance"] if has_limit else names
+    table = pa.concat_tables([read_table(path, wanted) for path in paths])
+    rows = np.arange(len(table))
+    if has_limit:
+        distances = table["feature_distance"].to_numpy()
+        rows = np.flatnonzero(distances <= np.float32(columns.max_distance))
+    arrays = (table[name].to_numpy() for name in names)
+    keys, labels, confidences = (array[rows] if has_limit else array for array in arrays)
 
     @functools.cache
     def read_ids():
-        return [
-            image_id for path in paths for image_id in read_table(path, ["id"])["id"].to_pylist()
-        ]
+        ids = pa.chunked_array(
+            [chunk for path in paths for chunk in read_table(path, ["id"])["id"].chunks]
+        )
+        return ids.take(pa.array(rows)).to_pylist()
 
-    return ScoredImages(keys, labels, confidences, read_ids)
+    return ScoredImages(keys, labels, confidences, read_ids), rows
 
 
 def write_copies(
-    engine: Engine, selection: Selection, paths: Sequence[Path], confidence: str, folder: Path
+    engine: Engine,
+    selection: Selection,
+    paths: Sequence[Path],
+    columns: ScoreColumns,
+    folder: Path,
 ) -> None:
     """Writes a file of copies for each score file.
 
@@ -82,15 +115,17 @@ def write_copies(
         engine: see `nsk.pseudo.engine`.
         selection: the `Selection`.
         paths: the score files.
-        confidence: name of the column with the confidences.
+        columns: see `ScoreColumns`.
         folder: where the files go, under the names of the score files.
     """
-    engine.run(paths, lambda: functools.partial(_write_copies, selection, confidence, folder))
+    engine.run(paths, lambda: functools.partial(_write_copies, selection, columns, folder))
 
 
-def _write_copies(selection, confidence, folder, paths):
+def _write_copies(selection, columns, folder, paths):
     def write(path):
-        copies = selection.copies(read_scored_images([path], confidence))
+        images, rows = _read([path], columns)
+        copies = np.zeros(count_rows(path), np.int32)
+        copies[rows] = selection.copies(images)
         with atomic_write(folder / path.name) as unfinished:
             pq.write_table(pa.table({"copies": copies}), unfinished, compression="zstd")
 

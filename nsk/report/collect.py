@@ -228,7 +228,16 @@ def _describe_pseudo_labels(generation, images):
         "precision": float(num_correct / num_known) if num_known else None,
         "per_class_candidates": selection["per_class"]["candidates"] if is_own_selection else None,
         "per_class_copies": copies_per_class.astype(int).tolist(),
+        **_describe_comparison(generation.comparison),
     }
+
+
+def _describe_comparison(comparison):
+    """How the unlabelled images compared with dev; {} if they were not compared."""
+    if comparison is None:
+        return {}
+    counts = comparison.counts
+    return {"unlike_dev": counts["unlike"], "unknown_share": counts["unknown_share"]}
 
 
 def read_truth(images: StageFolder) -> dict[str, int]:

@@ -2,17 +2,24 @@
 
 import dataclasses
 import functools
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from nsk.config.fields import used_values
 from nsk.data import records
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation.calibration import fit_temperature
+from nsk.evaluation.feature_distance import (
+    choose_references,
+    neighbor_distances,
+    unit_vectors,
+)
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
@@ -26,6 +33,12 @@ from nsk.store.folders import StageFolder
 UNLABELED_FOLDER = "unlabeled"
 DEV_FILE = "dev.parquet"
 TEMPERATURE_FILE = "temperature.json"
+REFERENCES_FILE = "dev_features.npy"
+# Raised when the files of a scoring change, so that earlier scores are not reused. 2: they have
+# distances in features.
+VERSION = 2
+# With fewer dev images a distance to the nearest of them says little.
+MIN_REFERENCES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +100,8 @@ def score(
         inputs = {"images": images.part("unlabeled")}
         return runner.build_or_reuse(name, build_from_records, settings, **inputs)
 
+    settings["version"] = VERSION
+
     def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
         options = ScoringOptions(top_k, name, worker, num_workers)
         return score_shards(
@@ -122,6 +137,9 @@ def score_shards(
     engine: Engine = LOCAL,
 ) -> dict[str, int | float] | None:
     """Writes a score file for each shard of unlabelled images, row for row, and one for dev.
+
+    Beside them it writes the features of dev, to which those of the unlabelled images are compared,
+    if the model's features are known.
 
     Existing files are complete and are kept: a scoring that was stopped resumes, and several
     workers may share a folder.
@@ -208,18 +226,21 @@ class _ShardScorer:
 
     def load(self):
         """Loads the model and returns a function that scores a list of shards."""
-        return functools.partial(self._score, self.load_predict())
+        references = _read_references(self.folder)
+        return functools.partial(self._score, self.load_predict(), references)
 
-    def _score(self, predict, shards):
+    def _score(self, predict, references, shards):
         counts = [self.unlabeled.counts[shard] for shard in shards]
         paths = score_paths(self.unlabeled, self.folder)
         progress = Progress(self.options.title, sum(counts))
         batches, num_scored = predict(self.unlabeled, shards), 0
         for shard, count in zip(shards, counts, strict=True):
-            ids, log_probabilities = _next_shard(batches, count, self.unlabeled.names[shard])
+            ids, log_probabilities, distances = _next_shard(
+                batches, references, count, self.unlabeled.names[shard]
+            )
             calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
             predictions = make_stored_predictions(
-                ids, log_probabilities, self.options.top_k, calibrated
+                ids, log_probabilities, self.options.top_k, calibrated, distances
             )
             write_predictions(paths[shard], predictions)
             num_scored += count
@@ -232,8 +253,8 @@ class _ShardScorer:
 def _score_dev(dev, predict, folder, top_k):
     """Scores dev as the unlabelled images are scored; returns the temperature fitted on it.
 
-    The first process sets the temperature for all, also for those that resume later: another
-    machine may round differently.
+    The first process sets the temperature and the features of dev for all, also for those that
+    resume later: another machine may round differently.
     """
     batches = list(predict(dev, range(len(dev.names))))
     log_probabilities = np.concatenate([batch.log_probabilities for batch in batches])
@@ -242,14 +263,41 @@ def _score_dev(dev, predict, folder, top_k):
     temperature = json.loads(write_once(folder / TEMPERATURE_FILE, json.dumps(fitted).encode()))
     calibrated = calibration.calibrated_confidences(log_probabilities, temperature)
     ids = [image_id for batch in batches for image_id in batch.ids]
-    predictions = make_stored_predictions(ids, log_probabilities, top_k, calibrated)
+    distances = _dev_distances(batches, folder)
+    predictions = make_stored_predictions(ids, log_probabilities, top_k, calibrated, distances)
     write_predictions(folder / DEV_FILE, predictions, truth)
     return temperature
 
 
-def _next_shard(batches, count, name):
-    """(ids, log-probabilities float32 (count, num_classes)) of the next `count` images."""
-    ids, rows = [], []
+def _dev_distances(batches, folder):
+    """Distances of dev images to the other ones, float32 (n,); None: the features are unknown.
+
+    Writes the features to which all images are compared.
+    """
+    if sum(len(batch.ids) for batch in batches) < MIN_REFERENCES or batches[0].features is None:
+        return None
+    features = np.concatenate([batch.features for batch in batches])
+    rows = choose_references(features)
+    content = io.BytesIO()
+    np.save(content, unit_vectors(features[rows]))
+    write_once(folder / REFERENCES_FILE, content.getvalue())
+    own_references = np.full(len(features), -1)
+    own_references[rows] = np.arange(len(rows))
+    return neighbor_distances(features, _read_references(folder), own_references)
+
+
+def _read_references(folder):
+    """The features that `_dev_distances` wrote: float32 tensor (m, channels); None: no file."""
+    path = folder / REFERENCES_FILE
+    return tf.constant(np.load(path)) if path.exists() else None
+
+
+def _next_shard(batches, references, count, name):
+    """(ids, log-probabilities float32 (count, num_classes), distances) of the next `count` images.
+
+    The distances to the references are float32 (count,), or None if there are no references.
+    """
+    ids, rows, distances = [], [], []
     while len(ids) < count:
         batch = next(batches, None)
         if batch is None or len(ids) + len(batch.ids) > count:
@@ -257,7 +305,9 @@ def _next_shard(batches, count, name):
             raise ValueError(f"{received} predictions of {count} images in {name}")
         ids += batch.ids
         rows.append(batch.log_probabilities)
-    return ids, np.concatenate(rows)
+        if references is not None:
+            distances.append(neighbor_distances(batch.features, references))
+    return ids, np.concatenate(rows), np.concatenate(distances) if distances else None
 
 
 def score_paths(unlabeled: ShardSet, folder: Path) -> list[Path]:

@@ -27,7 +27,8 @@ from nsk.hashing import stable_keys
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.pseudo.policies import Statistics, apply_policy
-from nsk.pseudo.score_rows import read_scored_images, scan, write_copies
+from nsk.pseudo.score_rows import ScoreColumns, read_scored_images, scan, write_copies
+from nsk.stages import comparison
 from nsk.stages.runner import StageRunner, shard_set
 from nsk.stages.scoring import DEV_FILE, score_paths
 from nsk.store.folders import StageFolder
@@ -37,7 +38,11 @@ CLASSES_FILE = "classes.csv"
 
 
 def select(
-    runner: StageRunner, generation: int, scores: StageFolder, images: StageFolder
+    runner: StageRunner,
+    generation: int,
+    scores: StageFolder,
+    images: StageFolder,
+    compared: StageFolder | None = None,
 ) -> StageFolder:
     """Returns the stage that selects the unlabelled images that a student sees.
 
@@ -46,9 +51,11 @@ def select(
         generation: number of the student, 1 or more.
         scores: the teacher's scores.
         images: the ingested images.
+        compared: the pool's comparison with dev; None: there is none.
     """
     section, seed = runner.config.selection.at(generation), runner.config.run.seed
     unlabeled, labeled = (shard_set(images, split) for split in ("unlabeled", "labeled"))
+    max_distance = comparison.max_distance(section, compared)
     return runner.build_or_reuse(
         f"gen{generation}/selection",
         lambda folder: select_images(
@@ -59,8 +66,9 @@ def select(
             labeled,
             folder,
             runner.make_engine(folder),
+            max_distance=max_distance,
         ),
-        {"seed": seed, **used_values([section])},
+        {"seed": seed, "max_distance": max_distance, **used_values([section])},
         scores=scores,
         images=images.part("labeled"),
     )
@@ -74,6 +82,8 @@ def select_images(
     labeled: ShardSet,
     folder: Path,
     engine: Engine = LOCAL,
+    *,
+    max_distance: float | None = None,
 ) -> dict[str, Any]:
     """Filters and balances the pseudo-labelled images.
 
@@ -85,6 +95,7 @@ def select_images(
         labeled: the labelled images.
         folder: where the selection is written.
         engine: where the files are read and written; see `nsk.pseudo.engine`.
+        max_distance: images farther from dev in features are not selected; None: all may be.
 
     Returns:
         dict of `images`, the number selected, their `copies`, and `per_class`: the
@@ -102,10 +113,11 @@ def select_images(
         *dev, labeled.class_names, settings.min_confidence, settings.target_precision
     )
 
+    columns = ScoreColumns(confidence, max_distance)
     labeled_ids, labeled_labels = read_labels(labeled)
     labeled_counts = np.bincount(labeled_labels, minlength=labeled.num_classes)
     selection = apply_policy(
-        functools.partial(scan, engine, paths, confidence),
+        functools.partial(scan, engine, paths, columns),
         settings.policy,
         thresholds=thresholds,
         seed=seed,
@@ -114,14 +126,14 @@ def select_images(
     )
     statistics = selection.statistics
     if not any(statistics.candidates):
-        raise _no_candidates_error(statistics, paths, confidence)
+        raise _no_candidates_error(statistics, paths, columns)
     if not any(statistics.kept):
         raise GenerationFailedError(
             f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
             f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
         )
     _write_classes(folder / CLASSES_FILE, labeled.class_names, labeled_counts, statistics)
-    write_copies(engine, selection, paths, confidence, folder)
+    write_copies(engine, selection, paths, columns, folder)
     if selection.labeled_rows is not None:
         copies = selection.labeled_copies(stable_keys(labeled_ids), labeled_labels)
         columns = {"id": pa.array(labeled_ids, pa.string()), "copies": copies}
@@ -233,11 +245,12 @@ def _warn_of_missed_precision(thresholds, class_names, target_precision):
         )
 
 
-def _no_candidates_error(statistics, paths, confidence):
-    confidences = (read_scored_images([path], confidence).confidences for path in paths)
+def _no_candidates_error(statistics, paths, columns):
+    confidences = (read_scored_images([path], columns).confidences for path in paths)
     highest = max(array.max(initial=0) for array in confidences)
+    subject = "No image" if columns.max_distance is None else "No image of a known class"
     return GenerationFailedError(
-        f"No image reaches the minimum confidence of its class, at least "
+        f"{subject} reaches the minimum confidence of its class, at least "
         f"{min(statistics.thresholds):.6g}; the highest confidence is {highest:.6g}. Lower "
         "--min_confidence or --target_precision, or train a better teacher."
     )

@@ -14,7 +14,10 @@ from tests.commands.small_run import STAGES_BEFORE_STUDENTS, make_values, stage_
 
 def test_select_prints_a_table_and_trains_nothing(copied_workdir, capsys):
     counts = select.execute(make_values(copied_workdir, images_per_class=30))
-    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {"gen1/selection"}
+    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {
+        "gen1/comparison",
+        "gen1/selection",
+    }
     output = capsys.readouterr().out
     rows = [line.split() for line in output.splitlines() if line[:2].strip().isdigit()]
     per_class = counts["per_class"]
@@ -135,9 +138,9 @@ def test_settings_that_do_not_fit_the_command_are_refused(tmp_path, values, mess
 def test_score_and_select_of_the_second_generation(copied_workdir, capsys):
     scores = score.execute(make_values(copied_workdir, generation=2))
     assert scores.path.parent.name == "gen2"
-    first_student = {"gen1/selection", "gen1/pseudo", "gen1/student", "gen1/evaluation"}
-    scored = STAGES_BEFORE_STUDENTS | first_student | {"gen2/scores"}
+    stages = ("comparison", "selection", "pseudo", "student", "evaluation")
+    scored = STAGES_BEFORE_STUDENTS | {f"gen1/{stage}" for stage in stages} | {"gen2/scores"}
     assert stage_names(copied_workdir) == scored
     select.execute(make_values(copied_workdir, generation=2))
-    assert stage_names(copied_workdir) == scored | {"gen2/selection"}
+    assert stage_names(copied_workdir) == scored | {"gen2/comparison", "gen2/selection"}
     assert str(copied_workdir / "gen2" / "selection") in capsys.readouterr().out

@@ -92,6 +92,22 @@ def test_the_mirror_view_is_the_mean_probability_of_an_image_and_its_mirror_imag
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("views", ["image", "mirror"])
+def test_features_are_the_mean_over_the_views(views):
+    inputs = keras.Input([8, 8, 3])
+    features = keras.layers.Flatten()(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(4)(features), features])
+    predict = Predictor(keras.Model(inputs, model.outputs[0]), 4, None, views, "off", model)
+    pixels = images(7)
+    batches = [
+        {"id": tf.constant([str(row)] * len(part)), "label": np.zeros(len(part)), "image": part}
+        for row, part in enumerate((pixels[:4], pixels[4:]))
+    ]
+    received = np.concatenate([batch.features for batch in predict(batches)])
+    expected = (pixels + pixels[:, :, ::-1].astype(float)) / 2 if views == "mirror" else pixels
+    np.testing.assert_allclose(received, expected.reshape(7, -1), atol=1e-4)
+
+
 def test_unknown_views_are_rejected():
     with pytest.raises(ValueError, match="views='mirrored': expected one of image, mirror"):
         Predictor(None, 6, views="mirrored")

@@ -29,3 +29,6 @@ def test_predictions_are_those_of_the_model_in_the_order_of_the_shards(shards, t
     received = np.concatenate([batch.log_probabilities for batch in predictions])
     expected = tf.nn.log_softmax(model(images[list(order)].astype(np.float32)))
     np.testing.assert_allclose(received, expected, atol=1e-5)
+    features = np.concatenate([batch.features for batch in predictions])
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(tf.nn.log_softmax(features @ kernel + bias), expected, atol=1e-5)

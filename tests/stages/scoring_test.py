@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.distance import cdist
 from sklearn import datasets
 
 from nsk.data import pipeline, records
@@ -17,6 +18,7 @@ from nsk.stages import ingestion, scoring, training
 from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import (
     DEV_FILE,
+    REFERENCES_FILE,
     TEMPERATURE_FILE,
     UNLABELED_FOLDER,
     ScoringOptions,
@@ -62,10 +64,14 @@ def predict_images(images):
 
 
 class Teacher:
-    """The argument `load_predict`; records the shards of unlabelled images that it predicts."""
+    """The argument `load_predict`; records the shards of unlabelled images that it predicts.
 
-    def __init__(self, batch_size=4):
+    Its features, if they are known, are the pixels.
+    """
+
+    def __init__(self, batch_size=4, has_features=False):
         self.batch_size, self.predicted_shards = batch_size, []
+        self.has_features = has_features
 
     def __call__(self):
         return self.predict
@@ -75,7 +81,10 @@ class Teacher:
             self.predicted_shards += shards
         for batch in pipeline.clean_batches(shard_set, 8, self.batch_size, shards):
             ids = [image_id.decode() for image_id in batch["id"].numpy()]
-            yield Predictions(ids, batch["label"].numpy(), predict_images(batch["image"]))
+            pixels = batch["image"].numpy().reshape(len(ids), -1).astype(np.float32)
+            features = pixels if self.has_features else None
+            log_probabilities = predict_images(batch["image"])
+            yield Predictions(ids, batch["label"].numpy(), log_probabilities, features)
 
 
 def run(unlabeled, dev, folder, teacher=None, **settings):
@@ -143,6 +152,40 @@ def test_dev_is_scored_with_its_labels_and_gives_the_temperature(unlabeled, dev,
     np.testing.assert_array_equal(
         predictions.confidences, np.exp(log_probabilities.max(axis=1)).clip(0, 1)
     )
+
+
+def test_distances_in_features_are_those_to_the_fifth_nearest_dev_image(unlabeled, dev, tmp_path):
+    folder = tmp_path / "scores"
+    run(unlabeled, dev, folder, Teacher(4, has_features=True))
+    pools, references = (
+        load_images(images, 8).images.numpy().reshape(images.num_records, -1).astype(float)
+        for images in (unlabeled, dev)
+    )
+    scored = [read_predictions(path) for path in score_paths(unlabeled, folder)]
+    received = np.concatenate([predictions.feature_distances for predictions in scored])
+    expected = np.sort(cdist(pools, references, "cosine"), axis=1)[:, 4]
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+    # Without the image itself, at a distance of 0.
+    expected = np.sort(cdist(references, references, "cosine"), axis=1)[:, 5]
+    received = read_predictions(folder / DEV_FILE).feature_distances
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+
+
+def test_distances_do_not_depend_on_the_number_of_workers(unlabeled, dev, tmp_path):
+    run(unlabeled, dev, tmp_path / "alone", Teacher(4, has_features=True))
+    for worker in (1, 0):
+        teacher = Teacher(4, has_features=True)
+        run(unlabeled, dev, tmp_path / "shared", teacher, worker=worker, num_workers=2)
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    assert REFERENCES_FILE in contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("num_dev", [19, 20])
+def test_few_dev_images_give_no_distances(unlabeled, tmp_path, num_dev):
+    dev = write_digits(tmp_path / "dev", range(FIRST_DEV, FIRST_DEV + num_dev), labelled=True)
+    run(unlabeled, dev, tmp_path / "scores", Teacher(4, has_features=True))
+    for path in (*score_paths(unlabeled, tmp_path / "scores"), tmp_path / "scores" / DEV_FILE):
+        assert (read_predictions(path).feature_distances is not None) == (num_dev == 20)
 
 
 def test_scores_of_a_shard_do_not_depend_on_the_other_shards(unlabeled, dev, tmp_path):

@@ -5,6 +5,8 @@ import json
 import logging
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn import datasets
@@ -371,3 +373,40 @@ def test_a_broken_shard_of_labelled_images_is_named(labeled):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=path.name):
         read_labels(labeled)
+
+
+@pytest.mark.parametrize("settings", [PAPER, GAP, NONE])
+def test_images_far_from_dev_are_selected_as_if_they_did_not_exist(labeled, tmp_path, settings):
+    """Compared with scores that lack them; also a minimum confidence of 0 does not admit them."""
+    settings = settings.with_values(min_confidence=0.0)
+    random = np.random.default_rng(0)
+    shards = [
+        [(int(random.integers(3)), float(random.uniform(0.4, 1))) for _ in range(count)]
+        for count in (7, 1, 9)
+    ]
+    distances = [random.uniform(0, 1, len(shard)).astype(np.float32) for shard in shards]
+    distances[1][:] = 0.9
+    limit = float(np.median(distances[0]))  # An image at the limit is near enough.
+    whole = make_scores(tmp_path / "whole", shards)
+    near = make_scores(tmp_path / "near", shards)
+    for number, far in enumerate(distances):
+        for folder in (whole, near):
+            path = folder / "unlabeled" / f"{number:05d}.parquet"
+            predictions = dataclasses.replace(read_predictions(path), feature_distances=far)
+            write_predictions(path, predictions)
+        table = read_table(path)
+        pq.write_table(table.filter(pa.array(far <= np.float32(limit))), path)
+    counts, copies = {}, {}
+    for folder, max_distance in ((whole, limit), (near, None)):
+        output = tmp_path / f"selected-{folder.name}"
+        output.mkdir()
+        paths = sorted((folder / "unlabeled").glob("*.parquet"))
+        counts[folder.name] = select_images(
+            settings, 0, paths, folder / "dev.parquet", labeled, output, max_distance=max_distance
+        )
+        copies[folder.name] = [read_copies(output / path.name) for path in paths]
+    assert counts["whole"] == counts["near"]
+    for received, expected, far in zip(copies["whole"], copies["near"], distances, strict=True):
+        is_far = far > np.float32(limit)
+        assert not received[is_far].any() and is_far.any()
+        np.testing.assert_array_equal(received[~is_far], expected)
