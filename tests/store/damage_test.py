@@ -133,7 +133,7 @@ def interrupted(owner, name, calls):
 def test_every_file_is_of_one_kind(workdir):
     """And those of stages are of other kinds than the rest."""
     stages = finished_stages(workdir)
-    assert verify.verify_workdir(workdir) == len(stages) == 9
+    assert verify.verify_workdir(workdir) == len(stages) == 10
     kinds = {kind: files_of_kind(workdir, kind) for kind in ROWS}
     for path in (path for path in workdir.rglob("*") if path.is_file()):
         found = [kind for kind, paths in kinds.items() if path in paths]
@@ -175,7 +175,7 @@ def outcomes_of_finished(workdir):
             tried.add(tuple(changed))
             with pytest.raises(UserError) as error:
                 verify.verify_workdir(workdir)
-            assert f"{len(damaged_stages)} of 9 stages are damaged" in str(error.value)
+            assert f"{len(damaged_stages)} of 10 stages are damaged" in str(error.value)
             assert all(stage.name in str(error.value) for stage in damaged_stages)
             with pytest.raises(UserError, match=r"delete the folder .* run again") as error:
                 rerun(workdir)
@@ -207,7 +207,7 @@ def test_damage_to_every_file_of_a_stage_is_named(workdir, capsys):
             for damage in (damages[number % 9], delete):
                 with contextlib.suppress(ImpossibleError), damaged(path, paths, damage) as changed:
                     count += 1
-                    with pytest.raises(UserError, match=r"\d of 9 stages are damaged"):
+                    with pytest.raises(UserError, match=r"\d of 10 stages are damaged"):
                         verify.verify_workdir(workdir)
                     printed = capsys.readouterr().out
                     assert all(
@@ -226,7 +226,7 @@ def test_swapped_stages_are_named(workdir, capsys):
         (workdir / "between").rename(second)
 
     swap_folders()
-    with pytest.raises(UserError, match="2 of 9 stages are damaged"):
+    with pytest.raises(UserError, match="2 of 10 stages are damaged"):
         verify.verify_workdir(workdir)
     assert capsys.readouterr().out.count("stage.json: it belongs to another stage") == 2
     with pytest.raises(UserError, match=rf"{first.name} is damaged .*belongs to another stage"):

@@ -19,6 +19,9 @@ FINISHED = (
     "gen*/scores-<id>/unlabeled/*.parquet",
     "gen*/scores-<id>/dev.parquet",
     "gen*/scores-<id>/temperature.json",
+    "gen*/scores-<id>/dev_features.npy",
+    "gen*/comparison-<id>/comparison.json",
+    "gen*/comparison-<id>/suspicious.csv",
     "gen*/selection-<id>/*.parquet",
     "gen*/selection-<id>/classes.csv",
     "gen*/pseudo-<id>/shards/*.tfrecord",
@@ -45,6 +48,7 @@ INTERRUPTED_SCORES = (
     "gen*/scores-<id>.partial/unlabeled/*.parquet",
     "gen*/scores-<id>.partial/dev.parquet",
     "gen*/scores-<id>.partial/temperature.json",
+    "gen*/scores-<id>.partial/dev_features.npy",
     "gen*/scores-<id>.lock",
 )
 INTERRUPTED_PSEUDO = "gen*/pseudo-<id>.partial/shards/*.tfrecord"

@@ -298,7 +298,7 @@ class Disk:
         assert code == 0, log
         expected = digests(self._undisturbed)
         assert digests(self.visible) == expected and len(expected) > 40
-        assert verify.verify_workdir(self.visible) == 9
+        assert verify.verify_workdir(self.visible) == 10
         left = [path for path in self.visible.rglob("*") if ".partial" in path.name]
         assert not left and not list(self.visible.rglob("*.checkpoints"))
 
