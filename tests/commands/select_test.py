@@ -76,7 +76,10 @@ def test_select_warns_of_what_would_end_a_run(copied_workdir, caplog):
     with pytest.raises(GenerationFailedError) as raised:
         run.execute(make_values(copied_workdir, **settings))
     assert str(raised.value).startswith(ending)
-    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {"gen1/comparison", "gen1/selection"}
+    assert stage_names(copied_workdir) == STAGES_BEFORE_STUDENTS | {
+        "gen1/comparison",
+        "gen1/selection",
+    }
 
     caplog.clear()
     select.execute(make_values(copied_workdir, images_per_class=2))
