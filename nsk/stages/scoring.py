@@ -289,7 +289,7 @@ def _dev_distances(batches, folder):
 def _read_references(folder):
     """The features that `_dev_distances` wrote: float32 tensor (m, channels); None: no file."""
     path = folder / REFERENCES_FILE
-    return tf.constant(np.load(path)) if path.exists() else None
+    return tf.constant(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
 def _next_shard(batches, references, count, name):

@@ -169,7 +169,9 @@ def test_incompatible_settings_are_refused():
     given = {"first_scores": "records", "train_images": [100]}
     with pytest.raises(UserError, match="give tfrecord:PATTERN of records with pseudo-labels"):
         Config.from_values(given)
-    with pytest.raises(UserError, match="which need the teacher's predictions on dev"):
+    with pytest.raises(
+        UserError, match="--calibrate, which needs the teacher.s predictions on dev"
+    ):
         Config.from_values({**given, "unlabeled_dataset": "tfrecord:a", "calibrate": True})
 
 

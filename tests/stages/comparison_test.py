@@ -116,7 +116,7 @@ def run(make_runner, tmp_path, monkeypatch):
 
 
 def test_a_run_warns_filters_or_does_not_compare(run, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         compared, selected = run()
     assert "The unlabelled images are not like dev: " in caplog.text
     assert f"{compared.name}/{SUSPICIOUS_FILE} lists" in caplog.text
@@ -128,7 +128,7 @@ def test_a_run_warns_filters_or_does_not_compare(run, caplog):
     assert off is None and "like dev" not in caplog.text
     assert selected_off.path == selected.path  # A warning changes no selection.
 
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         again, filtered = run(unknown_classes="filter")
     assert again.reused and "not like dev" in caplog.text  # Also said when it is resumed.
     left_out = compared.counts["distance"]["beyond_limit"]
