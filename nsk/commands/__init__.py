@@ -5,7 +5,7 @@ first line of the module's docstring is its help text. Modules are imported by `
 import TensorFlow, and what needs it, inside functions alone.
 """
 
-from nsk.commands import corrupt, evaluate, plan, predict, run, score, select, verify
+from nsk.commands import corrupt, evaluate, plan, predict, run, score, select, sweep, verify
 
 COMMANDS = {
     "run": run,
@@ -15,5 +15,6 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "corrupt": corrupt,
+    "sweep": sweep,
     "verify": verify,
 }

@@ -77,6 +77,7 @@ def prepare_config(config: Config) -> None:
     _check_files(config)
     _check_engine(config)
     make_folder(config.workdir, "output" if config.evaluation.output else "workdir")
+    make_folder(config.run_folder, "run_name")
     cache = config.run.compilation_cache and Path(config.run.compilation_cache).expanduser()
     if config.run.deterministic:
         _add_options("XLA_FLAGS", *DETERMINISTIC_XLA)

@@ -49,4 +49,4 @@ def save_config(runner: "StageRunner") -> None:
 
     if runner.workers.is_chief:
         sections = {name: section.values() for name, section in runner.config.sections.items()}
-        write_json(runner.workdir / "config.json", sections)
+        write_json(runner.config.run_folder / "config.json", sections)

@@ -18,6 +18,27 @@ class CommandConfig(Section):
         changes_results=False,
         commands=("plan",),
     )
+    grid: str = setting(
+        "",
+        "Commands sweep and plan: a TOML file with the cells of a sweep, named changes of the "
+        "other settings, and their seeds.",
+        changes_results=False,
+        commands=("sweep", "plan"),
+    )
+    seeds: str = setting(
+        "",
+        "Commands sweep and plan: comma list of seeds; empty: those of --grid.",
+        changes_results=False,
+        commands=("sweep", "plan"),
+    )
+    budget_hours: float = setting(
+        0.0,
+        "Command sweep: hours after which it stops, with everything saved; the same command goes "
+        "on. 0: no limit.",
+        minimum=0.0,
+        changes_results=False,
+        commands=("sweep",),
+    )
     images: str = setting(
         "",
         "Command predict: a folder of images, an image, a pattern such as 'photos/*.jpg', or a CSV "

@@ -260,6 +260,11 @@ class Config:
         return Path(self.run.workdir).expanduser()
 
     @property
+    def run_folder(self) -> Path:
+        """Folder of the results that are this run's alone, by default the workdir."""
+        return self.workdir / self.run.run_name
+
+    @property
     def teacher_path(self) -> Path:
         """The given teacher, `~` expanded."""
         return Path(self.chain.teacher).expanduser()
@@ -284,9 +289,11 @@ def check_command(command: str, values: Mapping[str, Any]) -> None:
         command: name of the command.
         values: the values of settings by name; missing ones have their default.
     """
+    # A plan and a sweep are of runs.
+    names = {command, "run"} if command in ("plan", "sweep") else {command}
     for field in settings():
         commands, value = field.metadata["commands"], values.get(field.name, field.default)
-        if commands and command not in commands and value != field.default:
+        if commands and names.isdisjoint(commands) and value != field.default:
             raise UserError(
                 f"--{field.name}={value} is for the command {' or '.join(commands)}: leave it out "
                 f"of {command}."

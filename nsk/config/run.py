@@ -1,8 +1,10 @@
 """The run: its folder, seed and machine."""
 
 import dataclasses
+from pathlib import PurePosixPath
 
 from nsk.config.fields import Section, equals, setting
+from nsk.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,6 +14,19 @@ class RunConfig(Section):
     workdir: str = setting(
         "",
         "Folder of the run; finished stages in it are reused. Required.",
+        changes_results=False,
+    )
+    run_name: str = setting(
+        "",
+        "Folder inside the workdir for the summary, configuration and TensorBoard's generations of "
+        "this run, so that several runs can share a workdir and its stages; empty: the workdir "
+        "itself.",
+        changes_results=False,
+        commands=("run",),
+    )
+    wait_for_locks: bool = setting(
+        False,
+        "Wait for a stage that another process is building, instead of ending with an error.",
         changes_results=False,
     )
     seed: int = setting(0, "Seed of all randomness.", minimum=0)
@@ -91,3 +106,12 @@ class RunConfig(Section):
         used_if=equals("engine", "beam"),
         changes_results=False,
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = PurePosixPath(self.run_name)
+        if name.is_absolute() or ".." in name.parts or not self.run_name.isprintable():
+            raise UserError(
+                f"--run_name={self.run_name!a}: expected a folder inside the workdir, as first or "
+                "cells/first."
+            )

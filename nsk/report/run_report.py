@@ -28,14 +28,14 @@ def report_run(config: Config, results: RunResults, all_reused: bool) -> dict[st
     Returns:
         the content of `summary.json`.
     """
-    workdir = config.workdir
+    folder = config.run_folder
     summary = collect_summary(config, results)
-    write_json(workdir / "summary.json", summary)
-    with naming_disk_errors(workdir):
-        _write_classes(workdir / "classes.csv", summary)
-    with naming_disk_errors(workdir / "tensorboard"):
-        tensorboard.write_generations(summary, workdir / "tensorboard" / "generations")
-    sys.stdout.write(closing_table(summary, workdir))
+    with naming_disk_errors(folder):
+        _write_classes(folder / "classes.csv", summary)
+    with naming_disk_errors(folder / "tensorboard"):
+        tensorboard.write_generations(summary, folder / "tensorboard" / "generations")
+    write_json(folder / "summary.json", summary)
+    sys.stdout.write(closing_table(summary, config.workdir))
     if all_reused:
         sys.stdout.write("Every stage was finished before: nothing was done.\n")
     return summary

@@ -108,7 +108,12 @@ class StageRunner:
         """
         key = StageKey(self.workdir, name, settings or {}, inputs)
         make = functools.partial(
-            build_or_reuse, key, resumes=resumes, worker=worker, num_workers=num_workers
+            build_or_reuse,
+            key,
+            resumes=resumes,
+            worker=worker,
+            num_workers=num_workers,
+            wait=self.config.run.wait_for_locks,
         )
         return self._obtain(key, make, build, join)
 

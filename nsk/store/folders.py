@@ -124,7 +124,13 @@ Build = Callable[[Path], dict | None]
 
 
 def build_or_reuse(
-    key: StageKey, build: Build, *, resumes: bool = False, worker: int = 0, num_workers: int = 1
+    key: StageKey,
+    build: Build,
+    *,
+    resumes: bool = False,
+    worker: int = 0,
+    num_workers: int = 1,
+    wait: bool = False,
 ) -> StageFolder | None:
     """Returns the finished stage, and builds it if it is missing.
 
@@ -137,20 +143,21 @@ def build_or_reuse(
         worker: index of this worker, 0 to `num_workers` - 1.
         num_workers: several workers may fill one folder at the same time, with a `build` that
             resumes; the worker that finds it complete publishes it.
+        wait: whether to wait if another process is building the stage.
 
     Returns:
         The stage; None if `build` returned None.
 
     Raises:
-        UserError: another process is building the stage, a finished one is damaged, or the disk
-            cannot be written.
+        UserError: another process is building the stage and `wait` is False, a finished one is
+            damaged, or the disk cannot be written.
     """
     path, partial = key.path, key.partial_path
     with contextlib.ExitStack() as locks, naming_disk_errors(path.parent):
         if path.exists():
             return _reuse(key)
         make_folder(path.parent)
-        lock = locks.enter_context(lock_folder(path, shared=num_workers > 1))
+        lock = locks.enter_context(lock_folder(path, shared=num_workers > 1, wait=wait))
         if num_workers > 1:
             locks.enter_context(lock_folder(path, f".worker-{worker}-of-{num_workers}"))
         if path.exists():  # Finished by the process that held the lock before.

@@ -8,35 +8,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from absl import logging
+
 from nsk.errors import UserError
 from nsk.store.files import LOCK
 
 
 @contextlib.contextmanager
-def lock_folder(path: Path, suffix: str = "", shared: bool = False) -> Iterator[IO]:
+def lock_folder(
+    path: Path, suffix: str = "", shared: bool = False, wait: bool = False
+) -> Iterator[IO]:
     """Locks a stage for this process; the kernel releases the lock when the process ends.
 
     Args:
         path: the stage's folder.
         suffix: the part of the stage that is locked; by default the whole stage.
         shared: whether other processes may hold the lock too, if they also share it.
+        wait: whether to wait while another process holds the lock.
 
     Yields:
         The locked file.
 
     Raises:
-        UserError: another process holds the lock.
+        UserError: another process holds the lock, and `wait` is False.
     """
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     lock_path = path.with_name(f"{path.name}{suffix}{LOCK}")
     with open(lock_path, "a+", errors="replace") as lock:
         try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(lock, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
-            raise UserError(
-                f"{path}{suffix} is being built by {owner}: wait for it, or stop it, and run again."
-            ) from None
+            if not wait:
+                raise UserError(
+                    f"{path}{suffix} is being built by {owner}: wait for it, or stop it, and run "
+                    "again."
+                ) from None
+            logging.info("Waiting for %s%s, which is being built by %s", path, suffix, owner)
+            fcntl.flock(lock, mode)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()

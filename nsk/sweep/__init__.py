@@ -1,0 +1,1 @@
+"""Sweeps: many runs in one workdir, a table of their results, and what they will cost."""
