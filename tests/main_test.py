@@ -154,7 +154,10 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
         ([f"--flagfile={sys.executable}"], ["--flagfile", "is not text"]),
         (
             ["train", *SETTINGS],
-            ["'train'", "expected run, plan, score, select, predict, evaluate, corrupt or verify"],
+            [
+                "'train'",
+                "expected run, plan, score, select, predict, evaluate, corrupt, sweep or verify",
+            ],
         ),
         (["run", "twice", *SETTINGS], ["'run twice'"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),

@@ -1,5 +1,6 @@
 """Prints what a run would do, without training: images, steps, cost, memory and disk."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
@@ -45,8 +46,10 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         values: values of settings by name.
 
     Returns:
-        See `print_plan`; None for all workers but the chief.
+        See `print_plan`; with `--grid` see `plan_sweep`; None for all workers but the chief.
     """
+    if values.get("grid"):
+        return plan_sweep(values)
     runner = prepare(values)
     from nsk.data import ingest
     from nsk.stages import ingestion, validation
@@ -64,6 +67,29 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         sys.stdout.flush()
     validation.check_chain(runner, counts)
     return print_plan(runner, counts, folder) if runner.workers.is_chief else None
+
+
+def plan_sweep(values: Mapping[str, Any]) -> dict:
+    """Prints the plan of a sweep: images, time and disk of its runs, and what they share.
+
+    Args:
+        values: values of settings by name, the base of every cell.
+
+    Returns:
+        The fields of `nsk.sweep.plan.SweepPlan`.
+    """
+    from nsk.sweep.grid import read_grid
+
+    cells = read_grid(values["grid"], values.get("seeds", "")).cells(values)
+    runner = prepare(cells[0].values)
+    from nsk.stages.runner import StageRunner
+    from nsk.sweep import plan
+
+    found = plan.make_plan(
+        cells, lambda config: StageRunner(config, runner.runtime), runner.runtime
+    )
+    sys.stdout.write("\n".join(plan.describe(found)) + "\n")
+    return dataclasses.asdict(found)
 
 
 def print_plan(

@@ -17,7 +17,8 @@ A grid is a TOML file:
     mixup = { mixup_alpha = [0, 1] }
 
 Each cell changes some settings of the base, that is of the flags of the command. With axes the
-cells are all combinations of one choice of each, here "hard, no mixup" to "soft, mixup".
+cells are all combinations of one choice of each, here "hard, no mixup" to "soft, mixup". In a list
+with a value for each generation, "base" is the base's value of this generation.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ CELLS_FOLDER = "cells"
 RESERVED = ("workdir", "seed", "run_name", "wait_for_locks")
 KEYS = ("title", "seeds", "compare_with", "baseline", "generations", "flags", "cells", "axes")
 GENERATIONS = ("last", "best", "all")
+BASE_VALUE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Grid:
             UserError: a value is not allowed, or two cells have the same settings.
         """
         cells = [
-            Cell(name, seed, {**base, **changes, "seed": seed})
+            Cell(name, seed, {**base, **_resolve(changes, base), "seed": seed})
             for seed in self.seeds
             for name, changes in self.changes.items()
         ]
@@ -147,6 +149,20 @@ def read_grid(path: str, seeds: str = "") -> Grid:
         return _parse(given, Path(path).stem, seeds)
     except UserError as error:
         raise UserError(f"--grid={path}: {error}") from None
+
+
+def _resolve(changes, base):
+    """The changes with the base's values where lists ask for them."""
+    defaults = {field.name: field.default for field in settings()}
+    resolved = dict(changes)
+    for name, values in changes.items():
+        if isinstance(values, list):
+            own = base.get(name, defaults[name])
+            resolved[name] = [
+                str(own[min(index, len(own) - 1)]) if value == BASE_VALUE else value
+                for index, value in enumerate(values)
+            ]
+    return resolved
 
 
 def _parse(given, default_title, seeds):

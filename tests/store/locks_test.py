@@ -1,5 +1,6 @@
 """Locks: a stage is built by one process at a time, or by workers that share it."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -181,3 +182,20 @@ def test_shared_locks_exclude_an_exclusive_one_alone(tmp_path):
     with lock_folder(path):
         pass
     assert (tmp_path / "scores.lock").exists()  # The stage is not published.
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_process_can_wait_for_another_one(tmp_path, start, is_killed):
+    """It reuses what the other publishes, or builds what a killed one does not."""
+    other, key = start(), StageKey(tmp_path, "gen1/scores", {}, {})
+    build = (lambda folder: {"files": 0}) if is_killed else must_not_build
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(build_or_reuse, key, build, wait=True)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            waiting.result(0.2)
+        if is_killed:
+            kill(other)
+        else:
+            assert finish(other) == "published 4"
+        stage = waiting.result(10)
+    assert stage.reused != is_killed and stage.counts == {"files": 0 if is_killed else 4}
