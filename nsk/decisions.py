@@ -37,6 +37,8 @@ class Generation:
         scores, selection, pseudo_labels: what a student was trained on, made by the generation
             before it; None for a teacher.
         comparison: how the unlabelled images compare with dev in these scores; None: unknown.
+        scored_labeled: the labelled images with the predictions of the generation before it; None
+            without distillation.
     """
 
     trained: StageFolder
@@ -46,6 +48,12 @@ class Generation:
     selection: StageFolder | None = None
     pseudo_labels: StageFolder | None = None
     comparison: StageFolder | None = None
+    scored_labeled: StageFolder | None = None
+
+    @property
+    def is_student(self) -> bool:
+        """Whether a generation before it was its teacher."""
+        return self.scores is not None or self.scored_labeled is not None
 
 
 def best_generation(chain: Sequence[Generation], decide_by: str = "accuracy") -> int:
@@ -152,7 +160,7 @@ def _causes(teacher, truth, labels):
             f"It predicts {list_names(pairs)}: the classes of dev seem to be in another order than "
             "those that it was trained on; correct the labels or the order of the classes."
         )
-    elif teacher.scores is not None:
+    elif teacher.is_student:
         yield (
             "Its own teacher was better than chance: raise its budget, lower its noise, or "
             "initialise it from its teacher (--init_from=scratch,teacher)."

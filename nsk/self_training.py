@@ -22,6 +22,7 @@ from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,
     comparison,
+    distillation,
     evaluation,
     finetuning,
     ingestion,
@@ -81,10 +82,32 @@ def start_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
 
 
 def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> Generation:
-    """The last generation teaches the next one: score, select, write, train."""
+    """The last generation teaches the next one.
+
+    With distillation it labels the labelled images, too, or (`--ratio=0`) these alone.
+    """
     config, teacher, number = runner.config, chain[-1], len(chain)
     if number > 1 or config.scoring.first_scores == "teacher":
         decisions.require_better_than_chance(teacher, config.chain.chance_p_value)
+    made = label(runner, images, chain) if config.learns_unlabeled(number) else {}
+    scored = distillation.score_labeled(runner, number, teacher.model, images)
+    trained = training.train(
+        runner, number, images, made.get("pseudo_labels"), teacher.model, scored
+    )
+    student = finetuning.finetune(runner, number, images, trained)
+    evaluated = evaluation.evaluate(runner, student, images)
+    return Generation(trained, student, evaluated, **made, scored_labeled=scored)
+
+
+def label(
+    runner: StageRunner, images: StageFolder, chain: list[Generation]
+) -> dict[str, StageFolder | None]:
+    """The last generation labels unlabelled images for the next one: score, select, write.
+
+    Returns:
+        What `Generation` holds of it: `scores`, `comparison`, `selection` and `pseudo_labels`.
+    """
+    config, teacher, number = runner.config, chain[-1], len(chain)
     scores = scoring.score(runner, number, teacher.model, images)
     if scores is None:
         raise UserError(
@@ -97,11 +120,12 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
     else:
         selected = selection.select(runner, number, scores, images, compared)
     selection_checks.check_selection(runner, number, images, scores, selected)
-    pseudo_labels = pseudo_shards.write(runner, number, images, scores, selected)
-    trained = training.train(runner, number, images, pseudo_labels, teacher.model)
-    student = finetuning.finetune(runner, number, images, trained)
-    evaluated = evaluation.evaluate(runner, student, images)
-    return Generation(trained, student, evaluated, scores, selected, pseudo_labels, compared)
+    return {
+        "scores": scores,
+        "comparison": compared,
+        "selection": selected,
+        "pseudo_labels": pseudo_shards.write(runner, number, images, scores, selected),
+    }
 
 
 def train_generations(runner: StageRunner, count: int) -> tuple[StageFolder, list[Generation]]:

@@ -48,6 +48,7 @@ class Config:
         self._check_ratio()
         self._check_workdir()
         self._check_score_views()
+        self._check_distillation()
         self._check_first_scores()
         self._check_plan_images()
 
@@ -186,6 +187,23 @@ class Config:
                 "--score_views=image, or --flip=on if mirroring does not change the class."
             )
 
+    def _check_distillation(self):
+        """Distillation needs predictions of labelled images; --select=once needs a selection."""
+        if not self.num_students:
+            return
+        alpha = self.targets.at(1).distillation_alpha
+        if alpha and self.scoring.first_scores == "records":
+            raise UserError(
+                f"--distillation_alpha={alpha:g} with --first_scores=records, which have no "
+                "predictions of the labelled images: give 0 for the first student."
+            )
+        is_once = self.chain.select == "once" and self.needs_unlabeled
+        if is_once and not self.learns_unlabeled(1):
+            raise UserError(
+                "--select=once keeps the first student's selection, but with --ratio=0 and "
+                f"--distillation_alpha={alpha:g} it has none: give --select=each_generation."
+            )
+
     def _check_ratio(self):
         """Pseudo-labels that were asked for must not be rounded away."""
         if self.train.mixing == "union":
@@ -205,7 +223,7 @@ class Config:
         if not given:
             return
         labeled, unlabeled, num_classes = self.command.placeholder_counts
-        if labeled < 1 or num_classes < 2 or (self.num_students and unlabeled < 1):
+        if labeled < 1 or num_classes < 2 or (self.needs_unlabeled and unlabeled < 1):
             raise UserError(
                 f"--plan_images={given}: give at least 1 labelled image, 1 unlabelled image for "
                 "students and 2 classes."
@@ -228,11 +246,29 @@ class Config:
                 f"--generation={self.command.generation} of {self.num_students} students: expected "
                 f"{expected}, or name more networks in --models."
             )
+        if not self.learns_unlabeled(self.command.generation):
+            raise UserError(
+                f"--generation={self.command.generation}: this student learns from the labelled "
+                "images alone (--distillation_alpha with --ratio=0): there are no scores."
+            )
 
     @property
     def num_students(self) -> int:
         """Generations after the teacher."""
         return len(self.chain.models) - (0 if self.chain.has_whole_teacher else 1)
+
+    def learns_unlabeled(self, generation: int) -> bool:
+        """Whether a student has a part in the unlabelled images.
+
+        With distillation and no pseudo-labelled images it learns from the labelled ones alone.
+        """
+        train, targets = self.train.at(generation), self.targets.at(generation)
+        return train.ratio > 0 or not targets.distillation_alpha
+
+    @property
+    def needs_unlabeled(self) -> bool:
+        """Whether any student has a part in the unlabelled images."""
+        return any(map(self.learns_unlabeled, range(1, self.num_students + 1)))
 
     @property
     def trained_generations(self) -> range:

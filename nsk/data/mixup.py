@@ -1,8 +1,9 @@
 """Mixup and CutMix: combine pairs of training images and their targets.
 
-Pixels and targets are mixed in the same proportion, so that targets may be soft. Partners are in
-the same batch, labelled and pseudo-labelled images together; every pair draws its own proportion.
-The result is a pure function of the arguments and a key of `nsk.noise`.
+Pixels and targets are mixed in the same proportion, so that targets may be soft, or several
+distributions of an image. Partners are in the same batch, labelled and pseudo-labelled images
+together; every pair draws its own proportion. The result is a pure function of the arguments and a
+key of `nsk.noise`.
 """
 
 import tensorflow as tf
@@ -23,7 +24,7 @@ def mixup(
 
     Args:
         images: uint8 (batch, height, width, 3).
-        targets: float32 (batch, classes).
+        targets: float32 (batch, ...), probabilities of classes.
         key: int64 (2,), a key of `nsk.noise`.
         alpha: float > 0; 1 draws uniformly, smaller values stay closer to one of the images.
         batch_size: int, if these are several batches of this size, one after the other: partners
@@ -39,10 +40,10 @@ def mixup(
     key = noise.named(key, "mixup")
     partners = draw_partners(key, tf.shape(images)[0], batch_size)
     share = draw_beta(key, tf.shape(images)[0], alpha)[:, None]
+    mixed_targets = _mix_targets(targets, partners, share)
     values, partner_values = flat(images), tf.gather(flat(images), partners)
     mixed = share * tf.cast(values, tf.float32)
     mixed += (1.0 - share) * tf.cast(partner_values, tf.float32)
-    mixed_targets = share * targets + (1.0 - share) * tf.gather(targets, partners)
     return like(tf.cast(mixed + 0.5, tf.uint8), images), mixed_targets  # The cast truncates.
 
 
@@ -61,7 +62,7 @@ def cutmix(
 
     Args:
         images: uint8 (batch, height, width, 3).
-        targets: float32 (batch, classes).
+        targets: float32 (batch, ...), probabilities of classes.
         key: int64 (2,), a key of `nsk.noise`.
         alpha: float > 0.
         batch_size: see `mixup`.
@@ -83,7 +84,13 @@ def cutmix(
     box = flat(tf.logical_and(rows[:, :, None], columns[:, None, :]))
     pasted = tf.where(box, tf.gather(flat(images), partners), flat(images))
     share = 1.0 - tf.reduce_mean(tf.cast(box, tf.float32), axis=1, keepdims=True)
-    return like(pasted, images), share * targets + (1.0 - share) * tf.gather(targets, partners)
+    return like(pasted, images), _mix_targets(targets, partners, share)
+
+
+def _mix_targets(targets: tf.Tensor, partners: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """Targets (batch, ...) mixed with those of their partners; `share` is float32 (batch, 1)."""
+    share = tf.reshape(share, [-1] + [1] * (targets.shape.rank - 1))
+    return share * targets + (1.0 - share) * tf.gather(targets, partners)
 
 
 def _inside(

@@ -24,7 +24,7 @@ def perturb(
 
     Args:
         images: uint8 (n, image_size, image_size, 3), or encoded: string (n,).
-        targets: float32 (n, classes), rows that sum to 1, or to the weight of the image.
+        targets: float32 (n, ..., classes), probabilities, or these times the image's weight.
         key: int64 (2,), a key of `nsk.noise`.
         batch_size: int, if the images are several batches of this size, one after the other: pairs
             are mixed within each; None: one batch.
@@ -33,7 +33,7 @@ def perturb(
         resize_mode: how encoded images become squares, see `decoding.decode_image`.
 
     Returns:
-        (images, targets): uint8 (n, image_size, image_size, 3) and float32 (n, classes).
+        (images, targets): uint8 (n, image_size, image_size, 3), and as `targets`.
     """
     if images.dtype == tf.string:
         if image_noise.min_crop_area:

@@ -114,7 +114,7 @@ def training_batches(
         stage_key: int64 array (2,), the stage's key.
         perturb: function of (images, targets, key, batch_size): noise on the images of several
             batches. Images are uint8 (n, height, width, 3), or encoded, string (n,), as the streams
-            hold them; targets are float32 (n, classes). It returns both, the images as uint8. It
+            hold them; targets are float32 (n, ...). It returns both, the images as uint8. It
             draws the noise of images with `noise.for_examples`.
         image_size: side of the images that `perturb` returns, pixels.
         first_step: number of the first step, from 0.
@@ -125,7 +125,7 @@ def training_batches(
 
     Returns:
         `tf.data.Dataset` of tuples over streams of dicts `image` uint8 (batch, height, width, 3),
-        `target` float32 (batch, classes) and `weight` float32 (batch,); a step has one element for
+        `target` float32 (batch, ...) and `weight` float32 (batch,); a step has one element for
         each of the worker's replicas, in their order.
     """
     sizes = [stream.batch_size for stream in streams]

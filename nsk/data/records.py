@@ -9,6 +9,9 @@ Pseudo-label shards hold `id`, `image/encoded`, `pseudo/label`, `pseudo/confiden
 log-probabilities are stored, `pseudo/classes` (int32, little-endian bytes) holds their classes and
 `pseudo/remaining_probability` the total probability of all other classes.
 
+Scored shards, for distillation, hold labelled images: `id`, `image/encoded`, `image/class/label`
+and a teacher's log-probabilities in the same fields as those of pseudo-labels.
+
 Encoded images are 8-bit RGB or grayscale JPEG or PNG, see `nsk.data.normalization`.
 """
 
@@ -92,13 +95,50 @@ def pseudo_example(
         "image/encoded": _bytes(encoded),
         "pseudo/label": _int(label),
         "pseudo/confidence": _float(confidence),
-        "pseudo/log_probabilities": _bytes(np.asarray(log_probabilities, "<f2").tobytes()),
         "pseudo/copies": _int(copies),
+        **_stored_log_probabilities(log_probabilities, classes, remaining),
     }
+    return _serialize(features)
+
+
+def scored_example(
+    id: str,
+    encoded: bytes,
+    label: int,
+    log_probabilities: np.ndarray,
+    classes: np.ndarray | None = None,
+    remaining: float | None = None,
+) -> bytes:
+    """Serializes one labelled image with a teacher's predictions as a record.
+
+    Args:
+        id: as for `pseudo_example`.
+        encoded: as for `pseudo_example`.
+        label: the true class.
+        log_probabilities: as for `pseudo_example`.
+        classes: as for `pseudo_example`.
+        remaining: as for `pseudo_example`.
+
+    Returns:
+        A serialized `tf.train.Example`.
+    """
+    features = {
+        "id": _bytes(id.encode()),
+        "image/encoded": _bytes(encoded),
+        "image/class/label": _int(label),
+        **_stored_log_probabilities(log_probabilities, classes, remaining),
+    }
+    return _serialize(features)
+
+
+def _stored_log_probabilities(log_probabilities, classes, remaining):
+    """The features of a teacher's predictions; arguments as for `pseudo_example`."""
+    stored = _bytes(np.asarray(log_probabilities, "<f2").tobytes())
+    features = {"pseudo/log_probabilities": stored}
     if classes is not None:
         features["pseudo/classes"] = _bytes(np.asarray(classes, "<i4").tobytes())
         features["pseudo/remaining_probability"] = _float(remaining)
-    return _serialize(features)
+    return features
 
 
 def parse_images(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -187,6 +227,23 @@ def parse_pseudo(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dic
     }
 
 
+def parse_scored(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dict[str, tf.Tensor]:
+    """Parses a batch of labelled images with a teacher's predictions.
+
+    Args:
+        serialized: string tensor (batch,).
+        num_classes: as for `parse_pseudo`.
+        top_k: as for `parse_pseudo`.
+
+    Returns:
+        dict of what `parse_images` returns, and `log_probabilities` (float32) of shape (batch,
+        num_classes).
+    """
+    parsed = tf.io.parse_example(serialized, _log_probability_features(num_classes, top_k))
+    log_probabilities = _dense_log_probabilities(parsed, num_classes, top_k)
+    return {**parse_images(serialized), "log_probabilities": log_probabilities}
+
+
 def parse_examples(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dict[str, tf.Tensor]:
     """Parses a batch of labelled and pseudo-labelled records in any order.
 
@@ -198,7 +255,7 @@ def parse_examples(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> d
     Returns:
         dict of `encoded` (string), `label` (int64; a pseudo-label if `is_pseudo`) and `is_pseudo`
         (bool), equal_share of shape (batch,), and `log_probabilities` (float32) of shape (batch,
-        num_classes), undefined for labelled images.
+        num_classes), undefined for labelled images without a teacher's predictions.
     """
     scalar = tf.io.FixedLenFeature
     parsed = tf.io.parse_example(

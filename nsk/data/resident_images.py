@@ -22,7 +22,7 @@ class ResidentImages:
         ids: list of strings (n,).
         images: uint8 tensor (n, image_size, image_size, 3), or encoded: string tensor (n,).
         labels: int32 array (n,); -1 if there is none.
-        log_probabilities: float32 array (n, classes) of a pseudo-label shard set, else None.
+        log_probabilities: float32 array (n, classes), a teacher's; None for images without them.
         copies: int32 array (n,): how often each image occurs in an epoch; ones by default.
     """
 
@@ -42,7 +42,7 @@ def load_images(
     """Reads a shard set into memory.
 
     Args:
-        shard_set: of kind `images` or `pseudo`.
+        shard_set: of any kind.
         image_size: side of the decoded images, pixels; None: they stay encoded.
         resize_mode: how they become squares, see `decoding.decode_image`.
 
@@ -54,10 +54,11 @@ def load_images(
     """
 
     def parse(serialized):
-        if shard_set.kind == "pseudo":
-            parsed = records.parse_pseudo(serialized, shard_set.num_classes, shard_set.top_k)
-        else:
+        if shard_set.kind == "images":
             parsed = records.parse_images(serialized)
+        else:
+            parse = {"pseudo": records.parse_pseudo, "scored": records.parse_scored}[shard_set.kind]
+            parsed = parse(serialized, shard_set.num_classes, shard_set.top_k)
         encoded = parsed.pop("encoded")
         if image_size:
             parsed["image"] = decode_images(encoded, image_size, resize_mode=resize_mode)
@@ -121,7 +122,7 @@ def resident_stream(
     for shard_set in shard_sets:
         loaded = load_images(shard_set, image_size, resize_mode)
         copies = loaded.copies
-        if shard_set.kind == "images":
+        if shard_set.kind != "pseudo":
             copies = np.array([labeled_copies.get(id, 1) for id in loaded.ids], np.int32)
         num_images += shard_set.num_images - int((copies == 0).sum())
         log_probabilities = loaded.log_probabilities

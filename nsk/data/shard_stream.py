@@ -30,9 +30,9 @@ class ShardStream:
 
     Attributes:
         name: `labeled`, `pseudo` or `union`; streams with different names have different orders.
-        shard_sets: of kind `images` or `pseudo`, of the same classes.
+        shard_sets: of any kind, of the same classes.
         make_targets: function of the dict that `records.parse_examples` returns, to float32
-            targets (batch, classes).
+            targets (batch, ...).
         labeled_copies: dict from the id of a labelled image to its copies in an epoch; 1 by
             default.
         batch_size: rows of a global batch.
@@ -113,7 +113,7 @@ class ShardStream:
         return batches.map(lambda batch_rows: tf.gather(window, batch_rows))
 
     def examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A dict of `image` (encoded, string (batch,)) and `target` (float32 (batch, classes))."""
+        """A dict of `image` (encoded, string (batch,)) and `target` (float32 (batch, ...))."""
         top_k = max(shard_set.top_k for shard_set in self.shard_sets)
         parsed = records.parse_examples(serialized, self.shard_sets[0].num_classes, top_k)
         return {"image": parsed["encoded"], "target": self.make_targets(parsed)}

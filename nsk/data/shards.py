@@ -31,11 +31,12 @@ def write_manifest(
 
     Args:
         folder: path of the shard set.
-        kind: "images" or "pseudo".
+        kind: "images"; "pseudo": with pseudo-labels; or "scored": labelled images with a teacher's
+            predictions, see `nsk.data.records`.
         class_names: list of strings.
         files: list of `{"name": file name, "records": count, "copies": rows in an epoch, "images":
             records except those of images that are also in an earlier shard}`, in reading order.
-        top_k: number of classes with a stored log-probability in the records of kind "pseudo"; 0:
+        top_k: number of classes with a stored log-probability in a record, if there are any; 0:
             all.
     """
     manifest = {"kind": kind, "class_names": list(class_names), "top_k": top_k, "files": files}
@@ -114,13 +115,14 @@ class ShardSet:
 
     Attributes:
         folder: its path.
-        kind: "images" or "pseudo".
+        kind: "images", "pseudo" or "scored", see `write_manifest`.
         class_names: tuple of strings.
         names: file names, in reading order.
         counts: records in each file.
         copies: rows of each file in an epoch: its records, counted with their copies.
         num_images: distinct images in all files together.
-        top_k: number of classes with a stored log-probability in a record of kind "pseudo"; 0: all.
+        top_k: number of classes with a stored log-probability in a record, if there are any; 0:
+            all.
     """
 
     folder: Path

@@ -52,7 +52,7 @@ class ResidentStream:
 
     Attributes:
         images: uint8 tensor (n, height, width, 3), or encoded: string tensor (n,).
-        targets: float32 tensor (n, classes).
+        targets: float32 tensor (n, ...).
         copies: int32 array (n,): how often each image occurs in an epoch.
     """
 

@@ -71,6 +71,14 @@ class StoredPredictions:
         """Number of classes with a stored log-probability; 0: all."""
         return 0 if self.classes is None else self.classes.shape[1]
 
+    def stored_row(self, row: int) -> dict[str, np.ndarray | float | None]:
+        """What is stored of an image: its `log_probabilities`, `classes` and `remaining`."""
+        return {
+            "log_probabilities": self.log_probabilities[row],
+            "classes": None if self.classes is None else self.classes[row],
+            "remaining": None if self.remaining is None else self.remaining[row],
+        }
+
     def all_log_probabilities(self, num_classes: int) -> np.ndarray:
         """Log-probabilities of all classes; those not stored share what remains equally.
 

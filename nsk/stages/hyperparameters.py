@@ -32,7 +32,7 @@ class Hyperparameters:
         init_from: initial weights: "scratch", "teacher", "trained" (for fine-tuning), a path, or
             {"sha256": ...} of its content.
         model, noise, train: sections of the configuration with the values of one generation.
-        targets: what is learned from pseudo-labels; None: for a teacher and for fine-tuning.
+        targets: what is learned from a teacher; None: for a teacher and for fine-tuning.
         finetune: the section of fine-tuning; None: for training.
         resize_mode: how images become squares, see `nsk.data.decoding.decode_image`.
         significant_bits: bits that 16-bit images use, see `nsk.data.ingest`; None: there are none.
@@ -54,13 +54,21 @@ class Hyperparameters:
 
     @property
     def is_student(self) -> bool:
-        """Whether there are pseudo-labels."""
+        """Whether there is a teacher."""
         return self.targets is not None
 
     @property
     def learns_pseudo_labels(self) -> bool:
         """Whether pseudo-labelled images are part of the batches."""
         return self.is_student and self.train.ratio > 0
+
+    @property
+    def distillation(self) -> dict[str, float]:
+        """The settings of distillation by name; {}: the loss has no such term."""
+        if not self.is_student or not self.targets.distillation_alpha:
+            return {}
+        names = ("distillation_alpha", "distillation_temperature")
+        return {name: getattr(self.targets, name) for name in names}
 
     @property
     def weights_classes(self) -> bool:

@@ -24,7 +24,7 @@ def ingest_images(runner: StageRunner, logs_summary: bool = True) -> StageFolder
     """
     config, data = runner.config, runner.config.data
     images = _build(runner, "data/images", ingest.ingest, data)
-    if config.num_students and not images.counts["images"]["unlabeled"]:
+    if config.needs_unlabeled and not images.counts["images"]["unlabeled"]:
         if data.unlabeled_dataset:
             raise UserError(
                 f"--unlabeled_dataset={data.unlabeled_dataset} has no images for students to "

@@ -5,6 +5,7 @@ images, or with `--mixing=union` one stream over both.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +39,7 @@ def make_streams(
 
     Args:
         settings: hyperparameters with a resolved `cache`.
-        labeled: labelled images.
+        labeled: labelled images; under distillation with a teacher's predictions of them.
         pseudo: pseudo-labelled images; None for a teacher.
         labeled_copies: copies in an epoch by the id of a labelled image; {}: one each.
     """
@@ -80,8 +81,19 @@ def _warn_of_few_shards(stream):
 
 
 def _targets(settings, num_classes, has_pseudo_labels, parsed):
-    """Targets of parsed records (see `records.parse_examples`): float32 (n, classes)."""
+    """Targets of parsed records (see `records.parse_examples`).
+
+    Returns:
+        float32 (n, classes); under distillation (n, 2, classes), see `losses.distillation_targets`.
+    """
     smoothing = settings.train.label_smoothing
+    if settings.distillation:
+        return losses.distillation_targets(
+            parsed["label"],
+            parsed["log_probabilities"],
+            temperature=settings.targets.distillation_temperature,
+            label_smoothing=smoothing,
+        )
     label_targets = losses.label_targets(parsed["label"], num_classes, smoothing)
     if not has_pseudo_labels:
         return label_targets
@@ -99,12 +111,13 @@ def _targets(settings, num_classes, has_pseudo_labels, parsed):
 def _weighted_targets(make_targets, class_weights, parsed):
     """Targets times the weights of their images, which are 1 for pseudo-labelled images.
 
-    A row sums to its image's weight. So mixup and CutMix, which are linear in the targets, mix
-    weighted losses.
+    Each distribution sums to its image's weight. So mixup and CutMix, which are linear in the
+    targets, mix weighted losses.
     """
     weights = tf.gather(class_weights, parsed["label"])
     weights = tf.where(parsed["is_pseudo"], tf.ones_like(weights), weights)
-    return weights[:, None] * make_targets(parsed)
+    targets = make_targets(parsed)
+    return tf.reshape(weights, [-1] + [1] * (targets.shape.rank - 1)) * targets
 
 
 def count_labeled_rows(labeled: ShardSet, copies: dict[str, int]) -> np.ndarray:
@@ -142,12 +155,13 @@ def make_batches(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Call
 
 
 def _separate_weights(*streams):
-    """Targets whose rows sum to 1, and the weights of the images from those of the streams."""
+    """Targets that sum to 1, and the weights of the images from those of the streams."""
     separated = []
     for stream in streams:
-        weights = tf.reduce_sum(stream["target"], axis=1)
-        target = stream["target"] / weights[:, None]
-        separated.append({**stream, "target": target, "weight": weights})
+        sums = tf.reduce_sum(stream["target"], axis=-1, keepdims=True)
+        # Under distillation an image's two distributions have the same weight.
+        weights = tf.reshape(sums, [-1, math.prod(sums.shape[1:])])[:, 0]
+        separated.append({**stream, "target": stream["target"] / sums, "weight": weights})
     return tuple(separated)
 
 

@@ -286,9 +286,7 @@ def _example_arguments(predictions, row, encoded):
         "encoded": encoded,
         "label": predictions.labels[row],
         "confidence": predictions.confidences[row],
-        "log_probabilities": predictions.log_probabilities[row],
-        "classes": None if predictions.classes is None else predictions.classes[row],
-        "remaining": None if predictions.remaining is None else predictions.remaining[row],
+        **predictions.stored_row(row),
     }
 
 

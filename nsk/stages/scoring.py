@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from nsk.evaluation.feature_distance import (
     unit_vectors,
 )
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.evaluation.predictor import Predictions
 from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
 from nsk.pseudo import calibration
@@ -28,7 +29,7 @@ from nsk.pseudo.engine import LOCAL, Engine
 from nsk.stages import external_scores
 from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
 from nsk.store.files import write_once
-from nsk.store.folders import StageFolder
+from nsk.store.folders import Build, StageFolder
 
 UNLABELED_FOLDER = "unlabeled"
 DEV_FILE = "dev.parquet"
@@ -77,18 +78,7 @@ def score(
     top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
     source = config.scoring.first_scores if generation == 1 else "teacher"
     settings = used_values([config.scoring.with_values(top_k=top_k, first_scores=source)])
-    # A strategy belongs to this process; Beam distributes the work by itself.
-    strategy = runner.runtime.local_strategy if config.run.engine == "local" else None
-    views, command, workers = config.scoring.score_views, config.command, runner.workers
-    load_predict = functools.partial(
-        load_predictor,
-        teacher.path / MODEL_FILE,
-        config.run.eval_batch_size,
-        strategy,
-        views,
-        config.run.jit_compile,
-        resize_mode_of(teacher),
-    )
+    command, load_predict = config.command, make_load_predict(runner, teacher)
     if source == "records":
 
         def build_from_records(folder):
@@ -108,24 +98,60 @@ def score(
             unlabeled, dev, load_predict, folder, options, runner.make_engine(folder)
         )
 
-    def build_share(folder):
-        """Every worker scores a share; then the chief scores what is missing."""
-        with workers.propagate_errors():
-            build(folder, workers.index, workers.count)
-        return build(folder) if workers.is_chief else None
-
-    is_shared = config.run.engine == "local" and workers.count > 1
+    build_all, join = share_build(runner, build)
     return runner.build_or_reuse(
         name,
-        build_share if is_shared else build,
+        build_all,
         settings,
-        join=build_share if is_shared else None,
+        join=join,
         resumes=True,
         worker=command.shard_index,
         num_workers=command.num_shard_workers,
         teacher=teacher,
         images=images.part("unlabeled", "dev"),
     )
+
+
+def make_load_predict(runner: StageRunner, teacher: StageFolder) -> Callable[[], PredictShards]:
+    """Function without arguments that loads a teacher to label images, see `PredictShards`."""
+    config = runner.config
+    return functools.partial(
+        load_predictor,
+        teacher.path / MODEL_FILE,
+        config.run.eval_batch_size,
+        # A strategy belongs to this process; Beam distributes the work by itself.
+        runner.runtime.local_strategy if config.run.engine == "local" else None,
+        config.scoring.score_views,
+        config.run.jit_compile,
+        resize_mode_of(teacher),
+    )
+
+
+def share_build(
+    runner: StageRunner, build: Callable[..., dict | None]
+) -> tuple[Build, Build | None]:
+    """Divides work on shards among the workers of a run; Beam distributes it by itself.
+
+    Args:
+        runner: the runner of stages.
+        build: function of a folder, the worker's index and the number of workers that does the
+            worker's share and returns the stage's counts, or None if shards are missing; of a
+            folder alone, it does all that is missing.
+
+    Returns:
+        `build` and `join` of `StageRunner.build_or_reuse`.
+    """
+    workers = runner.workers
+    if runner.config.run.engine != "local" or workers.count == 1:
+        return build, None
+
+    def build_share(folder):
+        """Every worker does a share; then the chief does what is missing."""
+        with workers.propagate_errors():
+            build(folder, workers.index, workers.count)
+        return build(folder) if workers.is_chief else None
+
+    return build_share, build_share
 
 
 def score_shards(
@@ -235,7 +261,7 @@ class _ShardScorer:
         progress = Progress(self.options.title, sum(counts))
         batches, num_scored = predict(self.unlabeled, shards), 0
         for shard, count in zip(shards, counts, strict=True):
-            ids, log_probabilities, distances = _next_shard(
+            ids, log_probabilities, distances = next_shard(
                 batches, references, count, self.unlabeled.names[shard]
             )
             calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
@@ -292,10 +318,24 @@ def _read_references(folder):
     return tf.constant(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
-def _next_shard(batches, references, count, name):
-    """(ids, log-probabilities float32 (count, num_classes), distances) of the next `count` images.
+def next_shard(
+    batches: Iterator[Predictions], references: tf.Tensor | None, count: int, name: str
+) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Collects the predictions of a shard from those of several shards.
 
-    The distances to the references are float32 (count,), or None if there are no references.
+    Args:
+        batches: `Predictions`, none of which has images of two shards.
+        references: features to which those of the images are compared, float32 (m, channels); None:
+            they are not.
+        count: number of images in the shard.
+        name: of the shard, for messages.
+
+    Returns:
+        (ids, log-probabilities float32 (count, num_classes), distances to the references float32
+        (count,) or None).
+
+    Raises:
+        ValueError: there are more or fewer predictions.
     """
     ids, rows, distances = [], [], []
     while len(ids) < count:

@@ -49,6 +49,7 @@ def train(
     images: StageFolder,
     pseudo_labels: StageFolder | None = None,
     teacher: StageFolder | None = None,
+    scored: StageFolder | None = None,
 ) -> StageFolder:
     """Returns the stage that trains a teacher (generation 0), or a student.
 
@@ -56,17 +57,21 @@ def train(
         runner: the runner of stages.
         generation: 0 is the teacher.
         images: the ingested images.
-        pseudo_labels: the pseudo-label shards of a student.
+        pseudo_labels: the pseudo-label shards of a student; None if it learns from labelled images
+            alone.
         teacher: the model of the generation before.
+        scored: the labelled images with the teacher's predictions; None without distillation.
     """
     settings = training_hyperparameters(runner.config, generation, images.counts)
     inputs, labeled_copies, pseudo = {}, {}, None
-    if generation:
+    if pseudo_labels is not None:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
     if settings.learns_pseudo_labels:
         pseudo = shard_set(pseudo_labels, SHARDS_FOLDER)
     if settings.learns_pseudo_labels or labeled_copies:
         inputs["pseudo_labels"] = pseudo_labels
+    if scored is not None:
+        inputs["labeled"] = scored
     init_from, initial_weights = runner.config.init_from(generation), None
     if init_from == "teacher":
         initial_weights = teacher.path / MODEL_FILE
@@ -92,12 +97,15 @@ def run_training(
         runner: the runner of stages.
         settings: the stage's hyperparameters.
         images: the ingested images, of which it depends on labelled and dev images alone.
-        inputs: the other stages that it is built from, by role.
+        inputs: the other stages that it is built from, by role; of the role `labeled` are the
+            labelled images with a teacher's predictions.
         initial_weights: path of the initial weights; None: random ones.
         pseudo: the student's pseudo-labelled images; None for a teacher.
         labeled_copies: copies in an epoch by the id of a labelled image; None: one each.
     """
     labeled, dev = (shard_set(images, split) for split in ("labeled", "dev"))
+    if "labeled" in inputs:
+        labeled = shard_set(inputs["labeled"], SHARDS_FOLDER)
     settings = settings.with_cache(labeled, dev, pseudo)
     run = runner.config.run
 
@@ -138,7 +146,8 @@ class Job:
 
     Attributes:
         settings: hyperparameters with a resolved `cache`.
-        labeled, dev: labelled and dev images.
+        labeled, dev: labelled and dev images; under distillation the labelled ones have a teacher's
+            predictions.
         pseudo: the student's pseudo-labelled images; None for a teacher.
         labeled_copies: copies in an epoch by the id of a labelled image; {}: one each.
         initial_weights: None: random ones.
@@ -284,6 +293,7 @@ def make_recipe(settings: Hyperparameters, streams: tuple[Stream, ...]) -> Recip
         weight_decay=train.weight_decay,
         gradient_clip_norm=train.gradient_clip_norm,
         loss_normalization=train.loss_normalization,
+        **settings.distillation,
         ema_decay=train.ema_decay,
         accumulation_steps=train.accumulation_steps,
         frozen_blocks=settings.frozen_blocks,

@@ -1,9 +1,11 @@
 """Targets from labels and pseudo-labels, and the loss over a mixed global batch.
 
 Targets are probabilities (batch, classes), so that true labels, hard and soft pseudo-labels, and
-mixtures of them share one cross entropy.
+mixtures of them share one cross entropy. Under distillation an image has two: (batch, 2, classes)
+holds its hard label and the teacher's softened probabilities.
 
-Reference: Xie et al., 2020 (arXiv 1911.04252), section 3.
+References: Xie et al., 2020 (arXiv 1911.04252), section 3; distillation: Hinton et al., 2015 (arXiv
+1503.02531).
 """
 
 import numpy as np
@@ -79,6 +81,58 @@ def pseudo_targets(
         off = smooth_epsilon / (num_classes - 1)
         return tf.one_hot(labels, num_classes, on_value=1.0 - smooth_epsilon, off_value=off)
     raise ValueError(f"kind={kind!r}: expected soft, hard or smooth.")
+
+
+def distillation_targets(
+    labels: tf.Tensor,
+    log_probabilities: tf.Tensor,
+    *,
+    temperature: float,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
+    """The two targets of an image under distillation, see `summed_distillation_loss`.
+
+    Args:
+        labels: int tensor (batch,), true labels or a teacher's most probable classes.
+        log_probabilities: float32 tensor (batch, C), the teacher's.
+        temperature: T of the teacher's softmax.
+        label_smoothing: smoothing of the hard labels.
+
+    Returns:
+        float32 tensor (batch, 2, C): the label-smoothed one-hot of the label, and p^(1/T) /
+        sum p^(1/T); rows sum to 1.
+    """
+    hard = label_targets(labels, log_probabilities.shape[-1], label_smoothing)
+    return tf.stack([hard, tf.nn.softmax(log_probabilities / temperature)], axis=1)
+
+
+def summed_distillation_loss(
+    targets: tf.Tensor,
+    logits: tf.Tensor,
+    weights: tf.Tensor,
+    alpha: float,
+    temperature: float,
+) -> tf.Tensor:
+    """Sum over the rows of weight x distillation loss; float32 scalar.
+
+    The loss of a row is (1 - alpha) CE(hard, softmax(z)) + alpha T^2 KL(soft || softmax(z / T)) for
+    logits z. The factor T^2 keeps the size of the second gradient about the same for all T.
+
+    Args:
+        targets: float32 (batch, 2, C): hard and soft, see `distillation_targets`, or mixtures of
+            those of several images.
+        logits: float (batch, C).
+        weights: float32 (batch,).
+        alpha: share of the teacher's term, from 0 to 1.
+        temperature: T, which the soft targets were made with.
+    """
+    hard, soft = tf.unstack(targets, axis=1)
+    logits = tf.cast(logits, tf.float32)
+    cross_entropy = tf.nn.softmax_cross_entropy_with_logits(hard, logits)
+    divergence = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)
+    divergence += tf.reduce_sum(tf.math.xlogy(soft, soft), axis=1)
+    losses = (1.0 - alpha) * cross_entropy + alpha * temperature**2 * divergence
+    return tf.reduce_sum(weights * losses)
 
 
 def summed_cross_entropy(targets: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

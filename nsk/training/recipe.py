@@ -17,6 +17,10 @@ class Recipe:
         gradient_clip_norm: largest global gradient norm, L2 penalty included; 0: off.
         loss_normalization: `labelled`: the summed loss is divided by the first stream's rows |
             `all`: by the rows of all streams.
+        distillation_alpha: weight of the teacher's probabilities in the loss, see
+            `losses.summed_distillation_loss`; targets are then (batch, 2, classes). 0: targets are
+            (batch, classes).
+        distillation_temperature: temperature of these probabilities.
         ema_decay: decay of the averaged weights, which are evaluated and saved; 0: no average.
         accumulation_steps: micro-batches per step and replica; divides each stream's share.
         frozen_blocks: blocks after the stem that are not trained, with the stem; 0: none.
@@ -33,6 +37,8 @@ class Recipe:
     weight_decay: float = 0.0
     gradient_clip_norm: float = 0.0
     loss_normalization: str = "labelled"
+    distillation_alpha: float = 0.0
+    distillation_temperature: float = 1.0
     ema_decay: float = 0.0
     accumulation_steps: int = 1
     frozen_blocks: int = 0

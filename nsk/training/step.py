@@ -11,7 +11,7 @@ from nsk.models.blocks import block_names
 from nsk.models.layers import stochastic_depth_names
 from nsk.training import optimizers
 from nsk.training.ema import ExponentialMovingAverage
-from nsk.training.losses import summed_cross_entropy
+from nsk.training.losses import summed_cross_entropy, summed_distillation_loss
 from nsk.training.recipe import Recipe
 from nsk.training.rematerialization import Rematerialized
 
@@ -66,7 +66,8 @@ class ReplicaStep:
 
         Args:
             streams: tuple over streams of dicts `image` uint8 (n, height, width, 3), `target`
-                float32 (n, classes) and `weight` float32 (n,), the replica's share of each.
+                float32 (n, classes), or (n, 2, classes) under distillation, and `weight` float32
+                (n,), the replica's share of each.
             step: int32 scalar tensor.
 
         Returns:
@@ -168,9 +169,16 @@ class ReplicaStep:
         with keras.StatelessScope(list(zip(self._statistics, statistics, strict=True))) as scope:
             with tf.GradientTape() as tape:
                 logits = self._forward(tf.cast(images, tf.float32), training=True)
-                loss = summed_cross_entropy(targets, logits, weights) / denominator
+                loss = self._summed_loss(targets, logits, weights) / denominator
             statistics = [scope.get_current_value(variable) for variable in self._statistics]
         return loss, tape.gradient(loss, variables), statistics
+
+    def _summed_loss(self, targets, logits, weights):
+        """Sum over the rows of weight x loss, float32 scalar."""
+        alpha, temperature = self._recipe.distillation_alpha, self._recipe.distillation_temperature
+        if alpha:
+            return summed_distillation_loss(targets, logits, weights, alpha, temperature)
+        return summed_cross_entropy(targets, logits, weights)
 
     def _update(self, gradients):
         """Applies gradients that were summed over all replicas; returns their norm."""
