@@ -42,7 +42,7 @@ def make_generation(folder, correct, truth=None, labels=None, confidence=0.91, *
         counts={"class_names": [f"class {number}" for number in range(10)], **counts},
     )
     return SimpleNamespace(
-        evaluation=SimpleNamespace(path=folder), model=model, scores=None, selection=None
+        evaluation=SimpleNamespace(path=folder), model=model, is_student=False, selection=None
     )
 
 
@@ -263,7 +263,7 @@ def test_another_order_of_the_classes_is_named(tmp_path):
 def test_a_student_at_chance_level_had_a_better_teacher(tmp_path):
     truth, labels = np.random.default_rng(0).integers(0, 10, (2, 200))
     student = make_generation(tmp_path / "a", None, truth, labels, final_loss=5.0)
-    student.scores = "scores"
+    student.is_student = True
     message = refusal(student)
     assert "Its own teacher was better" in message and "training loss" not in message
 

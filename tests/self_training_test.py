@@ -61,6 +61,7 @@ def calls(monkeypatch):
     # Short results, so that the calls can be read.
     monkeypatch.setattr(self_training.ingestion, "ingest_images", lambda runner: Images())
     monkeypatch.setattr(self_training.validation, "check_chain", lambda runner, counts: None)
+    monkeypatch.setattr(self_training.distillation, "score_labeled", lambda *arguments: None)
     return made
 
 
@@ -100,7 +101,7 @@ def test_stages_in_the_order_of_the_data(calls):
     arguments = f"1, images, {student.scores}, {student.selection}"
     assert calls[calls.index(student.pseudo_labels) - 1] == f"check_selection({arguments})"
     assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"
-    assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model})"
+    assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model}, None)"
     assert student.model == f"finetune(1, images, {student.trained})"
     assert student.evaluation == f"evaluate({student.model}, images)"
 
@@ -119,6 +120,29 @@ def test_select_once_keeps_the_first_selection(calls):
     # A later student may see the same images more often.
     assert f"check_selection(2, images, {second.scores}, {first.selection})" in calls
     assert second.selection == first.selection and second.scores != first.scores
+
+
+def test_distillation_scores_the_labelled_images_too(calls, monkeypatch):
+    scored = []
+
+    def score_labeled(runner, number, teacher, images):
+        scored.append((number, teacher, str(images)))
+        return f"labeled {number}"
+
+    monkeypatch.setattr(self_training.distillation, "score_labeled", score_labeled)
+    _, chain = self_training.train_chain(make_runner())
+    assert names(calls) == TEACHER + 2 * STUDENT
+    assert scored == [(number + 1, chain[number].model, "images") for number in (0, 1)]
+    assert chain[2].scored_labeled == "labeled 2"
+    assert chain[1].trained.endswith(f", {chain[0].model}, labeled 1)")
+
+
+def test_distillation_on_labelled_images_alone_labels_no_others(calls, monkeypatch):
+    monkeypatch.setattr(self_training.distillation, "score_labeled", lambda *arguments: "labeled")
+    _, chain = self_training.train_chain(make_runner(ratio=[0, 3], distillation_alpha=[0.5]))
+    assert names(calls) == TEACHER + TEACHER + STUDENT
+    assert chain[1].trained == f"train(1, images, None, {chain[0].model}, labeled)"
+    assert chain[1].scores is chain[1].pseudo_labels is None and chain[1].is_student
 
 
 def reject_teacher(monkeypatch, index):

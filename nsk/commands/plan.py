@@ -186,7 +186,7 @@ def _row(runner, counts, role, settings):
         "steps": steps,
         "batch_sizes": list(sizes),
         "images_seen": steps * sum(sizes),
-        "epochs": _epochs(selection, counts, role, steps, sizes),
+        "epochs": _epochs(selection, counts, settings),
         "image_size": settings.image_size,
         "multiply_adds": cost.training,
         "activation_bytes": memory.activation_bytes,
@@ -195,7 +195,9 @@ def _row(runner, counts, role, settings):
             sizes, settings.image_size, runner.workers.share, settings.mixes_images
         ),
         "unknown_layers": cost.unknown,
-        "images_per_class": _images_per_class(selection) if role == "student" else None,
+        "images_per_class": (
+            _images_per_class(selection) if settings.learns_pseudo_labels else None
+        ),
     }
 
 
@@ -210,7 +212,7 @@ def _network(name, frozen_blocks, rematerialize, **settings):
     return parameters, training_cost(model, frozen_blocks, rematerialize)
 
 
-def _epochs(selection, counts, role, steps, sizes):
+def _epochs(selection, counts, settings):
     """Epochs over each stream, rounded.
 
     Every unlabelled image is assumed to be kept once, unless the settings give a number of images.
@@ -218,14 +220,15 @@ def _epochs(selection, counts, role, steps, sizes):
     num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
     if selection.policy == "paper" and selection.images_per_class:
         num_pseudo = selection.images_per_class * counts["num_classes"]
-    if role != "student":
+    sizes = settings.batch_sizes
+    if not settings.learns_pseudo_labels:
         images = {"labelled": num_labeled}
     elif len(sizes) == 1:
         images = {"labelled and pseudo-labelled": num_labeled + num_pseudo}
     else:
         images = {"labelled": num_labeled, "pseudo": num_pseudo}
     return {
-        name: round(steps * size / number, 2)
+        name: round(settings.num_steps * size / number, 2)
         for (name, number), size in zip(images.items(), sizes, strict=True)
     }
 
@@ -306,7 +309,15 @@ def _disk_bytes(config, counts, folder, rows):
     per_class = {"paper": selection.images_per_class, "gap": selection.gap_floor, "none": 0}
     repeated = per_class[selection.policy] * counts["num_classes"] / max(1, unlabeled)
     shards = students * _bytes_below(folder / "unlabeled") * max(1, repeated)
-    return {"images": _bytes_below(folder), "pseudo-label shards": shards, **disk}
+    disk = {"images": _bytes_below(folder), "pseudo-label shards": shards, **disk}
+    distilled = sum(
+        config.targets.at(number).distillation_alpha > 0
+        for number in range(1, config.num_students + 1)
+    )
+    if distilled:
+        labeled = counts["images"]["labeled"] * log_probabilities
+        disk["scored labelled shards"] = distilled * (_bytes_below(folder / "labeled") + labeled)
+    return disk
 
 
 def _describe_disk(disk):

@@ -89,7 +89,7 @@ def cutmix(
 
 def _mix_targets(targets: tf.Tensor, partners: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     """Targets (batch, ...) mixed with those of their partners; `share` is float32 (batch, 1)."""
-    share = tf.reshape(share, [-1] + [1] * (targets.shape.rank - 1))
+    share = tf.reshape(share, [-1] + [1] * (len(targets.shape) - 1))
     return share * targets + (1.0 - share) * tf.gather(targets, partners)
 
 

@@ -320,3 +320,29 @@ def test_placeholder_counts():
     made = make(plan_images="1281167,130000000,1000", image_size=["224"])
     assert made.command.placeholder_counts == (1_281_167, 130_000_000, 1000)
     assert make(plan_images="9,0,9", image_size=["32"], models=["resnet20"]).num_students == 0
+
+
+def test_distillation_without_pseudo_labelled_images_needs_no_unlabelled_ones():
+    def learns(**values):
+        made = make(models=["resnet20"] * 3, **values)
+        return [made.learns_unlabeled(number) for number in (1, 2)], made.needs_unlabeled
+
+    assert learns() == learns(ratio=["0"]) == ([True, True], True)
+    assert learns(distillation_alpha=["0.5"]) == ([True, True], True)
+    assert learns(ratio=["0"], distillation_alpha=["0.5"]) == ([False, False], False)
+    assert learns(ratio=["0", "3"], distillation_alpha=["0.5"]) == ([False, True], True)
+    assert learns(ratio=["0"], distillation_alpha=["0.5", "0"]) == ([False, True], True)
+    assert not make(models=["resnet20"]).needs_unlabeled
+    with pytest.raises(UserError, match="--generation=1: this student learns from the labelled"):
+        make(ratio=["0"], distillation_alpha=["0.5"], generation=1).check_generation()
+
+
+def test_distillation_that_is_impossible_is_rejected():
+    records = {"first_scores": "records", "unlabeled_dataset": "tfrecord:*.tfrecord"}
+    with pytest.raises(UserError, match=r"--distillation_alpha=0\.5 with --first_scores=records"):
+        make(distillation_alpha=["0.5"], **records)
+    make(models=["resnet20"] * 3, distillation_alpha=["0", "0.5"], **records)
+    once = {"select": "once", "distillation_alpha": ["0.5"], "models": ["resnet20"] * 3}
+    with pytest.raises(UserError, match="--select=once keeps the first student's selection"):
+        make(ratio=["0", "3"], **once)
+    make(ratio=["3", "0"], **once)

@@ -143,6 +143,14 @@ def has_pseudo_labels(v):
     return v["is_student"] and v["ratio"] > 0
 
 
+def has_distillation(v):
+    return v["is_student"] and v["distillation_alpha"] > 0
+
+
+def has_pseudo_targets(v):
+    return has_pseudo_labels(v) and not has_distillation(v)
+
+
 def has_randaugment(v):
     return v["randaugment_num_ops"] > 0
 
@@ -210,9 +218,11 @@ CONDITIONS = {
     "images_per_class": lambda v: v["policy"] == "paper",
     "gap_floor": lambda v: v["policy"] == "gap",
     "gap_margin": lambda v: v["policy"] == "gap",
-    "pseudo_label": has_pseudo_labels,
-    "smooth_epsilon": lambda v: has_pseudo_labels(v) and v["pseudo_label"] == "smooth",
-    "temperature": lambda v: has_pseudo_labels(v) and v["pseudo_label"] == "soft",
+    "pseudo_label": has_pseudo_targets,
+    "smooth_epsilon": lambda v: has_pseudo_targets(v) and v["pseudo_label"] == "smooth",
+    "temperature": lambda v: has_pseudo_targets(v) and v["pseudo_label"] == "soft",
+    "distillation_alpha": has_distillation,  # So 0 is in no fingerprint.
+    "distillation_temperature": has_distillation,
     "evaluate_models": lambda v: v["evaluate"] != "",
     "evaluation_images": lambda v: has_suite(v, "corruptions", "perturbations", "attacks"),
     "corruptions": lambda v: has_suite(v, "corruptions"),

@@ -155,3 +155,15 @@ def test_batches_of_a_single_image_or_none_are_unchanged(mix, batch):
     mixed, mixed_targets = mix(images[2 : 2 + batch], targets[2 : 2 + batch], KEY, 1.0)
     np.testing.assert_array_equal(mixed, images[2 : 2 + batch])
     np.testing.assert_allclose(mixed_targets, targets[2 : 2 + batch], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_several_targets_of_an_image_are_mixed_in_the_same_proportion(mix):
+    """Distillation: each of two targets is mixed as it would be alone."""
+    images, first = gray_levels(30)
+    second = tf.constant(np.random.default_rng(0).dirichlet(np.ones(2), 30), tf.float32)
+    mixed, targets = mix(images, tf.stack([first, second], axis=1), KEY, 0.7, 10)
+    for number, alone in enumerate((first, second)):
+        mixed_alone, expected = mix(images, alone, KEY, 0.7, 10)
+        np.testing.assert_array_equal(mixed, mixed_alone)
+        np.testing.assert_array_equal(targets[:, number], expected)

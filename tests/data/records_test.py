@@ -100,6 +100,26 @@ def test_records_of_the_top_k_log_probabilities_are_parsed_as_the_dense_ones_of_
     assert parsed["encoded"].tolist() == [b"image", b"other"] * 6
 
 
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_labelled_images_keep_their_label_and_a_teachers_predictions(top_k):
+    scores = make_scores(top_k)
+    batch = [
+        records.scored_example(scores.ids[row], b"image", row, **scores.stored_row(row))
+        for row in range(len(scores))
+    ]
+    parsed = records.parse_scored(tf.constant(batch), 12, top_k)
+    assert parsed["id"].numpy().tolist() == [image_id.encode() for image_id in scores.ids]
+    together = records.parse_examples(tf.constant(batch), 12, top_k)
+    assert not together["is_pseudo"].numpy().any()
+    for received in (parsed, together):
+        assert received["label"].numpy().tolist() == list(range(len(scores)))
+        assert received["encoded"].numpy().tolist() == [b"image"] * len(scores)
+        np.testing.assert_allclose(
+            received["log_probabilities"], scores.all_log_probabilities(12), rtol=1e-6
+        )
+    assert not records.parse_copies(tf.constant(batch))["is_pseudo"].numpy().any()
+
+
 @pytest.mark.parametrize("kind", ["labelled", "pseudo"])
 def test_batches_of_a_single_kind_of_record_are_parsed(kind):
     scores = make_scores(3)

@@ -24,8 +24,9 @@ from nsk.evaluation.shard_predictor import load_predictor
 from nsk.pseudo import beam_engine, radix_selection
 from nsk.pseudo.beam_engine import BeamEngine
 from nsk.pseudo.engine import LOCAL
+from nsk.stages.distillation import write_scored_shards
 from nsk.stages.pseudo_shards import write_pseudo_shards
-from nsk.stages.scoring import DEV_FILE, score_paths, score_shards
+from nsk.stages.scoring import DEV_FILE, ScoringOptions, score_paths, score_shards
 from nsk.stages.selection import select_images
 
 NAMES = [str(digit) for digit in range(10)]
@@ -64,7 +65,7 @@ def make_pseudo_labels(inputs, folder, engine):
     """Scores, selects and writes; a second call resumes."""
     sets = {split: ShardSet.load(inputs / split) for split in ("unlabeled", "labeled", "dev")}
     load = functools.partial(load_predictor, inputs / "model.keras", 32, None, "image")
-    for name in ("scores", "selection", "pseudo"):
+    for name in ("scores", "selection", "pseudo", "scored"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     scores = folder / "scores"
     score_shards(sets["unlabeled"], sets["dev"], load, scores, engine=engine)
@@ -85,6 +86,7 @@ def make_pseudo_labels(inputs, folder, engine):
         shard_bytes=1000,
         engine=engine,
     )
+    write_scored_shards(sets["labeled"], load, folder / "scored", ScoringOptions(), engine)
 
 
 def contents(folder):

@@ -42,8 +42,15 @@ def pseudo_scores():
 
 
 @pytest.fixture(scope="session")
-def shard_sets(digits, pseudo_scores, tmp_path_factory):
-    """60 labelled, 90 pseudo-labelled and 200 dev images."""
+def labeled_scores():
+    """Log-probabilities (60, 10) of a teacher for the labelled digits."""
+    random = np.random.default_rng(1)
+    return np.log(random.dirichlet(np.full(10, 0.2), NUM_LABELED)).astype(np.float16)
+
+
+@pytest.fixture(scope="session")
+def shard_sets(digits, pseudo_scores, labeled_scores, tmp_path_factory):
+    """60 labelled, also with a teacher's predictions, 90 pseudo-labelled and 200 dev images."""
     folder = tmp_path_factory.mktemp("shards")
     _, labels, encoded = digits
     for split, first, last in (("labeled", 0, NUM_LABELED), ("dev", 200, 400)):
@@ -55,7 +62,15 @@ def shard_sets(digits, pseudo_scores, tmp_path_factory):
             label, confidence = scores.argmax(), np.exp(np.float32(scores.max()))
             row = (encoded[number], label, confidence, scores, copies)
             writer.write(records.pseudo_example(f"{number}", *row), copies)
-    splits = ("labeled", "dev", "pseudo")
+    (folder / "scored").mkdir()
+    with shards.RecordWriter(folder / "scored" / "00000.tfrecord") as writer:
+        for number, scores in enumerate(labeled_scores):
+            writer.write(
+                records.scored_example(f"{number}", encoded[number], labels[number], scores)
+            )
+    file = {"name": "00000.tfrecord", "records": 60, "copies": 60, "images": 60}
+    shards.write_manifest(folder / "scored", "scored", CLASS_NAMES, [file])
+    splits = ("labeled", "dev", "pseudo", "scored")
     return {split: shards.ShardSet.load(folder / split) for split in splits}
 
 

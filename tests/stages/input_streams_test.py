@@ -24,9 +24,8 @@ def make_streams(shard_sets):
 
     def make(settings, labeled_copies=None):
         pseudo = shard_sets["pseudo"] if settings.is_student else None
-        return input_streams.make_streams(
-            settings, shard_sets["labeled"], pseudo, labeled_copies or {}
-        )
+        labeled = shard_sets["scored" if settings.distillation else "labeled"]
+        return input_streams.make_streams(settings, labeled, pseudo, labeled_copies or {})
 
     return make
 
@@ -113,13 +112,67 @@ def test_windows_of_few_shards_trigger_a_warning(make_streams, make_settings, mo
         assert ("pseudo: a shuffle window spans about 1.0 shards" in caplog.text) == warns
 
 
+def softened(scores, temperature):
+    powers = np.exp(scores.astype(np.float64) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("ratio", [0, 3])
+def test_under_distillation_every_image_has_its_hard_label_and_its_teachers_probabilities(
+    make_streams, make_settings, digits, pseudo_scores, labeled_scores, ratio
+):
+    settings = make_settings(
+        distillation_alpha=[0.5],
+        distillation_temperature=[3.0],
+        label_smoothing=0.1,
+        ratio=[ratio],
+    )
+    labels = [digits[1][:60], pseudo_scores[0].argmax(axis=1)]
+    streams, scores = make_streams(settings), [labeled_scores, pseudo_scores[0]]
+    assert len(streams) == (2 if ratio else 1)
+    for stream, stream_labels, stream_scores in zip(streams, labels, scores, strict=False):
+        assert stream.targets.shape[1:] == (2, 10)
+        expected = 0.9 * np.eye(10)[stream_labels] + 0.01
+        np.testing.assert_allclose(stream.targets[:, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(stream.targets[:, 1], softened(stream_scores, 3), rtol=1e-5)
+
+
+def test_mixup_and_class_weights_apply_to_both_targets_of_distillation(
+    make_streams, make_settings, digits, expected_weights
+):
+    changes = {"distillation_alpha": [0.5], "mixup_alpha": [1.0], "ratio": [0]}
+    batches = []
+    for weights in ("none", "balanced"):
+        settings = make_settings(**changes, class_weights=weights)
+        streams = make_streams(settings)
+        ((batch,),) = input_streams.make_batches(settings, streams)(0, 1)
+        batches.append({name: rows.numpy() for name, rows in batch.items()})
+    plain, weighted = batches
+    np.testing.assert_array_equal(plain["image"], weighted["image"])
+    assert plain["target"].shape == weighted["target"].shape == (8, 2, 10)
+    for target in (plain["target"], weighted["target"]):
+        np.testing.assert_allclose(target.sum(axis=-1), 1, rtol=1e-5)
+    sums = streams[0].targets.numpy().sum(axis=-1)  # With balanced weights.
+    np.testing.assert_allclose(sums[:, 0], expected_weights[digits[1][:60]], rtol=1e-5)
+    np.testing.assert_allclose(sums[:, 1], sums[:, 0], rtol=1e-5)
+    shares = plain["target"][:, 0]  # Of the two one-hot labels.
+    assert (shares.max(axis=1) < 0.99).any()
+    received = weighted["weight"][:, None] * weighted["target"][:, 0]
+    np.testing.assert_allclose(received, shares * expected_weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5])
 @pytest.mark.parametrize("mixing", ["ratio", "union"])
-def test_streams_from_shards_equal_streams_in_memory(make_streams, make_settings, mixing):
+def test_streams_from_shards_equal_streams_in_memory(make_streams, make_settings, mixing, alpha):
     """An epoch of each has the same images with the same targets, equally often."""
 
     def epoch(cache):
         settings = make_settings(
-            mixing=mixing, loss_normalization="all", label_smoothing=0.2, cache=cache
+            mixing=mixing,
+            loss_normalization="all",
+            label_smoothing=0.2,
+            cache=cache,
+            distillation_alpha=[alpha],
         )
         epochs = []
         for stream in make_streams(settings, labeled_copies={"7": 3}):

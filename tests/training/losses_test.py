@@ -103,3 +103,70 @@ def test_balanced_weights_are_those_of_scikit_learn():
     np.testing.assert_array_equal(weights[[2, 4]], 1)
     assert weights[labels].mean() == pytest.approx(1)
     np.testing.assert_allclose(np.bincount(labels, weights[labels])[[0, 1, 3]], 100 / 3, rtol=1e-6)
+
+
+def log_softmax(logits):
+    """In double precision."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def test_distillation_targets_are_the_smoothed_label_and_the_softened_probabilities():
+    targets = losses.distillation_targets(
+        np.array([2, 3]), LOG_PROBABILITIES, temperature=4.0, label_smoothing=0.1
+    ).numpy()
+    roots = PROBABILITIES.astype(np.float64) ** 0.25
+    np.testing.assert_allclose(targets[:, 0], losses.label_targets(np.array([2, 3]), 4, 0.1))
+    np.testing.assert_allclose(targets[:, 1], roots / roots.sum(1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_the_distillation_loss_and_its_gradient_are_those_of_the_formula(alpha, temperature):
+    """The gradient is (1 - alpha) (s(z) - hard) + alpha T (s(z / T) - soft) for each row."""
+    random = np.random.default_rng(0)
+    logits, teacher = random.normal(0, 3, (2, 5, 7))
+    weights, labels = random.uniform(0.5, 2, 5), random.integers(0, 7, 5)
+    hard = 0.8 * np.eye(7)[labels] + 0.2 / 7
+    log_soft = log_softmax(teacher / temperature)
+    soft, log_student = np.exp(log_soft), log_softmax(logits / temperature)
+    divergence = (soft * (log_soft - log_student)).sum(axis=1)
+    cross_entropy = -(hard * log_softmax(logits)).sum(axis=1)
+    rows = (1 - alpha) * cross_entropy + alpha * temperature**2 * divergence
+    slopes = (1 - alpha) * (np.exp(log_softmax(logits)) - hard)
+    slopes += alpha * temperature * (np.exp(log_student) - soft)
+
+    targets = losses.distillation_targets(
+        labels,
+        tf.constant(log_softmax(teacher), tf.float32),
+        temperature=temperature,
+        label_smoothing=0.2,
+    )
+    variable = tf.Variable(logits, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        loss = losses.summed_distillation_loss(
+            targets, variable, tf.constant(weights, tf.float32), alpha, temperature
+        )
+    assert loss.numpy() == pytest.approx(weights @ rows, rel=1e-4)
+    expected = weights[:, None] * slopes
+    np.testing.assert_allclose(tape.gradient(loss, variable), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_distillation_at_alpha_1_and_temperature_1_has_the_gradient_of_soft_labels():
+    logits = tf.Variable([[2.0, 0.0, -1.0, 0.5], [0.0, 4.0, 1.0, -2.0]])
+    weights = tf.constant([0.5, 2.0])
+    with tf.GradientTape(persistent=True) as tape:
+        soft = losses.pseudo_targets(FIRST_CHOICES, LOG_PROBABILITIES, "soft")
+        plain = losses.summed_cross_entropy(soft, logits, weights)
+        both = losses.distillation_targets(FIRST_CHOICES, LOG_PROBABILITIES, temperature=1.0)
+        distilled = losses.summed_distillation_loss(both, logits, weights, 1.0, 1.0)
+    np.testing.assert_allclose(tape.gradient(distilled, logits), tape.gradient(plain, logits))
+    entropy = -(PROBABILITIES * LOG_PROBABILITIES).sum(axis=1)
+    assert (plain - distilled).numpy() == pytest.approx(weights.numpy() @ entropy, rel=1e-5)
+
+
+def test_a_teacher_that_is_certain_has_a_finite_divergence():
+    certain = np.log(np.float32([[1.0, 1e-30, 1e-30]]))
+    targets = losses.distillation_targets(np.array([0]), certain, temperature=0.1)
+    loss = losses.summed_distillation_loss(targets, tf.zeros([1, 3]), tf.ones(1), 1.0, 0.1)
+    assert loss.numpy() == pytest.approx(0.01 * np.log(3), rel=1e-5)

@@ -1,11 +1,13 @@
 """Gradient accumulation, gradient checkpointing and frozen blocks: same updates, less memory."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
 from nsk import models, noise
 from nsk.distributed import strategy as strategies
@@ -73,6 +75,10 @@ def resnet(synchronized, precision="float32"):
         precision=precision,
         seed=1,
     )
+
+
+def plain_network(name, synchronized):
+    return models.build_model(name, num_classes=10, image_size=8, synchronized=synchronized, seed=1)
 
 
 def without_batch_norm(build):
@@ -275,3 +281,41 @@ def test_bfloat16_trains_as_float32_does():
     np.testing.assert_allclose(rounded, losses, rtol=0.02)
     assert (rounded != losses).any()
     assert {variable.dtype for variable in trainer.model.variables} == {"float32"}
+
+
+@pytest.mark.parametrize("normalization", ["labelled", "all"])
+def test_distillation_is_in_the_loss_and_accumulates(normalization):
+    """The first loss is the formula's for the logits of the untrained network."""
+    build = without_batch_norm(functools.partial(plain_network, "convnet5"))
+    plain = batches()
+
+    def with_two_targets(*arguments):
+        def double(*streams):
+            return tuple(
+                {**stream, "target": tf.stack([stream["target"], stream["target"] ** 2], 1)}
+                for stream in streams
+            )
+
+        return plain(*arguments).map(double)
+
+    changes = {
+        "make_batches": with_two_targets,
+        "distillation_alpha": 0.4,
+        "distillation_temperature": 5.0,
+        "loss_normalization": normalization,
+    }
+    whole = trained(build, **changes)
+    assert_same(whole, trained(build, accumulation_steps=2, **changes), 1e-5)
+
+    streams = next(iter(with_two_targets(0, 1)))
+    images, targets, weights = (
+        np.concatenate([stream[name] for stream in streams]).astype(np.float64)
+        for name in ("image", "target", "weight")
+    )
+    logits = build(False)(images.astype(np.float32), training=False).numpy().astype(np.float64)
+    hard, soft = targets[:, 0], targets[:, 1]
+    log_student = special.log_softmax(logits / 5, axis=1)
+    rows = 0.6 * -(hard * special.log_softmax(logits, axis=1)).sum(axis=1)
+    rows += 0.4 * 25 * (special.xlogy(soft, soft) - soft * log_student).sum(axis=1)
+    expected = weights @ rows / (8 if normalization == "labelled" else 24)
+    assert whole[0][0] == pytest.approx(expected, rel=1e-4)
