@@ -139,19 +139,27 @@ def test_a_student_is_distilled_from_labelled_images_alone(make_runner, tmp_path
     np.testing.assert_allclose(scored.log_probabilities, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_settings_of_distillation_rebuild_students_alone(make_runner, tmp_path):
+def test_distillation_rebuilds_students_alone(make_runner, tmp_path):
     def chain(**values):
         runner = make_runner(tmp_path, chance_p_value=1.0, min_confidence=["0"], **values)
         return self_training.train_chain(runner)[1][1]
 
     plain = chain()
     assert plain.scored_labeled is None and roles(plain.trained) == {"images", "pseudo_labels"}
-    first = chain(distillation_alpha=["0.5"])
-    assert roles(first.trained) == {"images", "labeled", "pseudo_labels"}
-    assert first.scores.path == plain.scores.path and first.scores.reused
-    assert first.pseudo_labels.path == plain.pseudo_labels.path
-    second = chain(distillation_alpha=["0.5"], distillation_temperature=["9"], temperature=3.0)
-    assert second.scored_labeled.path == first.scored_labeled.path
-    assert second.trained.path != first.trained.path != plain.trained.path
-    third = chain(distillation_alpha=["0.5"], pseudo_label="hard")
-    assert third.trained.path == first.trained.path
+    distilled = chain(distillation_alpha=["0.5"])
+    assert roles(distilled.trained) == {"images", "labeled", "pseudo_labels"}
+    assert distilled.scores.path == plain.scores.path and distilled.scores.reused
+    assert distilled.pseudo_labels.path == plain.pseudo_labels.path
+
+
+def test_a_fingerprint_has_the_settings_that_have_an_effect(make_settings):
+    def fingerprint(**changes):
+        return make_settings(**changes).for_fingerprint()
+
+    plain, distilled = fingerprint(), fingerprint(distillation_alpha=[0.5])
+    assert fingerprint(distillation_temperature=[9.0]) == plain
+    assert distilled == fingerprint(distillation_alpha=[0.5], pseudo_label="hard", temperature=3.0)
+    changed = {name for name in plain | distilled if plain.get(name) != distilled.get(name)}
+    targets = {"pseudo_label", "temperature"}
+    assert changed == targets | {"distillation_alpha", "distillation_temperature"}
+    assert fingerprint(generation=0, distillation_alpha=[0.5]) == fingerprint(generation=0)

@@ -161,6 +161,19 @@ def test_mixup_and_class_weights_apply_to_both_targets_of_distillation(
     np.testing.assert_allclose(received, shares * expected_weights, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_batches_of_distillation_are_the_same_after_a_resume(make_streams, make_settings, cache):
+    settings = make_settings(
+        distillation_alpha=[0.5], cutmix_alpha=[1.0], mixup_alpha=[1.0], cache=cache
+    )
+    make_batches = input_streams.make_batches(settings, make_streams(settings))
+    whole, resumed = (list(make_batches(first, 12).as_numpy_iterator()) for first in (0, 9))
+    for expected, received in zip(whole[9:], resumed, strict=True):
+        for stream, resumed_stream in zip(expected, received, strict=True):
+            for name in PARTS:
+                np.testing.assert_array_equal(resumed_stream[name], stream[name])
+
+
 @pytest.mark.parametrize("alpha", [0, 0.5])
 @pytest.mark.parametrize("mixing", ["ratio", "union"])
 def test_streams_from_shards_equal_streams_in_memory(make_streams, make_settings, mixing, alpha):
