@@ -27,18 +27,33 @@ FEW_DEV_IMAGES = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
-    """The stages of one generation.
+class Network:
+    """The stages of one network.
 
     Attributes:
         trained: the trained (or adopted) model.
         model: the model in use: `trained`, or that fine-tuned at the test resolution.
+    """
+
+    trained: StageFolder
+    model: StageFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The stages of one generation.
+
+    Attributes:
+        trained: the trained (or adopted) model; of an ensemble, that of its first member.
+        model: the model in use: `trained`, or that fine-tuned at the test resolution, or the
+            ensemble.
         evaluation: its predictions and metrics on dev and test.
         scores, selection, pseudo_labels: what a student was trained on, made by the generation
             before it; None for a teacher.
         comparison: how the unlabelled images compare with dev in these scores; None: unknown.
         scored_labeled: the labelled images with the predictions of the generation before it; None
             without distillation.
+        members: the networks of an ensemble; (): it is a single network.
     """
 
     trained: StageFolder
@@ -49,6 +64,12 @@ class Generation:
     pseudo_labels: StageFolder | None = None
     comparison: StageFolder | None = None
     scored_labeled: StageFolder | None = None
+    members: tuple[Network, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Its network, or those of an ensemble."""
+        return self.members or (Network(self.trained, self.model),)
 
     @property
     def is_student(self) -> bool:

@@ -17,12 +17,13 @@ Reference: Xie, Luong, Hovy, Le: Self-training with Noisy Student improves Image
 from absl import logging
 
 from nsk import decisions
-from nsk.decisions import Generation
+from nsk.decisions import Generation, Network
 from nsk.errors import GenerationFailedError, UserError
 from nsk.stages import (
     adoption,
     comparison,
     distillation,
+    ensemble,
     evaluation,
     finetuning,
     ingestion,
@@ -69,16 +70,31 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
 def start_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
     """Ingests the images and trains the teacher on the labelled ones, or takes a given teacher.
 
-    All generations are validated first, before hours are spent.
+    All generations are validated first, before hours are spent. With `--num_teachers` the teacher
+    is an ensemble.
     """
     images = ingestion.ingest_images(runner)
     validation.check_chain(runner, images.counts)
+    if runner.config.chain.num_teachers > 1:
+        return images, [train_ensemble(runner, images)]
     if runner.config.chain.teacher:
         trained = teacher = adoption.adopt_teacher(runner, images)
     else:
         trained = training.train(runner, 0, images)
         teacher = finetuning.finetune(runner, 0, images, trained)
     return images, [Generation(trained, teacher, evaluation.evaluate(runner, teacher, images))]
+
+
+def train_ensemble(runner: StageRunner, images: StageFolder) -> Generation:
+    """Trains several teachers, whose mean probabilities are those of generation 0."""
+    members = []
+    for number in range(1, runner.config.chain.num_teachers + 1):
+        trained = training.train(runner, 0, images, member=number)
+        tuned = finetuning.finetune(runner, 0, images, trained, member=number)
+        members.append(Network(trained, tuned))
+    teacher = ensemble.average(runner, [member.model for member in members])
+    evaluated = evaluation.evaluate(runner, teacher, images)
+    return Generation(members[0].trained, teacher, evaluated, members=tuple(members))
 
 
 def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> Generation:
@@ -92,7 +108,7 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
     made = label(runner, images, chain) if config.learns_unlabeled(number) else {}
     scored = distillation.score_labeled(runner, number, teacher.model, images)
     trained = training.train(
-        runner, number, images, made.get("pseudo_labels"), teacher.model, scored
+        runner, number, images, made.get("pseudo_labels"), teacher.networks[0].model, scored
     )
     student = finetuning.finetune(runner, number, images, trained)
     evaluated = evaluation.evaluate(runner, student, images)

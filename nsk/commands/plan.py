@@ -154,12 +154,14 @@ def _rows(runner, counts, generation):
     if generation not in config.trained_generations:
         adopted = f"adopted from {config.chain.teacher}"
         return [{"index": 0, "role": "teacher", "model": adopted}]
-    role = "student" if generation else "teacher"
-    settings = training_hyperparameters(config, generation, counts)
-    rows = [_row(runner, counts, role, settings)]
-    finetuning = finetuning_hyperparameters(config, generation, counts)
-    if finetuning:
-        rows.append(_row(runner, counts, "finetune", finetuning))
+    rows = []
+    for member in range(1, (1 if generation else config.chain.num_teachers) + 1):
+        role = "student" if generation else "teacher"
+        settings = training_hyperparameters(config, generation, counts, member)
+        rows.append(_row(runner, counts, role, settings))
+        finetuning = finetuning_hyperparameters(config, generation, counts, member)
+        if finetuning:
+            rows.append(_row(runner, counts, "finetune", finetuning))
     return [{"index": generation, **row} for row in rows]
 
 

@@ -42,6 +42,13 @@ class ChainConfig(Section):
         "--models are then the students; or published weights (.h5, or a TensorFlow 1 checkpoint) "
         "of the first of --models.",
     )
+    num_teachers: int = setting(
+        1,
+        "Number of teachers of the first student, the same network with different initial weights "
+        "and noise. Their mean probabilities teach, and are generation 0.",
+        minimum=1,
+        maximum=100,
+    )
     select: str = setting(
         "each_generation",
         "each_generation: every teacher selects images | once: the first selection is kept, and "

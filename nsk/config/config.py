@@ -45,6 +45,7 @@ class Config:
 
     def __post_init__(self):
         self._check_init_from()
+        self._check_num_teachers()
         self._check_ratio()
         self._check_workdir()
         self._check_score_views()
@@ -150,6 +151,14 @@ class Config:
             raise UserError(
                 f"--init_from={','.join(given)}: the first network of the chain has no teacher to "
                 f"be initialised from: write --init_from={instead}, or give a --teacher."
+            )
+
+    def _check_num_teachers(self):
+        """A given teacher is a single one."""
+        if self.chain.num_teachers > 1 and self.chain.teacher:
+            raise UserError(
+                f"--num_teachers={self.chain.num_teachers} with --teacher={self.chain.teacher}, "
+                "which is not trained: leave one of the two out."
             )
 
     def _check_first_scores(self):

@@ -2,6 +2,8 @@
 
 import keras
 
+from nsk.models.layers import LogMeanProbability
+
 
 def with_features(model: keras.Model) -> keras.Model | None:
     """A model that also returns the features from which a classifier computes its logits.
@@ -11,8 +13,9 @@ def with_features(model: keras.Model) -> keras.Model | None:
 
     Returns:
         A model with the same layers that returns (the outputs of `model`, features of shape (batch,
-        channels)); None: the features are not known, since the model is not a graph of layers or
-        its last layer with weights has other inputs than a matrix.
+        channels)), those of its first member if it is an ensemble. None: the features are not
+        known, since the model is not a graph of layers or its last layer with weights has other
+        inputs than a matrix.
     """
     if len(getattr(model, "inputs", None) or ()) != 1:  # None: a subclass of keras.Model.
         return None
@@ -26,6 +29,9 @@ def _features(model):
     while True:
         layer = tensor._keras_history.operation
         inputs = getattr(layer, "input", None)
+        if isinstance(layer, LogMeanProbability):
+            tensor = inputs[0]
+            continue
         if isinstance(layer, keras.Model) or not isinstance(inputs, keras.KerasTensor):
             return None
         if getattr(layer, "weights", None):

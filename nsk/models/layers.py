@@ -1,6 +1,7 @@
-"""Layers that the networks share: noise, BatchNorm, the padded shortcut and common sequences."""
+"""Layers that the networks share: noise, BatchNorm, shortcut, ensemble, and common sequences."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -212,6 +213,33 @@ class PaddedShortcut(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable(package="nsk")
+class LogMeanProbability(keras.layers.Layer):
+    """The logarithms of the mean of several networks' probabilities, from their logits.
+
+    They are logits of the mean: their softmax is the mean itself. Only logarithms are computed, so
+    that no probability is too small.
+
+    Call arguments:
+        inputs: list of the networks' logits.
+
+    Input shape:
+        List of `(batch, classes)`, all alike.
+
+    Output shape:
+        `(batch, classes)`, float32.
+    """
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Averages the probabilities."""
+        logits = tf.stack([tf.cast(tensor, tf.float32) for tensor in inputs])
+        return tf.reduce_logsumexp(tf.nn.log_softmax(logits), axis=0) - math.log(len(inputs))
+
+    def compute_output_shape(self, input_shape: list[tuple]) -> tuple:
+        """The shape of one network's logits."""
+        return input_shape[0]
 
 
 def survival_probabilities(last: float, num_blocks: int) -> list[float]:

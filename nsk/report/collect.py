@@ -153,9 +153,11 @@ def _version(package):
 
 
 def _describe_generation(index, generation, images):
-    counts, trained = generation.model.counts, generation.trained.counts
-    is_finetuned = generation.trained != generation.model
-    stage_counts = [trained, counts] if is_finetuned else [trained]
+    counts, networks = generation.model.counts, generation.networks
+    is_finetuned = networks[0].trained != networks[0].model
+    stages = [network.trained for network in networks]
+    stages += [network.model for network in networks if is_finetuned]
+    stage_counts = [stage.counts for stage in stages]
     description = {
         "index": index,
         "role": "student" if index else "teacher",
@@ -170,10 +172,15 @@ def _describe_generation(index, generation, images):
     }
     if is_finetuned:
         description["finetuned_from"] = {
-            "image_size": trained["image_size"],
+            "image_size": generation.trained.counts["image_size"],
             "stage": generation.trained.name,
-            "dev_before": counts["dev_before"],
+            "dev_before": networks[0].model.counts["dev_before"],
         }
+    if generation.members:
+        description["members"] = [
+            {"stage": network.model.name, "dev": network.model.counts["dev"]}
+            for network in networks
+        ]
     if generation.pseudo_labels is not None:
         description["pseudo"] = _describe_pseudo_labels(generation, images)
     return description

@@ -55,6 +55,14 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
         for generation in generations
         if "finetuned_from" in generation
     ]
+    ensembles = [
+        f"Generation {generation['index']} is the mean of {len(generation['members'])} networks, "
+        "on dev: "
+        + ", ".join(f"{member['dev']['accuracy']:.2%}" for member in generation["members"])
+        + "."
+        for generation in generations
+        if "members" in generation
+    ]
     images = summary["num_images"]
     return "\n".join(
         (
@@ -65,6 +73,7 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
             *_suites_table(generations),
             *_low_recall_table(summary),
             *finetuned,
+            *ensembles,
             f"* best on dev by {CRITERIA[summary['decide_by']]}. {images['labeled']:,} labelled, "
             f"{images['unlabeled']:,} unlabelled, {images['dev']:,} dev and {images['test']:,} "
             f"test images; seed {summary['seed']}. The test split decides nothing.",

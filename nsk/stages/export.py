@@ -25,6 +25,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from nsk.data import pipeline
 from nsk.data.evaluation_decoding import Crop, decode_with_crop
@@ -55,6 +56,12 @@ def export(
     """
     class_names, bits = images.counts["class_names"], images.counts.get("significant_bits")
     formats = runner.config.run.export_formats.split(",")
+    if model.counts.get("members"):
+        logging.info(
+            "The best generation is an ensemble: it is exported as one model, %d times as large "
+            "and slow as one of its networks.",
+            model.counts["members"],
+        )
 
     def build(folder):
         network = load_model(model.path / MODEL_FILE)

@@ -11,10 +11,22 @@ from nsk.store.folders import StageFolder
 
 
 def finetune(
-    runner: StageRunner, generation: int, images: StageFolder, trained: StageFolder
+    runner: StageRunner,
+    generation: int,
+    images: StageFolder,
+    trained: StageFolder,
+    member: int = 1,
 ) -> StageFolder:
-    """Returns the stage that fine-tunes a trained model; the trained model itself if it is off."""
-    settings = finetuning_hyperparameters(runner.config, generation, images.counts)
+    """Returns the stage that fine-tunes a trained model; the trained model itself if it is off.
+
+    Args:
+        runner: the runner of stages.
+        generation: 0 is the teacher.
+        images: the ingested images.
+        trained: the trained model.
+        member: as for `training.train`.
+    """
+    settings = finetuning_hyperparameters(runner.config, generation, images.counts, member)
     if settings is None:
         return trained
     inputs = {"trained": trained}

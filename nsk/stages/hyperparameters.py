@@ -157,7 +157,7 @@ class Hyperparameters:
 
 
 def training_hyperparameters(
-    config: Config, generation: int, counts: dict[str, Any]
+    config: Config, generation: int, counts: dict[str, Any], member: int = 1
 ) -> Hyperparameters:
     """Hyperparameters of a generation's training.
 
@@ -165,10 +165,11 @@ def training_hyperparameters(
         config: all settings.
         generation: 0 is the teacher.
         counts: those of the ingested images.
+        member: number of a teacher in an ensemble, from 1.
     """
     image_noise, train = config.noise.at(generation), config.train.at(generation)
     return Hyperparameters(
-        name=f"gen{generation}/" + ("student" if generation else "teacher"),
+        name=f"gen{generation}/{'student' if generation else 'teacher'}{_suffix(member)}",
         seed=config.run.seed,
         architecture=config.model_name(generation),
         image_size=training_image_size(config, generation, counts),
@@ -187,8 +188,13 @@ def training_hyperparameters(
     )
 
 
+def _suffix(member):
+    """Ends the name of a stage: the first member of an ensemble is the teacher without others."""
+    return "" if member == 1 else str(member)
+
+
 def finetuning_hyperparameters(
-    config: Config, generation: int, counts: dict[str, Any]
+    config: Config, generation: int, counts: dict[str, Any], member: int = 1
 ) -> Hyperparameters | None:
     """Hyperparameters of a generation's fine-tuning; None if it has none.
 
@@ -197,10 +203,10 @@ def finetuning_hyperparameters(
     finetune = config.finetune.at(generation)
     if not finetune.finetune_resolution:
         return None
-    trained = training_hyperparameters(config, generation, counts)
+    trained = training_hyperparameters(config, generation, counts, member)
     return dataclasses.replace(
         trained,
-        name=f"gen{generation}/finetune",
+        name=f"gen{generation}/finetune{_suffix(member)}",
         image_size=finetune.finetune_resolution,
         init_from="trained",
         finetune=finetune,

@@ -50,6 +50,7 @@ def train(
     pseudo_labels: StageFolder | None = None,
     teacher: StageFolder | None = None,
     scored: StageFolder | None = None,
+    member: int = 1,
 ) -> StageFolder:
     """Returns the stage that trains a teacher (generation 0), or a student.
 
@@ -61,8 +62,9 @@ def train(
             alone.
         teacher: the model of the generation before.
         scored: the labelled images with the teacher's predictions; None without distillation.
+        member: number of a teacher in an ensemble, from 1; each has other random numbers.
     """
-    settings = training_hyperparameters(runner.config, generation, images.counts)
+    settings = training_hyperparameters(runner.config, generation, images.counts, member)
     inputs, labeled_copies, pseudo = {}, {}, None
     if pseudo_labels is not None:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
