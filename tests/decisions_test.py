@@ -209,6 +209,13 @@ def test_a_teacher_at_chance_level_is_rejected_with_its_numbers(tmp_path):
     require_better_than_chance(teacher, 0.99)
 
 
+def test_any_teacher_may_teach_if_the_test_is_waived(tmp_path):
+    """Defective distillation: not even one that is always wrong is rejected."""
+    truth = np.arange(50) % 10
+    teacher = make_generation(tmp_path / "teacher", None, truth, (truth + 1) % 10, final_loss=3.0)
+    require_better_than_chance(teacher, 1.0)
+
+
 def test_a_teacher_that_always_predicts_the_most_common_class_is_rejected(tmp_path):
     truth = np.where(np.arange(100) < 80, 0, np.arange(100) % 10)
     # 80 images and 2 of the others are of class 0.

@@ -145,6 +145,24 @@ def test_distillation_on_labelled_images_alone_labels_no_others(calls, monkeypat
     assert chain[1].scores is chain[1].pseudo_labels is None and chain[1].is_student
 
 
+def test_several_teachers_are_averaged(calls, monkeypatch):
+    def stage(name):
+        return lambda runner, *inputs, member: calls.append(f"{name}{member}") or calls[-1]
+
+    for module, name in (("training", "train"), ("finetuning", "finetune")):
+        monkeypatch.setattr(getattr(self_training, module), name, stage(name))
+    monkeypatch.setattr(
+        self_training.ensemble, "average", lambda runner, models: f"mean of {', '.join(models)}"
+    )
+    _, (teacher,) = self_training.start_chain(make_runner(num_teachers=2))
+    assert calls[:4] == ["train1", "finetune1", "train2", "finetune2"]
+    assert (teacher.trained, teacher.model) == ("train1", "mean of finetune1, finetune2")
+    assert teacher.evaluation == "evaluate(mean of finetune1, finetune2, images)"
+    members = [(member.trained, member.model) for member in teacher.members]
+    assert members == [("train1", "finetune1"), ("train2", "finetune2")]
+    assert teacher.networks == teacher.members
+
+
 def reject_teacher(monkeypatch, index):
     """The generation with this index is no better than chance, all others are."""
 

@@ -279,3 +279,20 @@ def test_a_plan_says_things_once_and_the_images_first(tmp_path, capsys, caplog):
     starts = ("Images: ", "Classes (", "Not read: 1", "Not used: 60", "--dataset: Folder")
     for start in (*starts, "--labeled_batch_size=64 exceeds"):
         assert len([line for line in everything if line.startswith(start)]) == 1, start
+
+
+def test_members_of_an_ensemble_and_distillation_on_labelled_images(tmp_path):
+    settings = {"ratio": ["0"], "distillation_alpha": ["0.5"], "num_teachers": 2}
+    plan = run_plan(tmp_path / "run", **settings)
+    assert [(row["index"], row["role"]) for row in plan["stages"]] == [
+        (0, "teacher"),
+        (0, "teacher"),
+        (1, "student"),
+    ]
+    assert plan["stages"][-1]["epochs"] == {"labelled": 3200 / 50}
+    labelled = sum(
+        path.stat().st_size for path in (tmp_path / "run").glob("data/images-*/labeled/*")
+    )
+    assert plan["disk_bytes"]["scored labelled shards"] == labelled + 50 * 10 * 2
+    plan = plan_placeholders(tmp_path, **settings | {"plan_images": "2000,0,7"})
+    assert plan["stages"][-1]["images_per_class"] is None

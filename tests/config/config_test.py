@@ -346,3 +346,8 @@ def test_distillation_that_is_impossible_is_rejected():
     with pytest.raises(UserError, match="--select=once keeps the first student's selection"):
         make(ratio=["0", "3"], **once)
     make(ratio=["3", "0"], **once)
+
+
+def test_a_given_teacher_is_no_ensemble():
+    with pytest.raises(UserError, match=r"--num_teachers=2 with --teacher=old\.keras"):
+        make(num_teachers=2, teacher="old.keras")

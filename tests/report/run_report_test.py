@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsk.config.config import Config
-from nsk.decisions import Generation
+from nsk.decisions import Generation, Network
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.report import collect
@@ -342,3 +343,22 @@ def test_a_missing_selection_file_is_an_error(tmp_path):
     (chain[1].selection.path / "00001.parquet").unlink()
     with pytest.raises(UserError, match=r"00001\.parquet cannot be read"):
         report(tmp_path, chain=chain)
+
+
+def test_the_members_of_an_ensemble_are_added_up_and_named(tmp_path):
+    generation = make_generation(tmp_path, 0, 0.8, 0.8)
+    members = []
+    for name in ("teacher", "teacher2"):
+        trained = {"image_size": 8, "images_seen": 100, "seconds": 3.0}
+        tuned = {"images_seen": 10, "seconds": 1.0, "dev_before": {}, "dev": {"accuracy": 0.75}}
+        stages = [make_stage(tmp_path, f"gen0/{name}-a", trained)]
+        stages.append(make_stage(tmp_path, f"gen0/{name}-finetuned", tuned))
+        members.append(Network(*stages))
+    chain = [dataclasses.replace(generation, trained=members[0].trained, members=tuple(members))]
+    (described,) = report(tmp_path, chain=chain, best=0)["generations"]
+    assert (described["images_seen"], described["seconds"]) == (220, 8.0)
+    assert described["finetuned_from"]["stage"] == members[0].trained.name
+    assert described["members"] == [
+        {"stage": member.model.name, "dev": {"accuracy": 0.75}} for member in members
+    ]
+    assert described["stage"] == generation.model.name

@@ -63,3 +63,13 @@ def test_a_second_table_shows_the_metrics_that_suites_ask_for(tmp_path, monkeypa
         ["1", "0.679", "-"],
     ]
     assert "mce" not in closing_table(make_summary(old), tmp_path)
+
+
+def test_an_ensemble_shows_the_accuracy_of_its_members(tmp_path):
+    values = {"accuracy": 0.9}
+    summary = make_summary({"dev": values, "test": values})
+    members = [{"stage": "gen0/teacher-0", "dev": {"accuracy": share}} for share in (0.8, 0.85)]
+    summary["generations"][0]["members"] = members
+    assert "Generation 0 is the mean of 2 networks, on dev: 80.00%, 85.00%.\n" in closing_table(
+        summary, tmp_path
+    )
