@@ -105,14 +105,14 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
     config, teacher, number = runner.config, chain[-1], len(chain)
     if number > 1 or config.scoring.first_scores == "teacher":
         decisions.require_better_than_chance(teacher, config.chain.chance_p_value)
-    made = label(runner, images, chain) if config.learns_unlabeled(number) else {}
+    labels = label(runner, images, chain) if config.learns_unlabeled(number) else {}
     scored = distillation.score_labeled(runner, number, teacher.model, images)
     trained = training.train(
-        runner, number, images, made.get("pseudo_labels"), teacher.networks[0].model, scored
+        runner, number, images, labels.get("pseudo_labels"), teacher.networks[0].model, scored
     )
     student = finetuning.finetune(runner, number, images, trained)
     evaluated = evaluation.evaluate(runner, student, images)
-    return Generation(trained, student, evaluated, **made, scored_labeled=scored)
+    return Generation(trained, student, evaluated, **labels, scored_labeled=scored)
 
 
 def label(

@@ -139,17 +139,28 @@ def test_a_student_is_distilled_from_labelled_images_alone(make_runner, tmp_path
     np.testing.assert_allclose(scored.log_probabilities, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_distillation_rebuilds_students_alone(make_runner, tmp_path):
-    def chain(**values):
-        runner = make_runner(tmp_path, chance_p_value=1.0, min_confidence=["0"], **values)
-        return self_training.train_chain(runner)[1][1]
+def test_distillation_changes_students_alone(make_runner, tmp_path, monkeypatch):
+    """Students are not trained here: their inputs are recorded."""
+    inputs, train = [], training.run_training
 
-    plain = chain()
-    assert plain.scored_labeled is None and roles(plain.trained) == {"images", "pseudo_labels"}
-    distilled = chain(distillation_alpha=["0.5"])
-    assert roles(distilled.trained) == {"images", "labeled", "pseudo_labels"}
-    assert distilled.scores.path == plain.scores.path and distilled.scores.reused
-    assert distilled.pseudo_labels.path == plain.pseudo_labels.path
+    def run_training(runner, settings, images, stages, *arguments):
+        if settings.is_student:
+            inputs.append(set(stages))
+            return teachers[0]
+        teachers.append(train(runner, settings, images, stages, *arguments))
+        return teachers[-1]
+
+    teachers, students = [], []
+    monkeypatch.setattr(training, "run_training", run_training)
+    for alpha in ("0", "0.5"):
+        values = {"chance_p_value": 1.0, "min_confidence": ["0"], "distillation_alpha": [alpha]}
+        students.append(self_training.train_chain(make_runner(tmp_path, **values))[1][1])
+    assert inputs == [{"pseudo_labels"}, {"pseudo_labels", "labeled"}]
+    plain, distilled = students
+    assert plain.scored_labeled is None
+    for name in ("scores", "selection", "pseudo_labels"):
+        assert getattr(distilled, name).path == getattr(plain, name).path
+        assert getattr(distilled, name).reused
 
 
 def test_a_fingerprint_has_the_settings_that_have_an_effect(make_settings):

@@ -236,3 +236,18 @@ def test_a_fingerprint_depends_only_on_what_can_change_the_result(
         before = make_settings(generation, **common).for_fingerprint()
         after = make_settings(generation, **{**common, **changed}).for_fingerprint()
         assert (before == after) == is_same
+
+
+def test_members_of_an_ensemble_differ_in_their_random_numbers_alone():
+    config = make_config(finetune_resolution=[16])
+    for make, name in (
+        (training_hyperparameters, "gen0/teacher"),
+        (finetuning_hyperparameters, "gen0/finetune"),
+    ):
+        alone, first, second = (
+            make(config, 0, COUNTS),
+            *(make(config, 0, COUNTS, k) for k in (1, 2)),
+        )
+        assert first == alone and (alone.name, second.name) == (name, f"{name}2")
+        assert dataclasses.replace(second, name=name) == alone
+        assert (second.noise_key != alone.noise_key).any()
