@@ -11,7 +11,7 @@ from nsk.data import pipeline
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.evaluation.predictor import Predictions
-from nsk.stages import distillation
+from nsk.stages import distillation, training
 from nsk.stages.distillation import SHARDS_FOLDER, write_scored_shards
 from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import ScoringOptions
