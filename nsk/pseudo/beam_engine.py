@@ -37,11 +37,13 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from nsk import stopping
 from nsk.errors import UserError
-from nsk.pseudo import radix_selection
+from nsk.pseudo import pool_comparison, radix_selection
 
 # Items of a task: neighbouring shards, since an output shard needs images that the one before it
 # has read.
 ITEMS_PER_TASK = 32
+# Modules with classes that `map_reduce` may add up: dataclasses of arrays.
+REDUCED = {module.__name__: module for module in (radix_selection, pool_comparison)}
 # Log lines of Beam and of TensorFlow's C++ libraries in worker processes of this machine.
 LIBRARY_LOG_LINE = re.compile(rb"(DEBUG|INFO|WARNING):|[IW]\d{4} \d\d:\d\d:\d\d")
 
@@ -223,9 +225,9 @@ def _save(path, value):
 def _load(path):
     with np.load(path, allow_pickle=False) as arrays:
         module, _, name = str(arrays["kind"]).partition(":")
-        if module != radix_selection.__name__:
+        if module not in REDUCED:
             raise ValueError(
-                f"{path} holds a {module}.{name}: expected a class of {radix_selection.__name__}."
+                f"{path} holds a {module}.{name}: expected a class of {' or '.join(REDUCED)}."
             )
         fields = {key: arrays[key] for key in arrays if key != "kind"}
-        return getattr(radix_selection, name)(**fields)
+        return getattr(REDUCED[module], name)(**fields)

@@ -28,6 +28,8 @@ MIN_DEV_BEYOND = 0.05
 # Beyond this number of classes their shares are not estimated: the table of confusions is large,
 # and dev has few images of each.
 MAX_CLASSES = 2000
+# Images least like dev that are listed.
+MAX_SUSPICIOUS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -70,6 +72,58 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(getattr(self, name) + getattr(other, name) for name in _names(Counts)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool(Counts):
+    """Counts of some images, and those of them that are least like dev, as arrays of shape (m,).
+
+    `+` joins those of different images.
+
+    Attributes:
+        ids: str, by distance, the farthest first, or by confidence, the lowest first, if distances
+            are unknown, and then by id; at most `MAX_SUSPICIOUS`.
+        labels, confidences: as in `Rows`.
+        distances_of: their distances as in `Rows`; NaN if they are unknown.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    confidences: np.ndarray
+    distances_of: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Counts, ids: np.ndarray, rows: Rows) -> "Pool":
+        """The pool of images, with their ids of shape (n,)."""
+        distances = rows.distances
+        if distances is None:
+            distances = np.full(len(ids), np.nan, np.float32)
+        return cls._with_least_alike(counts, ids, rows.labels, rows.confidences, distances)
+
+    def __add__(self, other: "Pool") -> "Pool":
+        joined = [
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("ids", "labels", "confidences", "distances_of")
+        ]
+        return self._with_least_alike(super().__add__(other), *joined)
+
+    @classmethod
+    def _with_least_alike(cls, counts, ids, labels, confidences, distances):
+        nearness = np.where(np.isnan(distances), confidences, -distances)
+        first = np.lexsort((ids, nearness))[:MAX_SUSPICIOUS]
+        counted = {name: getattr(counts, name) for name in _names(Counts)}
+        return cls(
+            **counted,
+            **{
+                name: values[first]
+                for name, values in (
+                    ("ids", ids),
+                    ("labels", labels),
+                    ("confidences", confidences),
+                    ("distances_of", distances),
+                )
+            },
+        )
 
 
 def _names(dataclass):

@@ -4,7 +4,6 @@ Writes `comparison.json`, the figures, and `suspicious.csv`, the images that are
 """
 
 import csv
-import dataclasses
 import functools
 import json
 import operator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from absl import logging
 
 from nsk.config.selection import SelectionConfig
@@ -30,7 +28,6 @@ SUSPICIOUS_FILE = "suspicious.csv"
 DISTANCE = "feature_distance"
 # Raised when the figures change, so that earlier comparisons are not reused.
 VERSION = 1
-MAX_SUSPICIOUS = 1000
 
 
 def compare(
@@ -150,9 +147,9 @@ def compare_files(
     limit = pool_comparison.distance_limit(dev.distances) if has_distances else np.inf
     read = functools.partial(_read_files, columns, thresholds, limit)
     pool = engine.map_reduce(paths, read)
-    found = pool_comparison.compare(dev, truth, pool.counts, thresholds)
+    found = pool_comparison.compare(dev, truth, pool, thresholds)
     (folder / COMPARISON_FILE).write_text(json.dumps(found, indent=2) + "\n")
-    _write_suspicious(folder / SUSPICIOUS_FILE, pool.suspicious, columns, class_names)
+    _write_suspicious(folder / SUSPICIOUS_FILE, pool, columns, class_names)
     return found
 
 
@@ -175,44 +172,24 @@ def _rows(table, columns):
     return pool_comparison.Rows(label, confidence, *(distance or [None]))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pool:
-    """What is read of unlabelled images; `+` joins different ones.
-
-    Attributes:
-        counts: `pool_comparison.Counts`.
-        suspicious: Arrow table of the images least like dev, at most `MAX_SUSPICIOUS`.
-    """
-
-    counts: pool_comparison.Counts
-    suspicious: pa.Table
-
-    def __add__(self, other):
-        tables = pa.concat_tables([self.suspicious, other.suspicious])
-        return _Pool(self.counts + other.counts, _least_alike(tables))
-
-
-def _least_alike(table):
-    """The first rows by distance, or if it is unknown by confidence, and then by id."""
-    by_distance = DISTANCE in table.column_names
-    key = (DISTANCE, "descending") if by_distance else (table.column_names[2], "ascending")
-    return table.sort_by([key, ("id", "ascending")]).slice(0, MAX_SUSPICIOUS)
-
-
 def _read_files(columns, thresholds, limit, paths):
+    """The `pool_comparison.Pool` of score files."""
+
     def read(path):
         table = read_table(path, ["id", *columns])
-        counts = pool_comparison.count(_rows(table, columns), thresholds, limit)
-        return _Pool(counts, _least_alike(table))
+        rows = _rows(table, columns)
+        counts = pool_comparison.count(rows, thresholds, limit)
+        return pool_comparison.Pool.of(counts, np.array(table["id"].to_pylist(), np.str_), rows)
 
     return functools.reduce(operator.add, map(read, paths))
 
 
-def _write_suspicious(path, table, columns, class_names):
+def _write_suspicious(path, pool, columns, class_names):
     """Writes the images least like dev, the least alike first, with their predicted classes."""
-    labels = [class_names[label] for label in table["label"].to_pylist()]
-    values = [[f"{value:.6g}" for value in table[name].to_pylist()] for name in columns[1:]]
+    values = [pool.confidences, pool.distances_of][: len(columns) - 1]
+    rows = zip(pool.ids, pool.labels, *values, strict=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *columns])
-        writer.writerows(zip(table["id"].to_pylist(), labels, *values, strict=True))
+        for image_id, label, *numbers in rows:
+            writer.writerow([image_id, class_names[label], *(f"{value:.6g}" for value in numbers)])

@@ -151,10 +151,21 @@ def _sum_up(cells, planned, speeds):
 def trainings(config: Config, counts: Mapping[str, Any]) -> Iterator[Hyperparameters]:
     """The trainings and fine-tunings of a run, in order."""
     for generation in config.trained_generations:
-        yield training_hyperparameters(config, generation, counts)
-        finetuning = finetuning_hyperparameters(config, generation, counts)
-        if finetuning:
-            yield finetuning
+        for member in _members(config, generation):
+            yield from _of_network(config, generation, counts, member)
+
+
+def _members(config, generation):
+    """Numbers of the networks of a generation."""
+    return range(1, (1 if generation else config.chain.num_teachers) + 1)
+
+
+def _of_network(config, generation, counts, member):
+    """The training of a network, and its fine-tuning if it has one."""
+    yield training_hyperparameters(config, generation, counts, member)
+    finetuning = finetuning_hyperparameters(config, generation, counts, member)
+    if finetuning:
+        yield finetuning
 
 
 def works(
@@ -168,37 +179,47 @@ def works(
         counts: those of the ingested images.
         speeds: of its networks.
     """
-    sizes, teacher = counts["images"], f"{images_key} {config.chain.teacher}"
-    views = 2 if config.scoring.score_views == "mirror" else 1
-    classes = counts["num_classes"]
-    last = None
+    sizes, teacher, last = counts["images"], f"{images_key} {config.chain.teacher}", None
     for generation in range(config.num_students + 1):
-        pseudo = ""
+        labels = []
         if generation and last is not None:
-            scores = _identity("scores", teacher, used_values([config.scoring]))
-            number = views * sizes["unlabeled"] + sizes["dev"]
-            stored = sizes["unlabeled"] * (SCORE_BYTES + 2 * classes)
-            yield speeds.predictions(scores, last, number, stored)
-            section = config.selection.at(generation)
-            pseudo = _identity(scores, used_values([section]), section.unknown_classes)
+            labels = list(_labels(config, generation, teacher, last, counts, speeds))
+            yield from labels
         if generation not in config.trained_generations:
             continue
-        for settings in _generation(config, generation, counts):
-            initial = teacher if settings.init_from in ("teacher", "trained") else ""
-            teacher = _identity(images_key, pseudo, initial, settings.for_fingerprint())
-            yield speeds.training(teacher, settings, counts)
-            last = settings
-        predicted = sizes["dev"] + sizes["test"]
+        selected = used_values([config.selection.at(generation)])
+        inputs = [images_key, selected, [work.identity for work in labels]]
+        networks = []
+        for member in _members(config, generation):
+            model = teacher
+            for settings in _of_network(config, generation, counts, member):
+                initial = model if settings.init_from in ("teacher", "trained") else ""
+                model = _identity(inputs if generation else images_key, initial, settings)
+                yield speeds.training(model, settings, counts)
+                last = settings
+            networks.append(model)
+        teacher = networks[0] if len(networks) == 1 else _identity(networks)
+        predicted = len(networks) * (sizes["dev"] + sizes["test"])
         yield speeds.predictions(f"{teacher} evaluation", last, predicted, 0)
-        is_evaluated = config.evaluation.evaluate_models == "all"
-        if is_evaluated or generation == config.num_students:
+        if config.evaluation.evaluate_models == "all" or generation == config.num_students:
             yield from _suites(config, teacher, last, sizes["test"], speeds)
 
 
-def _generation(config, generation, counts):
-    finetuning = finetuning_hyperparameters(config, generation, counts)
-    trained = training_hyperparameters(config, generation, counts)
-    return [trained, finetuning] if finetuning else [trained]
+def _labels(config, generation, teacher, network, counts, speeds):
+    """Yields the predictions of a teacher for its student."""
+    sizes, classes = counts["images"], counts["num_classes"]
+    views = 2 if config.scoring.score_views == "mirror" else 1
+    views *= len(_members(config, generation - 1))
+    scoring = used_values([config.scoring])
+    if config.learns_unlabeled(generation):
+        number = views * (sizes["unlabeled"] + sizes["dev"])
+        stored = sizes["unlabeled"] * (SCORE_BYTES + 2 * classes)
+        identity = _identity("scores", teacher, scoring)
+        yield speeds.predictions(identity, network, number, stored)
+    if config.targets.at(generation).distillation_alpha:
+        stored = sizes["labeled"] * 2 * classes
+        identity = _identity("labeled", teacher, scoring)
+        yield speeds.predictions(identity, network, views * sizes["labeled"], stored)
 
 
 def _suites(config, model, settings, num_test, speeds):
@@ -213,7 +234,8 @@ def _suites(config, model, settings, num_test, speeds):
 
 
 def _identity(*parts):
-    return json.dumps(parts, sort_keys=True)
+    """Text that is equal for equal parts, which are JSON values or hyperparameters."""
+    return json.dumps(parts, sort_keys=True, default=lambda settings: settings.for_fingerprint())
 
 
 class _Speeds:

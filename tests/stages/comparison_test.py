@@ -12,11 +12,13 @@ from nsk.config.selection import SelectionConfig
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
 from nsk.pseudo import pool_comparison
+from nsk.pseudo.beam_engine import BeamEngine
 from nsk.stages import comparison, ingestion, scoring, selection, training
 from nsk.stages.comparison import COMPARISON_FILE, SUSPICIOUS_FILE, compare_files
 from nsk.store.folders import load_stage
 
 NAMES = ["cat", "dog", "owl"]
+RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 SETTINGS = SelectionConfig(min_confidence=0.5)
 
 
@@ -48,7 +50,7 @@ def scores(tmp_path):
 
 
 def test_files_hold_the_figures_and_the_farthest_images(scores, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "MAX_SUSPICIOUS", 40)
+    monkeypatch.setattr(pool_comparison, "MAX_SUSPICIOUS", 40)
     paths, dev, distances = scores
     found = compare_files(SETTINGS, paths, dev, NAMES, tmp_path)
     assert found["images"] == 1201 and found["dev_images"] == 300
@@ -65,6 +67,19 @@ def test_files_hold_the_figures_and_the_farthest_images(scores, tmp_path, monkey
     again.mkdir()
     assert compare_files(SETTINGS, paths[::-1], dev, NAMES, again) == found
     assert (again / SUSPICIOUS_FILE).read_bytes() == (tmp_path / SUSPICIOUS_FILE).read_bytes()
+
+
+def test_beam_writes_the_same_files(scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_comparison, "MAX_SUSPICIOUS", 40)
+    paths, dev, _ = scores
+    folders = [tmp_path / "here", tmp_path / "beam"]
+    for folder in folders:
+        folder.mkdir()
+    compare_files(SETTINGS, paths, dev, NAMES, folders[0])
+    engine = BeamEngine(RUNNER, folders[1], 1)
+    compare_files(SETTINGS, paths, dev, NAMES, folders[1], engine)
+    for name in (COMPARISON_FILE, SUSPICIOUS_FILE):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def test_thresholds_are_those_of_the_selection(scores, tmp_path):

@@ -21,6 +21,8 @@ CHANGES = {
     "other teacher": {"weight_decay": ["1e-3"]},
     "labels only": {"models": ["convnet5"], "train_steps": ["40"]},
     "other threshold": {"min_confidence": ["0.2"]},
+    "distillation": {"distillation_alpha": ["0.5"]},
+    "ensemble": {"num_teachers": 2},
 }
 BASE = {"models": ["convnet5"] * 2, "train_steps": ["40", "3"], "labeled_batch_size": ["32", "16"]}
 
@@ -45,7 +47,7 @@ def make_plan(cells):
 
 
 @pytest.mark.parametrize(
-    "names", [["soft", "hard"], pytest.param(list(CHANGES), marks=pytest.mark.slow)]
+    "names", [["soft", "ensemble"], pytest.param(list(CHANGES), marks=pytest.mark.slow)]
 )
 def test_what_is_planned_is_what_runs_build(tmp_path, constant_speed, names):
     """Images of the trainings, without those that earlier cells have done."""
@@ -54,7 +56,7 @@ def test_what_is_planned_is_what_runs_build(tmp_path, constant_speed, names):
     built, images = set(), []
     for cell in cells:
         run.execute({**cell.values, "run_name": cell.run_name})
-        stages = set(tmp_path.glob("gen*/teacher-*")) | set(tmp_path.glob("gen*/student-*"))
+        stages = set(tmp_path.glob("gen*/teacher*-*")) | set(tmp_path.glob("gen*/student-*"))
         stages = {path for path in stages if path.is_dir() and path.suffix == ""}
         images.append(sum(read_manifest(path)["counts"]["images_seen"] for path in stages - built))
         built = stages
