@@ -219,10 +219,11 @@ def _publish(key, counts, seconds):
         "files": _sync_and_describe(partial),
     }
     write_manifest(partial, manifest)
-    shutil.rmtree(partial / WRITTEN, ignore_errors=True)
     sync_folder(partial)
     os.rename(partial, key.path)
     sync_folder(key.path.parent)
+    # Not before: a process that is killed here would lose what the next one needs to resume.
+    shutil.rmtree(key.path / WRITTEN, ignore_errors=True)
 
 
 def _sync_and_describe(folder):
@@ -261,6 +262,7 @@ def _reuse(key):
     if size >= LOG_VERIFY_BYTES:
         logging.info("%s: verifying %.1f GiB", key.label, size / 2**30)
     damage = find_damage(path)
+    shutil.rmtree(path / WRITTEN, ignore_errors=True)  # Of a process killed after the rename.
     for foreign in foreign_files(path):
         logging.warning("%s does not belong to its stage: it is ignored.", foreign)
     if damage:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import socket
 from collections.abc import Iterator
@@ -54,8 +55,9 @@ def lock_folder(
             yield lock
         finally:
             if path.exists():  # Published: it will not be built again.
-                for lock_file in path.parent.glob(f"{path.name}*{LOCK}"):
-                    lock_file.unlink(missing_ok=True)
+                of_workers = path.parent.glob(f"{glob.escape(path.name)}.worker-*{LOCK}")
+                for unused in (lock_path, *of_workers):
+                    unused.unlink(missing_ok=True)
 
 
 def upgrade_to_exclusive(lock: IO) -> None:

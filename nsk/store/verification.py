@@ -2,11 +2,12 @@
 
 import concurrent.futures
 import json
+import os
 import re
 from pathlib import Path
 
 from nsk.hashing import sha256_of_file
-from nsk.store.files import CHECKPOINTS, LOCK, PARTIAL, num_cores
+from nsk.store.files import CHECKPOINTS, LOCK, PARTIAL, WRITTEN, num_cores
 from nsk.store.locks import is_locked
 from nsk.store.manifest import FORMAT, MANIFEST, read_manifest
 
@@ -60,7 +61,14 @@ def foreign_files(folder: Path) -> list[Path]:
 
 
 def _files_in(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Names of the files in a stage's folder, without the records of what was written."""
+    files = set()
+    for parent, folders, names in os.walk(folder):
+        if parent == str(folder) and WRITTEN in folders:
+            folders.remove(WRITTEN)  # Not even listed: the process that published it removes it.
+        paths = (Path(parent) / name for name in names)
+        files |= {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+    return files
 
 
 def finished_stages(workdir: Path) -> list[Path]:
@@ -69,7 +77,8 @@ def finished_stages(workdir: Path) -> list[Path]:
     A folder with the name of a stage is included if it has lost its manifest.
     """
     workdir = Path(workdir)
-    folders = {path.parent for path in workdir.glob(f"**/{MANIFEST}")}
+    manifests = workdir.glob(f"**/{MANIFEST}")
+    folders = {path.parent for path in manifests if path.parent.name != WRITTEN}
     named = (path for path in workdir.glob("**/*-*") if FOLDER_NAME.fullmatch(path.name))
     folders |= {path for path in named if CURVES not in path.relative_to(workdir).parts}
     return sorted(path for path in folders if path.is_dir() and path.suffix != PARTIAL)

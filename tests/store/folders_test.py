@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import threading
 
 import pytest
@@ -16,6 +17,7 @@ from nsk.errors import UserError
 from nsk.store import manifest
 from nsk.store.files import WRITTEN, atomic_write
 from nsk.store.folders import StageKey, build_or_reuse, describe_closest_match, find_stage
+from nsk.store.verification import find_damage, finished_stages, foreign_files
 
 FORMAT = manifest.FORMAT
 
@@ -374,18 +376,39 @@ def test_unfinished_files_are_removed_before_a_build_resumes(tmp_path):
     assert stage.counts == {"found": []} and names_in(stage.path) == ["stage.json"]
 
 
-def test_the_manifest_of_a_killed_process_is_not_part_of_a_resumed_stage(tmp_path, monkeypatch):
+def write_atomically(folder):
+    write(folder / "result.txt", "x")
+    return {}
+
+
+def kill(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_the_manifest_of_a_killed_process_is_not_part_of_a_resumed_stage(
+    tmp_path, monkeypatch, caplog
+):
     """A process may be killed after it wrote the manifest and before it renamed the folder."""
-
-    def kill(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "rename", kill)
-        resume(tmp_path, write_result)
+        resume(tmp_path, write_atomically)
     assert (scores_key(tmp_path).partial_path / "stage.json").exists()
-    stage = resume(tmp_path, write_result)
+    stage = resume(tmp_path, lambda folder: {"found": names_in(folder)})
+    assert stage.counts == {"found": ["result.txt"]} and "is rebuilt" not in caplog.text
     assert set(json.loads((stage.path / "stage.json").read_text())["files"]) == {"result.txt"}
+    assert not (stage.path / WRITTEN).exists()
+
+
+def test_the_stage_of_a_process_killed_after_the_rename_is_reused(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", kill)
+        resume(tmp_path, write_atomically)
+    path = scores_key(tmp_path).path
+    assert (path / WRITTEN).exists()
+    assert find_damage(path) == foreign_files(path) == []
+    assert finished_stages(tmp_path) == [path]
+    assert resume(tmp_path, must_not_build).reused
+    assert not (path / WRITTEN).exists() and not caplog.records
 
 
 def test_a_build_that_does_not_resume_starts_with_an_empty_folder(tmp_path):

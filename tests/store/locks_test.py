@@ -199,3 +199,17 @@ def test_a_process_can_wait_for_another_one(tmp_path, start, is_killed):
             assert finish(other) == "published 4"
         stage = waiting.result(10)
     assert stage.reused != is_killed and stage.counts == {"files": 0 if is_killed else 4}
+
+
+def test_locks_of_other_stages_are_kept(tmp_path):
+    """Names may start alike, or be patterns."""
+    path = tmp_path / "[s]cores"
+    path.mkdir()
+    kept = [tmp_path / f"{name}.lock" for name in ("[s]cores2", "[s]cores-2", "scores")]
+    kept.append(tmp_path / "scores.worker-0-of-2.lock")
+    (tmp_path / "[s]cores.worker-1-of-2.lock").touch()
+    for file in kept:
+        file.touch()
+    with lock_folder(path):
+        pass
+    assert sorted(tmp_path.glob("*.lock")) == sorted(kept)
