@@ -13,7 +13,7 @@ from nsk.commands.preparation import NO_TRAINING, prepare, require_output
 from nsk.config.config import Config
 from nsk.errors import UserError, list_names
 from nsk.store.disk_errors import naming_disk_errors
-from nsk.store.files import atomic_write, remove_unfinished
+from nsk.store.files import UNFINISHED, atomic_write, remove_unfinished
 from nsk.store.locks import lock_folder
 
 if TYPE_CHECKING:  # Imported in functions, since they import TensorFlow.
@@ -37,6 +37,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
         UserError: settings, data or the folder do not allow it.
     """
     output = require_output("corrupt", values)
+    _read_settings(output)  # Before anything is written to a folder that is not of this command.
     given = {**values, **NO_TRAINING, "workdir": str(output / INGESTED)}
     # The settings of corruptions are those of the suite.
     runner = prepare({**given, "suites": "corruptions"}, _check)
@@ -45,8 +46,7 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     images = ingestion.ingest_test_images(runner)
     if not runner.workers.is_chief:
         return None
-    with lock_folder(output), naming_disk_errors(output):
-        remove_unfinished(output)
+    with lock_folder(output / INGESTED / "corrupt"), naming_disk_errors(output):
         return _write(runner, images, output)
 
 
@@ -71,6 +71,7 @@ def _write(runner: "StageRunner", images: "StageFolder", output: Path) -> dict:
     written = _describe(runner.config, images, side)
     ids, labels = _ids_and_labels(chosen)
     _claim(output, written)
+    remove_unfinished(output)
     _write_text(output / IDS, "".join(f"{id}\n" for id in ids))
     if settings["layout"] == "npy":
         corruption_files.write_labels(output, labels)
@@ -151,23 +152,54 @@ def _describe(config: Config, images: "StageFolder", side: int) -> dict:
 
 def _claim(output: Path, written: dict) -> None:
     """Records the settings of a folder; UserError if it has images with other ones."""
+    found = _read_settings(output)
+    if found is None:
+        _write_text(output / SETTINGS, json.dumps(written, indent=2) + "\n")
+        return
+    for name, value in written.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"{output} was written with {name}={found.get(name)}, not {value}: give "
+                "another folder as --output, or the same settings to go on."
+            )
+
+
+def _read_settings(output: Path) -> dict | None:
+    """The settings that a folder was written with; None: nothing was written to it yet.
+
+    Raises:
+        UserError: the folder holds other files, or its settings cannot be read.
+    """
     path = output / SETTINGS
     if path.exists():
-        found = json.loads(path.read_text())
-        for name, value in written.items():
-            if found.get(name) != value:
-                raise UserError(
-                    f"{output} was written with {name}={found.get(name)}, not {value}: give "
-                    "another folder as --output, or the same settings to go on."
-                )
-        return
-    others = sorted(set(os.listdir(output)) - {INGESTED})
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}): give a new folder as --output."
+            ) from None
+        if not isinstance(found, dict) or "constants" not in found:
+            raise UserError(f"{path} was not written by corrupt: give a new folder as --output.")
+        return found
+    try:
+        names = os.listdir(output) if output.exists() else []
+    except OSError as error:
+        raise UserError(
+            f"{output} is not a folder that can be listed ({error.strerror}): give a new folder as "
+            "--output."
+        ) from None
+    others = sorted(name for name in names if name != INGESTED and not _is_unfinished(name))
     if others:
         raise UserError(
             f"{output} holds {list_names(others)}, not written by corrupt: give a new folder as "
             "--output."
         )
-    _write_text(path, json.dumps(written, indent=2) + "\n")
+    return None
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file is left of settings that were about to be written."""
+    return name.startswith(f"{SETTINGS}.") and name.endswith(UNFINISHED)
 
 
 def _ids_and_labels(chosen: "ChosenImages") -> tuple[list[str], list[int]]:

@@ -57,6 +57,9 @@ def test_the_arrays_hold_the_corrupted_images(written):
     assert json.loads((folder / "settings.json").read_text()) == content
     described = {"constants": "cifar", "image_size": 8, "frost": "procedural", "layout": "npy"}
     assert {name: content[name] for name in described} == described
+    assert {path.name for path in folder.iterdir()} == {
+        *("fog.npy", "shot_noise.npy", "labels.npy", "ids.txt", "settings.json", "ingested")
+    }
     assert not list(folder.parent.glob("*.lock"))
 
 
@@ -137,11 +140,33 @@ def test_wrong_settings_are_refused(tmp_path, values, message):
         corrupt.execute({**VALUES, "output": str(tmp_path / "C"), **values})
 
 
-def test_other_folders_are_not_written_to(tmp_path):
-    (tmp_path / "fog.npy").touch()
-    with pytest.raises(UserError, match=r"holds fog.npy, not written by corrupt"):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("fog.npy", b"", r"holds download.unfinished, fog.npy, not written by corrupt: give a new"),
+        ("settings.json", b"{}", r"settings.json was not written by corrupt: give a new"),
+        ("settings.json", b"[1]", r"settings.json was not written by corrupt: give a new"),
+        ("settings.json", b'{"constants"', r"settings.json cannot be read \(JSONDecodeError\)"),
+        ("settings.json", b"\xff\xfe", r"settings.json cannot be read \(UnicodeDecodeError\)"),
+    ],
+)
+def test_other_folders_are_not_written_to(tmp_path, name, content, message):
+    files = {name: content, "download.unfinished": b"of another program"}
+    for file, text in files.items():
+        (tmp_path / file).write_bytes(text)
+    with pytest.raises(UserError, match=message):
         corrupt.execute({**VALUES, "output": str(tmp_path)})
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["fog.npy"]
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*")} == files
+
+
+def test_files_beside_the_output_are_kept(tmp_path, monkeypatch):
+    """Also those of tools, and the locks of other processes, whose names start alike."""
+    kept = [tmp_path / "poetry.lock", tmp_path / "p2.lock", tmp_path / "p.lock"]
+    for path in kept:
+        path.touch()
+    monkeypatch.setattr(corrupt, "_write", lambda *_: {})
+    corrupt.execute({**VALUES, "output": str(tmp_path / "p")})
+    assert sorted(tmp_path.glob("*.lock")) == sorted(kept)
 
 
 def test_settings_of_corruptions_have_an_effect(tmp_path, caplog):
