@@ -1,7 +1,7 @@
 """What ingest remembers of every image while the pixels are on disk."""
 
 import dataclasses
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -34,3 +34,22 @@ class ImageIndex:
     def with_pools(self, pools: dict[str, np.ndarray]) -> Self:
         """The same images with other rows in the pools."""
         return dataclasses.replace(self, pools=pools)
+
+
+def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
+    """The encoded image of a row."""
+    offset, length = index.spans[row]
+    return read_span(spool, offset, length)
+
+
+def read_external_teacher(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
+    """The external teacher's scores of a row; b"" for none."""
+    if row not in index.external_teacher:
+        return b""
+    return read_span(spool, sum(index.spans[row]), index.external_teacher[row])
+
+
+def read_span(spool: BinaryIO, offset: int, length: int) -> bytes:
+    """Bytes of the spool."""
+    spool.seek(int(offset))
+    return spool.read(int(length))

@@ -7,30 +7,32 @@ Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the 
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from absl import logging
 
 from nsk.config.data import DataConfig
 from nsk.data import deep_images, records, shards
 from nsk.data.class_counts import describe_classes
 from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
-from nsk.data.image_index import ImageIndex
+from nsk.data.image_index import ImageIndex, read_external_teacher, read_image
 from nsk.data.pools import Pool, open_pools
 from nsk.data.splits import (
     FIXED_SEED,
     ChooseSplits,
+    base_pool,
     choose_evaluation_splits,
     choose_splits,
     hash_ids,
 )
-from nsk.data.spool import read_external_teacher, read_image, spool_images
-from nsk.errors import list_counts
+from nsk.data.spool import spool_images
+from nsk.errors import UserError, list_counts
 from nsk.progress import Progress
 
 # Labelled images are written into many shards, even if they are few, so that a stream over them and
@@ -88,7 +90,8 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
 def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> dict:
     """Writes the shard set test and, if the settings ask for one, dev: the same images as `ingest`.
 
-    Pools that neither is taken from are not read, unless they are needed to find the duplicates.
+    Pools that neither is taken from are not read, unless what they hold has an effect on dev or on
+    the bits of 16-bit images. Without any other labelled images, those of dev are the test images.
 
     Args:
         config: the settings of the data.
@@ -102,12 +105,44 @@ def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> 
         UserError: a source is not valid, or has too few images.
     """
     pools, class_names = open_pools(config, for_training=False)
-    needs_dev = config.num_dev or config.dev_fraction
-    kept = {"test", "dev"} if "test" in pools and not needs_dev else {"test", "dev", "train"}
-    if needs_dev and "train" not in pools:
-        kept.add("labeled")
-    pools = {name: pool for name, pool in pools.items() if name in kept}
-    return _ingest(pools, class_names, choose_evaluation_splits, config, seed, folder)
+    pools, left_out = _divide_for_evaluation(pools, config)
+    return _ingest(pools, class_names, choose_evaluation_splits, config, seed, folder, left_out)
+
+
+def _divide_for_evaluation(
+    pools: dict[str, Pool], config: DataConfig
+) -> tuple[dict[str, Pool], list[Pool]]:
+    """The pools that test and dev depend on, and the other ones.
+
+    Raises:
+        UserError: there are no images to take test or dev from.
+    """
+    base, needs_dev = base_pool(pools), bool(config.num_dev or config.dev_fraction)
+    missing = {"test"} - pools.keys() | ({"dev"} - pools.keys() if needs_dev else set())
+    if base in pools or not missing:
+        kept = {"test", "dev"} | ({base} if missing else set())
+        if needs_dev or "dev" in pools:  # Their images may join groups of dev and test.
+            kept |= {name for name, pool in pools.items() if pool.source.has_groups}
+        return (
+            {name: pool for name, pool in pools.items() if name in kept},
+            [pool for name, pool in pools.items() if name not in kept],
+        )
+    only = ", ".join(pools)
+    if needs_dev:
+        flag = "--num_dev" if config.num_dev else "--dev_fraction"
+        raise UserError(
+            f"{flag}: --dataset={config.dataset} has only {only}, which is evaluated as test, and "
+            "no other images to take dev from: leave it out, or give images for training, too."
+        )
+    if "dev" not in pools:
+        raise UserError(
+            f"--dataset={config.dataset} has only {only}: it needs labelled images to evaluate."
+        )
+    logging.info(
+        "--dataset=%s has only %s: its dev images are the test ones.", config.dataset, only
+    )
+    others = [pool for name, pool in pools.items() if name != "dev"]
+    return {"test": pools["dev"]}, others
 
 
 def _ingest(
@@ -117,12 +152,13 @@ def _ingest(
     config: DataConfig,
     seed: int,
     folder: str | Path,
+    left_out: Iterable[Pool] = (),
 ) -> dict:
-    """`ingest` of opened pools, with the splits that `choose` decides."""
+    """`ingest` of opened pools, with the splits that `choose` decides; see `spool_images`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _temporary_file(folder / "spool.unfinished") as spool:
-        index, counts = spool_images(pools, spool, config, len(class_names))
+        index, counts = spool_images(pools, spool, config, len(class_names), left_out)
         index, conflicts = resolve_conflicts(index, class_names, config.conflicting_labels)
         splits, removed, unused = choose(index, class_names, config, seed)
         for split, rows in splits.items():

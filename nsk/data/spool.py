@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from nsk.config.data import DataConfig
-from nsk.data import deep_images, normalization
+from nsk.data import normalization
+from nsk.data.deep_images import DeepImages
 from nsk.data.image_index import ImageIndex
 from nsk.data.native_output import captured_stderr
 from nsk.data.normalization import NormalizedImage
@@ -31,7 +32,11 @@ MAX_NAMED_IN_COUNTS = 100
 
 
 def spool_images(
-    pools: dict[str, Pool], spool: BinaryIO, config: DataConfig, num_classes: int
+    pools: dict[str, Pool],
+    spool: BinaryIO,
+    config: DataConfig,
+    num_classes: int,
+    left_out: Iterable[Pool] = (),
 ) -> tuple[ImageIndex, dict]:
     """Normalises every image and appends it to the spool.
 
@@ -40,6 +45,8 @@ def spool_images(
         spool: a binary file, open for writing and reading.
         config: the limits on images and on the share of unreadable ones.
         num_classes: int.
+        left_out: pools of which only the levels of 16-bit images matter, since these images and
+            those of `pools` are scaled alike. They are read only if `pools` has 16-bit images.
 
     Returns:
         `ImageIndex`, and a dict of `reencoded`, `corrupt`, `doubtful`, `significant_bits` and
@@ -51,7 +58,7 @@ def spool_images(
     """
     ids, labels, digests, spans, sides, corrupt, doubtful = [], [], [], [], [], [], []
     rows, groups, external_teacher, reencoded = {}, {}, {}, 0
-    deep = _DeepImages(config)
+    deep = DeepImages(config)
     progress = Progress("data/images, reading", _num_images(pools), early=True)
     for name, pool in pools.items():
         start, earlier = len(ids), len(ids) + len(corrupt)
@@ -95,72 +102,21 @@ def spool_images(
         groups,
         external_teacher,
     )
-    counts = {"reencoded": reencoded, **deep.scale(spool, index)}
+    counts = {"reencoded": reencoded, **deep.scale(spool, index, _peaks(left_out, config))}
     for kind, images in (("corrupt", corrupt), ("doubtful", doubtful)):
         counts[kind] = {"count": len(images), "images": images[:MAX_NAMED_IN_COUNTS]}
     return index, counts
 
 
-class _DeepImages:
-    """16-bit images, which may be normalised again when all of them are known.
-
-    Args:
-        config: the settings.
-    """
-
-    def __init__(self, config: DataConfig):
-        self._config = config
-        self._peaks = {}  # By row: the highest level.
-        self._given = {}  # By row: the span of the file as it was given.
-
-    def add(self, row: int, encoded: bytes, peak: int | None, spool: BinaryIO) -> None:
-        """Appends an image as it was given to the spool, unless it has 8 bits: no `peak`."""
-        if peak is None:
-            return
-        self._peaks[row] = peak
-        if not self._config.significant_bits:
-            self._given[row] = spool.tell(), spool.write(encoded)
-
-    def scale(self, spool: BinaryIO, index: ImageIndex) -> dict:
-        """Normalises all of them by the bits that they use.
-
-        Args:
-            spool: with the images as they were added, and normalised with 16 bits.
-            index: of all images; changed in place.
-
-        Returns:
-            dict of `significant_bits` and `deep_images`, see `ingest`.
-        """
-        if not self._peaks:
-            return {"significant_bits": None, "deep_images": None}
-        bits = self._config.significant_bits or deep_images.choose_bits(self._peaks.values())
-        if self._given and bits < normalization.ALL_BITS:
-            self._normalize_again(spool, index, bits)
-        summary = deep_images.summarize(self._peaks, index.ids, bits)
-        return {"significant_bits": bits, "deep_images": summary}
-
-    def _normalize_again(self, spool, index, bits):
-        """Appends the images to the spool as their bits make them, and changes the index."""
-        limits = self._config.max_image_bytes, self._config.max_image_pixels
-
-        def normalize(encoded):
-            return normalization.normalize_image(encoded, *limits, bits)
-
-        rows, size = list(self._given), 4 * num_cores()
-        progress = Progress("16-bit images", len(rows))
-        with concurrent.futures.ThreadPoolExecutor(num_cores()) as executor:
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                given = [_read_span(spool, *self._given[row]) for row in part]
-                with captured_stderr():  # The messages are known from the first time.
-                    results = list(executor.map(normalize, given))
-                for row, result in zip(part, results, strict=True):
-                    scores = read_external_teacher(spool, index, row)
-                    offset = spool.seek(0, io.SEEK_END)
-                    spool.write(result.encoded + scores)
-                    index.spans[row] = offset, len(result.encoded)
-                    index.digests[row] = result.digest
-                progress.update(start + len(part))
+def _peaks(pools: Iterable[Pool], config: DataConfig) -> Iterator[int]:
+    """Yields the highest level of each 16-bit image in pools."""
+    for pool in pools:
+        progress = Progress(f"levels of {pool.split} images", pool.source.count(pool.split))
+        images = pool.source.images(pool.split)
+        for _, result, *_ in _normalized(images, config, progress.update):
+            peak = getattr(result, "peak", None)
+            if peak is not None:
+                yield peak
         progress.close()
 
 
@@ -168,24 +124,6 @@ def _num_images(pools: dict[str, Pool]) -> int | None:
     """Number of images that the pools have; None if it is not known before they are read."""
     counts = [pool.source.count(pool.split) for pool in pools.values()]
     return None if None in counts else sum(counts)
-
-
-def read_image(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
-    """The encoded image of a row."""
-    offset, length = index.spans[row]
-    return _read_span(spool, offset, length)
-
-
-def read_external_teacher(spool: BinaryIO, index: ImageIndex, row: int) -> bytes:
-    """The external teacher's scores of a row; b"" for none."""
-    if row not in index.external_teacher:
-        return b""
-    return _read_span(spool, sum(index.spans[row]), index.external_teacher[row])
-
-
-def _read_span(spool: BinaryIO, offset: int, length: int) -> bytes:
-    spool.seek(int(offset))
-    return spool.read(int(length))
 
 
 def _external_teacher_scores(image: SourceImage, num_classes: int) -> bytes:

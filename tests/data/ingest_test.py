@@ -15,7 +15,7 @@ from PIL import Image
 
 from nsk import progress
 from nsk.config.data import DataConfig
-from nsk.data import records, shards, sources, spool
+from nsk.data import deep_images, records, shards, sources, spool
 from nsk.data.decoding import decode_image
 from nsk.data.ingest import describe, ingest, ingest_for_evaluation
 from nsk.data.normalization import EXIF_ORIENTATION, normalize_image
@@ -599,7 +599,7 @@ def deep_levels(number, bits):
     return levels
 
 
-def deep_images(*bits, prefix="", kind="PNG"):
+def images_of_bits(*bits, prefix="", kind="PNG"):
     return [
         SourceImage(f"{prefix}{n}", encode_array(deep_levels(n, b), kind), n % 2)
         for n, b in enumerate(bits)
@@ -624,9 +624,9 @@ def test_16_bit_images_are_scaled_by_the_bits_that_all_of_them_use(
     tmp_path, given, kind, bits, expected
 ):
     """Of every split, and together with images of 8 bits, which stay as they are."""
-    images = deep_images(*bits, kind=kind)
+    images = images_of_bits(*bits, kind=kind)
     plain = pool(4, 4, prefix="plain")
-    test = deep_images(*[7] * 6, prefix="test", kind=kind)
+    test = images_of_bits(*[7] * 6, prefix="test", kind=kind)
     given["digits"] = GivenSource(names(2), {"train": images + plain, "test": test})
     counts = run(tmp_path, num_labeled=4, num_dev=4)
     assert counts["significant_bits"] == expected
@@ -645,7 +645,7 @@ def test_16_bit_images_are_scaled_by_the_bits_that_all_of_them_use(
 
 def test_scaled_images_are_compared_by_their_pixels(tmp_path, given):
     """A 12-bit image is a duplicate of its 8-bit version."""
-    images = deep_images(*[12] * 20)
+    images = images_of_bits(*[12] * 20)
     levels = np.round(deep_levels(0, 12) * 255.0 / 4095).astype(np.uint8)
     same = SourceImage("same", encode_array(levels), 0)
     given["digits"] = GivenSource(names(2), {"train": images, "test": [same, *pool(2, 2)]})
@@ -655,20 +655,20 @@ def test_scaled_images_are_compared_by_their_pixels(tmp_path, given):
 
 
 def test_few_dark_images_among_16_bit_ones_are_no_reason_to_warn(tmp_path, given):
-    given["digits"] = GivenSource(names(2), {"train": deep_images(*[16] * 39, 11)})
+    given["digits"] = GivenSource(names(2), {"train": images_of_bits(*[16] * 39, 11)})
     counts = run(tmp_path, num_labeled=4, num_dev=4)
     assert counts["significant_bits"] == 16
-    assert not spool.deep_images.warning(counts["deep_images"], 16)
+    assert not deep_images.warning(counts["deep_images"], 16)
     assert any(line.endswith("65,535 is white.") for line in describe(counts))
 
 
 def test_dark_images_that_are_scaled_by_the_bits_of_others_are_named(tmp_path, given):
-    given["digits"] = GivenSource(names(2), {"train": deep_images(*[12] * 4, *[16] * 26)})
+    given["digits"] = GivenSource(names(2), {"train": images_of_bits(*[12] * 4, *[16] * 26)})
     counts = run(tmp_path, num_labeled=4, num_dev=4)
     assert counts["significant_bits"] == 16
     np.testing.assert_array_equal(pixels_by_id(tmp_path)["1"], np.round(deep_levels(1, 12) / 257.0))
     assert counts["deep_images"]["dark"]["count"] == 4
-    line = spool.deep_images.warning(counts["deep_images"], 16)
+    line = deep_images.warning(counts["deep_images"], 16)
     highest = max(deep_levels(n, 12).max() for n in range(4))
     assert line.startswith(
         f"4 of 30 16-bit images look nearly black: their levels are at most {highest:,} "
@@ -678,7 +678,7 @@ def test_dark_images_that_are_scaled_by_the_bits_of_others_are_named(tmp_path, g
 
 
 def test_given_bits_are_used_and_higher_levels_counted(tmp_path, given):
-    given["digits"] = GivenSource(names(2), {"train": deep_images(*[12] * 19, 15)})
+    given["digits"] = GivenSource(names(2), {"train": images_of_bits(*[12] * 19, 15)})
     counts = run(tmp_path, num_labeled=4, num_dev=4, significant_bits=12)
     assert counts["significant_bits"] == 12 and counts["deep_images"]["clipped"] == 1
     levels = np.minimum(deep_levels(19, 15) * 255.0 / 4095, 255)
@@ -689,7 +689,7 @@ def test_given_bits_are_used_and_higher_levels_counted(tmp_path, given):
 def test_scores_of_an_external_teacher_stay_with_scaled_images(tmp_path, given):
     scored = [
         dataclasses.replace(image, external_teacher=(0, 0.5 + number / 20), label=None)
-        for number, image in enumerate(deep_images(*[12] * 6, prefix="u"))
+        for number, image in enumerate(images_of_bits(*[12] * 6, prefix="u"))
     ]
     given["digits"] = GivenSource(names(2), {"train": pool(20, 20)})
     given["tfds:more"] = GivenSource(names(2), {"unlabeled": scored})
@@ -910,3 +910,60 @@ def test_an_evaluation_needs_no_training_images(tmp_path, given):
     assert ingest_for_evaluation(DataConfig(), 0, tmp_path)["images"] == {"test": 7}
     with pytest.raises(UserError, match="it needs class folders"):
         ingest(DataConfig(num_dev=2, num_labeled=2), 0, tmp_path / "run")
+
+
+@pytest.mark.parametrize("values", [{}, {"num_dev": 3}])
+def test_test_images_of_an_evaluation_are_taken_from_a_labeled_split(tmp_path, given, values):
+    splits = {"labeled": pool(10, 10, prefix="l"), "dev": pool(4, 4, start=20, prefix="d")}
+    unlabeled = pool(9, start=40, prefix="u", labels=False)
+    given["digits"] = GivenSource(names(2), {**splits, "unlabeled": unlabeled})
+    ingest(DataConfig(**values), 0, tmp_path / "run")
+    ingest_for_evaluation(DataConfig(**values), 0, tmp_path / "evaluation")
+    found, expected = read(tmp_path / "evaluation", ("test", "dev")), read(tmp_path / "run")
+    assert {split: expected[split] for split in found} == found and len(found["test"]) == 4
+
+
+def test_the_only_labelled_images_are_evaluated(tmp_path, given, caplog):
+    """As of a folder that has nothing but ImageNet's val."""
+    unlabeled = pool(9, start=40, prefix="u", labels=False)
+    given["digits"] = GivenSource(names(2), {"dev": pool(3, 4), "unlabeled": unlabeled})
+    with caplog.at_level("INFO", "absl"):
+        assert ingest_for_evaluation(DataConfig(), 0, tmp_path)["images"] == {"test": 7}
+    assert "has only dev, unlabeled: its dev images are the test ones" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_an_evaluation_without_images_for_dev_is_refused(tmp_path, given, split):
+    given["digits"] = GivenSource(names(2), {split: pool(3, 4)})
+    for flag, value in (("num_dev", 2), ("dev_fraction", 0.5)):
+        with pytest.raises(UserError, match=f"--{flag}: --dataset=digits has only {split}, which"):
+            ingest_for_evaluation(DataConfig(**{flag: value}), 0, tmp_path / "e")
+
+
+@pytest.mark.parametrize("values", [{}, {"test_dataset": "tfds:test"}])
+def test_16_bit_images_of_an_evaluation_are_scaled_as_in_a_run(tmp_path, given, values):
+    """Also by the levels of images that are not read otherwise."""
+    test = GivenSource(names(2), {"test": images_of_bits(*[11] * 6, prefix="t")})
+    train = {"train": images_of_bits(*[11] * 19, 12)}
+    given["digits"] = GivenSource(names(2), train if values else train | test.pools)
+    given["tfds:test"] = test
+    run(tmp_path / "run", num_labeled=4, num_dev=4, **values)
+    counts = ingest_for_evaluation(DataConfig(**values), 0, tmp_path / "evaluation")
+    assert counts["significant_bits"] == 12 and counts["images"] == {"test": 6}
+    assert counts["deep_images"]["count"] == 6
+    assert counts["deep_images"]["highest"] == deep_levels(19, 12).max()
+    assert read(tmp_path / "evaluation", ("test",))["test"] == read(tmp_path / "run")["test"]
+
+
+def test_groups_of_an_evaluation_are_joined_as_in_a_run(tmp_path, given):
+    """A training image has the pixels of a test image, and is of a group of dev."""
+    test, dev = pool(3, 3, prefix="t"), pool(4, 4, start=20, prefix="d")
+    dev[0] = dataclasses.replace(dev[0], group="g")
+    joining = dataclasses.replace(test[0], id="joining", group="g")
+    splits = {"train": [*pool(9, 9, start=40), joining], "dev": dev, "test": test}
+    given["digits"] = GivenSource(names(2), splits)
+    given["digits"].has_groups = True
+    run(tmp_path / "run", num_labeled=6)
+    ingest_for_evaluation(DataConfig(num_labeled=6), 0, tmp_path / "evaluation")
+    found, expected = read(tmp_path / "evaluation", ("test", "dev")), read(tmp_path / "run")
+    assert found["dev"] == expected["dev"] and len(found["dev"]) == 7

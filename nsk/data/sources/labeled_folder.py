@@ -63,6 +63,7 @@ class LabeledFolderSource(Source):
         self._places = self._place(rows)
         used = [place.split for place in self._places.values() if place.split]
         self.splits = tuple(split for split in SPLITS if split in used)
+        self.has_groups = any(place.group for place in self._places.values())
         self._set_classes()
         self.notes = tuple(self._describe(rows, missing))
 

@@ -95,6 +95,7 @@ class Source(Protocol):
         label_hint: what the user can do if the source has no labels.
         empty_classes: names of the classes without any image to train on.
         notes: lines of text on how the source was understood.
+        has_groups: whether some of its images belong to groups.
     """
 
     class_names: list[str] | None
@@ -103,6 +104,7 @@ class Source(Protocol):
     label_hint: str = "give images with labels"
     empty_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    has_groups: bool = False
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Iterates over the images of a split, from the start in every call."""
