@@ -11,6 +11,7 @@ from nsk.config.config import Config
 from nsk.config.evaluation import EvaluationConfig
 from nsk.data.class_names import normalize_name
 from nsk.data.evaluation_decoding import Crop, default_crop
+from nsk.data.normalization import ALL_BITS
 from nsk.errors import UserError
 from nsk.models import named_weights, weights
 from nsk.models.classifier import Classifier, load_classifier
@@ -27,6 +28,7 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     known = read_decoding(weights.weight_files(config.teacher_path)[0])
     # The teacher sees images as in its own training, whatever its students will see.
     resize_mode = known.resize_mode or config.chain.resize_mode
+    bits = _bits_of_teacher(config.chain.teacher, known.significant_bits, images)
 
     def build(folder):
         model = load_teacher(config)
@@ -39,7 +41,7 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
             "parameters": trainable_parameters(model),
             "image_size": model.input_shape[1],
             "resize_mode": resize_mode,
-            "significant_bits": images.counts.get("significant_bits"),
+            "significant_bits": bits,
             "class_names": class_names,
         }
 
@@ -50,7 +52,26 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     }
     if not config.chain.has_whole_teacher:
         settings |= {"network": config.model_name(0), "image_size": config.chain.image_size.at(0)}
+    if bits not in (None, ALL_BITS):  # So that usual teachers keep their fingerprints.
+        settings["significant_bits"] = bits
     return runner.build_or_reuse("gen0/teacher", build, settings)
+
+
+def _bits_of_teacher(teacher: str, known: int | None, images: StageFolder) -> int | None:
+    """Bits of the 16-bit images that a teacher was trained on, or else of the run's own."""
+    found = images.counts.get("significant_bits")
+    if known and found and known != found:
+        logging.warning(
+            "--teacher=%s was trained on 16-bit images that use %d bits, but those of this run use "
+            "%d, so they look darker or brighter to it: give --significant_bits=%d if %s is white "
+            "in them, too.",
+            teacher,
+            known,
+            found,
+            known,
+            f"{2**known - 1:,}",
+        )
+    return known or found
 
 
 def load_teacher(config: Config) -> keras.Model:

@@ -54,7 +54,8 @@ def export(
         images: the ingested images.
         evaluation: the model's predictions of dev, which give the temperature.
     """
-    class_names, bits = images.counts["class_names"], images.counts.get("significant_bits")
+    class_names = images.counts["class_names"]
+    bits = model.counts.get("significant_bits") or images.counts.get("significant_bits")
     formats = runner.config.run.export_formats.split(",")
     if model.counts.get("members"):
         logging.info(

@@ -1,5 +1,7 @@
 """Adoption: a given teacher is copied, by its content."""
 
+import dataclasses
+import json
 import shutil
 
 import keras
@@ -39,6 +41,29 @@ def test_a_given_teacher_is_copied_and_found_again_by_its_content(make_runner, t
     assert again.reused and again.path == teacher.path
     models.build_model("convnet5", num_classes=10, image_size=8, seed=2).save(second)
     assert adopt(second).path != teacher.path
+
+
+def test_the_bits_of_the_training_of_a_teacher_are_known_later(make_runner, tmp_path, caplog):
+    path = tmp_path / "teacher" / "model.keras"
+    path.parent.mkdir()
+    models.build_model("convnet5", num_classes=10, image_size=8, seed=1).save(path)
+    runner = make_runner(tmp_path / "run", models=["convnet5"], teacher=str(path))
+    images = ingest_images(runner)
+
+    def adopt(of_teacher, of_images):
+        decoding = {"resize_mode": "crop", "significant_bits": of_teacher}
+        (path.parent / "decoding.json").write_text(json.dumps(decoding))
+        counts = images.counts | {"significant_bits": of_images}
+        return adopt_teacher(runner, dataclasses.replace(images, counts=counts))
+
+    usual = adopt(None, None)
+    assert adopt(None, 16).path == usual.path  # All bits are what images without bits have.
+    assert adopt(12, None).counts["significant_bits"] == 12
+    assert adopt(None, 14).counts["significant_bits"] == 14
+    assert not caplog.records
+    assert adopt(12, 14).counts["significant_bits"] == 12
+    assert "use 12 bits, but those of this run use 14" in caplog.text
+    assert "--significant_bits=12 if 4,095 is white" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["tf1", "h5"])
