@@ -22,7 +22,7 @@ from nsk.data.class_counts import describe_classes
 from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_index import ImageIndex, read_external_teacher, read_image
-from nsk.data.pools import Pool, open_pools
+from nsk.data.pools import Pool, count_unused_splits, open_pools
 from nsk.data.splits import (
     FIXED_SEED,
     ChooseSplits,
@@ -77,14 +77,17 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         `mean` share of the pixels, and `above_half`, share of images that it is more than half of),
         `significant_bits` (that 16-bit images are scaled by; None: there are none), `deep_images`
         (see `deep_images.summarize`), `unused` (split of the source -> readable images in no
-        split), `other_files` (number of files that are not images), `skipped` (the attributes of
-        `SkippedFiles`), `reencoded`, and `corrupt` (`count`, and `images`: id and reason of the
-        first 100), and the same as `doubtful` of images that decoders report errors of.
+        split), `unused_splits` (see `count_unused_splits`), `other_files` (number of files that are
+        not images), `skipped` (the attributes of `SkippedFiles`), `reencoded`, and `corrupt`
+        (`count`, and `images`: id and reason of the first 100), and the same as `doubtful` of
+        images that decoders report errors of.
 
     Raises:
         UserError: a source is not valid, or has too few images for the requested splits.
     """
-    return _ingest(*open_pools(config), choose_splits, config, seed, folder)
+    pools, class_names = open_pools(config)
+    counts = _ingest(pools, class_names, choose_splits, config, seed, folder)
+    return counts | {"unused_splits": count_unused_splits(pools)}
 
 
 def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> dict:
@@ -277,6 +280,8 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
             if pool in ("train", "labeled"):
                 hint = " --keep_remaining makes them unlabelled ones, too."
             lines.append(f"Not used: {number:,} readable {pool} images that are in no split.{hint}")
+    for split, number in counts.get("unused_splits", {}).items():  # Unknown to earlier versions.
+        lines.append(f"Not used: all {number:,} images of the split {split}.")
     lines += _describe_skipped(counts)
     lines += _describe_broken(counts)
     return lines

@@ -1,6 +1,7 @@
 """Pools: which split of which source the images of each role are taken from."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class Pool:
         has_same_classes: whether its labels are of the classes of --dataset.
         classes: int array, the class of --dataset for each class of the source; None: the same.
         id_prefix: what the ids of its images start with, before those of the source.
+        flag: the setting that names the source.
     """
 
     source: Source
@@ -32,6 +34,7 @@ class Pool:
     has_same_classes: bool = True
     classes: np.ndarray | None = None
     id_prefix: str = ""
+    flag: str = "dataset"
 
     def label(self, image: SourceImage) -> int:
         """The class of an image of this pool, an index of the classes of --dataset; -1: unknown."""
@@ -66,7 +69,8 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
     if config.test_dataset:
         test_source = opened["test_dataset"]
         split = _first_available_split(test_source, "test", "train", "labeled", "dev")
-        pools["test"] = Pool(test_source, split, classes=_match_classes(config, test_source, names))
+        classes_of_test = _match_classes(config, test_source, names)
+        pools["test"] = Pool(test_source, split, classes=classes_of_test, flag="test_dataset")
     if config.unlabeled_dataset:
         unlabeled_source = opened["unlabeled_dataset"]
         # Unlabelled images may be of other classes, but then their labels have no meaning here.
@@ -74,13 +78,37 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
         split = _first_available_split(unlabeled_source, "unlabeled", "train", "labeled")
         # The remaining images of --dataset may have the same ids.
         prefix = UNLABELED_PREFIX if config.keep_remaining else ""
-        pools["unlabeled"] = Pool(unlabeled_source, split, is_same, classes, prefix)
+        pools["unlabeled"] = Pool(
+            unlabeled_source, split, is_same, classes, prefix, "unlabeled_dataset"
+        )
     if for_training and "train" not in pools and "labeled" not in pools:
         raise UserError(
             f"--dataset={config.dataset} has only {', '.join(source.splits)}: it needs class "
             "folders, or a labeled folder with class folders, or a --train_split."
         )
     return pools, names
+
+
+def count_unused_splits(pools: Mapping[str, Pool]) -> dict[str, int]:
+    """Number of images of each split of a source that no pool is taken from.
+
+    Args:
+        pools: what `open_pools` returned.
+
+    Returns:
+        dict from words, such as `test of --dataset`, to the number.
+    """
+    sources_by_flag = {pool.flag: pool.source for pool in pools.values()}
+    used = {(pool.flag, pool.split) for pool in pools.values()}
+    counts = {}
+    for flag, source in sources_by_flag.items():
+        for split in source.splits:
+            if (flag, split) not in used:
+                number = source.count(split)
+                if number is None:
+                    number = sum(1 for _ in source.images(split))
+                counts[f"{split} of --{flag}"] = number
+    return counts
 
 
 def _order_classes(config: DataConfig, source: Source) -> tuple[list[str], np.ndarray | None]:

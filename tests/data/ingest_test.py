@@ -297,6 +297,28 @@ def test_every_image_is_in_a_split_or_counted(tmp_path, given):
         assert any("43 readable train" in line for line in describe(counts)) == bool(unlabeled)
 
 
+def test_splits_that_are_not_used_are_counted(tmp_path, given):
+    splits = {"train": pool(20, 20), "test": pool(3, 3, start=50, prefix="t")}
+    given["digits"] = GivenSource(names(2), splits | {"unlabeled": pool(5, start=60, prefix="u")})
+    more = {"unlabeled": pool(7, start=100, prefix="m"), "test": pool(2, start=110, prefix="m")}
+    given["tfds:more"] = GivenSource(names(2), more)
+    test = {"test": pool(4, 4, start=200, prefix="s"), "dev": pool(9, start=300, prefix="s")}
+    given["tfds:test"] = GivenSource(names(2), test)
+    settings = {"num_labeled": 10, "num_dev": 4}
+    assert run(tmp_path / "a", **settings)["unused_splits"] == {}
+    others = {"test_dataset": "tfds:test", "unlabeled_dataset": "tfds:more"}
+    counts = run(tmp_path / "b", **others, **settings)
+    assert counts["unused_splits"] == {
+        "unlabeled of --dataset": 5,
+        "test of --dataset": 6,
+        "dev of --test_dataset": 9,
+        "test of --unlabeled_dataset": 2,
+    }
+    assert "Not used: all 6 images of the split test of --dataset." in describe(counts)
+    del counts["unused_splits"]  # As of stages of an earlier version.
+    assert "images of the split" not in "\n".join(describe(counts))
+
+
 def ids_by_source(folder, more):
     """Ids of unlabelled images, without their prefix, of the source `more` and of others."""
     found = ids(folder)["unlabeled"]
