@@ -319,6 +319,8 @@ def _describe_skipped(counts: dict) -> Iterator[str]:
             f"Not used: {number:,} images of {split} without class folders, so without labels: "
             "give these with --labels."
         )
+    for split, number in skipped.get("without_label", {}).items():  # Unknown to earlier versions.
+        yield f"Not used: {number:,} images of {split} that have no label in the table of --labels."
     if skipped["outside"]:
         yield f"Not read: {skipped['outside']:,} images beside the class folders."
     if counts["other_files"]:
@@ -348,7 +350,7 @@ def _distinct_sources(pools: dict[str, Pool]):
 
 def _skipped_files(pools: dict[str, Pool]) -> dict:
     """The `SkippedFiles` of all sources together, as a dict."""
-    total = {name: Counter() for name in ("others", "without_class", "litter")}
+    total = {name: Counter() for name in ("others", "without_class", "without_label", "litter")}
     outside = 0
     for source in _distinct_sources(pools):
         skipped = source.skipped_files()

@@ -902,6 +902,9 @@ def test_everything_left_out_is_described():
     assert doubtful.endswith("damaged: 1, listed in stage.json: 9.jpg (bad Huffman code).")
     counts["corrupt"] = {"count": 0, "images": []}
     assert len(describe(counts)) == 7
+    counts["skipped"]["without_label"] = {"dev": 3}
+    line = "Not used: 3 images of dev that have no label in the table of --labels."
+    assert line in describe(counts)
 
 
 @pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])

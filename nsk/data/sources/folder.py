@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nsk.config.data import DataConfig
 from nsk.data.content import ContentDigests
-from nsk.data.image_folders import FolderFiles, count_suffixes
+from nsk.data.image_folders import count_suffixes
 from nsk.data.sources.folder_layout import read_layout
 from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
 from nsk.errors import UserError, printable
@@ -87,10 +87,12 @@ class FolderSource(Source):
     def skipped_files(self) -> SkippedFiles:
         """Files that are not images, images that belong to no class, and litter."""
         litter = Counter()
-        for files in self._listed():
+        for files in self._layout.parts():
             litter.update(files.litter)
         return SkippedFiles(
-            others=count_suffixes([path for files in self._listed() for path in files.others]),
+            others=count_suffixes(
+                [path for files in self._layout.parts() for path in files.others]
+            ),
             without_class={split: len(files.images) for split, files in self._layout.flat.items()},
             outside=len(self._layout.rest.images),
             litter=dict(litter.most_common()),
@@ -98,17 +100,7 @@ class FolderSource(Source):
 
     def _all_files(self) -> list[str]:
         """The paths of all files but litter, including those that are not images or in no class."""
-        return [path for files in self._listed() for path in (*files.images, *files.others)]
-
-    def _listed(self) -> Iterator[FolderFiles]:
-        """All files, in disjoint parts."""
-        layout = self._layout
-        for classes in layout.splits.values():
-            yield from classes.values()
-        if layout.unlabeled is not None:
-            yield layout.unlabeled
-        yield from layout.flat.values()
-        yield layout.rest
+        return [path for files in self._layout.parts() for path in (*files.images, *files.others)]
 
     def images(self, split: str) -> Iterator[SourceImage]:
         """Images of a split in the order of their paths, which are their ids."""

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from nsk.data.class_names import normalize_name, repeated_values, sort_names
 from nsk.data.image_folders import (
@@ -64,31 +64,38 @@ class Layout:
     empty_classes: list[str] = dataclasses.field(default_factory=list)
     note: str = ""
 
+    def parts(self) -> Iterator[FolderFiles]:
+        """Yields all files, in disjoint parts."""
+        for classes in self.splits.values():
+            yield from classes.values()
+        if self.unlabeled is not None:
+            yield self.unlabeled
+        yield from self.flat.values()
+        yield self.rest
 
-def class_of_files(root: str) -> dict[str, str]:
-    """The name of the class folder of each image that is in one; splits may be without classes.
-
-    Raises:
-        UserError: the folder has none of the layouts of `read_layout`.
-    """
-    layout = _Reader(root, needs_classes=False).read()
-    return {
-        path: name
-        for classes in layout.splits.values()
-        for name, files in classes.items()
-        for path in files.images
-    }
+    def class_of_files(self) -> dict[str, str]:
+        """The name of the class folder of each image that is in one."""
+        return {
+            path: name
+            for classes in self.splits.values()
+            for name, files in classes.items()
+            for path in files.images
+        }
 
 
-def read_layout(root: str) -> Layout:
+def read_layout(root: str, needs_classes: bool = True) -> Layout:
     """Lists a folder and finds out what its subfolders are.
 
     See `nsk.data.sources.folder.FolderSource` for the layouts.
 
+    Args:
+        root: the folder.
+        needs_classes: whether train or labeled, and one split at least, must have class folders.
+
     Raises:
         UserError: it has none of these layouts, or cannot be listed.
     """
-    return _Reader(root).read()
+    return _Reader(root, needs_classes).read()
 
 
 class _Level:
@@ -145,7 +152,7 @@ def _is_within(path, folder):
 class _Reader:
     """Lists folders, each once, and collects the layout."""
 
-    def __init__(self, root: str, needs_classes: bool = True):
+    def __init__(self, root: str, needs_classes: bool):
         self._root, self._needs_classes = root, needs_classes
         self._levels, self._listed = {}, {}
         self.layout = Layout()

@@ -1,11 +1,12 @@
 """Tables of labels: which file has which label, and perhaps which split and group."""
 
-import collections
+import bisect
 import csv
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -175,16 +176,45 @@ def _describe(row: Row) -> str:
     return " ".join(f"{name}={value!r}" for name, value in values.items() if value) or "no label"
 
 
+class _PathEnds:
+    """Finds paths by their ends, in an order in which those with the same end are neighbours.
+
+    Args:
+        paths: pairs of a path and what `find` returns for it.
+    """
+
+    def __init__(self, paths: Iterable[tuple[str, str]]):
+        self._reversed = sorted((_reverse(path), value) for path, value in paths)
+
+    def find(self, end: str) -> list[str]:
+        """The values of the paths that end with a name, or with names after folders."""
+        prefix = _reverse(end)
+        position, found = bisect.bisect_left(self._reversed, (prefix,)), []
+        while position < len(self._reversed) and self._reversed[position][0].startswith(prefix):
+            found.append(self._reversed[position][1])
+            position += 1
+        return found
+
+
+def _reverse(path: str) -> str:
+    """The parts of a path in reverse order, each with a slash behind it."""
+    return "".join(f"{part}/" for part in reversed(path.split("/")))
+
+
 class _Finder:
     """Finds files by paths, by names, or by names without suffix."""
 
     def __init__(self, files: Iterable[str], root: Path, table: Path):
         self._files = {normalize_name(file): file for file in files}
         self._table, self._root = table, Path(os.path.abspath(root))
-        self._by_name, self._by_stem = collections.defaultdict(list), collections.defaultdict(list)
-        for path in map(PurePosixPath, self._files):
-            self._by_name[path.name].append(str(path))
-            self._by_stem[path.stem].append(str(path))
+
+    @functools.cached_property
+    def _by_end(self):
+        return _PathEnds((file, file) for file in self._files)
+
+    @functools.cached_property
+    def _by_end_without_suffix(self):
+        return _PathEnds((os.path.splitext(file)[0], file) for file in self._files)
 
     def find(self, text: str) -> str | None:
         """The file that a path means; None if there is none."""
@@ -194,23 +224,13 @@ class _Finder:
         for path in (text, self._below_root(text), self._below_root(self._table.parent / text)):
             if path in self._files:
                 return self._files[path]
-        path = PurePosixPath(text)
-        for candidates, end in (
-            (self._by_name.get(path.name, ()), lambda file: file),
-            (
-                self._by_stem.get(path.name, ()),
-                lambda file: str(PurePosixPath(file).with_suffix("")),
-            ),
-        ):
-            fitting = [file for file in candidates if f"/{end(file)}".endswith(f"/{text}")]
-            if len(fitting) > 1:
-                raise UserError(
-                    f"--labels={self._table}: {printable(text)!r} fits several files, "
-                    f"{list_names(list(map(printable, fitting)))}: give longer paths."
-                )
-            if fitting:
-                return self._files[fitting[0]]
-        return None
+        fitting = self._by_end.find(text) or self._by_end_without_suffix.find(text)
+        if len(fitting) > 1:
+            raise UserError(
+                f"--labels={self._table}: {printable(text)!r} fits several files, "
+                f"{list_names(list(map(printable, fitting)))}: give longer paths."
+            )
+        return self._files[fitting[0]] if fitting else None
 
     def _below_root(self, path: str | Path) -> str | None:
         """The path relative to the folder of images, if it is in there."""

@@ -2,15 +2,16 @@
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from nsk.config.data import DataConfig
-from nsk.data.class_names import sort_names
+from nsk.data.class_names import normalize_name, sort_names
 from nsk.data.content import ContentDigests
-from nsk.data.image_folders import count_suffixes, list_files
+from nsk.data.image_folders import FolderFiles, count_suffixes, list_files
 from nsk.data.sources.folder import read_image
-from nsk.data.sources.folder_layout import TRAINING_SPLITS, class_of_files, split_of
+from nsk.data.sources.folder_layout import TRAINING_SPLITS, read_layout, split_of
 from nsk.data.sources.label_table import LabelTable, Row, labels_in, match_rows, read_label_table
 from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
 from nsk.errors import UserError, list_names, printable
@@ -29,7 +30,7 @@ class LabeledFolderSource(Source):
     """Image files below a folder, with labels from a table; ids are their paths below the folder.
 
     - The split of an image is that of its row, or that of the folder that it is in (see
-      `folder_layout.SPLIT_NAMES`), or else train.
+      `folder_layout.SPLIT_NAMES`), or else train. A class folder is no split, whatever its name.
     - A label in the table goes before that of a class folder. If the labels are no names of the
       class folders, these are no classes.
     - Images without a label are unlabelled ones, except for those of dev and test, which are not
@@ -55,11 +56,19 @@ class LabeledFolderSource(Source):
         self.root, self._table, self._max_image_bytes = Path(root), table.path, max_image_bytes
         if not os.path.isdir(root):
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
-        self._listed = list_files(root)
+        self._layout, self._layout_error = None, None
+        try:
+            self._layout = read_layout(os.fspath(root), needs_classes=False)
+        except UserError as error:  # With the table it may be of use all the same.
+            self._layout_error = error
+        self._listed = FolderFiles()
+        for files in self._layout.parts() if self._layout else [list_files(root)]:
+            self._listed.update(files)
         self._paths = {self._name(path): path for path in self._listed.images}
         table_rows = read_label_table(table)
         rows, missing = match_rows(table_rows, self._paths, self.root, self._table)
         self._check_missing(missing, len(table_rows), table.max_missing_fraction)
+        self._without_label = Counter()
         self._places = self._place(rows)
         used = [place.split for place in self._places.values() if place.split]
         self.splits = tuple(split for split in SPLITS if split in used)
@@ -81,8 +90,12 @@ class LabeledFolderSource(Source):
 
     def _place(self, rows: dict[str, Row]) -> dict[str, _Place]:
         """The place of every image."""
-        splits = {file: _split_of_path(file) for file in self._paths}
-        folder_classes = self._folder_classes(rows, splits)
+        located_classes = self._located_classes()
+        folder_classes = self._folder_classes(rows, located_classes)
+        known = labels_in(rows) | set(folder_classes.values())
+        splits = {
+            file: _split_of_path(file, located_classes.get(file), known) for file in self._paths
+        }
         has_labeled = "labeled" in splits.values()
         training = "labeled" if has_labeled else "train"
         places = {}
@@ -96,6 +109,7 @@ class LabeledFolderSource(Source):
             if not label and split in TRAINING_SPLITS:
                 split = "unlabeled"
             if not label and split in ("dev", "test"):
+                self._without_label[split] += 1
                 split = ""
             places[file] = _Place(split, label, row.group)
         return places
@@ -109,20 +123,20 @@ class LabeledFolderSource(Source):
             )
         return split
 
-    def _folder_classes(self, rows: dict[str, Row], splits: dict[str, str]) -> dict[str, str]:
+    def _located_classes(self) -> dict[str, str]:
+        """The name of the class folder of each file that is in one, if the layout is known."""
+        classes = self._layout.class_of_files() if self._layout else {}
+        return {self._name(path): label for path, label in classes.items()}
+
+    def _folder_classes(self, rows: dict[str, Row], classes: dict[str, str]) -> dict[str, str]:
         """Names of the class folders of the files without a row, as far as folders are classes."""
-        has_training_rows = any(
-            splits[file] not in ("dev", "test") for file, row in rows.items() if row.label
-        )
         if all(file in rows for file in self._paths):
             return {}
-        try:
-            classes = class_of_files(os.fspath(self.root))
-        except UserError:
-            if has_training_rows:  # The table has the labels, so the folders need not have them.
-                return {}
-            raise
-        classes = {self._name(path): label for path, label in classes.items()}
+        if self._layout_error:
+            labelled = (file for file, row in rows.items() if row.label)
+            if all(_split_of_path(file) in ("dev", "test") for file in labelled):
+                raise self._layout_error
+            return {}  # The table has the labels, so the folders need not have them.
         corrected = {row.label for file, row in rows.items() if file in classes and row.label}
         return classes if corrected <= set(classes.values()) else {}
 
@@ -160,16 +174,11 @@ class LabeledFolderSource(Source):
 
     def skipped_files(self) -> SkippedFiles:
         """Files that are not images, images of dev and test without a label, and litter."""
-        without_label = {}
-        for file, place in self._places.items():
-            if not place.split:
-                split = _split_of_path(file) or "test"
-                without_label[split] = without_label.get(split, 0) + 1
         table = os.path.abspath(self._table)
         others = [path for path in self._listed.others if os.path.abspath(path) != table]
         return SkippedFiles(
             others=count_suffixes(others),
-            without_class=without_label,
+            without_label=dict(self._without_label),
             litter=dict(self._listed.litter.most_common()),
         )
 
@@ -193,7 +202,15 @@ class LabeledFolderSource(Source):
                 )
 
 
-def _split_of_path(file: str) -> str | None:
-    """The split that the first folder with the name of a split stands for; None: there is none."""
-    parts = file.split("/")[:-1]
-    return next(filter(None, map(split_of, parts)), None)
+def _split_of_path(file: str, class_folder: str | None = None, classes: set[str] = frozenset()):
+    """The split that the first folder with the name of a split stands for; None: there is none.
+
+    Args:
+        file: its path.
+        class_folder: name of the folder in it that may be a class; None: there is none.
+        classes: names of all classes.
+    """
+    folders = list(map(normalize_name, file.split("/")[:-1]))
+    if class_folder in classes:
+        folders.remove(class_folder)
+    return next(filter(None, map(split_of, folders)), None)

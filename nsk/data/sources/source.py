@@ -73,6 +73,8 @@ class SkippedFiles:
         others: dict from the suffix of files that are not images to their number.
         without_class: dict from a split that is not used, since it has no labels, to the number of
             its images.
+        without_label: dict from dev or test to the number of its images that a table of labels has
+            no label of, which are not used.
         outside: number of images beside the folders of classes.
         litter: dict from the name of hidden files or folders, and those of operating systems, to
             the number of files.
@@ -80,6 +82,7 @@ class SkippedFiles:
 
     others: dict[str, int] = dataclasses.field(default_factory=dict)
     without_class: dict[str, int] = dataclasses.field(default_factory=dict)
+    without_label: dict[str, int] = dataclasses.field(default_factory=dict)
     outside: int = 0
     litter: dict[str, int] = dataclasses.field(default_factory=dict)
 

@@ -62,7 +62,7 @@ def test_kaggle(open_labeled):
     assert listed(source) == {
         "train": [(f"train_images/{n}.jpg", c) for n, c in zip("abcd", ["2", "10", "0", "2"])]  # noqa: B905
     }
-    assert source.skipped_files() == SkippedFiles(without_class={"test": 2})
+    assert source.skipped_files() == SkippedFiles(without_label={"test": 2})
 
 
 def test_tiny_imagenet(open_labeled, tmp_path):
@@ -75,7 +75,7 @@ def test_tiny_imagenet(open_labeled, tmp_path):
     assert source.splits == ("train", "dev") and source.class_names == ["n1", "n2"]
     assert found["train"][0] == ("train/n1/images/n1_0.JPEG", "n1") and len(found["train"]) == 6
     assert found["dev"] == [(f"val/images/val_{n}.JPEG", f"n{1 + n % 2}") for n in range(3)]
-    assert source.skipped_files() == SkippedFiles(without_class={"test": 1})
+    assert source.skipped_files() == SkippedFiles(without_label={"test": 1})
 
 
 def test_folders_that_are_no_classes(open_labeled):
@@ -103,6 +103,72 @@ def test_a_table_corrects_class_folders_and_adds_labels(open_labeled):
     }
 
 
+@pytest.mark.parametrize(
+    ("paths", "table", "expected"),
+    [
+        (  # Beside `invalid`, `valid` is a class, whether the table has all images or some.
+            ("valid/1.png", "invalid/2.png", "invalid/3.png"),
+            ["1.png,valid", "2.png,invalid", "3.png,valid"],
+            {"train": ["invalid/2.png", "invalid/3.png", "valid/1.png"]},
+        ),
+        (
+            ("valid/1.png", "valid/2.png", "invalid/3.png"),
+            ["2.png,invalid"],
+            {"train": ["invalid/3.png", "valid/1.png", "valid/2.png"]},
+        ),
+        (  # Here the folders are no classes, or splits.
+            ("valid/1.png", "part/2.png"),
+            ["1.png,cat", "2.png,cat"],
+            {"train": ["part/2.png"], "dev": ["valid/1.png"]},
+        ),
+        (
+            ("train/valid/1.png", "train/no/2.png", "valid/valid/3.png", "valid/no/4.png"),
+            ["1.png,valid", "4.png,valid"],
+            {
+                "train": ["train/no/2.png", "train/valid/1.png"],
+                "dev": ["valid/no/4.png", "valid/valid/3.png"],
+            },
+        ),
+        (  # Folders of splits inside of others.
+            ("a/train/1.png", "a/test/2.png", "b/train/3.png", "b/test/4.png"),
+            [f"{number}.png,cat" for number in range(1, 5)],
+            {"train": ["a/train/1.png", "b/train/3.png"], "test": ["a/test/2.png", "b/test/4.png"]},
+        ),
+    ],
+)
+def test_a_class_folder_is_no_split(open_labeled, paths, table, expected):
+    source = open_labeled(table, *paths)
+    found = {split: [id for id, _ in rows] for split, rows in listed(source).items()}
+    assert found == expected
+
+
+def test_links_to_folders_of_splits_and_classes_are_followed(open_labeled, tmp_path, fill):
+    """As without a table."""
+    with contextlib.suppress(UserError):
+        fill(tmp_path / "far", "val/1.png", "cats/2.png")
+    paths = ("train/dog/3.png", "train/cow/4.png")
+    open_labeled(["3.png,dog"], *paths)
+    (tmp_path / "photos" / "val").symlink_to(tmp_path / "far" / "val")
+    (tmp_path / "photos" / "train" / "cat").symlink_to(tmp_path / "far" / "cats")
+    (tmp_path / "labels.csv").write_text("path,label\nval/1.png,cow\n")
+    labels = str(tmp_path / "labels.csv")
+    config = DataConfig(dataset=f"folder:{tmp_path}/photos", labels=labels)
+    assert listed(sources.open_sources(config)["dataset"]) == {
+        "train": [
+            ("train/cat/2.png", "cat"),
+            ("train/cow/4.png", "cow"),
+            ("train/dog/3.png", "dog"),
+        ],
+        "dev": [("val/1.png", "cow")],
+    }
+
+
+def test_images_without_a_label_are_counted_in_the_split_of_their_row(open_labeled):
+    table = ["a.png,cat,train", "b.png,dog,train", "c.png,,dev", "d.png,,dev", "e.png,,test"]
+    source = open_labeled(table, *(f"{n}.png" for n in "abcde"), header="path,label,split")
+    assert source.skipped_files() == SkippedFiles(without_label={"dev": 2, "test": 1})
+
+
 def test_splits_and_groups_of_the_table(open_labeled):
     table = ["a.png,cat,Training,p1", "b.png,dog,valid,p2", "c.png,cat,test,", "d.png,dog,,p1"]
     table += ["e.png,cat,unlabeled,p3"]
@@ -114,6 +180,7 @@ def test_splits_and_groups_of_the_table(open_labeled):
         "dev": [("b.png", "dog")],
         "test": [("c.png", "cat")],
     }
+    assert source.has_groups and not open_labeled(["a.png,cat"], "a.png").has_groups
     groups = {image.id: image.group for split in source.splits for image in source.images(split)}
     assert groups == {"a.png": "p1", "b.png": "p2", "c.png": "", "d.png": "p1", "e.png": "p3"}
 
