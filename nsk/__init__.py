@@ -16,7 +16,9 @@ def load_model(path: str | os.PathLike) -> "keras.Model":
         path: a `.keras` file.
 
     Returns:
-        keras.Model from float32 pixels in [0, 255], shape (n, size, size, 3), to logits.
+        keras.Model from float32 pixels in [0, 255], shape (n, size, size, 3), to logits (n,
+        classes). A model from elsewhere is returned as it is: it may expect other pixels, and
+        return probabilities.
 
     Raises:
         nsk.errors.UserError: the file is missing, damaged or no image classifier.

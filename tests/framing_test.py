@@ -141,7 +141,7 @@ def test_a_model_is_evaluated_as_it_was_trained(finished, tmp_path, caplog):
         assert content["suites"]["clean"]["test"]["nll"] == pytest.approx(best["nll"], rel=1e-3)
         assert content["suites"]["natural"]["sets"]["same"]["accuracy"] == best["accuracy"]
     assert "was trained with" not in caplog.text
-    other = "squash" if mode == "pad" else "pad"
+    other = "crop" if mode == "pad" else "pad"
     content = evaluate.execute(
         {**common, "model": str(export), "output": str(tmp_path / "other"), "resize_mode": other}
     )

@@ -119,7 +119,9 @@ def _choose_images(runner: "StageRunner", images: "StageFolder") -> tuple["Chose
         )
     settings = config.evaluation
     interpolation = "bilinear" if settings.interpolation == "auto" else settings.interpolation
-    crop = Crop(side, settings.crop_fraction or 1.0, interpolation, rule=config.chain.resize_mode)
+    crop = Crop(
+        side, settings.crop_fraction or 1.0, interpolation, rule=config.chain.training_resize_mode
+    )
     batches = pipeline.clean_batches(
         shard_set(images, "test"),
         side,
@@ -143,7 +145,7 @@ def _describe(config: Config, images: "StageFolder", side: int) -> dict:
     return {
         "images": images.part("test").fingerprint,
         "image_size": side,
-        "resize_mode": config.chain.resize_mode,
+        "resize_mode": config.chain.training_resize_mode,
         "constants": choose_constants((side, side), settings["corruption_constants"]),
         "frost": frost,
         **{name: settings[name] for name in names},

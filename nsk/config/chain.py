@@ -23,12 +23,12 @@ class ChainConfig(Section):
         maximum=2048,
     )
     resize_mode: str = setting(
-        "crop",
+        "auto",
         "How an image becomes the network's square. crop: the central square, so that the ends of "
         "long images are not seen | pad: the whole image between gray margins | squash: the whole "
-        "image, its sides resized differently. Models remember it: those of nsk are scored, "
-        "evaluated and exported with the mode that they were trained with.",
-        choices=("crop", "pad", "squash"),
+        "image, its sides resized differently | auto: crop in training; models of nsk remember the "
+        "mode that they were trained with, and are scored, evaluated and exported with it.",
+        choices=("auto", "crop", "pad", "squash"),
     )
     init_from: str = per_generation(
         "scratch",
@@ -79,6 +79,11 @@ class ChainConfig(Section):
         minimum=0,
         changes_results=False,
     )
+
+    @property
+    def training_resize_mode(self) -> str:
+        """How images become squares if no model says it: `crop`, `pad` or `squash`."""
+        return "crop" if self.resize_mode == "auto" else self.resize_mode
 
     @property
     def has_whole_teacher(self) -> bool:

@@ -54,7 +54,7 @@ class ContentDigests:
         """
         names, others = sorted(files), sorted(unread)
         started = time.time_ns()
-        state, newest = _state(names, files, others)
+        state, newest = _state(names, files, others, max_bytes)
         remembered = self._read()
         if state not in remembered:
             remembered[state] = _digest(names, files, others, max_bytes)
@@ -77,8 +77,11 @@ class ContentDigests:
             unfinished.write_text(json.dumps(dict(latest), indent=1) + "\n")
 
 
-def _state(names, files, others):
-    """Digest of names, inodes, sizes and times, and the latest of the times in nanoseconds."""
+def _state(names, files, others, max_bytes):
+    """Digest of names, inodes, sizes and times, and the latest of the times in nanoseconds.
+
+    It says which files are larger than `max_bytes`, since their content does not matter.
+    """
     digest, newest = hashlib.sha256(), 0
     for name in names:
         try:
@@ -86,6 +89,8 @@ def _state(names, files, others):
             times = (status.st_mtime_ns, status.st_ctime_ns)
             newest = max(newest, *times)
             found = (status.st_dev, status.st_ino, status.st_size, *times)
+            if max_bytes is not None and status.st_size > max_bytes:
+                found += ("large",)
         except OSError as error:  # Of a broken link, for instance.
             found = (error.errno,)
         _update(digest, name, " ".join(map(str, found)))

@@ -148,7 +148,7 @@ def parse_images(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         serialized: string tensor (batch,).
 
     Returns:
-        dict of `id` and `encoded` (string) and `label` (int64, -1 if absent), equal_share of shape
+        dict of `id` and `encoded` (string) and `label` (int64, -1 if absent), each of shape
         (batch,).
     """
     parsed = tf.io.parse_example(
@@ -202,7 +202,7 @@ def parse_pseudo(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> dic
 
     Returns:
         dict of `id` and `encoded` (string), `label` (int64), `confidence` (float32) and `copies`
-        (int64), equal_share of shape (batch,), and `log_probabilities` (float32) of shape (batch,
+        (int64), each of shape (batch,), and `log_probabilities` (float32) of shape (batch,
         num_classes).
     """
     scalar = tf.io.FixedLenFeature
@@ -254,7 +254,7 @@ def parse_examples(serialized: tf.Tensor, num_classes: int, top_k: int = 0) -> d
 
     Returns:
         dict of `encoded` (string), `label` (int64; a pseudo-label if `is_pseudo`) and `is_pseudo`
-        (bool), equal_share of shape (batch,), and `log_probabilities` (float32) of shape (batch,
+        (bool), each of shape (batch,), and `log_probabilities` (float32) of shape (batch,
         num_classes), undefined for labelled images without a teacher's predictions.
     """
     scalar = tf.io.FixedLenFeature
@@ -309,14 +309,14 @@ def _dense_log_probabilities(
 
 
 def parse_copies(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses how often equal_share record of a batch occurs in an epoch, without its image.
+    """Parses how often each record of a batch occurs in an epoch, without its image.
 
     Args:
         serialized: string tensor (batch,).
 
     Returns:
         dict of `id` (string), `is_pseudo` (bool) and `copies` (int64, 1 if the record has no such
-        field), equal_share of shape (batch,).
+        field), each of shape (batch,).
     """
     parsed = tf.io.parse_example(
         serialized,

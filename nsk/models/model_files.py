@@ -21,7 +21,8 @@ def load_model(path: Path) -> keras.Model:
     """Loads an image classifier from a `.keras` file.
 
     Returns:
-        keras.Model from (batch, height, width, 3) to (batch, num_classes), not compiled.
+        keras.Model from (batch, height, width, 3) to (batch, num_classes), not compiled: to logits
+        if nsk saved it, others may return probabilities.
 
     Raises:
         UserError: the file is missing, damaged, not a `.keras` file or not an image classifier.
@@ -100,14 +101,21 @@ def read_decoding(path: Path) -> KnownDecoding:
     Raises:
         UserError: one of these files is damaged.
     """
-    folder = path.resolve().parent
-    if (folder / DECODING).is_file():
-        return _read_decoding_file(folder / DECODING)
-    if not (folder / MANIFEST).is_file():
+    file = _find_beside(path, DECODING)
+    if file:
+        return _read_decoding_file(file)
+    manifest = _find_beside(path, MANIFEST)
+    if not manifest:
         return KnownDecoding()
-    counts = folders.load_stage(folder).counts
+    counts = folders.load_stage(manifest.parent).counts
     # Stages of versions that knew one mode do not name it.
     return KnownDecoding(counts.get("resize_mode", "crop"), counts.get("significant_bits"))
+
+
+def _find_beside(path: Path, name: str) -> Path | None:
+    """The file with a name beside a model, or beside the file that it is a link to."""
+    found = (folder / name for folder in (path.parent, path.resolve().parent))
+    return next((file for file in found if file.is_file()), None)
 
 
 def _read_decoding_file(file):
@@ -139,15 +147,14 @@ def read_class_names(path: Path) -> list[str] | None:
     Raises:
         UserError: `class_names.txt` cannot be read or the stage's manifest is damaged.
     """
-    text_file = path.with_name("class_names.txt")
-    if text_file.is_file():
+    text_file = _find_beside(path, "class_names.txt")
+    if text_file:
         try:
             return text_file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{text_file} cannot be read ({error}): give UTF-8 text.") from None
-    if path.with_name(MANIFEST).is_file():
-        return folders.load_stage(path.parent).counts.get("class_names")
-    return None
+    manifest = _find_beside(path, MANIFEST)
+    return folders.load_stage(manifest.parent).counts.get("class_names") if manifest else None
 
 
 def read_temperature(path: Path) -> float | None:
@@ -162,8 +169,8 @@ def read_temperature(path: Path) -> float | None:
     Raises:
         UserError: the file is damaged.
     """
-    file = path.with_name(CALIBRATION)
-    if not file.is_file():
+    file = _find_beside(path, CALIBRATION)
+    if not file:
         return None
     try:
         temperature = float(json.loads(file.read_text(encoding="utf-8"))["temperature"])

@@ -27,7 +27,7 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     config, class_names = runner.config, images.counts["class_names"]
     known = read_decoding(weights.weight_files(config.teacher_path)[0])
     # The teacher sees images as in its own training, whatever its students will see.
-    resize_mode = known.resize_mode or config.chain.resize_mode
+    resize_mode = known.resize_mode or config.chain.training_resize_mode
     bits = _bits_of_teacher(config.chain.teacher, known.significant_bits, images)
 
     def build(folder):
@@ -144,10 +144,10 @@ def adopt_any_model(
 def _crop(classifier: Classifier, settings: EvaluationConfig, resize_mode: str) -> Crop:
     """The crop that the model was made for, with the settings that were given.
 
-    The default of `resize_mode`, crop, stands for the mode of the model's training.
+    With a `resize_mode` of auto that is the mode of the model's training.
     """
     trained_with = classifier.decoding.resize_mode
-    if resize_mode == "crop":
+    if resize_mode == "auto":
         resize_mode = trained_with or "crop"
     elif trained_with not in (None, resize_mode):
         logging.warning(

@@ -52,7 +52,7 @@ def check_classes(
         raise UserError(
             f"--first_scores=records: the records' classes are in another order. {agree}, and they "
             f"name {list_names(moved)}: give records whose classes are in the order "
-            f"{list_names(list(names))}, or --first_label."
+            f"{list_names(list(names))}, or --class_names in the order of the records."
         )
     if agreement_p_value(predicted, external) > P_VALUE:
         raise UserError(

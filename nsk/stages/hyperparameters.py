@@ -183,7 +183,7 @@ def training_hyperparameters(
         ),
         train=train.with_values(multistep_fractions=",".join(map(str, train.fractions))),
         targets=config.targets.at(generation) if generation else None,
-        resize_mode=config.chain.resize_mode,
+        resize_mode=config.chain.training_resize_mode,
         significant_bits=counts.get("significant_bits"),
     )
 

@@ -172,7 +172,8 @@ def write_pseudo_shards(
     top_k = read_top_k(score_paths(unlabeled, scores_folder)[0])
     shards.write_manifest(folder / SHARDS_FOLDER, "pseudo", unlabeled.class_names, files, top_k)
     if (selection_folder / LABELED_FILE).exists():
-        shutil.copyfile(selection_folder / LABELED_FILE, folder / LABELED_FILE)
+        with atomic_write(folder / LABELED_FILE) as unfinished:
+            shutil.copyfile(selection_folder / LABELED_FILE, unfinished)
     return {
         "images": sum(file["images"] for file in files),
         "copies": sum(file["copies"] for file in files),

@@ -76,7 +76,7 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
 def _framing_warnings(config: Config, counts: dict[str, Any]):
     """A line if much of the images is outside of the squares that networks see."""
     outside = counts.get("outside_square")
-    if config.chain.resize_mode != "crop" or not outside:
+    if config.chain.training_resize_mode != "crop" or not outside:
         return
     if outside["mean"] > MAX_UNSEEN or outside["above_half"] > MAX_LONG_IMAGES:
         yield (

@@ -81,6 +81,14 @@ def test_unchanged_files_are_not_read_again(files, tmp_path, monkeypatch):
     assert len(json.loads(memory.read_text())) == 1
 
 
+def test_the_limit_of_the_size_is_remembered(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "SETTLED_NANOSECONDS", -(10**18))
+    digests = ContentDigests(tmp_path / "content.json")
+    for max_bytes in (None, 2, 3):
+        described = digests.describe(files, max_bytes=max_bytes)
+        assert described == ContentDigests().describe(files, max_bytes=max_bytes)
+
+
 def test_files_that_were_just_written_are_read_again(files, tmp_path):
     """They may change once more without a change of their times."""
     memory = tmp_path / "content.json"

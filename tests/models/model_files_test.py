@@ -1,5 +1,6 @@
 """Loading models from `.keras` files."""
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,14 @@ import pytest
 import nsk
 from nsk import models
 from nsk.errors import UserError
-from nsk.models.model_files import load_hdf5_model, load_model, read_class_names
+from nsk.models.model_files import (
+    KnownDecoding,
+    load_hdf5_model,
+    load_model,
+    read_class_names,
+    read_decoding,
+    read_temperature,
+)
 
 # NumPy 2 warns of the way in which Keras 3.15 reads variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -56,6 +64,25 @@ def test_class_names_are_read_from_the_text_file_beside_the_model(tmp_path):
     assert read_class_names(tmp_path / "model.keras") is None
     (tmp_path / "class_names.txt").write_text("cat\nüdog\n", encoding="utf-8")
     assert read_class_names(tmp_path / "model.keras") == ["cat", "üdog"]
+
+
+def test_what_is_beside_a_model_is_found_through_links(tmp_path):
+    """Beside the link itself, or beside the file that it leads to."""
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "model.keras").touch()
+    (export / "class_names.txt").write_text("cat\ndog\n")
+    (export / "calibration.json").write_text('{"temperature": 2.0}')
+    decoding = {"resize_mode": "pad", "significant_bits": 12}
+    (export / "decoding.json").write_text(json.dumps(decoding))
+    link = tmp_path / "best" / "model.keras"
+    link.parent.mkdir()
+    link.symlink_to(export / "model.keras")
+    for path in (export / "model.keras", link):
+        assert read_class_names(path) == ["cat", "dog"] and read_temperature(path) == 2.0
+        assert read_decoding(path) == KnownDecoding("pad", 12)
+    (link.parent / "class_names.txt").write_text("ant\nbee\n")
+    assert read_class_names(link) == ["ant", "bee"]
 
 
 def test_the_package_loads_models(tmp_path):

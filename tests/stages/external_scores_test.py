@@ -58,7 +58,9 @@ def test_classes_in_the_same_order(check, caplog):
 def test_classes_in_another_order_are_refused(check):
     with pytest.raises(UserError, match=r"in another order.*they name 2 as 5, 5 as 2: give"):
         check([0, 1, 5, 3, 4, 2, 6, 7, 8, 9])
-    with pytest.raises(UserError, match=r"0 as 1, 1 as 2.*9 as 0.* or --first_label"):
+    with pytest.raises(
+        UserError, match=r"0 as 1, 1 as 2.*9 as 0.* or --class_names in the order of"
+    ):
         check([*range(1, 10), 0])
 
 

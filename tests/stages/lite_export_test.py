@@ -56,6 +56,15 @@ def test_a_model_that_differs_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "model.tflite").exists()
 
 
+def test_a_model_without_finite_probabilities_is_refused(tmp_path):
+    model = models.build_model("convnet5", num_classes=5, image_size=8)
+    model.layers[-1].bias.assign([np.nan, 0, 0, 0, 0])
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match="differ by nan from those of the Keras model, allowed"):
+        lite_export.write_lite_model(model, images, tmp_path / "model.tflite")
+    assert not (tmp_path / "model.tflite").exists()
+
+
 def test_a_model_that_cannot_be_converted_is_refused(tmp_path, monkeypatch):
     def fail(self):
         raise ValueError("no such op\nand more")

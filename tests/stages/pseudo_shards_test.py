@@ -23,6 +23,7 @@ from nsk.evaluation.prediction_files import (
 from nsk.stages.pseudo_shards import SHARDS_FOLDER, plan_shards, write_pseudo_shards
 from nsk.stages.scoring import score_file_name, score_paths
 from nsk.stages.selection import read_labeled_copies, select_images
+from nsk.store.files import changed_since_written
 
 NUM_IMAGES = 23
 NUM_CLASSES = 10
@@ -360,8 +361,9 @@ def test_the_gap_policy_also_writes_copies_of_labelled_images(unlabeled, tmp_pat
     labeled = write_digits(tmp_path / "labeled", range(100, 120), labelled=True)
     settings = SelectionConfig(policy="gap", min_confidence=0.3, gap_floor=12, gap_margin=5, **BASE)
     select(settings, unlabeled, tmp_path, labeled)
-    run(unlabeled, tmp_path)
-    copies = read_labeled_copies(tmp_path / "pseudo")
+    run(unlabeled, tmp_path, folder="pseudo.partial")
+    assert changed_since_written(tmp_path / "pseudo.partial") == []  # Files are whole or absent.
+    copies = read_labeled_copies(tmp_path / "pseudo.partial")
     assert set(copies) == {f"digits/{row:04d}" for row in range(100, 120)}
     assert min(copies.values()) >= 1 and max(copies.values()) > 1
 
