@@ -130,10 +130,10 @@ def label(
             f"Other workers have not finished the scores for generation {number}: finish that "
             "generation before several processes score for a later one."
         )
-    compared = comparison.compare(runner, number, scores, images)
     if config.chain.select == "once" and number > 1:
-        selected = chain[1].selection
+        selected, compared = chain[1].selection, None
     else:
+        compared = comparison.compare(runner, number, scores, images)
         selected = selection.select(runner, number, scores, images, compared)
     selection_checks.check_selection(runner, number, images, scores, selected)
     return {

@@ -116,7 +116,8 @@ def test_a_given_teacher_is_adopted_and_not_trained(calls):
 
 def test_select_once_keeps_the_first_selection(calls):
     _, (_, first, second) = self_training.train_chain(make_runner(select="once"))
-    assert names(calls).count("select") == 1
+    assert names(calls).count("select") == names(calls).count("compare") == 1
+    assert first.comparison == calls[4] and second.comparison is None
     # A later student may see the same images more often.
     assert f"check_selection(2, images, {second.scores}, {first.selection})" in calls
     assert second.selection == first.selection and second.scores != first.scores

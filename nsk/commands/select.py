@@ -58,8 +58,14 @@ def find_scores(runner: "StageRunner") -> tuple["StageFolder", "StageFolder"]:
 
 
 def check(config: Config) -> None:
-    """UserError if there cannot be finished scores."""
+    """UserError if there cannot be finished scores, or nothing is selected from them."""
     config.check_generation()
+    generation = config.command.generation
+    if config.chain.select == "once" and generation > 1:
+        raise UserError(
+            f"--generation={generation} with --select=once: every student is trained on the images "
+            "selected for the first one: give --generation=1, or leave out --select=once."
+        )
     if not require_workdir(config.run.workdir).is_dir():
         raise UserError(
             f"--workdir={config.run.workdir} does not exist: give the workdir of a run."

@@ -42,16 +42,25 @@ def compare(
         images: the ingested images.
 
     Returns:
-        The stage; its counts are `pool_comparison.compare`'s. None with `--unknown_classes=off` or
-        if the teacher's predictions of dev are unknown, those of an external teacher.
+        The stage; its counts are `pool_comparison.compare`'s. None with `--unknown_classes=off`, if
+        the teacher's predictions of dev are unknown, those of an external teacher, or if a finished
+        run without it is read.
     """
     section = runner.config.selection.at(generation)
     if section.unknown_classes == "off" or scores.counts["temperature"] is None:
         return None
     class_names = images.counts["class_names"]
-    confidence = "calibrated_confidence" if section.calibrate else "confidence"
+    name = f"gen{generation}/comparison"
+    settings = {
+        "version": VERSION,
+        "confidence": "calibrated_confidence" if section.calibrate else "confidence",
+        "min_confidence": section.min_confidence,
+        "target_precision": section.target_precision,
+    }
+    if section.unknown_classes == "warn" and not runner.can_obtain(name, settings, scores=scores):
+        return None  # Of a run without it, which no other stage needs.
     compared = runner.build_or_reuse(
-        f"gen{generation}/comparison",
+        name,
         lambda folder: compare_files(
             section,
             score_paths(shard_set(images, "unlabeled"), scores.path),
@@ -60,12 +69,7 @@ def compare(
             folder,
             runner.make_engine(folder),
         ),
-        {
-            "version": VERSION,
-            "confidence": confidence,
-            "min_confidence": section.min_confidence,
-            "target_precision": section.target_precision,
-        },
+        settings,
         scores=scores,
     )
     if runner.workers.is_chief:

@@ -117,6 +117,10 @@ class StageRunner:
         )
         return self._obtain(key, make, build, join)
 
+    def can_obtain(self, name: str, settings: dict, **inputs: StageFolder) -> bool:
+        """Whether there is such a stage, or it can be built; arguments of `build_or_reuse`."""
+        return True
+
     def _obtain(self, key, make, build, join):
         """The stage of a key, by `make(build)`."""
         if self.workers.count == 1:
@@ -157,6 +161,10 @@ class StageRunner:
 
 class ReadOnlyRunner(StageRunner):
     """Finds finished stages; a missing stage is a UserError."""
+
+    def can_obtain(self, name: str, settings: dict, **inputs: StageFolder) -> bool:
+        """Whether the stage is finished."""
+        return StageKey(self.workdir, name, settings, inputs).path.exists()
 
     def _obtain(self, key, make, build, join):
         stage = find_stage(key)

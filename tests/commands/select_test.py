@@ -127,6 +127,7 @@ def test_select_refuses_unfinished_stages_and_builds_nothing(copied_workdir, tmp
     ("values", "message"),
     [
         ({"generation": 3}, "--generation=3 of 2 students: expected 1 to 2"),
+        ({"generation": 2, "select": "once"}, "--generation=2 with --select=once: every student"),
         ({"models": ["convnet5"]}, "--generation=1 of 0 students: .* more networks in --models"),
         ({}, "--workdir=.*/run does not exist: give the workdir of a run"),
         ({"workdir": ""}, "--workdir is not given"),
@@ -139,11 +140,13 @@ def test_settings_that_do_not_fit_the_command_are_refused(tmp_path, values, mess
 
 
 def test_score_and_select_of_the_second_generation(copied_workdir, capsys):
-    scores = score.execute(make_values(copied_workdir, generation=2))
+    scores = score.execute(make_values(copied_workdir, generation=2, unknown_classes="off"))
     assert scores.path.parent.name == "gen2"
-    stages = ("comparison", "selection", "pseudo", "student", "evaluation")
+    stages = ("selection", "pseudo", "student", "evaluation")
     scored = STAGES_BEFORE_STUDENTS | {f"gen1/{stage}" for stage in stages} | {"gen2/scores"}
     assert stage_names(copied_workdir) == scored
     select.execute(make_values(copied_workdir, generation=2))
     assert stage_names(copied_workdir) == scored | {"gen2/comparison", "gen2/selection"}
     assert str(copied_workdir / "gen2" / "selection") in capsys.readouterr().out
+    with pytest.raises(UserError, match="gen1/comparison is not finished"):
+        select.execute(make_values(copied_workdir, generation=2, unknown_classes="filter"))
