@@ -52,7 +52,9 @@ def _check(config: Config):
     if not config.evaluation.output:
         raise UserError("--output is not given: name a file, as --output=predictions.csv.")
     if not config.command.images:
-        raise UserError("--images is not given: name a folder, file, pattern or CSV file.")
+        raise UserError(
+            "--images is not given: name a folder, file, pattern, or a list or table of paths."
+        )
 
 
 def find_images(config: Config) -> list[str]:
@@ -66,12 +68,11 @@ def find_images(config: Config) -> list[str]:
     if os.path.isdir(path):
         found = _list_folder(path)
     elif path.lower().endswith((".csv", ".tsv", ".txt", ".parquet")) and os.path.isfile(path):
-        from nsk.data.sources.label_table import Columns, LabelTable, read_label_table
+        from nsk.data.sources.label_table import read_paths
 
-        columns = Columns(path=config.data.path_column, label=config.data.path_column)
-        rows = read_label_table(LabelTable(Path(path), columns))
         folder = os.path.dirname(path)
-        found = [_relative_to(folder, row.path) for row in rows]
+        paths = read_paths(Path(path), config.data.path_column, "images")
+        found = [_relative_to(folder, name) for name in paths]
     else:
         found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
         found = [name for name in found if not os.path.isdir(name)]

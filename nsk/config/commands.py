@@ -41,8 +41,8 @@ class CommandConfig(Section):
     )
     images: str = setting(
         "",
-        "Command predict: a folder of images, an image, a pattern such as 'photos/*.jpg', or a CSV "
-        "or Parquet file with paths in --path_column.",
+        "Command predict: a folder of images, an image, a pattern such as 'photos/*.jpg', a .txt "
+        "file with a path in each line, or a CSV or Parquet file with paths in --path_column.",
         changes_results=False,
         commands=("predict",),
     )

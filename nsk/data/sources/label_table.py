@@ -1,6 +1,7 @@
 """Tables of labels: which file has which label, and perhaps which split and group."""
 
 import bisect
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -56,11 +57,48 @@ class LabelTable:
             columns. Without a header its first two columns are path and label.
         columns: names of the columns.
         max_missing_fraction: largest share of rows without a file.
+        flag: the setting that names it, for messages.
     """
 
     path: Path
     columns: Columns = Columns()
     max_missing_fraction: float = DataConfig.max_corrupt_fraction
+    flag: str = "labels"
+
+    def __str__(self):
+        return f"--{self.flag}={self.path}"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are read, not paths alone."""
+        return self.columns.label != self.columns.path
+
+
+def read_paths(path: Path, column: str, flag: str) -> list[str]:
+    """Reads the paths in a table, or in a .txt file with one in each line.
+
+    Args:
+        path: the file.
+        column: name of the column in a table that has a header.
+        flag: the setting that names the file, for messages.
+
+    Raises:
+        UserError: the file cannot be read, or lacks the column.
+    """
+    table = LabelTable(path, Columns(path=column, label=column), flag=flag)
+    if path.suffix.lower() == ".txt":
+        with _naming_unreadable(table):
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = list(filter(None, map(str.strip, lines)))
+        if lines and not _is_row(lines[0], column):
+            return lines
+    return [row.path for row in read_label_table(table)]
+
+
+def _is_row(line: str, column: str) -> bool:
+    """Whether the first line of a text file is that of a table, not a path that may have commas."""
+    cells = [cell.strip() for cell in line.split(_delimiter(line))]
+    return column in cells or (has_image_suffix(cells[0]) and not has_image_suffix(line))
 
 
 def read_label_table(table: LabelTable) -> list[Row]:
@@ -70,23 +108,19 @@ def read_label_table(table: LabelTable) -> list[Row]:
         UserError: the file cannot be read, or lacks a column.
     """
     path, columns = table.path, table.columns
-    try:
+    with _naming_unreadable(table):
         if path.suffix.lower() == ".parquet":
             names, records = _read_parquet(path, columns)
         else:
             names, records = _read_text(path)
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"--labels={path} cannot be read ({reason}): give a CSV file in UTF-8, or Parquet."
-        ) from None
     if names is None:  # No header.
         names = [columns.path, columns.label]
+        if table.has_labels and records and len(records[0]) < 2:
+            raise UserError(f"{table} has one column, of paths: give one of labels, too.")
     for name, flag in ((columns.path, "path_column"), (columns.label, "label_column")):
         if name not in names:
             raise UserError(
-                f"--labels={path} has the columns {list_names(names)}, none named {name!r}: give "
-                f"--{flag}."
+                f"{table} has the columns {list_names(names)}, none named {name!r}: give --{flag}."
             )
     positions = {
         field.name: names.index(getattr(columns, field.name))
@@ -101,8 +135,21 @@ def read_label_table(table: LabelTable) -> list[Row]:
         }
         rows.append(Row(**{name: _text(value) for name, value in values.items()}))
     if not rows:
-        raise UserError(f"--labels={path} has no rows: give a table of labels.")
+        kind = "labels" if table.has_labels else "paths"
+        raise UserError(f"{table} has no rows: give a table of {kind}.")
     return rows
+
+
+@contextlib.contextmanager
+def _naming_unreadable(table: LabelTable) -> Iterator[None]:
+    """Turns errors of reading a table into a UserError."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{table} cannot be read ({reason}): give a CSV file in UTF-8, or Parquet."
+        ) from None
 
 
 def _read_parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[tuple]]:
@@ -115,16 +162,19 @@ def _read_parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[tup
 
 def _read_text(path: Path) -> tuple[list[str] | None, Iterable[list[str]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
+        delimiter = _delimiter(file.readline())
         file.seek(0)
-        delimiter = max(DELIMITERS, key=first.count)
         records = [record for record in csv.reader(file, delimiter=delimiter) if any(record)]
     if not records:
         return None, []
-    # A header does not name a file.
-    if len(records[0]) > 1 and has_image_suffix(records[0][0]):
+    if has_image_suffix(records[0][0].strip()):  # A header does not name a file.
         return None, records
     return [name.strip() for name in records[0]], records[1:]
+
+
+def _delimiter(line: str) -> str:
+    """The most frequent of `DELIMITERS` in the first line of a table."""
+    return max(DELIMITERS, key=line.count)
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas
 import pytest
 
-from nsk.data.sources.label_table import Columns, LabelTable, Row, match_rows, read_label_table
+from nsk.data.sources.label_table import (
+    Columns,
+    LabelTable,
+    Row,
+    match_rows,
+    read_label_table,
+    read_paths,
+)
 from nsk.errors import UserError
 
 ROWS = [Row("a/1.png", "cat"), Row("2.png", "3", "test", "p 7"), Row("3", "")]
@@ -126,3 +133,43 @@ def test_many_files_of_one_name_are_found_in_a_short_time():
     found, missing = match_rows(rows, files, Path("/data/photos"), Path("labels.csv"))
     assert list(found) == files and not missing
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "paths"),
+    [
+        ("a.txt", "a/1.png\nb 2.jpg\n\n 3.png\r\n", ["a/1.png", "b 2.jpg", "3.png"]),
+        ("a.txt", "cat, or dog.png\na|b.png\n", ["cat, or dog.png", "a|b.png"]),
+        ("a.txt", "no_suffix, here\nb\n", ["no_suffix, here", "b"]),
+        ("a.txt", "path\n1.png\n", ["1.png"]),
+        ("a.txt", "id\tpath\n7\t1.png\n", ["1.png"]),
+        ("a.txt", "1.png\tcat\t5\n2.png\tdog\t6\n", ["1.png", "2.png"]),
+        ("a.csv", "1.png\n2.png\n", ["1.png", "2.png"]),
+        ("a.csv", "1.png,cat\n2.png,dog\n", ["1.png", "2.png"]),
+        ("a.csv", "path\nno_suffix\n", ["no_suffix"]),
+    ],
+)
+def test_lists_of_paths(tmp_path, name, content, paths):
+    (tmp_path / name).write_bytes(content.encode())
+    assert read_paths(tmp_path / name, "path", "images") == paths
+
+
+def test_lists_that_cannot_be_read_are_refused_with_their_setting(tmp_path):
+    path = tmp_path / "list.csv"
+    for content, message in (
+        (
+            "file,label\na.png,cat\n",
+            "has the columns file, label, none named 'path': give --path_c",
+        ),
+        ("", "has no rows: give a table of paths"),
+        ("path\n", "has no rows: give a table of paths"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"^--images={path} {message}"):
+            read_paths(path, "path", "images")
+    (tmp_path / "list.txt").write_bytes(b"\xff.png\n")
+    with pytest.raises(UserError, match=r"^--images=.*list.txt cannot be read \(UnicodeDecodeErr"):
+        read_paths(tmp_path / "list.txt", "path", "images")
+    path.write_text("a.png\nb.png\n")
+    with pytest.raises(UserError, match=r"^--labels=.*has one column, of paths: give one of label"):
+        read_label_table(LabelTable(path))
