@@ -9,9 +9,11 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
-PREFIX, LOCK = "nsk-", "lock"
+PREFIX, LOCK, NEW_LOCK = "nsk-", "lock", "lock.new"
+SETTLED_SECONDS = 3600  # Far longer than a process takes to lock its folder.
 
 _folder = None
 _lock = None  # Held while the process lives: the kernel releases it in any case.
@@ -30,7 +32,7 @@ def use_private_folder() -> Path:
     system = Path(tempfile.gettempdir())
     _delete_abandoned(system)
     _folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=system))
-    unlocked = _folder / f"{LOCK}.new"  # Others delete a folder with a lock that nobody holds.
+    unlocked = _folder / NEW_LOCK  # Others delete a folder with a lock that nobody holds.
     _lock = open(unlocked, "w")  # noqa: SIM115 (open while the process lives)
     fcntl.flock(_lock, fcntl.LOCK_EX)
     unlocked.rename(_folder / LOCK)
@@ -48,7 +50,11 @@ def delete() -> None:
 
 def _delete_abandoned(system):
     """Deletes the folders whose processes have ended."""
-    for lock_path in system.glob(f"{PREFIX}*/{LOCK}"):
+    locks = [path for name in (LOCK, NEW_LOCK) for path in system.glob(f"{PREFIX}*/{name}")]
+    for lock_path in locks:
         with contextlib.suppress(OSError), open(lock_path) as lock:  # Of others, or locked.
+            seconds = time.time() - os.fstat(lock.fileno()).st_mtime
+            if lock_path.name == NEW_LOCK and seconds < SETTLED_SECONDS:
+                continue  # Its process may be about to lock it.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock_path.parent, ignore_errors=True)

@@ -23,7 +23,7 @@ POLICIES = ("paper", "gap", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """The effect of a selection on each class; every tuple but `starved` has an entry for each.
+    """The effect of a selection on each class; every tuple has an entry for each.
 
     Attributes:
         thresholds: floats, the minimum confidence of an image.
@@ -33,7 +33,6 @@ class Statistics:
         lowest_confidence: floats, the lowest confidence selected; None if nothing is.
         labeled_copies: ints, copies of the class's labelled images in an epoch; None if the policy
             does not change them.
-        starved: indices of the classes without candidates.
     """
 
     thresholds: tuple[float, ...]
@@ -42,7 +41,6 @@ class Statistics:
     copies: tuple[int, ...]
     lowest_confidence: tuple[float | None, ...]
     labeled_copies: tuple[int, ...] | None
-    starved: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +146,6 @@ def apply_policy(
             float(value) if count else None for value, count in zip(lowest, kept, strict=True)
         ),
         labeled_copies=None if labeled_rows is None else tuple(labeled_rows.tolist()),
-        starved=tuple(np.flatnonzero(candidates == 0).tolist()),
     )
     return Selection(ranking, base_copies, cuts, statistics, labeled_rows)
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -74,3 +75,13 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_one(start, tmp_path):
     assert end(start()[0]) == 0
     assert os.listdir(tmp_path / "tmp") == [os.path.basename(kept)]
     assert end(running) == 0
+
+
+def test_what_a_process_left_that_was_killed_before_it_had_a_lock_is_deleted_later(start, tmp_path):
+    for name, age in (("old", 7200), ("new", 0)):
+        path = tmp_path / "tmp" / f"nsk-{name}" / "lock.new"
+        path.parent.mkdir()
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert end(start()[0]) == 0
+    assert os.listdir(tmp_path / "tmp") == ["nsk-new"]

@@ -18,7 +18,6 @@ def make_selection(tmp_path, temperature=1.25, lowest=0.5001):
         "copies": [600, 0],
         "lowest_confidence": [lowest, None],
         "labeled_copies": None,
-        "starved": [1],
         "dev_kept": [8, 0],
         "dev_correct": [6, 0],
         "dev_before_cut": [8, 0],

@@ -121,7 +121,6 @@ def test_copies_are_row_for_row_with_the_score_files(tmp_path, labeled):
     assert counts["images"] == 6 and counts["copies"] == 8
     assert counts["per_class"]["candidates"] == (5, 2, 0)
     assert counts["per_class"]["copies"] == (4, 4, 0)
-    assert counts["per_class"]["starved"] == (2,)
     # Dev: a zero and a one, both correct; the third image is below the threshold.
     assert counts["per_class"]["dev_kept"] == [1, 1, 0]
     assert counts["per_class"]["dev_correct"] == [1, 1, 0]
