@@ -1,4 +1,4 @@
-"""Runs a grid of configurations and seeds in one workdir, and writes a table of their results."""
+"""Runs a grid of configurations and seeds, and writes a table of their results."""
 
 import sys
 from collections.abc import Mapping

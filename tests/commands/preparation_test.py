@@ -28,7 +28,17 @@ def test_importing_the_commands_does_not_import_heavy_libraries():
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    commands = ["run", "plan", "score", "select", "predict", "evaluate", "corrupt", "verify"]
+    commands = [
+        "run",
+        "plan",
+        "score",
+        "select",
+        "predict",
+        "evaluate",
+        "corrupt",
+        "sweep",
+        "verify",
+    ]
     assert process.stdout.split() == ["[]", *commands]
 
 

@@ -69,6 +69,7 @@ def test_the_bits_of_the_training_of_a_teacher_are_known_later(make_runner, tmp_
 @pytest.mark.parametrize("kind", ["tf1", "h5"])
 def test_published_weights_are_a_teacher(make_runner, tmp_path, kind):
     """Files with the names and shapes of the official ones."""
+    keras.utils.set_random_seed(0)
     reference = keras.applications.EfficientNetB0(
         weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None
     )
