@@ -109,14 +109,25 @@ def print_plan(
     generations = range(runner.config.num_students + 1)
     rows = [row for number in generations for row in _rows(runner, counts, number)]
     disk = _disk_bytes(runner.config, counts, folder, rows)
-    _print(runner, rows, disk)
+    _print(runner, counts, rows, disk)
     return {"images": counts["images"], "stages": rows, "disk_bytes": disk}
 
 
-def _print(runner, rows, disk):
+def _unlabeled_fraction(config, counts):
+    """A line on the unlabelled images if not all are used."""
+    fraction, available = config.scoring.unlabeled_fraction, counts["images"]["unlabeled"]
+    if fraction < 1 and config.num_students:
+        yield (
+            f"--unlabeled_fraction={fraction}: about {_num_used(config, counts):,} of "
+            f"{available:,} unlabelled images are used."
+        )
+
+
+def _print(runner, counts, rows, disk):
     from nsk.report.text_table import align_columns
 
     lines = [
+        *_unlabeled_fraction(runner.config, counts),
         *align_columns([WORK_HEADER, *map(_work_cells, rows)], left=3),
         "",
         *align_columns([COST_HEADER, *map(_cost_cells, rows)], left=2),
@@ -188,7 +199,7 @@ def _row(runner, counts, role, settings):
         "steps": steps,
         "batch_sizes": list(sizes),
         "images_seen": steps * sum(sizes),
-        "epochs": _epochs(selection, counts, settings),
+        "epochs": _epochs(runner.config, counts, settings),
         "image_size": settings.image_size,
         "multiply_adds": cost.training,
         "activation_bytes": memory.activation_bytes,
@@ -214,12 +225,19 @@ def _network(name, frozen_blocks, rematerialize, **settings):
     return parameters, training_cost(model, frozen_blocks, rematerialize)
 
 
-def _epochs(selection, counts, settings):
+def _num_used(config, counts):
+    """Number of unlabelled images that are used, about."""
+    return round(config.scoring.unlabeled_fraction * counts["images"]["unlabeled"])
+
+
+def _epochs(config, counts, settings):
     """Epochs over each stream, rounded.
 
-    Every unlabelled image is assumed to be kept once, unless the settings give a number of images.
+    Every unlabelled image that is used is assumed to be kept once, unless the settings give a
+    number of images.
     """
-    num_labeled, num_pseudo = counts["images"]["labeled"], counts["images"]["unlabeled"]
+    selection, num_labeled = config.selection, counts["images"]["labeled"]
+    num_pseudo = max(1, _num_used(config, counts))
     if selection.policy == "paper" and selection.images_per_class:
         num_pseudo = selection.images_per_class * counts["num_classes"]
     sizes = settings.batch_sizes
@@ -289,7 +307,7 @@ def _disk_bytes(config, counts, folder, rows):
     """Upper estimate of all files of the run, a dict by purpose."""
     selection, students = config.selection, sum(row["role"] == "student" for row in rows)
     predicted = counts["images"]["dev"] + counts["images"]["test"]
-    unlabeled = counts["images"]["unlabeled"]
+    unlabeled = _num_used(config, counts)
     num_stored = config.scoring.num_stored_classes(counts["num_classes"])
     # float16, and the class as int32 if not all classes are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
@@ -310,7 +328,8 @@ def _disk_bytes(config, counts, folder, rows):
     # An image with several copies is stored in as many shards, once in each.
     per_class = {"paper": selection.images_per_class, "gap": selection.gap_floor, "none": 0}
     repeated = per_class[selection.policy] * counts["num_classes"] / max(1, unlabeled)
-    shards = students * _bytes_below(folder / "unlabeled") * max(1, repeated)
+    used = config.scoring.unlabeled_fraction * _bytes_below(folder / "unlabeled")
+    shards = students * used * max(1, repeated)
     disk = {"images": _bytes_below(folder), "pseudo-label shards": shards, **disk}
     distilled = sum(
         config.targets.at(number).distillation_alpha > 0

@@ -2,17 +2,30 @@
 
 import dataclasses
 
-from nsk.config.fields import Section, setting
+from nsk.config.fields import Condition, Section, setting
+from nsk.errors import UserError
 
 # With more classes, only the most probable ones of each image are stored.
 DENSE_CLASSES = 1000
 SPARSE_CLASSES = 100
+# So it is in no fingerprint if it is not given.
+WITH_FRACTION = Condition(
+    "--unlabeled_fraction below 1", lambda values: values["unlabeled_fraction"] < 1
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig(Section):
     """How a teacher scores unlabelled images."""
 
+    unlabeled_fraction: float = setting(
+        1.0,
+        "Share of the unlabelled images that is scored and used, above 0; a random choice by "
+        "--split_seed. The images of a smaller share are among those of a larger one.",
+        minimum=0.0,
+        maximum=1.0,
+        used_if=WITH_FRACTION,
+    )
     score_views: str = setting(
         "image",
         "Views of an image that a teacher scores: image: the clean image | mirror: the mean of the "
@@ -32,6 +45,14 @@ class ScoringConfig(Section):
         f"up to {DENSE_CLASSES:,} classes, the top {SPARSE_CLASSES} of more.",
         minimum=0,
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.unlabeled_fraction:
+            raise UserError(
+                "--unlabeled_fraction=0 leaves no unlabelled images: give a share above 0, or "
+                "--ratio=0 for students that learn from labelled images alone."
+            )
 
     def num_stored_classes(self, num_classes: int) -> int:
         """How many log-probabilities are stored per image; 0: those of all classes."""

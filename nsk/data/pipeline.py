@@ -15,6 +15,7 @@ import tensorflow as tf
 from nsk import noise
 from nsk.data import batch_blocks, records
 from nsk.data.decoding import decode_images
+from nsk.data.image_subset import ShardSubset
 from nsk.data.parallel_map import map_in_parallel
 from nsk.data.shards import ShardSet
 from nsk.data.streams import Stream
@@ -26,7 +27,7 @@ Perturbation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tuple[tf.Tensor,
 
 
 def clean_batches(
-    shard_set: ShardSet,
+    shard_set: ShardSet | ShardSubset,
     image_size: int,
     batch_size: int,
     shards: Sequence[int] | None = None,
@@ -42,7 +43,7 @@ def clean_batches(
         shard_set: of kind `images`.
         image_size: side of the images, pixels.
         batch_size: largest number of images in a batch.
-        shards: the shards' indices; None: all.
+        shards: the shards' indices; None: all, of a `ShardSet`.
         decode: function of one encoded image, a scalar string tensor, that returns uint8
             (image_size, image_size, 3); None: `decoding.decode_image`.
         resize_mode: of `decoding.decode_image`.

@@ -166,6 +166,18 @@ def parse_images(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
+def parse_ids(serialized: tf.Tensor) -> tf.Tensor:
+    """Parses the ids of a batch of records, without their images.
+
+    Args:
+        serialized: string tensor (batch,).
+
+    Returns:
+        string tensor (batch,).
+    """
+    return tf.io.parse_example(serialized, {"id": tf.io.FixedLenFeature([], tf.string)})["id"]
+
+
 def parse_external_log_probabilities(
     serialized: Sequence[bytes], num_classes: int
 ) -> tuple[list[str], np.ndarray]:

@@ -6,12 +6,13 @@ from pathlib import Path
 import tensorflow as tf
 
 from nsk.data import pipeline
+from nsk.data.image_subset import ShardSubset
 from nsk.data.shards import ShardSet
 from nsk.evaluation.predictor import Predictions, Predictor
 from nsk.models.features import with_features
 from nsk.models.model_files import load_model
 
-PredictShards = Callable[[ShardSet, Sequence[int] | None], Iterator[Predictions]]
+PredictShards = Callable[[ShardSet | ShardSubset, Sequence[int] | None], Iterator[Predictions]]
 
 
 def load_predictor(
@@ -33,9 +34,9 @@ def load_predictor(
         resize_mode: that the model was trained with, see `nsk.data.decoding.decode_image`.
 
     Returns:
-        Function of a `ShardSet` and the indices of some of its shards (None: all) that yields the
-        model's `Predictions` of their images, with their features if these are known, batch by
-        batch and in order.
+        Function of a `ShardSet`, or a part of it, and the indices of some of its shards (None: all)
+        that yields the model's `Predictions` of their images, with their features if these are
+        known, batch by batch and in order.
 
     Raises:
         UserError: the model cannot be loaded.

@@ -75,13 +75,22 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
             *finetuned,
             *ensembles,
             f"* best on dev by {CRITERIA[summary['decide_by']]}. {images['labeled']:,} labelled, "
-            f"{images['unlabeled']:,} unlabelled, {images['dev']:,} dev and {images['test']:,} "
+            f"{_describe_unlabeled(summary)}, {images['dev']:,} dev and {images['test']:,} "
             f"test images; seed {summary['seed']}. The test split decides nothing.",
             f"Model: {workdir / summary['export'] / 'saved_model'}",
             f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}",
             "",
         )
     )
+
+
+def _describe_unlabeled(summary):
+    """The number of unlabelled images, and of those that were used if not all were."""
+    available = summary["num_images"]["unlabeled"]
+    pseudo = (generation.get("pseudo") for generation in summary["generations"])
+    used = max((counts["scored"] for counts in pseudo if counts), default=available)
+    share = f"{used:,} of " if used < available else ""
+    return f"{share}{available:,} unlabelled"
 
 
 def _class_metrics_table(generations, decide_by):

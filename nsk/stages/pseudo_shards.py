@@ -80,12 +80,11 @@ def plan_shards(unlabeled: ShardSet, selection_folder: Path, shard_bytes: int) -
     images = collections.Counter()
     for shard, (name, path) in enumerate(zip(unlabeled.names, unlabeled.paths, strict=True)):
         copies = read_copies(selection_folder / score_file_name(name))
-        if len(copies) != unlabeled.counts[shard]:
-            raise ValueError(
-                f"{name} has {unlabeled.counts[shard]} images and a selection of {len(copies)}"
-            )
+        num_images = unlabeled.counts[shard]
+        if len(copies) > num_images:
+            raise ValueError(f"{name} has {num_images} images and a selection of {len(copies)}")
         numbers, counts = np.unique(copies[copies > 0], return_counts=True)
-        selected_bytes = counts.sum() / max(1, len(copies)) * path.stat().st_size
+        selected_bytes = counts.sum() / max(1, num_images) * path.stat().st_size
         if group and size + selected_bytes > shard_bytes:
             groups.append(group)
             group_images.append(dict(images))
@@ -142,7 +141,7 @@ def write_pseudo_shards(
     title: str = "writing",
     engine: Engine = LOCAL,
 ) -> dict[str, int]:
-    """Joins the unlabelled shards with their prediction and selection files, row for row.
+    """Joins the unlabelled shards with their prediction and selection files, in their order.
 
     Args:
         unlabeled: the unlabelled images.
@@ -219,13 +218,8 @@ class SelectedImages:
                     f"{name} has predictions of {len(predictions)} images and copies of "
                     f"{len(copies)}: expected files of the same images."
                 )
-            rows = zip(read_images(self.unlabeled, shard), predictions.ids, strict=True)
-            for row, ((image_id, encoded), predicted_id) in enumerate(rows):
-                if image_id != predicted_id:
-                    raise ValueError(
-                        f"{name} row {row} is {image_id}, its prediction is of {predicted_id}: "
-                        "expected files of the same images."
-                    )
+            encoded_images = _predicted_images(self.unlabeled, shard, predictions.ids)
+            for row, encoded in enumerate(encoded_images):
                 if is_wanted[row]:
                     example = _example_arguments(predictions, row, encoded)
                     images.append((example, int(copies[row])))
@@ -278,6 +272,22 @@ class PseudoShardWriter:
                 if self.plan.copies_at(copies, distance + 1)
             ]
         self._kept_images, self._next_shard = kept_images, shard + 1
+
+
+def _predicted_images(unlabeled, shard, ids):
+    """Yields the encoded images with these ids, which are in the order of the shard.
+
+    Images without a prediction are left out: with `--unlabeled_fraction` not all have one.
+    """
+    images = read_images(unlabeled, shard)
+    for row, id in enumerate(ids):
+        encoded = next((encoded for image_id, encoded in images if image_id == id), None)
+        if encoded is None:
+            raise ValueError(
+                f"{unlabeled.names[shard]}: row {row} of its predictions is of {id}, which is not "
+                "among the images that follow: expected files of the same images."
+            )
+        yield encoded
 
 
 def _example_arguments(predictions, row, encoded):

@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from nsk.config.fields import used_values
 from nsk.data import records
+from nsk.data.image_subset import ImageSubset
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
 from nsk.evaluation.calibration import fit_temperature
@@ -20,7 +23,11 @@ from nsk.evaluation.feature_distance import (
     neighbor_distances,
     unit_vectors,
 )
-from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
+from nsk.evaluation.prediction_files import (
+    count_rows,
+    make_stored_predictions,
+    write_predictions,
+)
 from nsk.evaluation.predictor import Predictions
 from nsk.evaluation.shard_predictor import PredictShards, load_predictor
 from nsk.progress import Progress
@@ -40,6 +47,9 @@ REFERENCES_FILE = "dev_features.npy"
 VERSION = 2
 # With fewer dev images a distance to the nearest of them says little.
 MIN_REFERENCES = 20
+# Shards of which the ids are read, and then the images of a subset: the system's file cache still
+# holds them.
+SHARDS_IN_GROUP = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +60,14 @@ class ScoringOptions:
         top_k: number of classes whose log-probabilities are stored, the most probable ones; 0: all.
         title: name of the work in the progress line.
         worker, num_workers: this process scores the shards `worker`, `worker + num_workers`, ...
+        subset: the images that are scored; None: all.
     """
 
     top_k: int = 0
     title: str = "scoring"
     worker: int = 0
     num_workers: int = 1
+    subset: ImageSubset | None = None
 
 
 def score(
@@ -72,19 +84,46 @@ def score(
     Returns:
         The stage; None if this process is one of several that share the shards, and others have
         not finished theirs.
+
+    Raises:
+        UserError: `--unlabeled_fraction` leaves no image.
     """
+    scores = _score(runner, generation, teacher, images)
+    fraction = runner.config.scoring.unlabeled_fraction
+    if scores is not None and fraction < 1:
+        used, available = scores.counts["scored"], images.counts["images"]["unlabeled"]
+        if not used:
+            raise UserError(
+                f"--unlabeled_fraction={fraction} of {available:,} unlabelled images is none of "
+                "them: raise it."
+            )
+        logging.info(
+            "--unlabeled_fraction=%s: %s of %s unlabelled images are used.",
+            fraction,
+            f"{used:,}",
+            f"{available:,}",
+        )
+    return scores
+
+
+def _score(runner, generation, teacher, images):
+    """The stage; see `score`."""
     config, name = runner.config, f"gen{generation}/scores"
     unlabeled, dev = (shard_set(images, split) for split in ("unlabeled", "dev"))
     top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
     source = config.scoring.first_scores if generation == 1 else "teacher"
     settings = used_values([config.scoring.with_values(top_k=top_k, first_scores=source)])
+    subset = None
+    if config.scoring.unlabeled_fraction < 1:
+        subset = ImageSubset(config.scoring.unlabeled_fraction, config.split_seed)
+        settings["unlabeled_seed"] = subset.seed
     command, load_predict = config.command, make_load_predict(runner, teacher)
     if source == "records":
 
         def build_from_records(folder):
-            counts = import_external_scores(unlabeled, folder, top_k=top_k)
-            first_path = score_paths(unlabeled, folder)[0]
-            external_scores.check_classes(load_predict(), unlabeled, dev, first_path)
+            counts = import_external_scores(unlabeled, folder, top_k=top_k, subset=subset)
+            paths = score_paths(unlabeled, folder)
+            external_scores.check_classes(load_predict(), unlabeled, dev, paths)
             return counts
 
         inputs = {"images": images.part("unlabeled")}
@@ -93,7 +132,7 @@ def score(
     settings["version"] = VERSION
 
     def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
-        options = ScoringOptions(top_k, name, worker, num_workers)
+        options = ScoringOptions(top_k, name, worker, num_workers, subset)
         return score_shards(
             unlabeled, dev, load_predict, folder, options, runner.make_engine(folder)
         )
@@ -164,6 +203,8 @@ def score_shards(
 ) -> dict[str, int | float] | None:
     """Writes a score file for each shard of unlabelled images, row for row, and one for dev.
 
+    With a subset, the rows are those of its images, in their order.
+
     Beside them it writes the features of dev, to which those of the unlabelled images are compared,
     if the model's features are known.
 
@@ -194,11 +235,11 @@ def score_shards(
     engine.run(missing, scorer.load)
     if not all(path.exists() for path in paths):
         return None
-    return {"scored": unlabeled.num_records, "temperature": temperature}
+    return {"scored": sum(map(count_rows, paths)), "temperature": temperature}
 
 
 def import_external_scores(
-    unlabeled: ShardSet, folder: Path, *, top_k: int = 0
+    unlabeled: ShardSet, folder: Path, *, top_k: int = 0, subset: ImageSubset | None = None
 ) -> dict[str, int | None]:
     """Writes score files of an external teacher's probabilities, stored in the records.
 
@@ -208,6 +249,7 @@ def import_external_scores(
         unlabeled: the unlabelled images.
         folder: where the score files are written, as by `score_shards`.
         top_k: number of classes with a stored log-probability, the most probable ones; 0: all.
+        subset: the images whose scores are written; None: all.
 
     Returns:
         dict of `scored`, the number of images, and `temperature`, which is None.
@@ -216,6 +258,7 @@ def import_external_scores(
         UserError: a record has no probabilities.
     """
     (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
+    num_scored = 0
     for shard, path in enumerate(score_paths(unlabeled, folder)):
         try:
             ids, log_probabilities = records.parse_external_log_probabilities(
@@ -226,13 +269,18 @@ def import_external_scores(
                 f"--first_scores=records: {error}: expected the probabilities of "
                 f"{unlabeled.num_classes} classes with every unlabelled image."
             ) from None
+        if subset is not None:
+            is_used = subset.contains(ids)
+            ids = list(itertools.compress(ids, is_used))
+            log_probabilities = log_probabilities[is_used]
         confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
         predictions = make_stored_predictions(ids, log_probabilities, top_k, confidences)
         write_predictions(path, predictions)
+        num_scored += len(ids)
     no_images = np.empty((0, unlabeled.num_classes), np.float32)
     dev = make_stored_predictions([], no_images, 0, np.empty(0, np.float32))
     write_predictions(folder / DEV_FILE, dev, np.empty(0, np.int32))
-    return {"scored": unlabeled.num_records, "temperature": None}
+    return {"scored": num_scored, "temperature": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,24 +304,36 @@ class _ShardScorer:
         return functools.partial(self._score, self.load_predict(), references)
 
     def _score(self, predict, references, shards):
-        counts = [self.unlabeled.counts[shard] for shard in shards]
-        paths = score_paths(self.unlabeled, self.folder)
-        progress = Progress(self.options.title, sum(counts))
-        batches, num_scored = predict(self.unlabeled, shards), 0
-        for shard, count in zip(shards, counts, strict=True):
-            ids, log_probabilities, distances = next_shard(
-                batches, references, count, self.unlabeled.names[shard]
-            )
-            calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
-            predictions = make_stored_predictions(
-                ids, log_probabilities, self.options.top_k, calibrated, distances
-            )
-            write_predictions(paths[shard], predictions)
-            num_scored += count
-            progress.update(num_scored)
-        if next(batches, None) is not None:
-            raise ValueError(f"more predictions than {num_scored} images")
+        counts, subset = self.unlabeled.counts, self.options.subset
+        progress, num_read = Progress(self.options.title, sum(counts[shard] for shard in shards)), 0
+        size = len(shards) if subset is None else SHARDS_IN_GROUP
+        for first in range(0, len(shards), size):
+            group = shards[first : first + size]
+            images = self.unlabeled if subset is None else subset.of(self.unlabeled, group)
+            batches = predict(images, group)
+            for shard in group:
+                self._score_shard(shard, batches, images.counts[shard], references)
+                num_read += counts[shard]
+                progress.update(num_read)
+            if next(batches, None) is not None:
+                raise ValueError(f"more predictions than images in the shards {group}")
         progress.close()
+
+    def _score_shard(self, shard, batches, count, references):
+        """Writes the score file of a shard, with the next `count` predictions of the batches."""
+        unlabeled, options = self.unlabeled, self.options
+        if count:
+            ids, log_probabilities, distances = next_shard(
+                batches, references, count, unlabeled.names[shard]
+            )
+        else:
+            ids, log_probabilities = [], np.empty((0, unlabeled.num_classes), np.float32)
+            distances = None if references is None else np.empty(0, np.float32)
+        calibrated = calibration.calibrated_confidences(log_probabilities, self.temperature)
+        predictions = make_stored_predictions(
+            ids, log_probabilities, options.top_k, calibrated, distances
+        )
+        write_predictions(score_paths(unlabeled, self.folder)[shard], predictions)
 
 
 def _score_dev(dev, predict, folder, top_k):

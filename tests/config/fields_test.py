@@ -191,6 +191,7 @@ CONDITIONS = {
     "group_column": has_label_table,
     "significant_bits": lambda v: v["significant_bits"] > 0,
     "keep_remaining": lambda v: v["keep_remaining"],  # So false is in no fingerprint.
+    "unlabeled_fraction": lambda v: v["unlabeled_fraction"] < 1,  # So 1 is in no fingerprint.
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,

@@ -44,7 +44,7 @@ def check(shard_sets, tmp_path):
             external = external[:, np.argsort(order)]
         ids = [str(row) for row in range(len(external))]
         write_predictions(tmp_path / "0.parquet", make_stored_predictions(ids, external))
-        check_classes(predict, shard_set["unlabeled"], shard_set["dev"], tmp_path / "0.parquet")
+        check_classes(predict, shard_set["unlabeled"], shard_set["dev"], [tmp_path / "0.parquet"])
 
     return run
 

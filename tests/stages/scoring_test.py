@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import keras
 import numpy as np
@@ -7,14 +8,17 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn import datasets
 
+from nsk import self_training
 from nsk.data import pipeline, records
+from nsk.data.image_subset import ImageSubset
 from nsk.data.resident_images import load_images
 from nsk.data.shards import ShardSet, ShardWriter
+from nsk.errors import UserError
 from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
 from nsk.pseudo.calibration import calibrated_confidences
-from nsk.stages import ingestion, scoring, training
+from nsk.stages import ingestion, pseudo_shards, scoring, selection, training
 from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import (
     DEV_FILE,
@@ -26,6 +30,7 @@ from nsk.stages.scoring import (
     score_paths,
     score_shards,
 )
+from nsk.store.manifest import read_manifest
 
 NUM_IMAGES = 25
 FIRST_DEV = 100
@@ -77,7 +82,7 @@ class Teacher:
         return self.predict
 
     def predict(self, shard_set, shards):
-        if shard_set.folder.name == "unlabeled":
+        if getattr(shard_set, "shard_set", shard_set).folder.name == "unlabeled":
             self.predicted_shards += shards
         for batch in pipeline.clean_batches(shard_set, 8, self.batch_size, shards):
             ids = [image_id.decode() for image_id in batch["id"].numpy()]
@@ -330,3 +335,57 @@ def test_scores_may_be_the_mean_of_an_image_and_its_mirror_image(make_runner, tm
     np.testing.assert_allclose(np.exp(scores.log_probabilities), expected, rtol=0.01, atol=1e-4)
     _, same_teacher, clean = score("image")
     assert same_teacher.path == teacher.path and clean.path != mirrored.path
+
+
+def test_a_subset_is_scored_as_part_of_the_whole(unlabeled, dev, tmp_path, monkeypatch):
+    """Its rows are those of all scores, without the others; also those of shards without any."""
+    monkeypatch.setattr(scoring, "SHARDS_IN_GROUP", 2)
+    counts = run(unlabeled, dev, tmp_path / "all", Teacher(has_features=True))
+    subset = ImageSubset(0.2, 2)
+    teacher = Teacher(has_features=True)
+    used = run(unlabeled, dev, tmp_path / "some", teacher, subset=subset)
+    assert used["temperature"] == counts["temperature"] and used["scored"] == 4
+    num_rows = []
+    for all_path, path in zip(
+        score_paths(unlabeled, tmp_path / "all"),
+        score_paths(unlabeled, tmp_path / "some"),
+        strict=True,
+    ):
+        table = read_table(all_path)
+        expected = table.filter(subset.contains(table["id"].to_pylist()))
+        num_rows.append(len(expected))
+        # The distances may be rounded differently in batches of another size.
+        columns = [name for name in table.column_names if name != "feature_distance"]
+        assert read_table(path).select(columns).equals(expected.select(columns))
+        np.testing.assert_allclose(
+            read_table(path)["feature_distance"], expected["feature_distance"], atol=1e-6
+        )
+    assert num_rows == [0, 3, 1]
+
+
+def test_a_fraction_of_the_unlabelled_images_is_used_by_a_student(tmp_path, make_runner, caplog):
+    """Its pseudo-labels are of it alone; the teacher and the images are those of all fractions."""
+    teachers, scores, written = [], [], []
+    for fraction in (1.0, 0.4):
+        runner = make_runner(
+            tmp_path, unlabeled_fraction=fraction, min_confidence=[0.0], policy="none"
+        )
+        with caplog.at_level("INFO", logger="absl"):
+            images, (teacher,) = self_training.start_chain(runner)
+            scored = scoring.score(runner, 1, teacher.model, images)
+        selected = selection.select(runner, 1, scored, images)
+        pseudo_labels = pseudo_shards.write(runner, 1, images, scored, selected)
+        pseudo = shard_set(pseudo_labels, pseudo_shards.SHARDS_FOLDER).records(0)
+        written.append([records.parse_ids([record])[0].numpy().decode() for record in pseudo])
+        teachers.append(teacher.model)
+        scores.append(scored)
+    assert teachers[1].reused and teachers[1].path == teachers[0].path
+    assert "unlabeled_fraction" not in read_manifest(scores[0].path)["settings"]
+    ids, used = written
+    assert used == [*itertools.compress(ids, ImageSubset(0.4, 0).contains(ids))]
+    assert (scores[0].counts["scored"], scores[1].counts["scored"]) == (len(ids), len(used))
+    assert f"{len(used)} of {len(ids):,} unlabelled images are used" in caplog.text
+
+    runner = make_runner(tmp_path, unlabeled_fraction=1e-9)
+    with pytest.raises(UserError, match=r"--unlabeled_fraction=1e-09 of .* is none of them: raise"):
+        scoring.score(runner, 1, teacher.model, images)
