@@ -51,6 +51,7 @@ class Config:
         self._check_score_views()
         self._check_distillation()
         self._check_first_scores()
+        self._check_label_with_noise()
         self._check_plan_images()
 
     @classmethod
@@ -185,6 +186,14 @@ class Config:
             raise UserError(
                 f"--first_scores=records with {given}, which needs the teacher's predictions on "
                 "dev; leave it out."
+            )
+
+    def _check_label_with_noise(self):
+        """Images with noise cannot be compared with dev, which has none."""
+        if self.scoring.label_with_noise and self.selection.unknown_classes == "filter":
+            raise UserError(
+                "--label_with_noise with --unknown_classes=filter: the features of images with "
+                "noise are not comparable with dev's; leave one of the two out."
             )
 
     def _check_score_views(self):

@@ -3,7 +3,6 @@
 import dataclasses
 
 from nsk.config.fields import Condition, Section, setting
-from nsk.errors import UserError
 
 # With more classes, only the most probable ones of each image are stored.
 DENSE_CLASSES = 1000
@@ -12,6 +11,7 @@ SPARSE_CLASSES = 100
 WITH_FRACTION = Condition(
     "--unlabeled_fraction below 1", lambda values: values["unlabeled_fraction"] < 1
 )
+WITH_NOISE = Condition("--label_with_noise", lambda values: values["label_with_noise"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +20,18 @@ class ScoringConfig(Section):
 
     unlabeled_fraction: float = setting(
         1.0,
-        "Share of the unlabelled images that is scored and used, above 0; a random choice by "
+        "Share of the unlabelled images that is scored and used; a random choice by "
         "--split_seed. The images of a smaller share are among those of a larger one.",
-        minimum=0.0,
+        minimum=1e-9,
         maximum=1.0,
         used_if=WITH_FRACTION,
+    )
+    label_with_noise: bool = setting(
+        False,
+        "Score the unlabelled images with the noise of the student's training: on the images, but "
+        "for mixup and CutMix, and inside the network; an ablation of the paper. Dev is scored "
+        "without noise.",
+        used_if=WITH_NOISE,
     )
     score_views: str = setting(
         "image",
@@ -45,14 +52,6 @@ class ScoringConfig(Section):
         f"up to {DENSE_CLASSES:,} classes, the top {SPARSE_CLASSES} of more.",
         minimum=0,
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.unlabeled_fraction:
-            raise UserError(
-                "--unlabeled_fraction=0 leaves no unlabelled images: give a share above 0, or "
-                "--ratio=0 for students that learn from labelled images alone."
-            )
 
     def num_stored_classes(self, num_classes: int) -> int:
         """How many log-probabilities are stored per image; 0: those of all classes."""

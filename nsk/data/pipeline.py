@@ -16,6 +16,7 @@ from nsk import noise
 from nsk.data import batch_blocks, records
 from nsk.data.decoding import decode_images
 from nsk.data.image_subset import ShardSubset
+from nsk.data.label_noise import LabelNoise
 from nsk.data.parallel_map import map_in_parallel
 from nsk.data.shards import ShardSet
 from nsk.data.streams import Stream
@@ -33,8 +34,9 @@ def clean_batches(
     shards: Sequence[int] | None = None,
     decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
     resize_mode: str = "crop",
+    label_noise: LabelNoise | None = None,
 ) -> tf.data.Dataset:
-    """Every image of a shard set once, in file order and without noise: for scoring.
+    """Every image of a shard set once, in file order and (usually) without noise: for scoring.
 
     No batch has images of two shards, and the sizes of a shard's batches differ by at most 1: so a
     shard's batches do not depend on the other shards.
@@ -47,10 +49,12 @@ def clean_batches(
         decode: function of one encoded image, a scalar string tensor, that returns uint8
             (image_size, image_size, 3); None: `decoding.decode_image`.
         resize_mode: of `decoding.decode_image`.
+        label_noise: noise on the images; None: none. `decode` is not used with it.
 
     Returns:
         `tf.data.Dataset` of dicts `id` string (batch,), `label` int64 (batch,), -1 if there is
-        none, and `image` uint8 (batch, image_size, image_size, 3).
+        none, and `image` uint8 (batch, image_size, image_size, 3); with noise also `noise_key`
+        int64 (batch, 2), the images' keys of it.
     """
     shards = range(len(shard_set.names)) if shards is None else shards
     equal_parts = batch_blocks.equal_parts
@@ -61,7 +65,12 @@ def clean_batches(
 
     def parse(serialized):
         parsed = records.parse_images(serialized)
-        parsed["image"] = decode_images(parsed.pop("encoded"), image_size, decode, resize_mode)
+        encoded = parsed.pop("encoded")
+        if label_noise is None:
+            parsed["image"] = decode_images(encoded, image_size, decode, resize_mode)
+        else:
+            keys = parsed["noise_key"] = label_noise.keys(parsed["id"])
+            parsed["image"] = label_noise.apply(encoded, keys, image_size, resize_mode)
         return parsed
 
     serialized = shard_set.read(shards).batch(batch_blocks.BLOCK_IMAGES)

@@ -1,6 +1,7 @@
-"""Predictions of every image exactly once, in order, without noise."""
+"""Predictions of every image exactly once, in order."""
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from nsk import noise
 from nsk.errors import GenerationFailedError
 from nsk.evaluation.batch_function import BatchFunction
 
@@ -92,7 +94,9 @@ class Predictor:
 
         Args:
             batches: iterable of dicts of tensors `id` string (n,), `label` int (n,) and `image`
-                uint8 (n, height, width, 3), with n at most the batch size.
+                uint8 (n, height, width, 3), with n at most the batch size; with `noise_key` int64
+                (n, 2), keys of `nsk.noise`, the noise inside the network is on, and nothing else
+                of its training if `prepare_for_noise` has prepared it.
 
         Yields:
             `Predictions` of each batch.
@@ -105,7 +109,8 @@ class Predictor:
         for batch in batches:
             # A GPU computes a batch while the next one is fetched.
             labels = np.asarray(batch["label"]).astype(np.int32)
-            started.append((batch["id"], labels, self._start(batch["image"])))
+            inputs = [batch[name] for name in ("image", "noise_key") if name in batch]
+            started.append((batch["id"], labels, self._start(*inputs)))
             if len(started) > 1:
                 yield self._finish(*started.popleft())
         while started:
@@ -137,21 +142,30 @@ class Predictor:
             )
         return values
 
-    def _predict_views(self, images):
-        """(log-probabilities,) of images; with a feature model (log-probabilities, features)."""
+    def _predict_views(self, images, keys=None):
+        """(log-probabilities,) of images; with a feature model (log-probabilities, features).
+
+        Both views of an image have the same noise of the network.
+        """
         images = tf.cast(images, tf.float32)
+        with contextlib.nullcontext() if keys is None else noise.scope(keys):
+            return self._predict_noisy_views(images, keys is not None)
+
+    def _predict_noisy_views(self, images, has_noise):
+        """`_predict_views`, in a scope of noise if the network has noise."""
         if self._views == "image":
-            return self._predict_view(images)
-        views = [self._predict_view(images), self._predict_view(tf.reverse(images, axis=[2]))]
+            return self._predict_view(images, has_noise)
+        mirrored = tf.reverse(images, axis=[2])
+        views = [self._predict_view(view, has_noise) for view in (images, mirrored)]
         log_probabilities, *features = zip(*views, strict=True)
         mean = tf.reduce_logsumexp(log_probabilities, axis=0) - np.log(len(views))
         return mean, *(tf.reduce_mean(values, axis=0) for values in features)
 
-    def _predict_view(self, images):
+    def _predict_view(self, images, has_noise):
         if self._feature_model is None:
-            logits, *features = [self.model(images, training=False)]
+            logits, *features = [self.model(images, training=has_noise)]
         else:
-            logits, *features = self._feature_model(images, training=False)
+            logits, *features = self._feature_model(images, training=has_noise)
         log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         return log_probabilities, *(tf.cast(values, tf.float32) for values in features)
 

@@ -14,6 +14,10 @@ same result with and without XLA and on every device type.
 Keras does not pass a key to the layers of a model. The trainer opens a `scope` around the forward
 pass, and layers draw with `example_uniform`. If a worker prepares a part of a global batch, a scope
 says which part, and augmentation draws with `for_examples`.
+
+When a teacher labels images with noise, there is no global batch: every image has a key of its own
+(`example_keys`). Keys of shape (n, 2) take the place of a key wherever something is drawn for n
+examples.
 """
 
 import contextlib
@@ -30,7 +34,7 @@ import tensorflow as tf
 from nsk.noise import philox
 
 ALGORITHM = "philox"
-Key = np.ndarray | tf.Tensor  # int64 (2,).
+Key = np.ndarray | tf.Tensor  # int64 (2,); or (n, 2), one for each example.
 
 
 def key(seed: int, *names: str | int) -> np.ndarray:
@@ -53,19 +57,37 @@ def python_seed(seed: int, *names: str | int) -> int:
 
 
 def fold_in(parent: Key, number: int | tf.Tensor) -> tf.Tensor:
-    """A child key for a number (a step, an epoch), which may be a tensor; int64 (2,)."""
+    """A child key for a number (a step, an epoch), which may be a tensor; int64 as the parent."""
+    if len(parent.shape) == 2:
+        return philox.fold_in(parent, tf.cast(number, tf.int64))
     return tf.random.experimental.stateless_fold_in(
         parent, tf.cast(number, tf.int64), alg=ALGORITHM
     )
 
 
 def named(parent: Key, name: str) -> tf.Tensor:
-    """A child key for a name, of a layer or of a kind of augmentation; int64 (2,)."""
+    """A child key for a name, of a layer or of a kind of augmentation; int64 as the parent."""
     return fold_in(parent, key(0, name)[0])
 
 
+def example_keys(parent: Key, numbers: tf.Tensor) -> tf.Tensor:
+    """Keys of examples that do not depend on their position in a batch.
+
+    Args:
+        parent: int64 (2,).
+        numbers: int64 (n,), such as hashes of the examples' ids.
+
+    Returns:
+        int64 tensor (n, 2).
+    """
+    return philox.fold_in(tf.convert_to_tensor(parent), numbers)
+
+
 def uniform(draw_key: Key, shape: Sequence, minval: float = 0.0, maxval: float = 1.0) -> tf.Tensor:
-    """float32 tensor of `shape`, uniform in [minval, maxval)."""
+    """float32 tensor of `shape`, (n, ...) with the keys of n examples, in [minval, maxval)."""
+    if len(draw_key.shape) == 2:
+        draws = portable_uniform(draw_key, shape)
+        return minval + (maxval - minval) * draws
     return tf.random.stateless_uniform(
         shape, seed=draw_key, minval=minval, maxval=maxval, dtype=tf.float32, alg=ALGORITHM
     )
@@ -78,12 +100,19 @@ def step_key(stage_key: Key, step: int | tf.Tensor) -> tf.Tensor:
 
 def portable_uniform(draw_key: tf.Tensor, shape: Sequence) -> tf.Tensor:
     """`uniform(draw_key, shape)` for a training step, which XLA may compile: `nsk.noise.philox`."""
-    draws = philox.uniform(draw_key[None], functools.reduce(operator.mul, shape, 1))
+    has_examples = len(draw_key.shape) == 2
+    shape_of_draws = shape[1:] if has_examples else shape
+    draws = philox.uniform(
+        tf.reshape(draw_key, [-1, 2]), functools.reduce(operator.mul, shape_of_draws, 1)
+    )
     return tf.reshape(draws, shape)
 
 
 def integers(draw_key: Key, shape: Sequence, maxval: int | tf.Tensor) -> tf.Tensor:
-    """int32 tensor of `shape`, uniform over 0..maxval-1."""
+    """int32 tensor of `shape`, (n, ...) with the keys of n examples, uniform over 0..maxval-1."""
+    if len(draw_key.shape) == 2:
+        draws = tf.cast(portable_uniform(draw_key, shape), tf.float64)
+        return tf.cast(draws * tf.cast(maxval, tf.float64), tf.int32)
     return tf.random.stateless_uniform(
         shape, seed=draw_key, minval=0, maxval=maxval, dtype=tf.int32, alg=ALGORITHM
     )
@@ -108,14 +137,15 @@ _active = threading.local()  # MirroredStrategy traces each replica in a thread 
 @contextlib.contextmanager
 def scope(
     step_key: Key,
-    positions: tf.Tensor,
-    global_batch_size: int | tf.Tensor,
+    positions: tf.Tensor | None = None,
+    global_batch_size: int | tf.Tensor = 0,
     layer_names: Sequence[str] = (),
 ) -> Iterator[None]:
     """Context in which a step's noise is drawn for some rows of the global batch.
 
     Args:
-        step_key: int64 tensor of shape (2,), a key already folded with the step.
+        step_key: int64 tensor of shape (2,), a key already folded with the step; or (local_batch,
+            2), a key for each example, and nothing else.
         positions: int tensor of shape (local_batch,): positions of the local rows in the global
             batch.
         global_batch_size: int or scalar tensor, rows in the global batch.
@@ -187,6 +217,8 @@ def example_uniform(name: str, batch_size: int | tf.Tensor, shape: Sequence = ()
         return tf.random.uniform([batch_size, *shape])
     if not shape and name in active.example_draws:
         return active.example_draws[name]
+    if len(active.key.shape) == 2:
+        return portable_uniform(named(active.key, name), [batch_size, *shape])
     number = tf.constant(key(0, name)[:1])
     (layer_key,) = tf.unstack(philox.fold_in(tf.convert_to_tensor(active.key), number), 1)
     return for_examples(portable_uniform, layer_key, batch_size, shape)

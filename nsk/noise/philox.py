@@ -51,7 +51,10 @@ def philox(counters: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
 def _words(numbers):
     """int64 (n, ...) as 32-bit words, the lower one first: int64 (2 n, ...)."""
     low, high = numbers & WORD, tf.bitwise.right_shift(numbers, np.int64(32)) & WORD
-    return tf.reshape(tf.stack([low, high], axis=1), [-1, *numbers.shape[1:]])
+    # Rows of an unknown length occur in the input pipeline, which XLA does not compile.
+    is_known = numbers.shape[1:].is_fully_defined()
+    row_shape = numbers.shape[1:] if is_known else tf.unstack(tf.shape(numbers)[1:])
+    return tf.reshape(tf.stack([low, high], axis=1), [-1, *row_shape])
 
 
 def _blocks(keys, count):
@@ -94,13 +97,13 @@ def fold_in(key: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Child keys of a key: `stateless_fold_in(key, number)` for each number.
 
     Args:
-        key: int64 tensor (2,).
-        numbers: int64 tensor (n,).
+        key: int64 tensor (2,), or (n, 2): one for each number.
+        numbers: int64 tensor (n,), or a scalar: the same for each key.
 
     Returns:
         int64 tensor (n, 2).
     """
-    low, high = tf.unstack(_blocks(key[:, None], 1)[:2, 0, 0])
+    low, high = tf.unstack(_blocks(tf.transpose(tf.reshape(key, [-1, 2])), 1)[:2, :, 0])
     # Only the first half of a child depends on the key, and the second one is the number.
     first = low | tf.bitwise.left_shift(high, np.int64(32))
-    return tf.stack([first + tf.zeros_like(numbers), numbers], axis=1)
+    return tf.stack([first + tf.zeros_like(numbers), numbers + tf.zeros_like(first)], axis=1)

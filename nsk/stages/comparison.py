@@ -43,11 +43,13 @@ def compare(
 
     Returns:
         The stage; its counts are `pool_comparison.compare`'s. None with `--unknown_classes=off`, if
-        the teacher's predictions of dev are unknown, those of an external teacher, or if a finished
-        run without it is read.
+        the teacher's predictions of dev are unknown, those of an external teacher, or without
+        noise beside those of unlabelled images with noise, or if a finished run without it is read.
     """
     section = runner.config.selection.at(generation)
     if section.unknown_classes == "off" or scores.counts["temperature"] is None:
+        return None
+    if runner.config.scoring.label_with_noise:
         return None
     class_names = images.counts["class_names"]
     name = f"gen{generation}/comparison"

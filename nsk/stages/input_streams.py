@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from nsk.config.noise import NoiseConfig
 from nsk.data import perturb, pipeline, records
 from nsk.data.augment import ImageNoise
 from nsk.data.image_operations import RandAugmentOptions
@@ -167,8 +168,17 @@ def _separate_weights(*streams):
 
 def make_perturbation(settings: Hyperparameters) -> Callable:
     """Function of (images, targets, key, batch_size): all noise on images, see `perturb`."""
-    noise_config = settings.noise
-    image_noise = ImageNoise(
+    return functools.partial(
+        perturb.perturb,
+        image_size=settings.image_size,
+        image_noise=make_image_noise(settings.noise),
+        resize_mode=settings.resize_mode,
+    )
+
+
+def make_image_noise(noise_config: NoiseConfig) -> ImageNoise:
+    """The `ImageNoise` of a section with the values of one generation and a resolved `flip`."""
+    return ImageNoise(
         min_crop_area=noise_config.min_crop_area,
         crop_padding=noise_config.crop_padding,
         crop_mode=noise_config.crop_mode,
@@ -186,12 +196,6 @@ def make_perturbation(settings: Hyperparameters) -> Callable:
         cutout_side=noise_config.cutout_side,
         mixup_alpha=noise_config.mixup_alpha,
         cutmix_alpha=noise_config.cutmix_alpha,
-    )
-    return functools.partial(
-        perturb.perturb,
-        image_size=settings.image_size,
-        image_noise=image_noise,
-        resize_mode=settings.resize_mode,
     )
 
 

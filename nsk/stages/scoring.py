@@ -1,4 +1,4 @@
-"""Scoring: a teacher labels the unlabelled images, clean and without noise."""
+"""Scoring: a teacher labels the unlabelled images, usually clean and without noise."""
 
 import dataclasses
 import functools
@@ -34,6 +34,7 @@ from nsk.progress import Progress
 from nsk.pseudo import calibration
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.stages import external_scores
+from nsk.stages.label_noise import student_noise
 from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
 from nsk.store.files import write_once
 from nsk.store.folders import Build, StageFolder
@@ -112,12 +113,20 @@ def _score(runner, generation, teacher, images):
     unlabeled, dev = (shard_set(images, split) for split in ("unlabeled", "dev"))
     top_k = config.scoring.num_stored_classes(images.counts["num_classes"])
     source = config.scoring.first_scores if generation == 1 else "teacher"
-    settings = used_values([config.scoring.with_values(top_k=top_k, first_scores=source)])
+    has_noise = config.scoring.label_with_noise and source == "teacher"
+    section = config.scoring.with_values(
+        top_k=top_k, first_scores=source, label_with_noise=has_noise
+    )
+    settings = used_values([section])
     subset = None
     if config.scoring.unlabeled_fraction < 1:
         subset = ImageSubset(config.scoring.unlabeled_fraction, config.split_seed)
         settings["unlabeled_seed"] = subset.seed
     command, load_predict = config.command, make_load_predict(runner, teacher)
+    load_noisy_predict = None
+    if has_noise:
+        settings["noise"], options = student_noise(runner, generation, teacher, images, name)
+        load_noisy_predict = functools.partial(load_predict, **options)
     if source == "records":
 
         def build_from_records(folder):
@@ -133,8 +142,9 @@ def _score(runner, generation, teacher, images):
 
     def build(folder, worker=command.shard_index, num_workers=command.num_shard_workers):
         options = ScoringOptions(top_k, name, worker, num_workers, subset)
+        engine = runner.make_engine(folder)
         return score_shards(
-            unlabeled, dev, load_predict, folder, options, runner.make_engine(folder)
+            unlabeled, dev, load_predict, folder, options, engine, load_noisy_predict
         )
 
     build_all, join = share_build(runner, build)
@@ -200,6 +210,7 @@ def score_shards(
     folder: Path,
     options: ScoringOptions = ScoringOptions(),
     engine: Engine = LOCAL,
+    load_noisy_predict: Callable[[], PredictShards] | None = None,
 ) -> dict[str, int | float] | None:
     """Writes a score file for each shard of unlabelled images, row for row, and one for dev.
 
@@ -218,6 +229,8 @@ def score_shards(
         folder: where `unlabeled/NUMBER.parquet`, named as the shards, and `dev.parquet` go.
         options: see `ScoringOptions`.
         engine: where the shards are scored; see `nsk.pseudo.engine`.
+        load_noisy_predict: the same of predictions with noise, for the unlabelled images, whose
+            features are then not compared; None: they are predicted without noise.
 
     Returns:
         dict of `scored`, the number of images, and `temperature`, fitted on dev; None if shards of
@@ -229,9 +242,12 @@ def score_shards(
     paths = score_paths(unlabeled, folder)
     shards = range(options.worker, len(paths), options.num_workers)
     missing = [shard for shard in shards if not paths[shard].exists()]
-    if engine is LOCAL:  # The model is already loaded in this process.
+    if load_noisy_predict:
+        load_predict = load_noisy_predict
+    elif engine is LOCAL:  # The model is already loaded in this process.
         load_predict = lambda: predict  # noqa: E731
-    scorer = _ShardScorer(load_predict, unlabeled, folder, options, temperature)
+    has_distances = load_noisy_predict is None
+    scorer = _ShardScorer(load_predict, unlabeled, folder, options, temperature, has_distances)
     engine.run(missing, scorer.load)
     if not all(path.exists() for path in paths):
         return None
@@ -290,6 +306,7 @@ class _ShardScorer:
     Attributes:
         load_predict, unlabeled, folder, options: as for `score_shards`.
         temperature: of the calibrated confidences.
+        has_distances: whether the features are compared with those of dev, if they are known.
     """
 
     load_predict: Callable[[], PredictShards]
@@ -297,10 +314,11 @@ class _ShardScorer:
     folder: Path
     options: ScoringOptions
     temperature: float
+    has_distances: bool
 
     def load(self):
         """Loads the model and returns a function that scores a list of shards."""
-        references = _read_references(self.folder)
+        references = _read_references(self.folder) if self.has_distances else None
         return functools.partial(self._score, self.load_predict(), references)
 
     def _score(self, predict, references, shards):

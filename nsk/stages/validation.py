@@ -1,5 +1,6 @@
 """Validates all generations of a chain before the first one is trained for hours."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from nsk.stages.hyperparameters import (
     Hyperparameters,
     finetuning_hyperparameters,
     training_hyperparameters,
+    training_image_size,
 )
 from nsk.stages.runner import StageRunner
 from nsk.stages.training import build_network, training_cost
@@ -55,6 +57,9 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
         check_divisible(strategy, settings.train.accumulation_steps, **sizes)
         _check_budget(generation, settings)
         _check_noise(settings)
+        if generation and config.scoring.label_with_noise:  # The teacher sees it, too.
+            size = training_image_size(config, generation - 1, counts)
+            _check_noise(dataclasses.replace(settings, image_size=size))
         network = (settings.architecture, settings.image_size, *settings.model.values().items())
         if network not in built:
             num_classes = counts["num_classes"]

@@ -192,6 +192,7 @@ CONDITIONS = {
     "significant_bits": lambda v: v["significant_bits"] > 0,
     "keep_remaining": lambda v: v["keep_remaining"],  # So false is in no fingerprint.
     "unlabeled_fraction": lambda v: v["unlabeled_fraction"] < 1,  # So 1 is in no fingerprint.
+    "label_with_noise": lambda v: v["label_with_noise"],
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,
@@ -434,6 +435,7 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
     # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
     # class weights, significant bits and remaining images depend on themselves alone.
     themselves = {"class_weights", "significant_bits", "keep_remaining"}
+    themselves |= {"unlabeled_fraction", "label_with_noise"}
     assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", *themselves}
 
 

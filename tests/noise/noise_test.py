@@ -144,3 +144,30 @@ def test_noise_of_a_step_is_that_of_native_operations_with_and_without_xla(compi
                 native_key = noise.named(noise.fold_in(KEY, step), name)
                 whole = noise.uniform(native_key, [13, 7] if name == "dropout" else [13])
                 np.testing.assert_array_equal(received, tf.gather(whole, positions))
+
+
+def test_examples_with_keys_of_their_own_draw_what_each_key_draws():
+    numbers = np.array([5, -3, 2**62, 0], np.int64)
+    keys = noise.example_keys(KEY, tf.constant(numbers))
+    single = [noise.fold_in(KEY, number) for number in numbers]
+    np.testing.assert_array_equal(keys, single)
+    named = [noise.named(key, "crop") for key in single]
+    np.testing.assert_array_equal(noise.named(keys, "crop"), named)
+    received = noise.for_examples(noise.uniform, noise.named(keys, "crop"), 4, [2, 3])
+    np.testing.assert_array_equal(received, [noise.uniform(key, [2, 3]) for key in named])
+    bounded = noise.uniform(keys, [4, 5], minval=-2.0, maxval=3.0)
+    np.testing.assert_allclose(bounded, [noise.uniform(key, [5], -2.0, 3.0) for key in single])
+    with noise.scope(keys):
+        received = noise.example_uniform("layer", 4, [3])
+        np.testing.assert_array_equal(
+            received, [noise.uniform(noise.named(key, "layer"), [3]) for key in single]
+        )
+        assert noise.example_uniform("layer", 4).shape == (4,)
+
+
+def test_integers_of_examples_are_uniform_and_in_range():
+    keys = noise.example_keys(KEY, tf.range(4000, dtype=tf.int64))
+    draws = noise.integers(keys, [4000, 4], 16).numpy()
+    assert draws.shape == (4000, 4) and draws.dtype == np.int32
+    counts = np.bincount(draws.ravel(), minlength=16)
+    assert counts.shape == (16,) and np.all(np.abs(counts - 1000) < 150)

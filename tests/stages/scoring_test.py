@@ -18,7 +18,7 @@ from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.evaluation.predictor import Predictions
 from nsk.pseudo.calibration import calibrated_confidences
-from nsk.stages import ingestion, pseudo_shards, scoring, selection, training
+from nsk.stages import comparison, ingestion, pseudo_shards, scoring, selection, training
 from nsk.stages.runner import MODEL_FILE, shard_set
 from nsk.stages.scoring import (
     DEV_FILE,
@@ -389,3 +389,23 @@ def test_a_fraction_of_the_unlabelled_images_is_used_by_a_student(tmp_path, make
     runner = make_runner(tmp_path, unlabeled_fraction=1e-9)
     with pytest.raises(UserError, match=r"--unlabeled_fraction=1e-09 of .* is none of them: raise"):
         scoring.score(runner, 1, teacher.model, images)
+
+
+def test_labels_with_the_noise_of_the_student(tmp_path, make_runner):
+    """Dev stays clean, so its scores and the temperature do; the noise is in the fingerprint."""
+    rates = {"dropout_rate": ["0", "0.5"], "crop_padding": ["0", "2"]}
+    runner = make_runner(tmp_path, **rates)
+    images, (teacher,) = self_training.start_chain(runner)
+    clean = scoring.score(runner, 1, teacher.model, images)
+    runner = make_runner(tmp_path, label_with_noise=True, **rates)
+    noisy = scoring.score(runner, 1, teacher.model, images)
+    assert comparison.compare(runner, 1, noisy, images) is None
+    assert noisy.counts == clean.counts
+    assert read_table(noisy.path / DEV_FILE).equals(read_table(clean.path / DEV_FILE))
+    unlabeled = shard_set(images, "unlabeled")
+    first, second = (read_table(score_paths(unlabeled, stage.path)[0]) for stage in (clean, noisy))
+    assert first["id"].equals(second["id"]) and "feature_distance" not in second.column_names
+    assert not first["confidence"].equals(second["confidence"])
+    assert "label_with_noise" not in read_manifest(clean.path)["settings"]
+    noise_settings = read_manifest(noisy.path)["settings"]["noise"]
+    assert (noise_settings["dropout_rate"], noise_settings["crop_padding"]) == (0.5, 2)
