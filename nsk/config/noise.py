@@ -64,8 +64,10 @@ class NoiseConfig(Section):
     magnitude_mode: str = setting(
         "constant",
         "constant: every operation uses the magnitude | uniform: each image draws a magnitude "
-        "below it.",
-        choices=("constant", "uniform"),
+        "below it | growing: the magnitude grows linearly over the training, from 0 in the first "
+        "step to --randaugment_magnitude in the last | growing_uniform: each image draws a "
+        "magnitude below one that grows so.",
+        choices=("constant", "uniform", "growing", "growing_uniform"),
         used_if=WITH_RANDAUGMENT,
     )
     fill: int = setting(

@@ -46,13 +46,19 @@ class ImageNoise:
     cutmix_alpha: float = 0.0
 
 
-def augment(images: tf.Tensor, key: tf.Tensor, image_noise: ImageNoise) -> tf.Tensor:
+def augment(
+    images: tf.Tensor,
+    key: tf.Tensor,
+    image_noise: ImageNoise,
+    magnitude_shares: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Crops, flips, applies RandAugment and cuts out, in this order; disabled ones cost nothing.
 
     Args:
         images: uint8 (batch, height, width, 3).
         key: int64 (2,), a key of `nsk.noise`.
         image_noise: all fields but `min_crop_area` and the alphas are used.
+        magnitude_shares: float64 (batch,) or None, see `rand_augment`.
 
     Returns:
         uint8 tensor of the same shape.
@@ -62,7 +68,7 @@ def augment(images: tf.Tensor, key: tf.Tensor, image_noise: ImageNoise) -> tf.Te
         images = random_crop(images, key, image_noise.crop_padding, image_noise.crop_mode)
     if image_noise.flip:
         images = random_flip(images, key)
-    images = rand_augment(images, key, options)
+    images = rand_augment(images, key, options, magnitude_shares)
     if image_noise.cutout_side:
         images = random_cutout(images, key, image_noise.cutout_side, options.fill)
     return images

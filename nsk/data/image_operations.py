@@ -19,7 +19,8 @@ from nsk.data.randaugment_table import (
     all_operations,
 )
 
-MAGNITUDE_MODES = ("constant", "uniform")
+GROWING_MODES = ("growing", "growing_uniform")
+MAGNITUDE_MODES = ("constant", "uniform", *GROWING_MODES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,9 @@ class RandAugmentOptions:
             PyTorch implementations (made for max_level=30).
         operations: names of the operations to draw from; None becomes `all` of the profile.
         magnitude_mode: "constant", or "uniform": each operation of each image draws its level
-            uniformly in [0, magnitude / max_level).
+            uniformly in [0, magnitude / max_level). In "growing" and "growing_uniform" it is the
+            same with a share of the magnitude that each image is given.
+        growth_steps: training steps over which the magnitude grows in these modes.
         translate_share: translation at full strength under "increasing", as a share of the side.
         fill: gray level in 0..255 of what geometric operations and cutout leave empty; "linear"
             prescribes its own.
@@ -50,8 +53,14 @@ class RandAugmentOptions:
     profile: str = "increasing"
     operations: tuple[str, ...] | None = None
     magnitude_mode: str = "constant"
+    growth_steps: int = 1
     translate_share: float = 0.45
     fill: int = 128
+
+    @property
+    def grows(self) -> bool:
+        """Whether the magnitude grows over the training."""
+        return self.num_ops > 0 and self.magnitude_mode in GROWING_MODES
 
     def __post_init__(self):
         if (

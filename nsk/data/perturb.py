@@ -15,6 +15,7 @@ def perturb(
     targets: tf.Tensor,
     key: tf.Tensor,
     batch_size: int | None = None,
+    first_step: int | tf.Tensor | None = None,
     *,
     image_size: int,
     image_noise: ImageNoise,
@@ -28,6 +29,8 @@ def perturb(
         key: int64 (2,), a key of `nsk.noise`.
         batch_size: int, if the images are several batches of this size, one after the other: pairs
             are mixed within each; None: one batch.
+        first_step: number of the training step of the first batch, an int or int64 scalar tensor;
+            None: noise that grows has its full strength.
         image_size: side of the images, pixels.
         image_noise: `ImageNoise`.
         resize_mode: how encoded images become squares, see `decoding.decode_image`.
@@ -42,7 +45,11 @@ def perturb(
             )
         else:
             images = decode_images(images, image_size, resize_mode=resize_mode)
-    images = augment(images, key, image_noise)
+    shares, options = None, image_noise.rand_augment
+    if first_step is not None and options.grows:
+        count = tf.shape(targets)[0]
+        shares = _shares_of_training(first_step, options.growth_steps, count, batch_size)
+    images = augment(images, key, image_noise, shares)
     mixed = []
     if image_noise.mixup_alpha:
         mixed.append(mixup(images, targets, key, image_noise.mixup_alpha, batch_size))
@@ -59,3 +66,12 @@ def perturb(
         )
         for by_mixup, by_cutmix in zip(*mixed, strict=True)
     )
+
+
+def _shares_of_training(first_step, num_steps, count, batch_size):
+    """From 0 for images of the first step to 1 for those of the last: float64 (count,)."""
+    batches = tf.range(count) // (count if batch_size is None else batch_size)
+    steps = tf.cast(first_step, tf.float64) + tf.cast(batches, tf.float64)
+    # The noise of a single step has its full strength. A block may end after the last step.
+    shares = steps / (num_steps - 1) if num_steps > 1 else tf.ones_like(steps)
+    return tf.minimum(shares, 1.0)

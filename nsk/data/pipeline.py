@@ -24,7 +24,9 @@ from nsk.distributed.batch_share import WHOLE, Share
 
 MEBIBYTE = 2**20
 
-Perturbation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tuple[tf.Tensor, tf.Tensor]]
+Perturbation = Callable[
+    [tf.Tensor, tf.Tensor, tf.Tensor, int, tf.Tensor], tuple[tf.Tensor, tf.Tensor]
+]
 
 
 def clean_batches(
@@ -122,10 +124,11 @@ def training_batches(
     Args:
         streams: tuple of streams.
         stage_key: int64 array (2,), the stage's key.
-        perturb: function of (images, targets, key, batch_size): noise on the images of several
-            batches. Images are uint8 (n, height, width, 3), or encoded, string (n,), as the streams
-            hold them; targets are float32 (n, ...). It returns both, the images as uint8. It
-            draws the noise of images with `noise.for_examples`.
+        perturb: function of (images, targets, key, batch_size, first_step): noise on the images of
+            several batches, the first of them of step `first_step`. Images are uint8 (n, height,
+            width, 3), or encoded, string (n,), as the streams hold them; targets are float32 (n,
+            ...). It returns both, the images as uint8. It draws the noise of images with
+            `noise.for_examples`.
         image_size: side of the images that `perturb` returns, pixels.
         first_step: number of the first step, from 0.
         num_steps: number of the step after the last.
@@ -231,7 +234,9 @@ def _make_block(
 
     key = noise.fold_in(noise.named(tf.constant(stage_key), "augment"), block)
     with _noise_scope(key, sizes, steps, share_to_perturb):
-        images, targets = perturb(join("image"), join("target"), key, sum(sizes_to_perturb))
+        images, targets = perturb(
+            join("image"), join("target"), key, sum(sizes_to_perturb), block * steps
+        )
     return tuple(
         {"image": image, "target": target, "weight": tf.ones(target.shape[:2])}
         for image, target in zip(divide(images), divide(targets), strict=True)

@@ -21,18 +21,25 @@ class Draws(NamedTuple):
 
     operations: tf.Tensor  # int32 (batch, num_ops): indices into the options' operations.
     signs: tf.Tensor  # float64 (batch, num_ops): -1 or 1.
-    level_scales: tf.Tensor  # float64 (batch, num_ops) in [0, 1): for magnitude_mode="uniform".
+    level_scales: tf.Tensor  # float64 (batch, num_ops) in [0, 1): for "uniform" modes.
     centers: tf.Tensor  # float32 (batch, num_ops, 2) in [0, 1): cutout's row and column.
 
 
 @tf.autograph.experimental.do_not_convert
-def rand_augment(images: tf.Tensor, key: tf.Tensor, options: RandAugmentOptions) -> tf.Tensor:
+def rand_augment(
+    images: tf.Tensor,
+    key: tf.Tensor,
+    options: RandAugmentOptions,
+    magnitude_shares: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Applies `options.num_ops` operations, drawn uniformly with replacement, to every image.
 
     Args:
         images: uint8 (batch, height, width, 3).
         key: int64 (2,), a key of `nsk.noise`.
         options: `RandAugmentOptions`.
+        magnitude_shares: float64 (batch,) in [0, 1], by which the magnitude of each image is
+            multiplied in the growing modes; None: 1.
 
     Returns:
         uint8 tensor of the same shape.
@@ -43,9 +50,11 @@ def rand_augment(images: tf.Tensor, key: tf.Tensor, options: RandAugmentOptions)
     batch, _, _ = sizes(images)
     operations = options.operations
     draws = draw_operations(key, batch, options.num_ops, len(operations))
-    level = tf.constant(options.magnitude / options.max_level, tf.float64)
-    levels = tf.fill([batch, options.num_ops], level)
-    if options.magnitude_mode == "uniform":
+    magnitudes = tf.fill([batch, options.num_ops], tf.constant(options.magnitude, tf.float64))
+    if options.grows and magnitude_shares is not None:
+        magnitudes *= magnitude_shares[:, None]
+    levels = magnitudes / options.max_level
+    if options.magnitude_mode in ("uniform", "growing_uniform"):
         levels *= draws.level_scales
 
     augmented = images

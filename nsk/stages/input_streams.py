@@ -167,17 +167,22 @@ def _separate_weights(*streams):
 
 
 def make_perturbation(settings: Hyperparameters) -> Callable:
-    """Function of (images, targets, key, batch_size): all noise on images, see `perturb`."""
+    """Function of (images, targets, key, batch_size, first_step): all noise, see `perturb`."""
     return functools.partial(
         perturb.perturb,
         image_size=settings.image_size,
-        image_noise=make_image_noise(settings.noise),
+        image_noise=make_image_noise(settings.noise, settings.num_steps),
         resize_mode=settings.resize_mode,
     )
 
 
-def make_image_noise(noise_config: NoiseConfig) -> ImageNoise:
-    """The `ImageNoise` of a section with the values of one generation and a resolved `flip`."""
+def make_image_noise(noise_config: NoiseConfig, num_steps: int = 1) -> ImageNoise:
+    """The `ImageNoise` of a section with the values of one generation and a resolved `flip`.
+
+    Args:
+        noise_config: the section.
+        num_steps: of the training over which a magnitude may grow.
+    """
     return ImageNoise(
         min_crop_area=noise_config.min_crop_area,
         crop_padding=noise_config.crop_padding,
@@ -190,6 +195,7 @@ def make_image_noise(noise_config: NoiseConfig) -> ImageNoise:
             profile=noise_config.randaugment_profile,
             operations=noise_config.operations,
             magnitude_mode=noise_config.magnitude_mode,
+            growth_steps=num_steps,
             translate_share=noise_config.translate_share,
             fill=noise_config.fill,
         ),

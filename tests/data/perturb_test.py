@@ -133,3 +133,27 @@ def test_a_pure_function_of_its_arguments_in_map_as_in_eager_mode():
     for first, again, other in zip(eager, next(iter(mapped)), different, strict=True):
         np.testing.assert_array_equal(first, again)
         assert np.any(first != other)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "first_step", "magnitudes"),
+    [(11, 3, [9.0, 12.0]), (5, 3, [22.5, 30.0]), (5, 4, [30.0, 30.0]), (1, 0, [30.0, 30.0])],
+)
+def test_a_growing_magnitude_is_that_of_the_step_of_each_batch(num_steps, first_step, magnitudes):
+    """Of two batches in a call, the second may be after the last step, and is not used then."""
+    images = np.full([6, SIDE, SIDE, 3], 10, np.uint8)
+    options = RandAugmentOptions(
+        num_ops=1,
+        magnitude=30.0,
+        operations=("solarize_add",),
+        magnitude_mode="growing",
+        growth_steps=num_steps,
+    )
+    image_noise = ImageNoise(rand_augment=options)
+    arguments = {"image_size": SIDE, "image_noise": image_noise}
+    targets = np.ones([6, 2], np.float32)
+    received, _ = perturb(images, targets, KEY, 3, first_step, **arguments)
+    expected = 10 + np.floor(110 * np.repeat(magnitudes, 3) / 30)
+    np.testing.assert_array_equal(received[:, 0, 0, 0], expected)
+    whole, _ = perturb(images, targets, KEY, 3, **arguments)  # Without a step: full strength.
+    np.testing.assert_array_equal(whole[:, 0, 0, 0], 120)

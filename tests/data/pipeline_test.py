@@ -18,7 +18,7 @@ from nsk.distributed.batch_share import WHOLE, Share
 KEY = noise.key(0, "pipeline test")
 
 
-def unchanged(images, targets, key, batch_size):
+def unchanged(images, targets, key, batch_size, first_step):
     return images, targets
 
 
@@ -129,7 +129,7 @@ def test_noise_depends_on_the_step_and_not_on_the_first_one(monkeypatch, at_once
     """One step, three steps or all of them in a block: every image draws new noise."""
     monkeypatch.setattr(batch_blocks, "BLOCK_IMAGES", at_once)
 
-    def mark(images, targets, key, batch_size):
+    def mark(images, targets, key, batch_size, first_step):
         marks = noise.for_examples(
             lambda *args: noise.integers(*args, 256), key, tf.shape(images)[0], [1, 1, 1]
         )
@@ -163,7 +163,7 @@ def test_blocks_of_steps_do_not_change_the_order(monkeypatch, at_once):
 def test_parallelism_changes_nothing(monkeypatch):
     """Slow first steps are still yielded first."""
 
-    def slow_at_first(images, targets, key, batch_size):
+    def slow_at_first(images, targets, key, batch_size, first_step):
         work = tf.linalg.matmul(tf.ones([600, 600]), tf.ones([600, 600]))
         again = tf.cond(images[0, 0, 0, 0] % 2 == 0, lambda: work @ work @ work, lambda: work)
         return images + tf.cast(0.0 * again[0, 0], tf.uint8), targets
@@ -257,6 +257,43 @@ def test_shares_together_are_the_global_batches(monkeypatch, settings, workers, 
     tf.nest.map_structure(np.testing.assert_array_equal, together, whole)
     later = make(Share(workers - 1, workers, replicas), first_step=8)
     tf.nest.map_structure(np.testing.assert_array_equal, later, parts[-1][8:])
+
+
+@pytest.mark.parametrize("kind", ["", "uniform"])
+@pytest.mark.parametrize("at_once", [16, 1000])
+def test_growing_noise_is_that_of_the_magnitude_of_each_step(monkeypatch, kind, at_once):
+    """Equal to constant magnitudes; in blocks of two or all steps, resumed, and for two workers."""
+    monkeypatch.setattr(batch_blocks, "BLOCK_IMAGES", at_once)
+    random, num_steps = np.random.default_rng(0), 5
+    resident = dataclasses.replace(
+        stream([1] * 8, 8), images=tf.constant(random.integers(0, 256, (8, 4, 4, 3), np.uint8))
+    )
+
+    def make(mode, magnitude, first_step=0, share=WHOLE):
+        options = RandAugmentOptions(
+            num_ops=1,
+            magnitude=magnitude,
+            operations=("solarize_add",),
+            magnitude_mode=mode,
+            growth_steps=num_steps,
+        )
+        image_noise = ImageNoise(rand_augment=options)
+        noisy = functools.partial(perturb.perturb, image_size=4, image_noise=image_noise)
+        dataset = pipeline.training_batches(
+            (resident,), KEY, noisy, 4, first_step, num_steps, share
+        )
+        return np.stack([batch[0]["image"] for batch in dataset.as_numpy_iterator()])
+
+    mode = f"growing_{kind}".rstrip("_")
+    received = make(mode, 20.0)
+    for step in range(num_steps):
+        expected = make(kind or "constant", 20.0 * step / (num_steps - 1))[step]
+        np.testing.assert_array_equal(received[step], expected)
+    assert len({rows.tobytes() for rows in received}) == num_steps
+    resumed = make(mode, 20.0, first_step=3)
+    np.testing.assert_array_equal(resumed, received[3:])
+    shares = [make(mode, 20.0, share=Share(worker, 2)) for worker in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), received)
 
 
 # Scoring.

@@ -64,7 +64,7 @@ def test_every_member_of_an_ensemble_has_noise_of_its_own():
     network = {"name": "resnet8", **SHAPE, "dropout_rate": 0.5, "survival_probability": 0.5}
     prepare_for_noise(model, network)
     before = model.get_weights()
-    logits = keras.Model(model.inputs, model.get_layer("log_mean_probability").input)
+    logits = keras.Model(model.inputs[0], model.get_layer("log_mean_probability").input)
     with noise.scope(noise.example_keys(noise.key(0), np.arange(6))):
         first, second = logits(images(6), training=True)
     assert np.abs(first - second).max() > 1e-3 and np.abs(first - single).max() > 1e-3

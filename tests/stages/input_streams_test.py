@@ -324,3 +324,11 @@ def test_mixup_mixes_weighted_losses(make_streams, make_settings, expected_weigh
     received = weighted["weight"].numpy()[:, None] * weighted["target"].numpy()
     np.testing.assert_allclose(received, mixed * expected_weights, rtol=1e-5)
     np.testing.assert_allclose(weighted["target"].numpy().sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_growing_magnitude_grows_over_the_whole_budget(make_settings):
+    settings = make_settings(
+        magnitude_mode="growing", randaugment_num_ops=[1], train_images=[32 * 7], ratio=[3]
+    )
+    options = input_streams.make_perturbation(settings).keywords["image_noise"].rand_augment
+    assert options.grows and options.growth_steps == 7
