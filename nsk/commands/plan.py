@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # Imported in functions, since it imports TensorFlow.
 FLOAT_BYTES = 4
 # Of a score's id, key, label and confidence, about; log-probabilities are added to it.
 SCORE_BYTES = 64
+# Policies whose number of images is that of --images_per_class x classes.
+WITH_IMAGES_PER_CLASS = ("paper", "labeled_shares")
 
 WORK_HEADER = ("gen", "role", "model", "parameters", "steps", "batch", "images seen", "epochs")
 COST_HEADER = (
@@ -238,7 +240,7 @@ def _epochs(config, counts, settings):
     """
     selection, num_labeled = config.selection, counts["images"]["labeled"]
     num_pseudo = max(1, _num_used(config, counts))
-    if selection.policy == "paper" and selection.images_per_class:
+    if selection.policy in WITH_IMAGES_PER_CLASS and selection.images_per_class:
         num_pseudo = selection.images_per_class * counts["num_classes"]
     sizes = settings.batch_sizes
     if not settings.learns_pseudo_labels:
@@ -255,7 +257,7 @@ def _epochs(config, counts, settings):
 
 def _images_per_class(selection):
     """Images per class, or their minimum, after a selection; None: any number."""
-    if selection.policy == "paper":
+    if selection.policy in WITH_IMAGES_PER_CLASS:
         return selection.images_per_class or "mean"
     return selection.gap_floor if selection.policy == "gap" else None
 
@@ -326,8 +328,10 @@ def _disk_bytes(config, counts, folder, rows):
     if folder is None:
         return disk
     # An image with several copies is stored in as many shards, once in each.
-    per_class = {"paper": selection.images_per_class, "gap": selection.gap_floor, "none": 0}
-    repeated = per_class[selection.policy] * counts["num_classes"] / max(1, unlabeled)
+    per_class = selection.gap_floor if selection.policy == "gap" else 0
+    if selection.policy in WITH_IMAGES_PER_CLASS:
+        per_class = selection.images_per_class
+    repeated = per_class * counts["num_classes"] / max(1, unlabeled)
     used = config.scoring.unlabeled_fraction * _bytes_below(folder / "unlabeled")
     shards = students * used * max(1, repeated)
     disk = {"images": _bytes_below(folder), "pseudo-label shards": shards, **disk}

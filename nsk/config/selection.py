@@ -23,9 +23,10 @@ class SelectionConfig(Section):
     policy: str = setting(
         "paper",
         "paper: the most confident --images_per_class of each class, repeated up to this number | "
+        "labeled_shares: the same, with the classes in the proportions of the labelled images | "
         "gap: a minimum per class and a largest gap between classes, labelled images included | "
         "none: the confidence filter alone.",
-        choices=("paper", "gap", "none"),
+        choices=("paper", "labeled_shares", "gap", "none"),
     )
     min_confidence: float = per_generation(
         0.3,
@@ -36,10 +37,10 @@ class SelectionConfig(Section):
     )
     images_per_class: int = setting(
         0,
-        "Images per class under the paper policy; 0: the mean number above the threshold, over the "
-        "classes that have any.",
+        "Images per class under the paper policy, their mean number under labeled_shares; 0: the "
+        "mean number above the threshold, over the classes that have any.",
         minimum=0,
-        used_if=equals("policy", "paper"),
+        used_if=equals("policy", "paper", "labeled_shares"),
     )
     gap_floor: int = setting(
         4000,

@@ -18,7 +18,7 @@ from nsk.hashing import hash_keys
 from nsk.pseudo.radix_selection import Cuts, Scan, count_candidates, radix_select
 from nsk.pseudo.ranking import Ranking, ScoredImages
 
-POLICIES = ("paper", "gap", "none")
+POLICIES = ("paper", "labeled_shares", "gap", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +103,14 @@ def apply_policy(
 
     Args:
         scan: see `radix_selection.Scan`.
-        policy: "paper", "gap" or "none": a class has `paper_rows`, `gap_rows` or one row for each
-            candidate in an epoch.
+        policy: "paper", "labeled_shares", "gap" or "none": a class has `paper_rows`,
+            `labeled_shares_rows`, `gap_rows` or one row for each candidate in an epoch.
         thresholds: float32 array of shape (num_classes,), the minimum confidence of a candidate, in
             [0, 1]; above 1: the class has no candidates.
         seed: int, of the order among equal confidences.
         labeled_counts: int array of shape (num_classes,), labelled images of each class; needed by
-            "gap".
-        **settings: keyword arguments of `paper_rows` or `gap_rows`.
+            "labeled_shares" and "gap".
+        **settings: keyword arguments of `paper_rows`, `labeled_shares_rows` or `gap_rows`.
 
     Raises:
         ValueError: the policy is unknown, or images or settings are out of range.
@@ -122,6 +122,10 @@ def apply_policy(
     candidates = histogram.num_candidates
     if policy == "paper":
         base_copies, ranks = _assign_round_robin(paper_rows(candidates, **settings), candidates)
+        labeled_rows = None
+    elif policy == "labeled_shares":
+        rows = labeled_shares_rows(candidates, labeled_counts, **settings)
+        base_copies, ranks = _assign_round_robin(rows, candidates)
         labeled_rows = None
     elif policy == "gap":
         # Labelled images come before the candidates, and share the rows with them.
@@ -168,10 +172,41 @@ def paper_rows(candidates: np.ndarray, *, images_per_class: int) -> np.ndarray:
         [Xie et al., 2020](https://arxiv.org/abs/1911.04252), section 3.1, with K = 130,000. The
         official code thins large classes at random and rounds fractional copies at random.
     """
-    _check_not_negative(images_per_class=images_per_class)
     has_candidates = candidates > 0
-    rows = images_per_class or -(-int(candidates.sum()) // max(1, np.count_nonzero(has_candidates)))
-    return np.where(has_candidates, rows, 0)
+    return np.where(has_candidates, _mean_rows(candidates, images_per_class), 0)
+
+
+def labeled_shares_rows(
+    candidates: np.ndarray, labeled_counts: np.ndarray, *, images_per_class: int
+) -> np.ndarray:
+    """Rows in the proportions of the labelled images, over the classes that have candidates.
+
+    Args:
+        candidates: int64 array of shape (num_classes,), candidates of each class.
+        labeled_counts: int64 array of shape (num_classes,), labelled images of each class.
+        images_per_class: int, K, the mean number of rows of the classes that have candidates and
+            labelled images; 0: the mean number of candidates, as for `paper_rows`.
+
+    Returns:
+        int64 array of shape (num_classes,), rows of each class in an epoch. Their sum is K x the
+        number of these classes; what rounding down leaves goes to the largest remainders, of equal
+        ones to the first classes.
+
+    Raises:
+        ValueError: K is negative.
+    """
+    weights = np.where(candidates > 0, labeled_counts, 0).astype(np.int64)
+    rows = _mean_rows(candidates, images_per_class) * np.count_nonzero(weights)
+    quotas, remainders = np.divmod(weights * rows, max(1, weights.sum()))
+    quotas[np.argsort(-remainders, kind="stable")[: rows - quotas.sum()]] += 1
+    return quotas
+
+
+def _mean_rows(candidates, images_per_class):
+    """K; by default the mean number of candidates over the classes with any, rounded up."""
+    _check_not_negative(images_per_class=images_per_class)
+    num_filled = max(1, np.count_nonzero(candidates))
+    return images_per_class or -(-int(candidates.sum()) // num_filled)
 
 
 def gap_rows(

@@ -128,10 +128,7 @@ def select_images(
     if not any(statistics.candidates):
         raise _no_candidates_error(statistics, paths, columns)
     if not any(statistics.kept):
-        raise GenerationFailedError(
-            f"The labelled images leave no room for any of {sum(statistics.candidates):,} "
-            f"pseudo-labels: raise --gap_margin={settings.gap_margin}."
-        )
+        raise _nothing_kept_error(settings, statistics)
     _write_classes(folder / CLASSES_FILE, labeled.class_names, labeled_counts, statistics)
     write_copies(engine, selection, paths, columns, folder)
     if selection.labeled_rows is not None:
@@ -158,9 +155,10 @@ def _dev_counts(dev, statistics, thresholds):
 
 
 def _policy_settings(settings):
-    """Keyword arguments of the policy, see `policies.paper_rows` and `policies.gap_rows`."""
+    """Keyword arguments of the policy, see `policies.apply_policy`."""
     return {
         "paper": {"images_per_class": settings.images_per_class},
+        "labeled_shares": {"images_per_class": settings.images_per_class},
         "gap": {"floor": settings.gap_floor, "margin": settings.gap_margin},
         "none": {},
     }[settings.policy]
@@ -253,6 +251,20 @@ def _no_candidates_error(statistics, paths, columns):
         f"{subject} reaches the minimum confidence of its class, at least "
         f"{min(statistics.thresholds):.6g}; the highest confidence is {highest:.6g}. Lower "
         "--min_confidence or --target_precision, or train a better teacher."
+    )
+
+
+def _nothing_kept_error(settings, statistics):
+    """Why a policy keeps none of the candidates."""
+    number = f"{sum(statistics.candidates):,}"
+    if settings.policy == "labeled_shares":
+        return GenerationFailedError(
+            f"--policy=labeled_shares: none of {number} pseudo-labels is of a class with labelled "
+            "images: give --policy=paper or a labelled image of every class."
+        )
+    return GenerationFailedError(
+        f"The labelled images leave no room for any of {number} pseudo-labels: raise "
+        f"--gap_margin={settings.gap_margin}."
     )
 
 

@@ -182,7 +182,7 @@ def _how_to_keep_more(figures):
         return f"lower {filters}, or train a better teacher"
     if settings.policy == "gap":
         return f"raise --gap_margin={settings.gap_margin}"
-    mean = "" if settings.images_per_class else f" (the mean: {figures.copies.max():,})"
+    mean = "" if settings.images_per_class else f" (the mean: {_mean_copies(figures):,})"
     return f"raise --images_per_class={settings.images_per_class}{mean}"
 
 
@@ -241,7 +241,12 @@ def _how_to_repeat_less(figures):
     """The setting of the policy that repeats the images of small classes."""
     if figures.settings.policy == "gap":
         return f"Lower --gap_floor={figures.settings.gap_floor}"
-    return f"Give an --images_per_class below {figures.copies.max():,}"
+    return f"Give an --images_per_class below {_mean_copies(figures):,}"
+
+
+def _mean_copies(figures):
+    """Copies of a class that has any, on average."""
+    return round(figures.copies.sum() / np.count_nonzero(figures.copies))
 
 
 def _describe_largest_class(figures):
@@ -255,7 +260,7 @@ def _describe_largest_class(figures):
     kept, of_labels = figures.kept[largest] / figures.num_kept, labeled / num_labeled
     how = (
         "raise --min_confidence or give --target_precision"
-        if figures.settings.policy == "paper"
+        if figures.settings.policy in ("paper", "labeled_shares")
         else "--policy=paper gives all classes the same number of images"
     )
     yield (

@@ -133,6 +133,7 @@ def test_fine_tuning_is_a_stage_of_its_own(tmp_path):
     [
         ({"policy": "paper", "images_per_class": 200}, 200),
         ({"policy": "paper"}, "mean"),
+        ({"policy": "labeled_shares", "images_per_class": 200}, 200),
         ({"policy": "gap", "gap_floor": 70}, 70),
         ({"policy": "none"}, None),
     ],

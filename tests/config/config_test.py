@@ -154,7 +154,8 @@ def test_select_once_uses_one_confidence_threshold():
     [
         (
             {"policy": "none", "images_per_class": 20},
-            "--images_per_class=20 has no effect: it needs --policy=paper.",
+            "--images_per_class=20 has no effect: it needs --policy=paper or "
+            "--policy=labeled_shares.",
         ),
         (
             {"finetune_epochs": ["5"]},
@@ -206,7 +207,7 @@ def test_a_value_without_effect_triggers_a_warning(values, line):
         ({"labeled_fraction": 1.5}, "--labeled_fraction=1.5 is too large"),
         ({"dev_fraction": 1.0}, "--dev_fraction=1.0 is too large"),
         ({"test_fraction": 1.0}, "--test_fraction=1.0 is too large"),
-        ({"policy": "best"}, "--policy='best' is not known: expected one of paper, gap, none"),
+        ({"policy": "best"}, "--policy='best' is not known: expected one of paper, labeled_shares"),
         ({"strategy": "two"}, "--strategy='two' is not known"),
         ({"num_labeled": 10, "labeled_fraction": 0.1}, "--num_labeled=10 and --labeled_fraction"),
         ({"num_dev": 10, "dev_fraction": 0.1}, "--num_dev=10 and --dev_fraction=0.1"),

@@ -44,7 +44,7 @@ def test_defaults_and_allowed_values_are_as_on_the_command_line():
     described = rows()
     assert described["survival_probability"][:2] == ["1,0.8", "number, 0.01 to 1; list"]
     assert described["ratio"][:2] == ["3", "number, at least 0; list, from the first student"]
-    assert described["policy"][:2] == ["paper", "paper, gap, none"]
+    assert described["policy"][:2] == ["paper", "paper, labeled_shares, gap, none"]
     assert described["calibrate"][:2] == ["false", "true, false"]
     assert described["teacher"][:2] == ["empty", "text"]
     assert described["fill"][:2] == ["128", "integer, 0 to 255"]

@@ -217,7 +217,7 @@ CONDITIONS = {
     "finetune_epochs": lambda v: v["finetune_resolution"] > 0,
     "finetune_learning_rate": lambda v: v["finetune_resolution"] > 0,
     "finetune_frozen_blocks": lambda v: v["finetune_resolution"] > 0,
-    "images_per_class": lambda v: v["policy"] == "paper",
+    "images_per_class": lambda v: v["policy"] in ("paper", "labeled_shares"),
     "gap_floor": lambda v: v["policy"] == "gap",
     "gap_margin": lambda v: v["policy"] == "gap",
     "pseudo_label": has_pseudo_targets,

@@ -1,5 +1,6 @@
 """Beam's workers write the same bytes as this process, on real images."""
 
+import dataclasses
 import functools
 import io
 import os
@@ -114,6 +115,40 @@ def test_beam_writes_the_same_bytes_as_this_process(inputs, expected, tmp_path, 
     make_pseudo_labels(inputs, tmp_path / "made", engine)
     assert contents(tmp_path / "made") == expected
     assert not list((tmp_path / "results").iterdir())
+
+
+def test_beam_selects_the_same_in_the_proportions_of_the_labelled_images(
+    inputs, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(radix_selection, "MAX_MEMBERS", 4)
+    settings = dataclasses.replace(SETTINGS, policy="labeled_shares", images_per_class=5)
+    for name, content in expected.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    sets = {split: ShardSet.load(inputs / split) for split in ("unlabeled", "labeled")}
+    counts = []
+    for name in ("local", "beam"):
+        (tmp_path / name).mkdir()
+        engine = LOCAL
+        if name == "beam":
+            engine = BeamEngine(f"{RUNNER} --direct_running_mode=in_memory", tmp_path / name, 3)
+        scores = tmp_path / "scores"
+        paths = score_paths(sets["unlabeled"], scores)
+        (tmp_path / name / "made").mkdir()
+        counts.append(
+            select_images(
+                settings,
+                0,
+                paths,
+                scores / DEV_FILE,
+                sets["labeled"],
+                tmp_path / name / "made",
+                engine,
+            )
+        )
+    assert counts[0] == counts[1] and counts[0]["copies"] % 5 == 0
+    assert contents(tmp_path / "beam/made") == contents(tmp_path / "local/made")
 
 
 def test_a_user_error_of_a_worker_is_raised_as_one_line(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from nsk.hashing import hash_keys, stable_key, stable_keys
 from nsk.pseudo import radix_selection, ranking
-from nsk.pseudo.policies import apply_policy, gap_rows, paper_rows
+from nsk.pseudo.policies import apply_policy, gap_rows, labeled_shares_rows, paper_rows
 from nsk.pseudo.ranking import ScoredImages
 
 TINY = np.float32(1e-45)  # The smallest number above 0.
@@ -289,6 +289,53 @@ def test_gap_policy_equals_the_oracle_on_random_cases(shrink):
     assert min(cut, repeated) > 200  # Both branches are covered.
 
 
+def largest_remainders(weights, total):
+    """Whole numbers in the proportions of the weights, by exact fractions."""
+    if not sum(weights):
+        return [0] * len(weights)
+    exact = [fractions.Fraction(int(weight) * total, int(sum(weights))) for weight in weights]
+    rows = [math.floor(number) for number in exact]
+    order = sorted(range(len(exact)), key=lambda c: (rows[c] - exact[c], c))
+    for c in order[: total - sum(rows)]:
+        rows[c] += 1
+    return rows
+
+
+def test_labeled_shares_policy_equals_the_oracle_on_random_cases(shrink):
+    rng = np.random.default_rng(8)
+    cut = repeated = rounded = 0
+    for seed in range(1000):
+        case = random_case(rng, seed)
+        shrink(rng)
+        labels = rng.integers(0, case.num_classes, int(rng.integers(0, 9)))
+        k = int(rng.choice([0, 1, 2, 5, 40]))
+        copies, selection = run(
+            case,
+            "labeled_shares",
+            seed=seed,
+            parts=split_rows(case, num_parts(rng), rng),
+            labeled_labels=labels,
+            images_per_class=k,
+        )
+        members = [ordered_members(case, c, seed) for c in range(case.num_classes)]
+        k = k or mean_of_filled([len(rows) for rows in members])
+        weights = [np.sum(labels == c) * bool(members[c]) for c in range(case.num_classes)]
+        rows = largest_remainders(weights, k * np.count_nonzero(weights))
+        expected = np.zeros(len(case.keys), int)
+        for c in range(case.num_classes):
+            for row, count in assign_round_robin(members[c], rows[c]).items():
+                expected[row] = count
+        np.testing.assert_array_equal(copies, expected)
+        statistics = selection.statistics
+        assert list(statistics.copies) == rows and statistics.labeled_copies is None
+        assert sum(rows) == k * np.count_nonzero(weights)
+        counts = zip(statistics.kept, statistics.candidates, strict=True)
+        cut += any(0 < kept < number for kept, number in counts)
+        repeated += expected.max(initial=0) > 1
+        rounded += any(k * weight % max(1, sum(weights)) for weight in weights)
+    assert min(cut, repeated, rounded) > 100  # All branches are covered.
+
+
 @pytest.mark.parametrize(
     "counts, total",
     [
@@ -350,12 +397,13 @@ def large_case(rng, n=500):
 
 SETTINGS = {
     "paper": {"images_per_class": 25},
+    "labeled_shares": {"images_per_class": 25},
     "gap": {"floor": 45, "margin": 4},
     "none": {},
 }
 
 
-@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+@pytest.mark.parametrize("policy", ["paper", "labeled_shares", "gap", "none"])
 @pytest.mark.parametrize("parts", [1, 2, 7, 64])
 def test_result_does_not_depend_on_the_order_or_the_parts_of_images(policy, parts):
     rng = np.random.default_rng(3)
@@ -519,6 +567,12 @@ def test_rows_are_pure_functions_of_counts():
     assert paper_rows(candidates, images_per_class=7).tolist() == [7, 0, 7]
     assert paper_rows(candidates, images_per_class=0).tolist() == [7, 0, 7]  # ceil(13 / 2)
     assert gap_rows(candidates, labeled, floor=6, margin=2).tolist() == [8, 0, 6]
+    labeled = np.array([3, 5, 1])
+    assert labeled_shares_rows(candidates, labeled, images_per_class=5).tolist() == [8, 0, 2]
+    # Exact, by the largest remainder: 6.75, 6.75, 1.5; ties go to the first class.
+    candidates, labeled = np.array([5, 5, 5]), np.array([9, 9, 2])
+    assert labeled_shares_rows(candidates, labeled, images_per_class=5).tolist() == [7, 7, 1]
+    assert labeled_shares_rows(candidates, labeled, images_per_class=0).tolist() == [7, 7, 1]
 
 
 @pytest.mark.parametrize(
@@ -537,7 +591,7 @@ def test_rows_are_pure_functions_of_counts():
         ([[0, 1]], [[0.5, 0.5]], "same shape"),
     ],
 )
-@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+@pytest.mark.parametrize("policy", ["paper", "labeled_shares", "gap", "none"])
 @pytest.mark.parametrize("threshold", [0.3, 1.0])
 def test_invalid_arrays_are_rejected(policy, labels, confidences, message, threshold):
     """In any part, and even if no image of the part is a candidate."""
@@ -560,6 +614,8 @@ def test_invalid_numbers_are_rejected():
     empty = make_case([], [], 2, 0)
     with pytest.raises(ValueError, match="images_per_class=-1"):
         run(empty, "paper", images_per_class=-1)
+    with pytest.raises(ValueError, match="images_per_class=-1"):
+        run(empty, "labeled_shares", images_per_class=-1)
     with pytest.raises(ValueError, match="margin=-1"):
         run(empty, "gap", floor=0, margin=-1)
     with pytest.raises(ValueError, match="floor=-1"):
@@ -568,7 +624,7 @@ def test_invalid_numbers_are_rejected():
         run(empty, "papre")
 
 
-@pytest.mark.parametrize("policy", ["paper", "gap", "none"])
+@pytest.mark.parametrize("policy", ["paper", "labeled_shares", "gap", "none"])
 def test_no_images_at_all_select_nothing(policy):
     copies, selection = run(make_case([], [], 3, 0), policy, **SETTINGS[policy])
     assert len(copies) == 0 and selection.statistics.candidates == (0, 0, 0)

@@ -182,6 +182,19 @@ def test_images_with_equal_keys_are_ordered_by_the_ids_in_their_files(tmp_path, 
     assert [copies[image_id] for image_id in sorted(copies)] == [1, 1, 1, 1, 0, 0, 4]
 
 
+def test_classes_in_the_proportions_of_the_labelled_images(tmp_path, labeled):
+    """Labels 2, 2 and 3: of twos there are no pseudo-labels here, of zeros alone there."""
+    settings = SelectionConfig(policy="labeled_shares", images_per_class=3, **BASE)
+    images = [[(0, 0.9), (2, 0.8), (2, 0.7), (2, 0.6), (2, 0.9), (2, 0.95)], [(0, 0.2), (0, 0.7)]]
+    scores = make_scores(tmp_path / "scores", images)
+    counts = run(settings, scores, labeled, tmp_path / "selection")
+    # 2 x 3 rows at 2 : 3, exactly 2.4 and 3.6: the most confident 4 of 5 twos.
+    assert counts["per_class"]["copies"] == (2, 0, 4) and counts["copies"] == 6
+    assert counts["per_class"]["kept"] == (2, 0, 4)
+    copies = read_all(tmp_path / "selection", scores)
+    assert list(copies.values()) == [1, 1, 1, 0, 1, 1, 0, 1]
+
+
 def test_the_gap_policy_writes_copies_of_labelled_images(tmp_path, labeled):
     scores = make_scores(tmp_path / "scores")
     run(GAP, scores, labeled, tmp_path / "selection")
