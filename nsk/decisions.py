@@ -53,6 +53,8 @@ class Generation:
         comparison: how the unlabelled images compare with dev in these scores; None: unknown.
         scored_labeled: the labelled images with the predictions of the generation before it; None
             without distillation.
+        pretrained: the student before it is trained on labelled images; None: it is trained on
+            both sets at the same time.
         members: the networks of an ensemble; (): it is a single network.
     """
 
@@ -64,6 +66,7 @@ class Generation:
     pseudo_labels: StageFolder | None = None
     comparison: StageFolder | None = None
     scored_labeled: StageFolder | None = None
+    pretrained: StageFolder | None = None
     members: tuple[Network, ...] = ()
 
     @property

@@ -4,7 +4,8 @@
     2. Let it label the unlabelled images, without noise.
     3. Keep the confident pseudo-labels, and balance the classes. Before that, compare the images
        with dev, and warn if they are of other classes.
-    4. Train an equal or larger student on both, with noise; fine-tune it at a higher resolution.
+    4. Train an equal or larger student on both, with noise (or on one after the other); fine-tune
+       it at a higher resolution.
     5. The student becomes the teacher: go to 2.
 
 Every call below of a function of `nsk.stages` is a stage: it fills a folder from the configuration
@@ -27,6 +28,7 @@ from nsk.stages import (
     evaluation,
     finetuning,
     ingestion,
+    pretraining,
     pseudo_shards,
     scoring,
     selection,
@@ -107,12 +109,14 @@ def teach(runner: StageRunner, images: StageFolder, chain: list[Generation]) -> 
         decisions.require_better_than_chance(teacher, config.chain.chance_p_value)
     labels = label(runner, images, chain) if config.learns_unlabeled(number) else {}
     scored = distillation.score_labeled(runner, number, teacher.model, images)
-    trained = training.train(
-        runner, number, images, labels.get("pseudo_labels"), teacher.networks[0].model, scored
-    )
+    pseudo_labels, network = labels.get("pseudo_labels"), teacher.networks[0].model
+    pretrained = pretraining.pretrain(runner, number, images, pseudo_labels, network)
+    trained = training.train(runner, number, images, pseudo_labels, network, scored, pretrained)
     student = finetuning.finetune(runner, number, images, trained)
     evaluated = evaluation.evaluate(runner, student, images)
-    return Generation(trained, student, evaluated, **labels, scored_labeled=scored)
+    return Generation(
+        trained, student, evaluated, **labels, scored_labeled=scored, pretrained=pretrained
+    )
 
 
 def label(

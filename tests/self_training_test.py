@@ -20,6 +20,7 @@ STAGES = {
     "selection": "select",
     "selection_checks": "check_selection",
     "pseudo_shards": "write",
+    "pretraining": "pretrain",
 }
 DECISIONS = {
     "require_better_than_chance": lambda teacher, p_value: None,
@@ -81,6 +82,7 @@ STUDENT = [
     "select",
     "check_selection",
     "write",
+    "pretrain",
     "train",
     "finetune",
     "evaluate",
@@ -101,7 +103,9 @@ def test_stages_in_the_order_of_the_data(calls):
     arguments = f"1, images, {student.scores}, {student.selection}"
     assert calls[calls.index(student.pseudo_labels) - 1] == f"check_selection({arguments})"
     assert student.pseudo_labels == f"write(1, images, {student.scores}, {student.selection})"
-    assert student.trained == f"train(1, images, {student.pseudo_labels}, {teacher.model}, None)"
+    arguments = f"1, images, {student.pseudo_labels}, {teacher.model}"
+    assert student.pretrained == f"pretrain({arguments})"
+    assert student.trained == f"train({arguments}, None, {student.pretrained})"
     assert student.model == f"finetune(1, images, {student.trained})"
     assert student.evaluation == f"evaluate({student.model}, images)"
 
@@ -135,14 +139,15 @@ def test_distillation_scores_the_labelled_images_too(calls, monkeypatch):
     assert names(calls) == TEACHER + 2 * STUDENT
     assert scored == [(number + 1, chain[number].model, "images") for number in (0, 1)]
     assert chain[2].scored_labeled == "labeled 2"
-    assert chain[1].trained.endswith(f", {chain[0].model}, labeled 1)")
+    assert chain[1].trained.endswith(f", {chain[0].model}, labeled 1, {chain[1].pretrained})")
 
 
 def test_distillation_on_labelled_images_alone_labels_no_others(calls, monkeypatch):
     monkeypatch.setattr(self_training.distillation, "score_labeled", lambda *arguments: "labeled")
     _, chain = self_training.train_chain(make_runner(ratio=[0, 3], distillation_alpha=[0.5]))
-    assert names(calls) == TEACHER + TEACHER + STUDENT
-    assert chain[1].trained == f"train(1, images, None, {chain[0].model}, labeled)"
+    assert names(calls) == [*TEACHER, "pretrain", *TEACHER, *STUDENT]
+    arguments = f"1, images, None, {chain[0].model}"
+    assert chain[1].trained == f"train({arguments}, labeled, pretrain({arguments}))"
     assert chain[1].scores is chain[1].pseudo_labels is None and chain[1].is_student
 
 

@@ -161,17 +161,18 @@ def _describe_placeholders(counts):
 
 def _rows(runner, counts, generation):
     """A generation's stages of training: a dict each."""
-    from nsk.stages.hyperparameters import finetuning_hyperparameters, training_hyperparameters
+    from nsk.stages.hyperparameters import finetuning_hyperparameters, training_parts
 
     config = runner.config
     if generation not in config.trained_generations:
         adopted = f"adopted from {config.chain.teacher}"
         return [{"index": 0, "role": "teacher", "model": adopted}]
     rows = []
+    network = "student" if generation else "teacher"
     for member in range(1, (1 if generation else config.chain.num_teachers) + 1):
-        role = "student" if generation else "teacher"
-        settings = training_hyperparameters(config, generation, counts, member)
-        rows.append(_row(runner, counts, role, settings))
+        for settings in training_parts(config, generation, counts, member):
+            role = "pretraining" if settings.is_pretraining else network
+            rows.append(_row(runner, counts, role, settings))
         finetuning = finetuning_hyperparameters(config, generation, counts, member)
         if finetuning:
             rows.append(_row(runner, counts, "finetune", finetuning))
@@ -245,6 +246,8 @@ def _epochs(config, counts, settings):
     sizes = settings.batch_sizes
     if not settings.learns_pseudo_labels:
         images = {"labelled": num_labeled}
+    elif settings.is_pretraining:
+        images = {"pseudo": num_pseudo}
     elif len(sizes) == 1:
         images = {"labelled and pseudo-labelled": num_labeled + num_pseudo}
     else:
@@ -313,7 +316,7 @@ def _disk_bytes(config, counts, folder, rows):
     num_stored = config.scoring.num_stored_classes(counts["num_classes"])
     # float16, and the class as int32 if not all classes are stored.
     log_probabilities = 6 * num_stored if num_stored else 2 * counts["num_classes"]
-    evaluations = sum(row["role"] != "finetune" for row in rows)
+    evaluations = sum(row["role"] in ("teacher", "student") for row in rows)
     parameters = [row.get("parameters", 0) for row in rows]
     disk = {
         # The model of each network, its export and its SavedModel.

@@ -68,9 +68,19 @@ class TrainConfig(Section):
     mixing: str = setting(
         "ratio",
         "ratio: labelled and pseudo-labelled images in the proportion of --ratio | union: batches "
-        "of the same size drawn from the union of both.",
-        choices=("ratio", "union"),
+        "of the same size drawn from the union of both | pretrain: in the same proportion one "
+        "after the other, a training on the pseudo-labelled images and then one on the labelled "
+        "images, each with batches of this size and its whole schedule.",
+        choices=("ratio", "union", "pretrain"),
         used_if=WITH_PSEUDO_LABELS,
+    )
+    labeled_learning_rate: float = per_generation(
+        0.0,
+        help="Peak learning rate of the training on labelled images that follows pre-training; 0: "
+        "a tenth of --learning_rate.",
+        minimum=0.0,
+        students_only=True,
+        used_if=WITH_PSEUDO_LABELS & equals("mixing", "pretrain"),
     )
     train_images: int = per_generation(
         0,
@@ -154,7 +164,7 @@ class TrainConfig(Section):
         "Divisor of the summed loss: labelled (as in the paper: labelled mean + ratio x pseudo "
         "mean) | all (the mean over all images). Images count, not --class_weights.",
         choices=("labelled", "all"),
-        used_if=WITH_PSEUDO_LABELS,
+        used_if=WITH_PSEUDO_LABELS & equals("mixing", "ratio", "union"),
     )
     ema_decay: float = setting(
         0.0,

@@ -157,6 +157,7 @@ def _describe_generation(index, generation, images):
     is_finetuned = networks[0].trained != networks[0].model
     stages = [network.trained for network in networks]
     stages += [network.model for network in networks if is_finetuned]
+    stages += filter(None, [generation.pretrained])
     stage_counts = [stage.counts for stage in stages]
     description = {
         "index": index,
@@ -170,6 +171,12 @@ def _describe_generation(index, generation, images):
         "stage": generation.model.name,
         **{split: _describe_split(generation.evaluation, split, images) for split in SPLITS},
     }
+    if generation.pretrained is not None:
+        description["pretrained"] = {
+            "stage": generation.pretrained.name,
+            "images_seen": generation.pretrained.counts["images_seen"],
+            "dev": generation.trained.counts["dev_before"],
+        }
     if is_finetuned:
         description["finetuned_from"] = {
             "image_size": generation.trained.counts["image_size"],

@@ -36,6 +36,7 @@ class Hyperparameters:
         finetune: the section of fine-tuning; None: for training.
         resize_mode: how images become squares, see `nsk.data.decoding.decode_image`.
         significant_bits: bits that 16-bit images use, see `nsk.data.ingest`; None: there are none.
+        is_pretraining: whether a student is trained on pseudo-labelled images alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Hyperparameters:
     finetune: FinetuneConfig | None = None
     resize_mode: str = "crop"
     significant_bits: int | None = None
+    is_pretraining: bool = False
 
     @property
     def is_student(self) -> bool:
@@ -94,7 +96,7 @@ class Hyperparameters:
     def batch_sizes(self) -> tuple[int, ...]:
         """Global batch size of each stream: labelled and pseudo-labelled images, or their union."""
         labeled = self.train.labeled_batch_size
-        if not self.learns_pseudo_labels:
+        if not self.learns_pseudo_labels or self.is_pretraining:
             return (labeled,)
         pseudo = round(labeled * self.train.ratio)
         return (labeled + pseudo,) if self.train.mixing == "union" else (labeled, pseudo)
@@ -191,6 +193,60 @@ def training_hyperparameters(
 def _suffix(member):
     """Ends the name of a stage: the first member of an ensemble is the teacher without others."""
     return "" if member == 1 else str(member)
+
+
+def training_parts(
+    config: Config, generation: int, counts: dict[str, Any], member: int = 1
+) -> tuple[Hyperparameters, ...]:
+    """Hyperparameters of the stages that train a generation, without fine-tuning.
+
+    That is one, or with `--mixing=pretrain` a student's pre-training on pseudo-labelled images and
+    its training on labelled ones. Both together have the steps and batch size of the training on
+    both at the same time, and divide the images as its batches do. Arguments as for
+    `training_hyperparameters`.
+
+    Raises:
+        UserError: the budget is a single step.
+    """
+    joint = training_hyperparameters(config, generation, counts, member)
+    if not joint.learns_pseudo_labels or joint.train.mixing != "pretrain":
+        return (joint,)
+    train, batch_size, steps = joint.train, sum(joint.batch_sizes), joint.num_steps
+    if steps < 2:
+        raise UserError(
+            f"--mixing=pretrain: the budget of student {generation} is a single step of "
+            f"{batch_size} images: give two or more, one for each part."
+        )
+    labeled, pseudo = joint.batch_sizes
+    pretraining_steps = min(max(1, round(steps * pseudo / batch_size)), steps - 1)
+    # Epochs are those over the labelled images: of larger batches, they have fewer steps. So the
+    # warm-up and the stairs have the same share of each part as of the joint training.
+    budget = {"train_images": 0, "train_epochs": 0.0, "labeled_batch_size": batch_size}
+    epochs = {
+        name: getattr(train, name) * pseudo / labeled for name in ("warmup_epochs", "decay_epochs")
+    }
+    pretraining = dataclasses.replace(
+        joint,
+        name=f"gen{generation}/pretraining",
+        train=train.with_values(
+            **budget,
+            **epochs,
+            train_steps=pretraining_steps,
+            # Settings of the other part.
+            labeled_learning_rate=0.0,
+            class_weights="none",
+        ),
+        is_pretraining=True,
+    )
+    learning_rate = train.labeled_learning_rate or train.learning_rate / 10
+    training = dataclasses.replace(
+        joint,
+        init_from="pretrained",
+        train=train.with_values(
+            **budget, ratio=0.0, train_steps=steps - pretraining_steps, learning_rate=learning_rate
+        ),
+    )
+    return pretraining, training
 
 
 def finetuning_hyperparameters(

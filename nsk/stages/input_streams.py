@@ -1,7 +1,8 @@
 """Inputs of a training stage: streams over shard sets, targets, noise on images, batches.
 
 A teacher has one stream, the labelled images; a student has a second one, the pseudo-labelled
-images, or with `--mixing=union` one stream over both.
+images, or with `--mixing=union` one stream over both; in pre-training, that of pseudo-labelled
+images alone.
 """
 
 import functools
@@ -36,7 +37,7 @@ def make_streams(
     pseudo: ShardSet | None,
     labeled_copies: dict[str, int],
 ) -> tuple[Stream, ...]:
-    """The streams of a stage: (labelled,), (labelled, pseudo-labelled) or (union,).
+    """The streams of a stage: (labelled,), (labelled, pseudo-labelled), (pseudo,) or (union,).
 
     Args:
         settings: hyperparameters with a resolved `cache`.
@@ -47,6 +48,8 @@ def make_streams(
     train = settings.train
     if pseudo is None or not settings.learns_pseudo_labels:
         parts = {"labeled": (labeled,)}
+    elif settings.is_pretraining:
+        parts = {"pseudo": (pseudo,)}
     elif train.mixing == "union":
         parts = {"union": (labeled, pseudo)}
     else:

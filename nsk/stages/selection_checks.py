@@ -212,7 +212,7 @@ def _describe_repetition(figures):
     mean, train = np.average(seen, weights=figures.kept), figures.training.train
     student = f"Student {figures.generation} would see"
     budget = next(f"--{name}={getattr(train, name):g}" for name in BUDGETS if getattr(train, name))
-    if mean > FAR_MORE_OFTEN * labeled and train.mixing == "ratio":
+    if mean > FAR_MORE_OFTEN * labeled and train.mixing != "union":
         can_keep_more = 2 * figures.num_kept < figures.scored
         more = _how_to_keep_more(figures) if can_keep_more else "give more unlabelled images"
         yield (

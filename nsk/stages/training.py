@@ -24,7 +24,7 @@ from nsk.evaluation.predictor import Predictor, collect
 from nsk.models import blocks, weights
 from nsk.models.cost import Cost, estimate_cost
 from nsk.models.weight_assignment import assign
-from nsk.stages.hyperparameters import Hyperparameters, training_hyperparameters
+from nsk.stages.hyperparameters import Hyperparameters, training_parts
 from nsk.stages.input_streams import (
     Stream,
     describe_stream,
@@ -50,6 +50,7 @@ def train(
     pseudo_labels: StageFolder | None = None,
     teacher: StageFolder | None = None,
     scored: StageFolder | None = None,
+    pretrained: StageFolder | None = None,
     member: int = 1,
 ) -> StageFolder:
     """Returns the stage that trains a teacher (generation 0), or a student.
@@ -62,9 +63,10 @@ def train(
             alone.
         teacher: the model of the generation before.
         scored: the labelled images with the teacher's predictions; None without distillation.
+        pretrained: the student after its pre-training; None: it has none.
         member: number of a teacher in an ensemble, from 1; each has other random numbers.
     """
-    settings = training_hyperparameters(runner.config, generation, images.counts, member)
+    *_, settings = training_parts(runner.config, generation, images.counts, member)
     inputs, labeled_copies, pseudo = {}, {}, None
     if pseudo_labels is not None:
         labeled_copies = read_labeled_copies(pseudo_labels.path)
@@ -74,14 +76,47 @@ def train(
         inputs["pseudo_labels"] = pseudo_labels
     if scored is not None:
         inputs["labeled"] = scored
-    init_from, initial_weights = runner.config.init_from(generation), None
+    if pretrained is None:
+        start = find_initial_weights(runner, generation, settings, teacher)
+    else:
+        start = InitialWeights(settings, pretrained.path / MODEL_FILE, {"pretrained": pretrained})
+    inputs |= start.inputs
+    return run_training(runner, start.settings, images, inputs, start.path, pseudo, labeled_copies)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
+    """What a training starts from.
+
+    Attributes:
+        settings: its hyperparameters; `init_from` has the content of a file.
+        path: of the weights; None: random ones.
+        inputs: the stages that they are from, by role.
+    """
+
+    settings: Hyperparameters
+    path: Path | None = None
+    inputs: dict[str, StageFolder] = dataclasses.field(default_factory=dict)
+
+
+def find_initial_weights(
+    runner: StageRunner, generation: int, settings: Hyperparameters, teacher: StageFolder | None
+) -> InitialWeights:
+    """The initial weights of a generation by `--init_from`.
+
+    Args:
+        runner: the runner of stages.
+        generation: 0 is the teacher.
+        settings: hyperparameters of its first training.
+        teacher: the model of the generation before.
+    """
+    init_from = runner.config.init_from(generation)
+    if init_from == "scratch":
+        return InitialWeights(settings)
     if init_from == "teacher":
-        initial_weights = teacher.path / MODEL_FILE
-        inputs["teacher"] = teacher
-    elif init_from != "scratch":
-        initial_weights = init_from
-        settings = dataclasses.replace(settings, init_from={"sha256": weights.sha256(init_from)})
-    return run_training(runner, settings, images, inputs, initial_weights, pseudo, labeled_copies)
+        return InitialWeights(settings, teacher.path / MODEL_FILE, {"teacher": teacher})
+    content = {"sha256": weights.sha256(init_from)}
+    return InitialWeights(dataclasses.replace(settings, init_from=content), init_from)
 
 
 def run_training(

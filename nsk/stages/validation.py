@@ -22,6 +22,7 @@ from nsk.stages.hyperparameters import (
     finetuning_hyperparameters,
     training_hyperparameters,
     training_image_size,
+    training_parts,
 )
 from nsk.stages.runner import StageRunner
 from nsk.stages.training import build_network, training_cost
@@ -52,8 +53,9 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
     built = {}  # Only the last network: the largest take seconds, and gigabytes.
     for generation in config.trained_generations:
         settings = training_hyperparameters(config, generation, counts)
-        names = ("labeled_batch", "pseudo_batch")
-        sizes = dict(zip(names, settings.batch_sizes, strict=False))
+        parts = training_parts(config, generation, counts)
+        names = ("labeled_batch", "pseudo_batch") if len(parts) == 1 else ("batch",)
+        sizes = dict(zip(names, parts[0].batch_sizes, strict=False))
         check_divisible(strategy, settings.train.accumulation_steps, **sizes)
         _check_budget(generation, settings)
         _check_noise(settings)
@@ -66,7 +68,7 @@ def check_chain(runner: StageRunner, counts: dict[str, Any]) -> None:
             built = {network: build_network(settings, num_classes, synchronized=False)}
         model = built[network]
         warnings.update(dict.fromkeys(_warnings(settings, model)))
-        warnings.update(dict.fromkeys(_memory_warnings(settings, model, strategy)))
+        warnings.update(dict.fromkeys(_memory_warnings(parts[0], model, strategy)))
         _check_initial_weights(config, generation, model, teacher)
         finetuning = finetuning_hyperparameters(config, generation, counts)
         if finetuning:

@@ -17,7 +17,7 @@ from nsk.stages import ingestion, validation
 from nsk.stages.hyperparameters import (
     Hyperparameters,
     finetuning_hyperparameters,
-    training_hyperparameters,
+    training_parts,
 )
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
@@ -39,6 +39,8 @@ SUITE_PREDICTIONS = {
 FLOAT_BYTES = 4
 SCORE_BYTES = 64  # Of a score's id, key, label and confidence.
 DEVICES = ("here", "H200")
+# Initial weights that are those of another training of the run.
+FROM_MODEL = ("teacher", "pretrained", "trained")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +163,8 @@ def _members(config, generation):
 
 
 def _of_network(config, generation, counts, member):
-    """The training of a network, and its fine-tuning if it has one."""
-    yield training_hyperparameters(config, generation, counts, member)
+    """The training of a network, in parts with pre-training, and its fine-tuning if it has one."""
+    yield from training_parts(config, generation, counts, member)
     finetuning = finetuning_hyperparameters(config, generation, counts, member)
     if finetuning:
         yield finetuning
@@ -193,7 +195,7 @@ def works(
         for member in _members(config, generation):
             model = teacher
             for settings in _of_network(config, generation, counts, member):
-                initial = model if settings.init_from in ("teacher", "trained") else ""
+                initial = model if settings.init_from in FROM_MODEL else ""
                 model = _identity(inputs if generation else images_key, initial, settings)
                 yield speeds.training(model, settings, counts)
                 last = settings
@@ -212,9 +214,13 @@ def _labels(config, generation, teacher, network, counts, speeds):
     views *= len(_members(config, generation - 1))
     scoring = used_values([config.scoring])
     if config.learns_unlabeled(generation):
-        number = views * (sizes["unlabeled"] + sizes["dev"])
-        stored = sizes["unlabeled"] * (SCORE_BYTES + 2 * classes)
+        used = round(config.scoring.unlabeled_fraction * sizes["unlabeled"])
+        number = views * (used + sizes["dev"])
+        stored = used * (SCORE_BYTES + 2 * classes)
         identity = _identity("scores", teacher, scoring)
+        if config.scoring.label_with_noise:
+            student = [config.noise.at(generation), config.model.at(generation)]
+            identity = _identity("scores", teacher, scoring, generation, used_values(student))
         yield speeds.predictions(identity, network, number, stored)
     if config.targets.at(generation).distillation_alpha:
         stored = sizes["labeled"] * 2 * classes

@@ -81,6 +81,21 @@ def test_union_batches_are_one_stream_and_images_per_class_count(tmp_path):
     }
 
 
+def test_pre_training_and_training_are_stages_with_the_images_of_the_joint_training(tmp_path):
+    joint = plan_placeholders(tmp_path, images_per_class=500)
+    plan = plan_placeholders(tmp_path, images_per_class=500, mixing="pretrain")
+    _, pretraining, student = plan["stages"]
+    assert (pretraining["role"], student["role"]) == ("pretraining", "student")
+    assert pretraining["batch_sizes"] == student["batch_sizes"] == [64]
+    seen = (pretraining["images_seen"], student["images_seen"])
+    assert sum(seen) == joint["stages"][1]["images_seen"] == 3200
+    assert seen == (38 * 64, 12 * 64)  # Of 50 steps three quarters, 37.5.
+    assert pretraining["epochs"] == {"pseudo": round(38 * 64 / 3500, 2)}
+    assert student["epochs"] == {"labelled": round(12 * 64 / 2000, 2)}
+    assert pretraining["images_per_class"] == 500 and student["images_per_class"] is None
+    assert plan["disk_bytes"]["scores"] == joint["disk_bytes"]["scores"]
+
+
 def cost(name, num_classes=10):
     return estimate_cost(models.build_model(name, num_classes=num_classes, image_size=8))
 

@@ -207,8 +207,9 @@ CONDITIONS = {
     "cache_mebibytes": lambda v: v["cache"] == "auto",
     "shuffle_mebibytes": lambda v: v["cache"] != "memory",
     "mixing": has_pseudo_labels,
+    "labeled_learning_rate": lambda v: has_pseudo_labels(v) and v["mixing"] == "pretrain",
     "class_weights": lambda v: v["class_weights"] == "balanced",  # So "none" is in no fingerprint.
-    "loss_normalization": has_pseudo_labels,
+    "loss_normalization": lambda v: has_pseudo_labels(v) and v["mixing"] != "pretrain",
     "nesterov": lambda v: v["optimizer"] == "sgd",
     "decay_epochs": lambda v: v["schedule"] == "exponential",
     "decay_rate": lambda v: v["schedule"] == "exponential",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from nsk.config.config import Config, settings
@@ -12,6 +13,7 @@ from nsk.stages.hyperparameters import (
     finetuning_hyperparameters,
     training_hyperparameters,
     training_image_size,
+    training_parts,
 )
 
 COUNTS = {"images": {"labeled": 60}, "image_side": 8}
@@ -150,6 +152,7 @@ def test_a_fingerprint_holds_every_hyperparameter_once(make_settings, generation
     assert len(names) == len(set(names)), "a setting would hide another one"
     own = {field.name for field in dataclasses.fields(Hyperparameters)}
     usual = {"resize_mode", "significant_bits"}  # Left out as long as images are decoded as usual.
+    usual |= {"is_pretraining"}  # The name says it.
     assert own - {"model", "noise", "train", "targets", "finetune"} - usual <= set(fingerprint)
     assert not usual & set(fingerprint)
     assert fingerprint["learning_rate"] == 0.1 and ("ratio" in fingerprint) == bool(generation)
@@ -251,3 +254,99 @@ def test_members_of_an_ensemble_differ_in_their_random_numbers_alone():
         assert first == alone and (alone.name, second.name) == (name, f"{name}2")
         assert dataclasses.replace(second, name=name) == alone
         assert (second.noise_key != alone.noise_key).any()
+
+
+# Pre-training.
+
+
+def parts_of(**values):
+    config = make_config(mixing="pretrain", **values)
+    return training_hyperparameters(config, 1, COUNTS), training_parts(config, 1, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "batch", "steps", "expected"),
+    [
+        (3, 8, 40, (30, 10)),
+        (3, 8, 50, (38, 12)),  # 37.5
+        (1.5, 16, 41, (25, 16)),  # 24 of 40 images: 24.6
+        (0.5, 8, 2, (1, 1)),  # 0.67
+        (7, 8, 2, (1, 1)),  # 1.75, but one is for the labelled images.
+        (0.125, 8, 3, (1, 2)),  # 0.33
+    ],
+)
+def test_both_parts_have_the_images_of_the_joint_training(ratio, batch, steps, expected):
+    joint, parts = parts_of(ratio=[ratio], labeled_batch_size=[batch], train_steps=[steps])
+    size = round(batch * (1 + ratio))
+    assert [part.batch_sizes for part in parts] == [(size,), (size,)]
+    assert tuple(part.num_steps for part in parts) == expected
+    assert sum(part.num_steps for part in parts) * size == joint.num_steps * sum(joint.batch_sizes)
+
+
+@pytest.mark.parametrize("budget", [{"train_images": [1024]}, {"train_epochs": [4.3]}])
+def test_other_budgets_are_divided_too(budget):
+    joint, parts = parts_of(ratio=[3], labeled_batch_size=[8], **{"train_steps": [0], **budget})
+    assert sum(part.num_steps for part in parts) == joint.num_steps == 32
+    assert parts[0].num_steps == 24
+
+
+def test_each_part_has_its_streams_its_learning_rate_and_its_whole_schedule():
+    values = {
+        "ratio": [3],
+        "labeled_batch_size": [8],
+        "train_steps": [80],
+        "learning_rate": [0.4],
+        "warmup_epochs": 2.0,
+        "schedule": "exponential",
+        "decay_epochs": 1.6,
+        "init_from": ["scratch", "teacher"],
+    }
+    joint, (pretraining, training) = parts_of(**values)
+    assert (pretraining.name, training.name) == ("gen1/pretraining", "gen1/student")
+    assert (pretraining.init_from, training.init_from) == ("teacher", "pretrained")
+    assert (pretraining.learns_pseudo_labels, training.learns_pseudo_labels) == (True, False)
+    assert pretraining.train.learning_rate == 0.4
+    assert training.train.learning_rate == pytest.approx(0.04)
+    _, (_, training) = parts_of(**values, labeled_learning_rate=["0.25"])
+    assert training.train.learning_rate == 0.25
+    # Warm-up and stairs have the same share of the steps of each.
+    shares = [
+        (
+            part.train.warmup_epochs * part.steps_per_epoch / part.num_steps,
+            part.train.decay_epochs * part.steps_per_epoch / part.num_steps,
+        )
+        for part in (joint, pretraining, training)
+    ]
+    np.testing.assert_allclose(shares, [shares[0]] * 3)
+    assert shares[0][0] == pytest.approx(2 * 7.5 / 80)
+
+
+def test_without_pseudo_labels_there_is_no_pre_training():
+    assert len(parts_of(ratio=[0])[1]) == 1
+    config = make_config(mixing="pretrain")
+    assert training_parts(config, 0, COUNTS) == (training_hyperparameters(config, 0, COUNTS),)
+    config = make_config()
+    assert training_parts(config, 1, COUNTS) == (training_hyperparameters(config, 1, COUNTS),)
+
+
+def test_both_parts_are_distilled():
+    """The labelled images have the teacher's predictions, too."""
+    _, parts = parts_of(distillation_alpha=["0.3"])
+    assert [part.distillation["distillation_alpha"] for part in parts] == [0.3, 0.3]
+
+
+def test_a_single_step_cannot_be_divided():
+    with pytest.raises(UserError, match="--mixing=pretrain: the budget of student 1 is a single"):
+        parts_of(train_steps=[1])
+
+
+def test_parts_depend_on_their_own_settings():
+    """The learning rate and the class weights of the second part do not rebuild the first."""
+    first = [part.for_fingerprint() for part in parts_of()[1]]
+    changes = {"labeled_learning_rate": ["0.3"], "class_weights": "balanced"}
+    second = [part.for_fingerprint() for part in parts_of(**changes)[1]]
+    assert first[0] == second[0] and first[1] != second[1]
+    third = [part.for_fingerprint() for part in parts_of(pseudo_label="hard")[1]]
+    assert first[0] != third[0] and first[1] == third[1]
+    fourth = [part.for_fingerprint() for part in parts_of(loss_normalization="all")[1]]
+    assert first == fourth

@@ -23,6 +23,9 @@ CHANGES = {
     "other threshold": {"min_confidence": ["0.2"]},
     "distillation": {"distillation_alpha": ["0.5"]},
     "ensemble": {"num_teachers": 2},
+    "pre-training": {"mixing": "pretrain"},
+    "pre-training, other rate": {"mixing": "pretrain", "labeled_learning_rate": ["0.3"]},
+    "half": {"unlabeled_fraction": 0.5},
 }
 BASE = {"models": ["convnet5"] * 2, "train_steps": ["40", "3"], "labeled_batch_size": ["32", "16"]}
 
@@ -56,7 +59,8 @@ def test_what_is_planned_is_what_runs_build(tmp_path, constant_speed, names):
     built, images = set(), []
     for cell in cells:
         run.execute({**cell.values, "run_name": cell.run_name})
-        stages = set(tmp_path.glob("gen*/teacher*-*")) | set(tmp_path.glob("gen*/student-*"))
+        kinds = ("teacher*", "student", "pretraining")
+        stages = {path for kind in kinds for path in tmp_path.glob(f"gen*/{kind}-*")}
         stages = {path for path in stages if path.is_dir() and path.suffix == ""}
         images.append(sum(read_manifest(path)["counts"]["images_seen"] for path in stages - built))
         built = stages
