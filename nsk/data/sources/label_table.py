@@ -40,7 +40,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a table; of `split` and `group` there may be none."""
+    """Names of the columns of a table.
+
+    `split` and `group` may be missing from it under their default names alone: another name was
+    given by somebody who expects the column to be there.
+    """
 
     path: str = DataConfig.path_column
     label: str = DataConfig.label_column
@@ -115,13 +119,14 @@ def read_label_table(table: LabelTable) -> list[Row]:
             names, records = _read_text(path)
     if names is None:  # No header.
         names = [columns.path, columns.label]
+        header = "no header, so path and label alone"
         if table.has_labels and records and len(records[0]) < 2:
             raise UserError(f"{table} has one column, of paths: give one of labels, too.")
-    for name, flag in ((columns.path, "path_column"), (columns.label, "label_column")):
+    else:
+        header = f"the columns {list_names(names)}"
+    for name, flag in _required_columns(columns):
         if name not in names:
-            raise UserError(
-                f"{table} has the columns {list_names(names)}, none named {name!r}: give --{flag}."
-            )
+            raise UserError(f"{table} has {header}, none named {name!r}: give --{flag}.")
     positions = {
         field.name: names.index(getattr(columns, field.name))
         for field in dataclasses.fields(columns)
@@ -150,6 +155,14 @@ def _naming_unreadable(table: LabelTable) -> Iterator[None]:
         raise UserError(
             f"{table} cannot be read ({reason}): give a CSV file in UTF-8, or Parquet."
         ) from None
+
+
+def _required_columns(columns: Columns) -> Iterator[tuple[str, str]]:
+    """Yields (name, setting) of the columns that a table must have."""
+    for field in dataclasses.fields(columns):
+        name = getattr(columns, field.name)
+        if field.name in ("path", "label") or name != field.default:
+            yield name, f"{field.name}_column"
 
 
 def _read_parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[tuple]]:

@@ -54,6 +54,7 @@ class LabeledFolderSource(Source):
         max_image_bytes: int = DataConfig.max_image_bytes,
     ):
         self.root, self._table, self._max_image_bytes = Path(root), table.path, max_image_bytes
+        self._columns = table.columns
         if not os.path.isdir(root):
             raise UserError(f"{root} is not a folder: give folder:PATH of one that holds images.")
         self._layout, self._layout_error = None, None
@@ -162,6 +163,15 @@ class LabeledFolderSource(Source):
             f"Labels of {len(rows):,} images, of {len(labels_in(rows)):,} classes, from "
             f"{self._table}."
         )
+        groups = len({row.group for row in rows.values()} - {""})
+        if groups:
+            alone = sum(not row.group for row in rows.values())
+            without = f" (images without a group: {alone:,})" if alone else ""
+            yield f"Groups: {groups:,}, from column {self._columns.group}{without}."
+        splits = Counter(split_of(row.split) for row in rows.values() if row.split)
+        if splits:
+            counts = [f"{splits[split]:,} {split}" for split in SPLITS if split in splits]
+            yield f"Splits: {list_names(counts)}, from column {self._columns.split}."
         if missing:
             yield f"{len(missing):,} rows of {self._table} have no image: {list_names(missing)}."
 

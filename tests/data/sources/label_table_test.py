@@ -173,3 +173,17 @@ def test_lists_that_cannot_be_read_are_refused_with_their_setting(tmp_path):
     path.write_text("a.png\nb.png\n")
     with pytest.raises(UserError, match=r"^--labels=.*has one column, of paths: give one of label"):
         read_label_table(LabelTable(path))
+
+
+@pytest.mark.parametrize("column", ["split", "group"])
+def test_a_given_column_must_be_there(tmp_path, column):
+    """Otherwise a mistyped name would be ignored, and groups would be divided."""
+    path = tmp_path / "labels.csv"
+    message = f"has the columns path, label, patient, none named 'pateint': give --{column}_column"
+    with pytest.raises(UserError, match=message):
+        read(path, "path,label,patient\na.png,cat,p1\n", **{column: "pateint"})
+    with pytest.raises(UserError, match="has no header, so path and label alone, none named 'p'"):
+        read(path, "a.png,cat\n", **{column: "p"})
+    pandas.DataFrame({"path": ["a.png"], "label": ["cat"]}).to_parquet(tmp_path / "l.parquet")
+    with pytest.raises(UserError, match=f"none named 'p': give --{column}_column"):
+        read_label_table(LabelTable(tmp_path / "l.parquet", Columns(**{column: "p"})))

@@ -185,6 +185,18 @@ def test_splits_and_groups_of_the_table(open_labeled):
     assert groups == {"a.png": "p1", "b.png": "p2", "c.png": "", "d.png": "p1", "e.png": "p3"}
 
 
+def test_columns_of_splits_and_groups_are_described(open_labeled):
+    table = ["a.png,dog,train,p1", "b.png,cat,Val,p2", "c.png,cat,,p1", "d.png,dog,train,"]
+    columns = {"group_column": "patient", "split_column": "fold"}
+    paths = [row.partition(",")[0] for row in table]
+    source = open_labeled(table, *paths, header="path,label,fold,patient", **columns)
+    assert source.notes[1:] == (
+        "Groups: 2, from column patient (images without a group: 1).",
+        "Splits: 2 train, 1 dev, from column fold.",
+    )
+    assert open_labeled(["a.png,dog"], "a.png").notes[1:] == ()
+
+
 def test_what_is_wrong_is_named(open_labeled):
     def refused(message, *arguments, **options):
         with pytest.raises(UserError, match=message) as error:
