@@ -15,6 +15,9 @@ from nsk.evaluation.metrics import NUM_CALIBRATION_BINS, check_predictions, conf
 
 POOLED_BINS = 10
 TEMPERATURES = (0.05, 20.0)  # Bounds of a fitted temperature.
+# Standard deviation of log T that is assumed before any image is seen: T is in 0.6 to 1.6 with a
+# probability of 68 %, and in 0.4 to 2.7 with one of 95 %.
+PRIOR_DEVIATION = 0.5
 
 
 def reliability(
@@ -165,7 +168,13 @@ def apply_temperature(log_probabilities: ArrayLike, temperature: float) -> np.nd
 
 
 def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Finds the temperature T that minimises the negative log-likelihood of softmax(log p / T).
+    """Finds the temperature T of softmax(log p / T) that is most probable for these labels.
+
+    It minimises the negative log-likelihood of all images plus (log T / `PRIOR_DEVIATION`)^2 / 2, a
+    normal prior of log T around T = 1. Without it, T of images without an error would be 0, and all
+    probabilities 1, as every regression on separable classes. Few images without an error say
+    little about T: it stays near 1. With 200 errors it changes by less than 1.5 % if it is between
+    0.5 and 2, a small part of its standard error.
 
     Args:
         log_probabilities: float array of shape (n, num_classes), of images that were not trained on
@@ -179,8 +188,10 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
         ValueError: see `nsk/evaluation/metrics.py`; or a label has the probability 0, since its
             likelihood is 0 at every temperature.
 
-    Reference:
-        [Guo et al., 2017](https://arxiv.org/abs/1706.04599)
+    References:
+        [Guo et al., 2017](https://arxiv.org/abs/1706.04599), temperature scaling;
+        [Gelman et al., 2008](https://arxiv.org/abs/0901.4011), weakly informative priors of logistic
+        regression on separable classes
     """
     log_probabilities, labels = check_predictions(log_probabilities, labels)
     # A softmax does not change when the largest logarithm is subtracted; then no exponential is
@@ -195,7 +206,8 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     def loss(log_temperature):
         factor = np.exp(-log_temperature)
         np.exp(np.multiply(shifted, factor, out=exponentials), out=exponentials)
-        return float(np.mean(np.log(exponentials.sum(axis=1)) - of_labels * factor))
+        likelihood = np.sum(np.log(exponentials.sum(axis=1)) - of_labels * factor)
+        return float(likelihood + (log_temperature / PRIOR_DEVIATION) ** 2 / 2)
 
     minimum = scipy.optimize.minimize_scalar(
         loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}

@@ -41,6 +41,8 @@ from nsk.store.folders import StageFolder
 from nsk.store.manifest import write_json
 
 COMPARED_IMAGES = 32
+# Raised when the files of an export change. 2: the temperature has a prior.
+VERSION = 2
 
 
 def export(
@@ -76,7 +78,7 @@ def export(
     return runner.build_or_reuse(
         "export",
         build,
-        {"significant_bits": bits, "formats": formats},
+        {"significant_bits": bits, "formats": formats, "version": VERSION},
         model=model,
         evaluation=evaluation.part(DEV_FILE),
     )

@@ -44,8 +44,8 @@ DEV_FILE = "dev.parquet"
 TEMPERATURE_FILE = "temperature.json"
 REFERENCES_FILE = "dev_features.npy"
 # Raised when the files of a scoring change, so that earlier scores are not reused. 2: they have
-# distances in features.
-VERSION = 2
+# distances in features. 3: the temperature has a prior.
+VERSION = 3
 # With fewer dev images a distance to the nearest of them says little.
 MIN_REFERENCES = 20
 # Shards of which the ids are read, and then the images of a subset: the system's file cache still

@@ -23,7 +23,7 @@ from nsk.evaluation.suites.suite import Metrics, Suite
 
 SUITES = {
     "clean": Suite(clean.evaluate, table={"accuracy": ".2%"}, splits=("dev", "test")),
-    "calibration": Suite(calibration.evaluate, table={"ece": ".4f"}),
+    "calibration": Suite(calibration.evaluate, table={"ece": ".4f"}, version=2),
     "corruptions": Suite(
         corruptions.evaluate,
         corruptions.Options,
