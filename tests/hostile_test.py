@@ -455,11 +455,7 @@ def test_entries_that_are_not_files_are_counted_and_listed(tmp_path, monkeypatch
     (cat / "folder.png").mkdir()
     write(cat / "folder.png" / "inside.png", encoded(number=999))
     counts = read_all(root, tmp_path / "out")
-    not_a_file, folder = (
-        "a pipe, device or socket, not a file",
-        "a folder that is a link, or cannot ",
-    )
-    folder += "be listed"
+    not_a_file, folder = "a pipe, device or socket, not a file", "a link to a folder"
     assert reasons(counts) == {
         "cat/pipe.png": not_a_file,
         "cat/socket.png": not_a_file,
@@ -521,28 +517,32 @@ def unprivileged():
             os.seteuid(0)
 
 
-def test_entries_without_permission_are_listed(tmp_path, monkeypatch):
+def test_a_file_without_permission_is_listed(tmp_path, monkeypatch):
     root = fill(tmp_path / "images")
-    (root / "cat" / "closed").mkdir()
-    closed = [root / "cat" / "closed", root / "cat" / "0.png"]
-    for path in closed:
-        path.chmod(0)
+    (root / "cat" / "0.png").chmod(0)
+    (root / "cat" / ".closed").mkdir(mode=0)  # Hidden, so skipped.
     monkeypatch.chdir(root)  # The folders above may be closed as well.
     with unprivileged():
         source = sources.FolderSource(Path("."))
         images = list(source.images("train"))
-        assert source.content(ContentDigests())["files"] == 25
+        assert source.content(ContentDigests())["files"] == 24
         assert source.skipped_files() == SkippedFiles()
-    assert {image.id: image.unreadable for image in images if image.unreadable} == {
-        "cat/closed": "a folder that is a link, or cannot be listed",
-        "cat/0.png": "the file cannot be opened: Permission denied",
-    }
-    assert len(images) == 25
-    root.chmod(0o711)
-    with unprivileged(), pytest.raises(UserError, match=r"cannot be listed \(Permission denied\)"):
+    unreadable = {image.id: image.unreadable for image in images if image.unreadable}
+    assert unreadable == {"cat/0.png": "the file cannot be opened: Permission denied"}
+    assert len(images) == 24
+
+
+@pytest.mark.parametrize("closed", ["", "bird", "cat", "cat/deeper"])
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch, closed):
+    """It may hold many images, or a class."""
+    root = fill(tmp_path / "images")
+    (root / closed).mkdir(exist_ok=True)
+    monkeypatch.chdir(root)
+    (root / closed).chmod(0o711)
+    message = rf"{closed or '.'} cannot be listed \(Permission denied\): change its permissions"
+    with unprivileged(), pytest.raises(UserError, match=message):
         sources.FolderSource(Path("."))
-    for path in (root, *closed):
-        path.chmod(0o700)
+    (root / closed).chmod(0o700)
 
 
 def test_deeply_nested_folders(tmp_path):

@@ -85,18 +85,18 @@ def find_images(config: Config) -> list[str]:
 
 
 def _list_folder(path: str) -> list[str]:
-    """Paths of the images below a folder; what else is there is logged."""
+    """Paths of the images below a folder, also of formats that are not read; the rest is logged."""
     from nsk.data.image_folders import count_suffixes, list_files
 
     files = list_files(path)
     for kind, counts in (
-        ("files that are not images", count_suffixes(files.others)),
+        ("files that are not images", count_suffixes(set(files.others) - files.unsupported.keys())),
         ("hidden files or files of an operating system", files.litter),
     ):
         if counts:
             total = f"{sum(counts.values()):,}"
             logging.info("Not read: %s %s: %s.", total, kind, list_counts(counts))
-    return sorted(files.images)
+    return sorted([*files.images, *files.unsupported])
 
 
 def _relative_to(folder: str, path: str) -> str:

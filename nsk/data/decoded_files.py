@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from nsk.config.data import DataConfig
+from nsk.data.image_folders import NUM_FIRST_BYTES, describe_unsupported, unsupported_format
 from nsk.data.normalization import ALL_BITS, normalize_image, to_decodable
 from nsk.data.sources.folder import read_image
 from nsk.store.files import num_cores
@@ -99,6 +101,8 @@ class _Batches:
         encoded, unreadable = read_image(path, self._limits[0])
         if unreadable:
             return b"", unreadable
+        if unsupported := unsupported_format(os.fspath(path), encoded[:NUM_FIRST_BYTES]):
+            return b"", describe_unsupported([unsupported])
         try:
             return to_decodable(encoded, *self._limits), ""
         except ValueError as error:

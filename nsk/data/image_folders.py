@@ -1,7 +1,8 @@
 """What is below a folder: images, other files, and the litter of operating systems.
 
 A file is an image if its suffix is that of an image. The content decides about all others, so that
-images without a suffix, or with a wrong one, are found; only their first bytes are read.
+images without a suffix, or with a wrong one, are found; only their first bytes are read. Images of
+formats that nsk does not decode are other files, which are told from the rest to be named.
 """
 
 import collections
@@ -9,7 +10,9 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from nsk.errors import UserError, printable
 
 # Of the formats in `nsk.data.normalization.FORMATS`.
 IMAGE_SUFFIXES = frozenset(
@@ -21,10 +24,20 @@ IMAGE_SUFFIXES = frozenset(
 # Camera raw files start like a TIFF, but what can be read of them is a thumbnail.
 RAW_SUFFIXES = frozenset(
     {
-        *(".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".iiq", ".kdc"),
-        *(".mos", ".nef", ".nrw", ".pef", ".sr2", ".srf", ".srw"),
+        *(".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".nef"),
+        *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srf", ".srw"),
     }
 )
+# Formats that are not decoded: their suffixes, if the content does not say more.
+UNSUPPORTED_SUFFIXES = {
+    **dict.fromkeys((".heic", ".heif", ".hif", ".heics", ".heifs"), "HEIC"),
+    ".jxl": "JPEG XL",
+    **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "JPEG 2000"),
+    **dict.fromkeys((".psd", ".psb"), "Photoshop"),
+    **dict.fromkeys((".svg", ".svgz"), "SVG"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys(RAW_SUFFIXES, "camera raw"),
+}
 # Files and folders of operating systems, archivers and network storage, in lower case; hidden ones
 # are litter, too.
 LITTER = frozenset(
@@ -48,27 +61,49 @@ _SIGNATURE = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 
+_UNSUPPORTED = {
+    "HEIC": re.compile(rb".{4}ftyp.{0,20}(hei[cfmsx]|hev[cmx]|mif1|msf1)", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    "JPEG 2000": re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
+    "Photoshop": re.compile(rb"8BPS"),
+    "SVG": re.compile(rb"\s*<svg[\s>]"),
+    "camera raw": re.compile(rb".{4}ftypcrx |FUJIFILMCCD-RAW|II(RO|RS|U\0)", re.DOTALL),
+}
+
 
 @dataclasses.dataclass
 class FolderFiles:
     """Files of a folder.
 
     Attributes:
-        images: paths of the images, and of what is not followed: folders that cannot be listed and
-            links to folders, which may be circular.
+        images: paths of the images, and of links to folders, which are not followed: they may be
+            circular.
         others: paths of the other files.
-        not_followed: those of `images` that are folders.
+        unsupported: dict from those of `others` that are images to the name of their format, which
+            is not decoded.
+        not_followed: those of `images` that are links to folders.
         litter: dict from the name of a file or folder to the number of files; see `is_litter`.
     """
 
     images: list[str] = dataclasses.field(default_factory=list)
     others: list[str] = dataclasses.field(default_factory=list)
+    unsupported: dict[str, str] = dataclasses.field(default_factory=dict)
     not_followed: list[str] = dataclasses.field(default_factory=list)
     litter: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def add_file(self, path: str) -> None:
         """Adds a file that is not litter."""
-        (self.images if is_image(path) else self.others).append(path)
+        if has_image_suffix(path):
+            self.images.append(path)
+            return
+        is_raw = _suffix(path) in RAW_SUFFIXES
+        first_bytes = b"" if is_raw else _first_bytes(path)
+        if is_image_content(first_bytes):
+            self.images.append(path)
+            return
+        self.others.append(path)
+        if kind := unsupported_format(path, first_bytes):
+            self.unsupported[path] = kind
 
     def add_folder(self, path: str) -> None:
         """Adds a folder that is not followed."""
@@ -87,6 +122,7 @@ class FolderFiles:
         """Adds the files of another folder."""
         self.images += other.images
         self.others += other.others
+        self.unsupported |= other.unsupported
         self.not_followed += other.not_followed
         self.litter += other.litter
 
@@ -98,15 +134,11 @@ def is_litter(name: str) -> bool:
 
 def has_image_suffix(path: str) -> bool:
     """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case."""
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return _suffix(path) in IMAGE_SUFFIXES
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its suffix or else by its content."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in IMAGE_SUFFIXES:
-        return True
-    return suffix not in RAW_SUFFIXES and is_image_content(_first_bytes(path))
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()
 
 
 def is_image_content(first_bytes: bytes) -> bool:
@@ -114,11 +146,44 @@ def is_image_content(first_bytes: bytes) -> bool:
     return _SIGNATURE.match(first_bytes) is not None
 
 
-def count_suffixes(paths: list[str]) -> dict[str, int]:
+def unsupported_format(path: str, first_bytes: bytes) -> str:
+    """The name of the format of an image that is not decoded; "" if it is none.
+
+    Args:
+        path: of the file; its suffix decides if the content does not.
+        first_bytes: of the file; 32 suffice.
+    """
+    if is_image_content(first_bytes) and _suffix(path) not in RAW_SUFFIXES:
+        return ""
+    for name, pattern in _UNSUPPORTED.items():
+        if pattern.match(first_bytes):
+            return name
+    return UNSUPPORTED_SUFFIXES.get(_suffix(path), "")
+
+
+def describe_unsupported(formats: Iterable[str]) -> str:
+    """What to do with images of formats that are not decoded; "" if there are none.
+
+    Args:
+        formats: the name of the format of each image.
+
+    Returns:
+        Text such as `2 HEIC and 1 SVG images are not read: convert them to JPEG or PNG`.
+    """
+    counts = collections.Counter(formats)
+    if not counts:
+        return ""
+    named = " and ".join(f"{number:,} {name}" for name, number in counts.most_common())
+    if counts.total() == 1:
+        return f"{named} image is not read: convert it to JPEG or PNG"
+    return f"{named} images are not read: convert them to JPEG or PNG"
+
+
+def count_suffixes(paths: Iterable[str]) -> dict[str, int]:
     """Number of files by suffix in lower case, the most frequent first."""
     counts = collections.Counter()
     for path in paths:
-        suffix = os.path.splitext(path)[1].lower()
+        suffix = _suffix(path)
         is_suffix = 1 < len(suffix) <= MAX_SUFFIX_LENGTH and suffix[1:].isalnum()
         counts[suffix if is_suffix else "no suffix"] += 1
     return dict(counts.most_common())
@@ -127,7 +192,10 @@ def count_suffixes(paths: list[str]) -> dict[str, int]:
 def list_files(folder: str | os.PathLike) -> FolderFiles:
     """Lists all files below a folder, folder by folder, each in the order of the names.
 
-    A folder that does not exist has no files; of one that cannot be listed see `FolderFiles`.
+    A folder that does not exist has no files.
+
+    Raises:
+        UserError: a folder cannot be listed. It is not known how many images are in it.
     """
     found = FolderFiles()
     pending = [os.fspath(folder)]
@@ -137,17 +205,27 @@ def list_files(folder: str | os.PathLike) -> FolderFiles:
             entries = sorted_entries(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except OSError:
-            found.add_folder(path)
-            continue
         pending += reversed(list(_add_entries(entries, found)))
     return found
 
 
 def sorted_entries(folder: str | os.PathLike) -> list[os.DirEntry]:
-    """The entries of a folder by name; OSError if it cannot be listed."""
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+    """The entries of a folder by name.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        UserError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{printable(os.fspath(folder))} cannot be listed ({error.strerror}): change its "
+            "permissions, or move it out of the images."
+        ) from None
 
 
 def _add_entries(entries: list[os.DirEntry], found: FolderFiles) -> Iterator[str]:

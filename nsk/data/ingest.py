@@ -21,6 +21,7 @@ from nsk.data import deep_images, records, shards
 from nsk.data.class_counts import describe_classes
 from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
+from nsk.data.image_folders import describe_unsupported
 from nsk.data.image_index import ImageIndex, read_external_teacher, read_image
 from nsk.data.pools import Pool, count_unused_splits, open_pools
 from nsk.data.splits import (
@@ -287,6 +288,13 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
     return lines
 
 
+def unsupported_warning(counts: dict) -> str:
+    """A line on images of formats that are not decoded, from what `ingest` returned; "" if none."""
+    counts = counts["skipped"].get("unsupported", {})  # Unknown to earlier versions.
+    line = describe_unsupported(Counter(counts).elements())
+    return f"{line}." if line else ""
+
+
 def _describe_broken(counts: dict) -> Iterator[str]:
     """Yields lines on the files that cannot be read, or only with errors."""
     for kind, text in (
@@ -350,7 +358,8 @@ def _distinct_sources(pools: dict[str, Pool]):
 
 def _skipped_files(pools: dict[str, Pool]) -> dict:
     """The `SkippedFiles` of all sources together, as a dict."""
-    total = {name: Counter() for name in ("others", "without_class", "without_label", "litter")}
+    names = ("others", "without_class", "without_label", "unsupported", "litter")
+    total = {name: Counter() for name in names}
     outside = 0
     for source in _distinct_sources(pools):
         skipped = source.skipped_files()

@@ -143,10 +143,13 @@ def _check_empty_classes(
     """UserError if there are classes without any image to train on."""
     used = set(range(len(source.class_names)) if classes is None else classes.tolist())
     unused = [name for index, name in enumerate(names) if index not in used]
-    if source.empty_classes or unused:
+    empty = [
+        f"{name} ({instead})" if instead else name for name, instead in source.empty_classes.items()
+    ]
+    if empty or unused:
         raise UserError(
             f"--dataset={config.dataset} has classes without images to train on: "
-            f"{list_names([*source.empty_classes, *unused])}: fill them, or remove their folders "
+            f"{list_names([*empty, *unused])}: fill them, or remove their folders "
             "or names."
         )
 

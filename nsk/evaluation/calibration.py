@@ -190,8 +190,8 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     References:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599), temperature scaling;
-        [Gelman et al., 2008](https://arxiv.org/abs/0901.4011), weakly informative priors of logistic
-        regression on separable classes
+        [Gelman et al., 2008](https://arxiv.org/abs/0901.4011), weakly informative priors where
+        classes are separable
     """
     log_probabilities, labels = check_predictions(log_probabilities, labels)
     # A softmax does not change when the largest logarithm is subtracted; then no exponential is

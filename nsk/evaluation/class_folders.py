@@ -1,7 +1,6 @@
 """Folders with a folder of images for each class: what they hold, and which classes they are."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -223,8 +222,6 @@ def _list_images(folder):
     """The files below a folder; of links to folders only those that are named like an image."""
     found = list_files(folder)
     for path in found.not_followed:
-        if not os.path.islink(path):
-            _sorted_entries(path)  # A folder that cannot be listed.
         if not has_image_suffix(path):
             found.images.remove(path)
             found.others.append(path)

@@ -71,6 +71,8 @@ def _report(runner, images, logs_summary=True):
     counts = images.counts
     if logs_summary:
         _log_lines(describe_images(runner, images))
+    if line := ingest.unsupported_warning(counts):
+        logging.warning("%s", line)
     if counts["deep_images"]:
         line = deep_images.warning(counts["deep_images"], counts["significant_bits"])
         if line:

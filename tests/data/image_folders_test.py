@@ -7,9 +7,11 @@ from PIL import Image
 from nsk.data.image_folders import (
     NUM_FIRST_BYTES,
     count_suffixes,
+    describe_unsupported,
     is_image_content,
     is_litter,
     list_files,
+    unsupported_format,
 )
 from nsk.data.normalization import FORMATS
 
@@ -53,6 +55,45 @@ def test_variants_of_formats_are_told_by_their_first_bytes():
 )
 def test_other_files_are_not_images(content):
     assert not is_image_content(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        ("a", b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC"),
+        ("a", b"\0\0\0\x20ftypmif1\0\0\0\0mif1miafavif", ""),
+        ("a.heic", encoded("JPEG"), ""),
+        ("a.HEIC", b"cut", "HEIC"),
+        ("a", b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        ("a", b"\xff\x0a\x00", "JPEG XL"),
+        ("a", encoded("JPEG2000"), "JPEG 2000"),
+        ("a", encoded("JPEG2000", no_jp2=True), "JPEG 2000"),
+        ("a", b"8BPS\0\1", "Photoshop"),
+        ("a", b"<svg xmlns=", "SVG"),
+        ("a.svg", b"<?xml version=", "SVG"),
+        ("a.NEF", encoded("TIFF"), "camera raw"),
+        ("a", b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
+        ("a.txt", b"text", ""),
+        ("a.mp4", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", ""),
+    ],
+)
+def test_images_that_are_not_decoded(tmp_path, name, content, kind):
+    assert unsupported_format(name, content[:NUM_FIRST_BYTES]) == kind
+    if kind:
+        assert not is_image_content(content[:NUM_FIRST_BYTES]) or kind == "camera raw"
+        (tmp_path / name).write_bytes(content)
+        found = list_files(tmp_path)
+        if name != "a.jpg":  # Refused when it is decoded.
+            assert found.unsupported == {f"{tmp_path}/{name}": kind}
+            assert found.others == [f"{tmp_path}/{name}"]
+
+
+def test_what_to_do_with_images_that_are_not_decoded():
+    assert describe_unsupported([]) == ""
+    many = describe_unsupported(["SVG", *["HEIC"] * 1200])
+    assert many == "1,200 HEIC and 1 SVG images are not read: convert them to JPEG or PNG"
+    assert describe_unsupported(["HEIC"]) == "1 HEIC image is not read: convert it to JPEG or PNG"
 
 
 def test_litter():

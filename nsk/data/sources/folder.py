@@ -55,7 +55,9 @@ class FolderSource(Source):
         has_split = {**layout.splits, "unlabeled": layout.unlabeled is not None}
         self.splits = tuple(split for split in SPLITS if has_split.get(split))
         self.class_names = layout.class_names and list(map(printable, layout.class_names))
-        self.empty_classes = tuple(map(printable, layout.empty_classes))
+        self.empty_classes = {
+            printable(name): instead for name, instead in layout.empty_classes.items()
+        }
 
     def _files(self, split: str) -> Iterator[tuple[str, int | None]]:
         """Yields (path, label) in the order of the paths."""
@@ -86,16 +88,16 @@ class FolderSource(Source):
 
     def skipped_files(self) -> SkippedFiles:
         """Files that are not images, images that belong to no class, and litter."""
-        litter = Counter()
+        listed = FolderFiles()
         for files in self._layout.parts():
-            litter.update(files.litter)
+            listed.update(files)
+        others = [path for path in listed.others if path not in listed.unsupported]
         return SkippedFiles(
-            others=count_suffixes(
-                [path for files in self._layout.parts() for path in files.others]
-            ),
+            others=count_suffixes(others),
+            unsupported=dict(Counter(listed.unsupported.values()).most_common()),
             without_class={split: len(files.images) for split, files in self._layout.flat.items()},
             outside=len(self._layout.rest.images),
-            litter=dict(litter.most_common()),
+            litter=dict(listed.litter.most_common()),
         )
 
     def _all_files(self) -> list[str]:
@@ -130,7 +132,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise ValueError("a folder that is a link, or cannot be listed")
+            raise ValueError("a link to a folder")
         if not stat.S_ISREG(mode):  # Opening a pipe would block until somebody writes into it.
             raise ValueError("a pipe, device or socket, not a file")
         with path.open("rb") as file:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from nsk.data.class_names import normalize_name, repeated_values, sort_names
 from nsk.data.image_folders import (
     FolderFiles,
+    describe_unsupported,
     has_image_suffix,
     is_litter,
     list_files,
@@ -52,7 +53,8 @@ class Layout:
         unlabeled: files of the unlabelled images; None if there are none.
         flat: dict from dev or test to the files of a folder that has images, but no classes.
         rest: all other files.
-        empty_classes: names of the classes that have no images in the first of `splits`.
+        empty_classes: dict from the names of the classes that have no images in the first of
+            `splits` to what they have instead, see `describe_unsupported`.
         note: how the folders are understood, a sentence.
     """
 
@@ -61,7 +63,7 @@ class Layout:
     unlabeled: FolderFiles | None = None
     flat: dict[str, FolderFiles] = dataclasses.field(default_factory=dict)
     rest: FolderFiles = dataclasses.field(default_factory=FolderFiles)
-    empty_classes: list[str] = dataclasses.field(default_factory=list)
+    empty_classes: dict[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
 
     def parts(self) -> Iterator[FolderFiles]:
@@ -113,10 +115,8 @@ class _Level:
         self.folders = []
         try:
             entries = sorted_entries(path)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be listed ({error.strerror}): change its permissions or remove it."
-            ) from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} is not a folder: run again when nothing changes it.") from None
         for entry in entries:
             if is_litter(entry.name):
                 self.files.add_litter(entry.path)
@@ -307,7 +307,10 @@ class _Reader:
         if split == "unlabeled":
             self.layout.unlabeled = self._files(path)
             if not self.layout.unlabeled.images:
-                raise UserError(f"{path} holds no image: expected images at any depth.")
+                unsupported = self._describe_unsupported(self._level(path))
+                raise UserError(
+                    f"{path} holds no image: expected images at any depth{unsupported}."
+                )
             return
         level = self._enter_containers(self._descend(self._level(path)))
         if level.has_images and not self._filled(level.subfolders()):
@@ -335,16 +338,31 @@ class _Reader:
         files = self._files_by_class(level)
         filled = {name for name in files if files[name].images}
         if not filled:
-            raise UserError(f"{path} holds no image: expected images in one folder for each class.")
+            unsupported = self._describe_unsupported(level)
+            raise UserError(
+                f"{path} holds no image: expected images in one folder for each class{unsupported}."
+            )
         if layout.class_names is None:
             layout.class_names = sort_names(files, path)
-            layout.empty_classes = [name for name in layout.class_names if name not in filled]
+            layout.empty_classes = {
+                name: describe_unsupported(files[name].unsupported.values())
+                for name in layout.class_names
+                if name not in filled
+            }
         known = set(layout.class_names)
         if filled - known:
             self._refuse_classes(path, sorted(filled - known))
         for name in files.keys() - known:  # Folders without images.
             layout.rest.update(files[name])
         layout.splits[split] = {name: files.get(name, FolderFiles()) for name in layout.class_names}
+
+    def _describe_unsupported(self, level: _Level) -> str:
+        """The images in a folder that are not decoded, as the end of a sentence."""
+        formats = [*level.files.unsupported.values()]
+        for path in level.folders:
+            formats += self._files(path).unsupported.values()
+        described = describe_unsupported(formats)
+        return f"; {described}" if described else ""
 
     def _files_by_class(self, level: _Level) -> dict[str, FolderFiles]:
         """Names of classes, and their files."""

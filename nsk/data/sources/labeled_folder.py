@@ -185,10 +185,16 @@ class LabeledFolderSource(Source):
     def skipped_files(self) -> SkippedFiles:
         """Files that are not images, images of dev and test without a label, and litter."""
         table = os.path.abspath(self._table)
-        others = [path for path in self._listed.others if os.path.abspath(path) != table]
+        unsupported = self._listed.unsupported
+        others = [
+            path
+            for path in self._listed.others
+            if path not in unsupported and os.path.abspath(path) != table
+        ]
         return SkippedFiles(
             others=count_suffixes(others),
             without_label=dict(self._without_label),
+            unsupported=dict(Counter(unsupported.values()).most_common()),
             litter=dict(self._listed.litter.most_common()),
         )
 

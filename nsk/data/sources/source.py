@@ -1,7 +1,8 @@
 """What every source of images provides, and what several sources share."""
 
 import dataclasses
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -76,6 +77,8 @@ class SkippedFiles:
         without_label: dict from dev or test to the number of its images that a table of labels has
             no label of, which are not used.
         outside: number of images beside the folders of classes.
+        unsupported: dict from the name of a format that is not decoded, such as HEIC, to the number
+            of its images.
         litter: dict from the name of hidden files or folders, and those of operating systems, to
             the number of files.
     """
@@ -84,6 +87,7 @@ class SkippedFiles:
     without_class: dict[str, int] = dataclasses.field(default_factory=dict)
     without_label: dict[str, int] = dataclasses.field(default_factory=dict)
     outside: int = 0
+    unsupported: dict[str, int] = dataclasses.field(default_factory=dict)
     litter: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -96,7 +100,8 @@ class Source(Protocol):
             divided; the others are used as they are.
         ids_reveal_labels: whether an id may reveal the label, as a path below a class folder does.
         label_hint: what the user can do if the source has no labels.
-        empty_classes: names of the classes without any image to train on.
+        empty_classes: dict from the names of the classes without any image to train on to what
+            their folders hold instead, in words; "": nothing of note.
         notes: lines of text on how the source was understood.
         has_groups: whether some of its images belong to groups.
     """
@@ -105,7 +110,7 @@ class Source(Protocol):
     splits: tuple[str, ...]
     ids_reveal_labels: bool
     label_hint: str = "give images with labels"
-    empty_classes: tuple[str, ...] = ()
+    empty_classes: Mapping[str, str] = types.MappingProxyType({})
     notes: tuple[str, ...] = ()
     has_groups: bool = False
 

@@ -8,6 +8,7 @@ from nsk.config.data import DataConfig
 from nsk.data import sources
 from nsk.data.content import ContentDigests
 from nsk.data.normalization import normalize_image
+from nsk.data.pools import open_pools
 from nsk.data.sources.source import SkippedFiles
 from nsk.errors import UserError
 
@@ -268,7 +269,7 @@ def test_classes_that_a_split_lacks(tmp_path, fill):
     (tmp_path / "test/notes").mkdir(parents=True)
     source = fill(tmp_path, "train/a/1.png", "train/b/2.png", "train/c/3.png", "dev/a/4.png",
                   "dev/b/5.png", "test/c/6.png", "test/notes/7.txt")  # fmt: skip
-    assert source.class_names == ["a", "b", "c"] and source.empty_classes == ()
+    assert source.class_names == ["a", "b", "c"] and source.empty_classes == {}
     assert listed(source, "test") == [("test/c/6.png", 2)]
     (note,) = source.notes
     assert note.endswith("dev (2 images of 2 classes), test (1 image of 1 class).")
@@ -277,7 +278,26 @@ def test_classes_that_a_split_lacks(tmp_path, fill):
 
 def test_classes_without_images_to_train_on(tmp_path, fill):
     source = fill(tmp_path, "a/1.png", "b/2.png", "c/3.txt")
-    assert source.class_names == ["a", "b", "c"] and source.empty_classes == ("c",)
+    assert source.class_names == ["a", "b", "c"] and source.empty_classes == {"c": ""}
+
+
+def test_images_that_are_not_decoded_are_named(tmp_path, fill):
+    fill(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "c").mkdir()
+    for name in ("1.HEIC", "2", "3.heif"):
+        (tmp_path / "c" / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    source = sources.open_source(f"folder:{tmp_path}")
+    text = "3 HEIC images are not read: convert them to JPEG or PNG"
+    assert source.empty_classes == {"c": text}
+    assert source.skipped_files() == SkippedFiles(unsupported={"HEIC": 3})
+    with pytest.raises(UserError, match=rf"without images to train on: c \({text}\): fill them"):
+        open_pools(DataConfig(dataset=f"folder:{tmp_path}"))
+    for path in [*tmp_path.glob("*/*.png")]:
+        path.unlink()
+    with pytest.raises(UserError, match=f"holds no image: .* for each class; {text}"):
+        sources.open_source(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match=f"holds no image: .* for each class; {text}"):
+        sources.open_source(f"folder:{tmp_path}/c")
 
 
 def test_names_are_compared_in_normal_form_c(tmp_path, fill):
@@ -307,7 +327,8 @@ def test_images_are_told_by_their_content(tmp_path, fill, encoded_image):
     source = sources.open_source(f"folder:{tmp_path}")
     images = list(source.images("train"))
     assert len(images) == 1 + 4 * len(kinds) + 2
-    assert source.skipped_files().others == {".nef": len(kinds), ".txt": 1, "no suffix": 1}
+    assert source.skipped_files().others == {".txt": 1, "no suffix": 1}
+    assert source.skipped_files().unsupported == {"camera raw": len(kinds)}
     readable = 0
     for image in images:
         try:
