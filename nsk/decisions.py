@@ -111,10 +111,15 @@ def students_without_gain(chain: Sequence[Generation], decide_by: str = "accurac
     return len(means) - 1 - int(np.argmax(means))
 
 
-def warn_of_worse_student(chain: Sequence[Generation], decide_by: str = "accuracy") -> None:
+def warn_of_worse_student(
+    chain: Sequence[Generation], decide_by: str = "accuracy", is_filtered: bool = False
+) -> None:
     """Logs a warning if the last student is significantly worse on dev than its teacher.
 
-    Arguments as for `best_generation`.
+    Args:
+        chain: the generations, the teacher first.
+        decide_by: one of `criteria.CRITERIA`.
+        is_filtered: whether images far from dev were not selected for it.
     """
     teacher, student = (_DevScores.of(generation, decide_by) for generation in chain[-2:])
     loss = teacher.mean - student.mean
@@ -125,11 +130,11 @@ def warn_of_worse_student(chain: Sequence[Generation], decide_by: str = "accurac
             criteria.CRITERIA[decide_by],
             criteria.format_score(decide_by, student.mean),
             criteria.format_score(decide_by, teacher.mean),
-            _advice_after_worse_student(chain[-1]),
+            _advice_after_worse_student(chain[-1], is_filtered),
         )
 
 
-def _advice_after_worse_student(student):
+def _advice_after_worse_student(student, is_filtered):
     """What the pseudo-labels of a student were, and what to do, as sentences."""
     budget = (
         "aise its budget, lower --labeled_batch_size or its noise, or initialise it from its "
@@ -142,7 +147,7 @@ def _advice_after_worse_student(student):
     images = pool_report.describe_selection(
         student.selection.counts, student.scores.counts["scored"], names, compared
     )
-    causes = pool_report.suggest(compared, names) if compared else ""
+    causes = pool_report.suggest(compared, names, is_filtered) if compared else ""
     return f"{images} {causes} If its pseudo-labels are right, r{budget}".replace("  ", " ")
 
 

@@ -59,7 +59,8 @@ def train_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
                 raise
             logging.warning("The chain ends before generation %d: %s", generation, error)
             break
-        decisions.warn_of_worse_student(chain, config.chain.decide_by)
+        is_filtered = config.selection.at(generation).unknown_classes == "filter"
+        decisions.warn_of_worse_student(chain, config.chain.decide_by, is_filtered)
         without_gain = decisions.students_without_gain(chain, config.chain.decide_by)
         if without_gain >= config.chain.patience > 0:
             logging.info(

@@ -64,7 +64,7 @@ ALLOWED = {
     "nsk.pseudo": {"nsk.pseudo", "nsk.evaluation.prediction_files"},
     "nsk.pseudo.calibration": {"nsk.evaluation.calibration"},
     "nsk.pseudo.pool_comparison": {"nsk.evaluation.class_shares"},
-    "nsk.pseudo.pool_report": set(),
+    "nsk.pseudo.pool_report": {"nsk.pseudo.pool_comparison"},
     "nsk.pseudo.policies": {"nsk.pseudo.ranking", "nsk.pseudo.radix_selection"},
     "nsk.decisions": {
         "nsk.pseudo.pool_report",

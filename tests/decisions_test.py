@@ -105,8 +105,11 @@ def test_advice_after_a_worse_student_begins_with_its_pseudo_labels(tmp_path, ca
     )
     assert message.index("pseudo-labels are of") < message.index("raise its budget")
     assert ("--unknown_classes=filter leaves out the 87 images" in message) == bool(unlike)
-    assert ("an estimated 87% are of no known class (81%" in message) == bool(unlike)
+    assert ("at least an estimated 87% are unlike dev in features (81%" in message) == bool(unlike)
     assert ("8 of 10 classes hardly occur" in message) == bool(unlike)
+    caplog.clear()
+    warn_of_worse_student(chain, is_filtered=True)
+    assert "--unknown_classes" not in caplog.text
     chain[1].comparison = None
     warn_of_worse_student(chain)
     assert "(75% class 9). If its pseudo-labels are right, raise" in caplog.text

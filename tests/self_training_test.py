@@ -24,7 +24,7 @@ STAGES = {
 }
 DECISIONS = {
     "require_better_than_chance": lambda teacher, p_value: None,
-    "warn_of_worse_student": lambda chain, decide_by: None,
+    "warn_of_worse_student": lambda chain, decide_by, is_filtered: None,
     "students_without_gain": lambda chain, decide_by: 0,
 }
 

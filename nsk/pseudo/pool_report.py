@@ -6,6 +6,10 @@ The arguments `compared` are results of `nsk.pseudo.pool_comparison.compare`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nsk.pseudo.pool_comparison import KEPT_DEV
+
+# Share of the images that are unlike dev which a filter must be able to find to be worth it.
+MIN_FILTERED = 0.5
 # Classes that are named with their shares.
 MAX_CLASSES = 3
 MEDIAN = 2  # Among `pool_comparison.QUANTILES`.
@@ -28,8 +32,9 @@ def describe_pool(compared: Mapping[str, Any], class_names: Sequence[str]) -> st
         )
     if "unknown" in compared["unlike"]:
         parts.append(
-            f"an estimated {compared['unknown_share']:.0%} are of no known class "
-            f"({compared['unknown_share_above']:.0%} of those that reach the confidence)"
+            f"at least an estimated {compared['unknown_share']:.0%} are unlike dev in features "
+            f"({compared['unknown_share_above']:.0%} of those that reach the confidence): of no "
+            "known class, or dev is of another source"
         )
     return ", ".join(parts)
 
@@ -46,15 +51,38 @@ def _shares(counts):
     return [count / max(1, sum(counts)) for count in counts]
 
 
-def suggest(compared: Mapping[str, Any], class_names: Sequence[str]) -> str:
-    """What may be the cause of the differences, and what to do, as sentences; "" if none."""
+def _suggest_for_unknown(compared, is_filtered):
+    """What to do about images that are unlike dev in features, as a sentence."""
+    beyond, images = compared["distance"]["beyond_limit"], compared["images"]
+    expected = (1 - KEPT_DEV) * images
+    excess = (beyond - expected) / (images - expected)
+    if excess < compared["unknown_share"] * MIN_FILTERED:
+        return (
+            f"Only {beyond / images:.0%} are farther from dev than {KEPT_DEV:.0%} of the dev "
+            "images, which is all that --unknown_classes=filter can leave out: most differ a little, as "
+            "images of another source do (camera, size, compression); give a dev split like them."
+        )
+    if is_filtered:
+        return "Better than to filter them, remove images of other classes or sources."
+    return (
+        f"--unknown_classes=filter leaves out the {beyond:,} images that are farther from dev than "
+        f"{KEPT_DEV:.0%} of the dev images; better, remove images of other classes or sources."
+    )
+
+
+def suggest(
+    compared: Mapping[str, Any], class_names: Sequence[str], is_filtered: bool = False
+) -> str:
+    """What may be the cause of the differences, and what to do, as sentences; "" if none.
+
+    Args:
+        compared: the result of a comparison.
+        class_names: names of all classes.
+        is_filtered: whether images far from dev are left out already.
+    """
     unlike, sentences = compared["unlike"], []
     if "unknown" in unlike:
-        beyond = compared["distance"]["beyond_limit"]
-        sentences.append(
-            f"--unknown_classes=filter leaves out the {beyond:,} images that are farther from dev "
-            "than 95% of the dev images; better, remove images of other classes or sources."
-        )
+        sentences.append(_suggest_for_unknown(compared, is_filtered))
     elif "confidence" in unlike:
         sentences.append(
             "The teacher is less certain of the unlabelled images than of dev: check that they are "

@@ -101,7 +101,7 @@ def max_distance(section: SelectionConfig, compared: StageFolder | None) -> floa
 
 def _log(compared, class_names, unknown_classes):
     """Logs the figures, as a warning if the images are unlike dev."""
-    counts = compared.counts
+    counts, is_filtered = compared.counts, unknown_classes == "filter"
     figures = pool_report.describe_pool(counts, class_names)
     if not counts["unlike"]:
         logging.info("Unlabelled images, beside dev: %s.", figures)
@@ -109,11 +109,11 @@ def _log(compared, class_names, unknown_classes):
         logging.warning("The unlabelled images are not like dev: %s.", figures)
         logging.warning(
             "%s %s/%s lists the images least like dev.",
-            pool_report.suggest(counts, class_names),
+            pool_report.suggest(counts, class_names, is_filtered),
             compared.name,
             SUSPICIOUS_FILE,
         )
-    if unknown_classes == "filter" and counts["distance"] is not None:
+    if is_filtered and counts["distance"] is not None:
         logging.info(
             "--unknown_classes=filter: %s of %s images, %s of them above the threshold, are "
             "farther from dev than 95%% of the dev images and are not selected.",
