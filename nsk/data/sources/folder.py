@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nsk.config.data import DataConfig
 from nsk.data.content import ContentDigests
-from nsk.data.image_folders import count_suffixes
+from nsk.data.image_folders import FolderFiles, count_suffixes
 from nsk.data.sources.folder_layout import read_layout
 from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
 from nsk.errors import UserError, printable
