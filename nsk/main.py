@@ -15,11 +15,11 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from nsk import stopping
+from nsk import __version__, stopping
 from nsk.commands import COMMANDS, temporary_files
 from nsk.config.config import check_command, settings
 from nsk.config.fields import is_per_generation
-from nsk.errors import LostWorkerError, UserError
+from nsk.errors import LostWorkerError, UserError, list_names, suggest_names
 
 OK, WRONG_INPUT, STOPPED, UNREAD = 0, 2, 75, 141
 
@@ -85,17 +85,35 @@ def _describe_flag_error(error):
 
 def main(argv: list[str]) -> int:
     """Runs a command and returns its exit code."""
-    command, *rest = argv[1:] or ["run"]
-    if command not in COMMANDS or rest:
-        *names, last = COMMANDS
-        raise UserError(
-            f"Received the command {' '.join(argv[1:])!r}: expected {', '.join(names)} or {last}; "
-            "settings are given as --name=value."
-        )
+    _check_words(argv[1:])
+    command = argv[1] if argv[1:] else "run"
     values = flag_values()
     check_command(command, values)
     COMMANDS[command].execute(values)
     return OK
+
+
+def _check_words(words: list[str]) -> None:
+    """UserError if the words beside the flags are not one command."""
+    if not words and not any(flags.FLAGS[field.name].present for field in settings()):
+        raise UserError(
+            "Received neither a command nor a setting: see --help, or begin with "
+            "--flagfile=flags/quickstart.flags --workdir=runs/quickstart."
+        )
+    if len(words) == 1 and words[0] not in COMMANDS:
+        spellings = {name: [name] for name in COMMANDS}
+        *names, last = COMMANDS
+        raise UserError(
+            f"Received the command {words[0]!r}{suggest_names(words[0], spellings)}: expected "
+            f"{', '.join(names)} or {last}; settings are given as --name=value."
+        )
+    if len(words) > 1:
+        others = [word for word in words if word not in COMMANDS]
+        raise UserError(
+            f"Received {list_names([repr(word) for word in others or words])} beside the settings: "
+            "expected one command, and settings as --name=value. If it is what the shell made of a "
+            "pattern, quote the pattern, as --images='photos/*.jpg'."
+        )
 
 
 def print_error(message: str) -> None:
@@ -188,6 +206,11 @@ def console() -> None:
     """Parses flags, runs the command and exits: entry point of `nsk` and `python -m nsk.main`."""
     for stream in (sys.stdout, sys.stderr):  # Names may have characters that it has not.
         stream.reconfigure(errors="backslashreplace")
+    if "--version" in sys.argv[1:]:
+        print(f"nsk {__version__}")
+        return
+    if "-h" in sys.argv[1:] or sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = ["--help"]
     define_flags()
     _describe_help()
     app.run(_run_and_exit, flags_parser=parse_flags)

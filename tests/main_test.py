@@ -119,6 +119,17 @@ def test_help_shows_every_command_and_setting_and_exits_with_0(program):
     assert "Exit codes: 0: done; 2: a flag, the data or a file is wrong" in out
 
 
+@pytest.mark.parametrize("arguments", [["-h"], ["help"], ["predict", "-h"], ["help", "plan"]])
+def test_other_ways_to_ask_for_help(arguments):
+    code, out, err = run(*MAIN, *arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("The command line: `nsk [COMMAND]") and "--num_labeled:" in out
+
+
+def test_the_version_is_printed():
+    assert run(*MAIN, "--version") == (0, f"nsk {nsk.__version__}\n", "")
+
+
 def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
     program = """
         import json, sys
@@ -159,7 +170,16 @@ def test_help_wrong_flags_and_wrong_settings_do_not_import_tensorflow():
                 "expected run, plan, score, select, predict, evaluate, corrupt, sweep or verify",
             ],
         ),
-        (["run", "twice", *SETTINGS], ["'run twice'"]),
+        (["runn", *SETTINGS], ["'runn' (similar: run)"]),
+        (["run", "twice", *SETTINGS], ["Received 'twice' beside the settings"]),
+        (
+            ["predict", "--images=a/1.jpg", "a/2.jpg", "a/3.jpg"],
+            [
+                "Received 'a/2.jpg', 'a/3.jpg' beside",
+                "quote the pattern, as --images='photos/*.jpg'",
+            ],
+        ),
+        ([], ["Received neither a command nor a setting: see --help", "flags/quickstart.flags"]),
         (["num_labeled=5", *SETTINGS], ["'num_labeled=5'", "--name=value"]),
         (SETTINGS, ["--workdir"]),
         (["--workdir=runs/x"], ["No budget was given", "exactly one of"]),

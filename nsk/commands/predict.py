@@ -100,10 +100,16 @@ def _list_folder(path: str) -> list[str]:
 
 
 def _relative_to(folder: str, path: str) -> str:
-    """A path of a table: relative to the current folder, or else to that of the table."""
-    path = os.path.expanduser(path)
-    beside = os.path.join(folder, path)
-    return path if os.path.exists(path) or not os.path.exists(beside) else beside
+    """A path of a table: relative to the current folder, or else to that of the table.
+
+    It may have backslashes between folders. A path without a file stays as it is.
+    """
+    expanded = os.path.expanduser(path)
+    for separated in (expanded, expanded.replace("\\", "/")):
+        for found in (separated, os.path.join(folder, separated)):
+            if path and os.path.exists(found):
+                return found
+    return expanded
 
 
 def _predict(runner, classifier, crop, paths, output):

@@ -11,6 +11,8 @@ WITHOUT_TEST_DATASET = Condition("no --test_dataset", lambda values: not values[
 WITH_TFDS = starts_with("dataset", "tfds:")
 WITH_FOLDER = starts_with("dataset", "folder:")
 WITH_LABELS = Condition("--labels", lambda values: WITH_FOLDER.holds(values) and values["labels"])
+# A setting of the command predict, which no stage depends on.
+WITH_IMAGES = Condition("--images", lambda values: bool(values.get("images")))
 # So it is in no fingerprint if it is not given.
 KEEPS_REMAINING = Condition("--keep_remaining", lambda values: values["keep_remaining"])
 WITH_TFRECORDS = (
@@ -60,7 +62,9 @@ class DataConfig(Section):
         used_if=WITH_FOLDER,
     )
     path_column: str = setting(
-        "path", "--labels: column of the path, or of the name of a file.", used_if=WITH_LABELS
+        "path",
+        "--labels, and a table of --images: column of the path, or of the name of a file.",
+        used_if=WITH_LABELS | WITH_IMAGES,
     )
     label_column: str = setting("label", "--labels: column of the label.", used_if=WITH_LABELS)
     split_column: str = setting(

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from nsk.config.data import DataConfig
-from nsk.data.image_folders import NUM_FIRST_BYTES, describe_unsupported, unsupported_format
+from nsk.data.image_folders import NUM_FIRST_BYTES, unsupported_format, why_unsupported
 from nsk.data.normalization import ALL_BITS, normalize_image, to_decodable
 from nsk.data.sources.folder import read_image
 from nsk.store.files import num_cores
@@ -98,11 +98,13 @@ class _Batches:
 
     def _prepare(self, path):
         """A file as a JPEG or PNG that TensorFlow decodes as ingested, and why there is none."""
+        if not os.fspath(path):
+            return b"", "its path is empty"
         encoded, unreadable = read_image(path, self._limits[0])
         if unreadable:
             return b"", unreadable
         if unsupported := unsupported_format(os.fspath(path), encoded[:NUM_FIRST_BYTES]):
-            return b"", describe_unsupported([unsupported])
+            return b"", why_unsupported(unsupported)
         try:
             return to_decodable(encoded, *self._limits), ""
         except ValueError as error:

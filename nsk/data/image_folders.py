@@ -161,6 +161,11 @@ def unsupported_format(path: str, first_bytes: bytes) -> str:
     return UNSUPPORTED_SUFFIXES.get(_suffix(path), "")
 
 
+def why_unsupported(kind: str) -> str:
+    """Why an image of a format that is not decoded has an error, and what to do."""
+    return f"{kind} images are not read: convert it to JPEG or PNG"
+
+
 def describe_unsupported(formats: Iterable[str]) -> str:
     """What to do with images of formats that are not decoded; "" if there are none.
 

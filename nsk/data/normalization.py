@@ -18,7 +18,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from nsk.config.data import DataConfig
-from nsk.data.image_folders import NUM_FIRST_BYTES, describe_unsupported, unsupported_format
+from nsk.data.image_folders import NUM_FIRST_BYTES, unsupported_format, why_unsupported
 from nsk.data.plain_decoding import decode_plain
 
 # Formats that state in their header how many pixels will be decoded. Of Pillow's other formats some
@@ -140,7 +140,7 @@ def _opened(encoded: bytes, max_bytes: int, max_pixels: int) -> Iterator[Image.I
     if len(encoded) > max_bytes:
         raise ValueError(f"it has more bytes than --max_image_bytes={max_bytes}")
     if unsupported := unsupported_format("", encoded[:NUM_FIRST_BYTES]):
-        raise ValueError(describe_unsupported([unsupported]))
+        raise ValueError(why_unsupported(unsupported))
     with _one_line_errors():
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     with image:

@@ -126,6 +126,10 @@ def _read_keras(given, path, model):
 
 def _why_not_readable(given, path):
     """Message for a path that is none of the forms."""
+    exports = list(path.glob("export-*/model.keras"))
+    if exports:
+        newest = max(exports, key=lambda file: file.stat().st_mtime).parent
+        return f"The folder {given} is that of a run, not a model: give its export, {newest}."
     if path.is_dir():
         return (
             f"The folder {given} holds neither model.keras nor saved_model.pb: give {FORMS}; of a "

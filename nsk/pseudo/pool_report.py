@@ -59,8 +59,9 @@ def _suggest_for_unknown(compared, is_filtered):
     if excess < compared["unknown_share"] * MIN_FILTERED:
         return (
             f"Only {beyond / images:.0%} are farther from dev than {KEPT_DEV:.0%} of the dev "
-            "images, which is all that --unknown_classes=filter can leave out: most differ a little, "
-            "as images of another source do (camera, size, compression); give a dev split like them."
+            "images, which is all that --unknown_classes=filter can leave out: most differ a "
+            "little, as images of another source do (camera, size, compression); give a dev split "
+            "like them."
         )
     if is_filtered:
         return "Better than to filter them, remove images of other classes or sources."

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,20 +99,24 @@ def test_every_file_is_a_row_with_what_the_network_says_of_the_ingested_image(
         assert row.probability == row.top1_probability
 
 
-def test_csv_abstention_and_a_table_of_paths(model, photos, tmp_path):
+def test_csv_abstention_and_a_table_of_paths(model, photos, tmp_path, caplog):
     path, _ = model
     run(path, photos, tmp_path / "all.parquet")
     table = pandas.read_parquet(tmp_path / "all.parquet")
     limit = float(table.calibrated_probability.median())
-    names = ["1/4.png", "missing.png", "2/text.jpg", "1/1.png", "rotated.jpg"]
+    names = ["1/4.png", "missing.png", "2/text.jpg", "1/1.png", "rotated.jpg", "1\\7.png", ""]
     (photos / "list.csv").write_text("id,file\n" + "".join(f"7,{name}\n" for name in names))
     settings = {"abstain_below": limit, "path_column": "file"}
+    caplog.clear()
     counts = run(path, photos / "list.csv", tmp_path / "out.csv", **settings)
+    assert "no effect" not in caplog.text
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = [str(photos / name) if (photos / name).exists() else name for name in names]
+    found = [str(photos / name) if (photos / name).is_file() else name for name in names]
+    found[5] = str(photos / "1" / "7.png")
     assert [row["path"] for row in rows] == found
     assert rows[1]["error"].startswith("the file cannot be opened: No such file")
+    assert rows[6]["error"] == "its path is empty"
     for row in rows:
         if row["error"]:
             assert row["label"] == row["probability"] == row["top1"] == ""
@@ -120,7 +125,30 @@ def test_csv_abstention_and_a_table_of_paths(model, photos, tmp_path):
         assert row["abstained"] == str(abstains)
         assert row["label"] == ("" if abstains else row["top1"])
     assert counts["abstained"] == sum(row["abstained"] == "True" for row in rows)
-    assert counts["errors"] == 2
+    assert counts["errors"] == 3
+
+
+def test_images_that_are_not_decoded_are_rows_with_an_error(model, photos, tmp_path):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    for name in ("phone.HEIC", "phone.jpg"):
+        (photos / "0" / name).write_bytes(heic)
+    shutil.copy(photos / "photo.webp", photos / "0" / "a.nef")
+    (photos / "0" / "notes.txt").write_text("text")
+    run(model[0], photos / "0", tmp_path / "out.parquet")
+    errors = pandas.read_parquet(tmp_path / "out.parquet").set_index("path").error.dropna()
+    assert errors.to_dict() == {
+        str(photos / "0" / name): f"{kind} images are not read: convert it to JPEG or PNG"
+        for name, kind in (("a.nef", "camera raw"), ("phone.HEIC", "HEIC"), ("phone.jpg", "HEIC"))
+    }
+
+
+def test_the_newest_export_of_a_run_is_named(photos, tmp_path):
+    for age, name in ((100, "export-1"), (0, "export-2"), (200, "export-3")):
+        (tmp_path / "work" / name).mkdir(parents=True)
+        (tmp_path / "work" / name / "model.keras").touch()
+        os.utime(tmp_path / "work" / name / "model.keras", (1e9 - age, 1e9 - age))
+    with pytest.raises(UserError, match=r"work is that of a run, .* its export, .*work/export-2\."):
+        run(tmp_path / "work", photos, tmp_path / "out.csv")
 
 
 def test_a_network_without_names_and_temperature(model, photos, tmp_path, caplog):

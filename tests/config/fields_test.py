@@ -185,7 +185,7 @@ CONDITIONS = {
     "label_key": has_records,
     "id_key": has_records,
     "labels": lambda v: v["dataset"].startswith("folder:"),
-    "path_column": has_label_table,
+    "path_column": lambda v: has_label_table(v) or bool(v["images"]),
     "label_column": has_label_table,
     "split_column": has_label_table,
     "group_column": has_label_table,
