@@ -20,7 +20,14 @@ TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
 MAX_README_LINES = 150
 # Flags of other programs, allowed in texts that name the program.
 OTHER_FLAGS = {
-    "absl": {"help", "helpfull", "flagfile", "name", "noname"},  # --name=value: any flag.
+    "absl": {
+        "version",
+        "help",
+        "helpfull",
+        "flagfile",
+        "name",
+        "noname",
+    },  # --name=value: any flag.
     "tensorboard": {"logdir"},
     "xla_flags": {
         "tf_xla_persistent_cache_directory",

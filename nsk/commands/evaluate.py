@@ -29,7 +29,9 @@ def execute(values: Mapping[str, Any]) -> dict | None:
     settings = runner.config.evaluation
     baseline = read_baseline(settings.baseline)
     classifier, crop = adoption.load_any_model(runner)
-    images = ingestion.ingest_test_images(runner, classifier.decoding.significant_bits)
+    images = ingestion.ingest_test_images(
+        runner, classifier.decoding.significant_bits, classifier.class_names
+    )
     model, load = adoption.adopt_any_model(runner, images, classifier, crop)
     stages = {
         name: evaluation.evaluate_suite(runner, name, model, images, load)

@@ -182,6 +182,15 @@ class DataConfig(Section):
         minimum=1,
     )
 
+    @property
+    def has_test_alone(self) -> bool:
+        """Whether an evaluation needs `test_dataset` alone: no `dataset` is given, and no dev."""
+        return bool(
+            self.test_dataset
+            and self.dataset == type(self).dataset
+            and not (self.num_dev or self.dev_fraction)
+        )
+
     def __post_init__(self):
         super().__post_init__()
         for count, fraction in (("num_labeled", "labeled_fraction"), ("num_dev", "dev_fraction")):

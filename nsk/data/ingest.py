@@ -6,8 +6,9 @@ Every image is normalised once and spooled to disk (`nsk.data.spool`). Then the 
 
 import contextlib
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,8 @@ from nsk.data.class_names import describe_coverage, with_descriptions
 from nsk.data.conflicts import resolve_conflicts
 from nsk.data.image_folders import describe_unsupported
 from nsk.data.image_index import ImageIndex, read_external_teacher, read_image
-from nsk.data.pools import Pool, count_unused_splits, open_pools
+from nsk.data.pools import Pool, count_unused_splits, open_pools, open_test_pool
+from nsk.data.sources.source import Source
 from nsk.data.splits import (
     FIXED_SEED,
     ChooseSplits,
@@ -40,6 +42,9 @@ from nsk.progress import Progress
 # many others can spread them over an epoch.
 NUM_LABELED_SHARDS, MIN_LABELED_PER_SHARD = 16, 16
 
+AS_UNLABELED = (
+    "--unlabeled_dataset=folder:PATH of them, with --keep_remaining, makes them unlabelled ones."
+)
 MAX_NAMES_IN_COUNTS = 100  # Of suffixes and hidden files.
 
 
@@ -72,7 +77,8 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
         same for all images, else None), `image_sizes` (`smallest` and `largest` shorter side),
         `images` (split -> number), `per_class` (split -> list of numbers, without unlabeled),
         `external_teacher` (unlabelled images with scores of an external teacher),
-        `duplicates_removed` (split -> images left out since an earlier split has the same pixels),
+        `duplicates_removed` (split -> images left out since an earlier split has the same pixels or
+        group), `removed_by_group` (split -> how many of these have other pixels),
         `conflicts` (see `resolve_conflicts`),
         `outside_square` (how much of the images in splits is outside of their central squares:
         `mean` share of the pixels, and `above_half`, share of images that it is more than half of),
@@ -91,16 +97,22 @@ def ingest(config: DataConfig, seed: int, folder: str | Path) -> dict:
     return counts | {"unused_splits": count_unused_splits(pools)}
 
 
-def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> dict:
+def ingest_for_evaluation(
+    config: DataConfig,
+    seed: int,
+    folder: str | Path,
+    model_classes: Sequence[str] | None = None,
+) -> dict:
     """Writes the shard set test and, if the settings ask for one, dev: the same images as `ingest`.
 
     Pools that neither is taken from are not read, unless what they hold has an effect on dev or on
     the bits of 16-bit images. Without any other labelled images, those of dev are the test images.
 
     Args:
-        config: the settings of the data.
+        config: the settings of the data; without a `dataset`, `test_dataset` alone is read.
         seed: of the choice of dev images.
         folder: created if needed.
+        model_classes: names of the classes without a `dataset`, see `open_test_pool`.
 
     Returns:
         see `ingest`.
@@ -108,6 +120,9 @@ def ingest_for_evaluation(config: DataConfig, seed: int, folder: str | Path) -> 
     Raises:
         UserError: a source is not valid, or has too few images.
     """
+    if not config.dataset:
+        pools, class_names = open_test_pool(config, model_classes)
+        return _ingest(pools, class_names, choose_evaluation_splits, config, seed, folder)
     pools, class_names = open_pools(config, for_training=False)
     pools, left_out = _divide_for_evaluation(pools, config)
     return _ingest(pools, class_names, choose_evaluation_splits, config, seed, folder, left_out)
@@ -164,7 +179,7 @@ def _ingest(
     with _temporary_file(folder / "spool.unfinished") as spool:
         index, counts = spool_images(pools, spool, config, len(class_names), left_out)
         index, conflicts = resolve_conflicts(index, class_names, config.conflicting_labels)
-        splits, removed, unused = choose(index, class_names, config, seed)
+        splits, removed, removed_by_group, unused = choose(index, class_names, config, seed)
         for split, rows in splits.items():
             order_seed = FIXED_SEED if split == "test" else seed
             splits[split] = rows[
@@ -189,6 +204,7 @@ def _ingest(
             if split != "unlabeled"
         },
         "duplicates_removed": removed,
+        "removed_by_group": removed_by_group,
         "conflicts": conflicts,
         "external_teacher": sum(row in index.external_teacher for row in unlabeled.tolist()),
         "unused": unused,
@@ -268,12 +284,7 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
     lines += describe_coverage(names, descriptions)
     if counts["deep_images"]:
         lines.append(deep_images.describe(counts["deep_images"], counts["significant_bits"]))
-    for split, number in counts["duplicates_removed"].items():
-        if number:
-            lines.append(
-                f"Left out of {split}: {number:,} with the same pixels as an image of an earlier "
-                "split or source, or of the same group."
-            )
+    lines += _describe_removed(counts)
     lines += _describe_conflicts(counts["conflicts"])
     for pool, number in counts["unused"].items():
         if number:
@@ -286,6 +297,20 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
     lines += _describe_skipped(counts)
     lines += _describe_broken(counts)
     return lines
+
+
+def _describe_removed(counts: dict) -> Iterator[str]:
+    """Yields lines on images that were left out since earlier splits have their kin."""
+    by_group = counts.get("removed_by_group", {})  # Unknown to earlier versions.
+    for split, number in counts["duplicates_removed"].items():
+        of_group = by_group.get(split, 0)
+        if number > of_group:
+            yield (
+                f"Left out of {split}: {number - of_group:,} with the same pixels as an image of "
+                "an earlier split or source."
+            )
+        if of_group:
+            yield f"Left out of {split}: {of_group:,} of the group of an image of an earlier split."
 
 
 def unsupported_warning(counts: dict) -> str:
@@ -325,10 +350,13 @@ def _describe_skipped(counts: dict) -> Iterator[str]:
     for split, number in skipped["without_class"].items():
         yield (
             f"Not used: {number:,} images of {split} without class folders, so without labels: "
-            "give these with --labels."
+            f"give these with --labels. {AS_UNLABELED}"
         )
     for split, number in skipped.get("without_label", {}).items():  # Unknown to earlier versions.
-        yield f"Not used: {number:,} images of {split} that have no label in the table of --labels."
+        yield (
+            f"Not used: {number:,} images of {split} that have no label in the table of --labels. "
+            f"{AS_UNLABELED}"
+        )
     if skipped["outside"]:
         yield f"Not read: {skipped['outside']:,} images beside the class folders."
     if counts["other_files"]:
@@ -356,13 +384,19 @@ def _distinct_sources(pools: dict[str, Pool]):
     return {id(pool.source): pool.source for pool in pools.values()}.values()
 
 
+def _root(source: Source) -> str:
+    """The folder of a source, without links; "" if it has none."""
+    root = getattr(source, "root", None)
+    return os.path.realpath(root) if root else ""
+
+
 def _skipped_files(pools: dict[str, Pool]) -> dict:
     """The `SkippedFiles` of all sources together, as a dict."""
     names = ("others", "without_class", "without_label", "unsupported", "litter")
     total = {name: Counter() for name in names}
-    outside = 0
+    outside, elsewhere = 0, set(map(_root, _distinct_sources(pools)))
     for source in _distinct_sources(pools):
-        skipped = source.skipped_files()
+        skipped = source.skipped_files(elsewhere - {_root(source)})
         outside += skipped.outside
         for name, counter in total.items():
             counter.update(getattr(skipped, name))

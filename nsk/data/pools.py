@@ -1,7 +1,7 @@
 """Pools: which split of which source the images of each role are taken from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from nsk.config.data import DataConfig
 from nsk.data import sources
 from nsk.data.class_names import normalize_name, read_class_names
 from nsk.data.sources.source import Source, SourceImage
+from nsk.data.splits import base_pool, check_number, check_splits_are_given
 from nsk.errors import UserError, list_names
 
 UNLABELED_PREFIX = "unlabeled_dataset/"
@@ -89,6 +90,61 @@ def open_pools(config: DataConfig, for_training: bool = True) -> tuple[dict[str,
     return pools, names
 
 
+def open_test_pool(
+    config: DataConfig, model_classes: Sequence[str] | None = None
+) -> tuple[dict[str, Pool], list[str]]:
+    """Opens `test_dataset` alone.
+
+    Args:
+        config: the settings of the data.
+        model_classes: names of the classes that the images are of, all or some; None: those of the
+            images.
+
+    Returns:
+        dict from test to its `Pool`, and the class names.
+
+    Raises:
+        UserError: the images have no labels, or other classes.
+    """
+    source = sources.open_sources(config)["test_dataset"]
+    split = _first_available_split(source, "test", "train", "labeled", "dev")
+    if source.class_names is None:
+        raise UserError(f"--test_dataset={config.test_dataset} has no labels: {source.label_hint}.")
+    names = list(model_classes or source.class_names)
+    classes = _match_classes(config, source, names, "the model")
+    return {"test": Pool(source, split, classes=classes, flag="test_dataset")}, names
+
+
+def check_counts(config: DataConfig, opened: Mapping[str, Source]) -> None:
+    """Checks that there can be a dev and a labelled split, before any image is read.
+
+    Args:
+        config: the settings of the data.
+        opened: what `sources.open_sources` returned.
+
+    Raises:
+        UserError: no number or share of images is given for a split that the source lacks, or more
+            images than there are.
+    """
+    source = opened["dataset"]
+    if not {"train", "labeled"} & set(source.splits):
+        return
+    base = base_pool(source.splits)
+    check_splits_are_given(config, source.splits)
+    available = source.count(base)
+    if available is None:
+        return
+    if "test" not in source.splits and not config.test_dataset:
+        available -= round(config.test_fraction * available)
+    for split, number in (("dev", config.num_dev), ("labeled", config.num_labeled)):
+        own = source.count(split) if split in source.splits and split != base else None
+        if own is not None:
+            check_number(number, own, split)
+        else:
+            check_number(number, available, split)
+            available -= number
+
+
 def count_unused_splits(pools: Mapping[str, Pool]) -> dict[str, int]:
     """Number of images of each split of a source that no pool is taken from.
 
@@ -154,12 +210,17 @@ def _check_empty_classes(
         )
 
 
-def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.ndarray | None:
-    """The class of --dataset for each class of --test_dataset, by name; None if they are equal."""
+def _match_classes(
+    config: DataConfig, source: Source, names: list[str], owner: str = ""
+) -> np.ndarray | None:
+    """The class among `names` for each class of --test_dataset, by name; None if they are equal.
+
+    `owner` has the names; "": --dataset.
+    """
     test_names = _normalized(source)
     if test_names == list(map(normalize_name, names)):
         return None
-    if config.class_names and test_names and _are_numbers_of(test_names, names):
+    if (config.class_names or owner) and test_names and _are_numbers_of(test_names, names):
         return None
     indices = {normalize_name(name): index for index, name in enumerate(names)}
     # A class without images that --dataset does not have is no class.
@@ -168,10 +229,13 @@ def _match_classes(config: DataConfig, source: Source, names: list[str]) -> np.n
     if test_names is None or unknown:
         raise UserError(
             f"--test_dataset={config.test_dataset} has the classes "
-            f"{list_names(test_names or ['(none)'])} but --dataset={config.dataset} has "
-            f"{list_names(names)}: they must be equal, or some of them."
+            f"{list_names(test_names or ['(none)'])} but "
+            f"{owner or f'--dataset={config.dataset}'} has {list_names(names)}: they must be "
+            "equal, or some of them."
         )
-    logging.info("--test_dataset: its classes are matched by name with those of --dataset.")
+    logging.info(
+        "--test_dataset: its classes are matched by name with those of %s.", owner or "--dataset"
+    )
     return np.array([indices.get(name, -1) for name in test_names], np.int64)
 
 

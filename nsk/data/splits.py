@@ -17,16 +17,16 @@ from nsk.data.image_index import ImageIndex
 from nsk.errors import UserError, list_names
 
 FIXED_SEED = "fixed"  # The test split is the same for every seed.
+NUMBER_FLAGS = {"dev": "--num_dev", "labeled": "--num_labeled"}
+SHARE_FLAGS = {"dev": "--dev_fraction", "labeled": "--labeled_fraction"}
 # What `choose_splits` and `choose_evaluation_splits` are.
-ChooseSplits = Callable[
-    [ImageIndex, list[str], DataConfig, int],
-    tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]],
-]
+Choice = tuple[dict[str, np.ndarray], dict[str, int], dict[str, int], dict[str, int]]
+ChooseSplits = Callable[[ImageIndex, list[str], DataConfig, int], Choice]
 
 
 def choose_splits(
     images: ImageIndex, class_names: list[str], config: DataConfig, split_seed: int
-) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]:
+) -> Choice:
     """Assigns every image to at most one split.
 
     Args:
@@ -37,18 +37,21 @@ def choose_splits(
 
     Returns:
         dict from test, dev, labeled and unlabeled to their rows; dict from each split to the number
-        of duplicates that it left out; dict from each pool to the number of its unused images.
+        of images that it left out, since an earlier one has their pixels or group; dict from each
+        split to how many of these have other pixels; dict from each pool to the number of its
+        unused images.
 
     Raises:
         UserError: there are not enough images for a split.
     """
     division = _Division(images, class_names)
     base = base_pool(images.pools)
+    check_splits_are_given(config, images.pools)
     _take_test(division, base, config)
     pool, num_training = _take_dev(division, base, config, split_seed)
     _take_labeled(division, base, config, split_seed, pool, num_training)
     _take_unlabeled(division, base, config)
-    return division.splits, division.removed, division.unused()
+    return division.splits, division.removed, division.removed_by_group, division.unused()
 
 
 def base_pool(pools: Iterable[str]) -> str:
@@ -56,9 +59,38 @@ def base_pool(pools: Iterable[str]) -> str:
     return "train" if "train" in pools else "labeled"
 
 
+def check_splits_are_given(config: DataConfig, pools: Iterable[str]) -> None:
+    """UserError if no number or share of images is given for a split that there is no pool for.
+
+    Args:
+        config: the settings of the data.
+        pools: names of the pools that there are.
+    """
+    pools = set(pools)
+    if "dev" not in pools and not (config.num_dev or config.dev_fraction):
+        raise UserError(
+            f"No dev split: --dataset={config.dataset} has none, so give --num_dev or "
+            "--dev_fraction, the labelled images held out to decide on."
+        )
+    if "labeled" not in pools and not (config.num_labeled or config.labeled_fraction):
+        raise UserError(
+            f"No labelled split: --dataset={config.dataset} has none, so give --num_labeled or "
+            "--labeled_fraction, the labelled training images."
+        )
+
+
+def check_number(number: int, available: int, split: str) -> None:
+    """UserError if more images are asked for than there are, of dev or labeled."""
+    if number > available:
+        raise UserError(
+            f"{NUMBER_FLAGS[split]}={number} asks for more {split} images than the {available:,} "
+            f"that are left to choose from: lower it, or give a share, as {SHARE_FLAGS[split]}=0.1."
+        )
+
+
 def choose_evaluation_splits(
     images: ImageIndex, class_names: list[str], config: DataConfig, split_seed: int
-) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]:
+) -> Choice:
     """Like `choose_splits`, but only test and, if there is one, dev: the same images.
 
     Images that are in neither count as unused only if they can be in one.
@@ -68,7 +100,7 @@ def choose_evaluation_splits(
     _take_test(division, base, config)
     if "dev" in images.pools or config.num_dev or config.dev_fraction:
         _take_dev(division, base, config, split_seed)
-    return division.splits, division.removed, {}
+    return division.splits, division.removed, division.removed_by_group, {}
 
 
 def _take_test(division: "_Division", base: str, config: DataConfig) -> None:
@@ -91,11 +123,6 @@ def _take_dev(
     if config.num_dev or config.dev_fraction:
         flag = "--num_dev" if config.num_dev else "--dev_fraction"
         rows = division.choose(rows, number, "dev", split_seed, flag)
-    elif pool != "dev":
-        raise UserError(
-            f"No dev split: --dataset={config.dataset} has none, so give --num_dev or "
-            "--dev_fraction, the labelled images held out to decide on."
-        )
     division.take("dev", rows)
     return pool, num_training
 
@@ -119,11 +146,6 @@ def _take_labeled(
         flag = "--num_labeled" if config.num_labeled else "--labeled_fraction"
         is_balanced = bool(config.num_labeled)
         rows = division.choose(rows, number, "labeled", split_seed, flag, is_balanced)
-    elif pool != "labeled":
-        raise UserError(
-            f"No labelled split: --dataset={config.dataset} has none, so give --num_labeled or "
-            "--labeled_fraction, the labelled training images."
-        )
     division.take("labeled", rows)
 
 
@@ -146,16 +168,17 @@ class _Division:
         splits: dict from a decided split to its rows.
         removed: dict from a split to the number of images that it left out, since an earlier split
             has their pixels or their group.
+        removed_by_group: dict from a split to how many of these have other pixels.
     """
 
     def __init__(self, images: ImageIndex, class_names: list[str]):
         self.images = images
         self.class_names = class_names
         self.splits = {}
-        self.removed = {}
+        self.removed, self.removed_by_group = {}, {}
         self._is_used = np.zeros(len(images.ids), bool)
         self._kin, self._kin_names = join_kin(images)
-        self._taken = set()
+        self._taken, self._taken_digests = set(), set()
 
     def remaining(self, split: str, pool: str) -> np.ndarray:
         """The available rows of a pool; drops and counts the kin of earlier splits' images."""
@@ -163,6 +186,11 @@ class _Division:
         rows = rows[~self._is_used[rows]]
         is_kin = np.array([self._kin[row] in self._taken for row in rows.tolist()], bool)
         self._is_used[rows[is_kin]] = True
+        others = 0
+        if self._kin_names:
+            kin = rows[is_kin].tolist()
+            others = sum(self.images.digests[row] not in self._taken_digests for row in kin)
+        self.removed_by_group[split] = self.removed_by_group.get(split, 0) + others
         self.removed[split] = self.removed.get(split, 0) + int(is_kin.sum())
         return rows[~is_kin]
 
@@ -190,6 +218,8 @@ class _Division:
         self.splits[split] = rows
         self._is_used[rows] = True
         self._taken.update(self._kin[row] for row in rows.tolist())
+        if self._kin_names:
+            self._taken_digests.update(self.images.digests[row] for row in rows.tolist())
 
     def unused(self) -> dict[str, int]:
         """Number of images of each pool that are in no split, without the kin of others."""
@@ -208,10 +238,12 @@ class _Division:
         """Chooses `number` of the rows, class by class in the order of their hashes."""
         labels = self.images.labels[rows]
         available = np.bincount(labels, minlength=len(self.class_names))
+        is_number = flag in NUMBER_FLAGS.values()
         if number > len(rows):
             raise UserError(
                 f"{flag} asks for {number} {split} images but only {len(rows)} labelled ones are "
-                "left to choose from: lower it."
+                "left to choose from: lower it"
+                + (f", or give a share, as {SHARE_FLAGS[split]}=0.1." if is_number else ".")
             )
         if number == 0:
             raise UserError(f"{flag} leaves no {split} image of {len(rows)}: raise it.")

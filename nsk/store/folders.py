@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,8 @@ from nsk.store.locks import lock_folder, upgrade_to_exclusive
 from nsk.store.manifest import MANIFEST, fingerprint, read_manifest, write_manifest
 from nsk.store.verification import find_damage, foreign_files
 
-MAX_LISTED_DIFFERENCES = 5  # Settings that are listed when a stage is not found.
+MAX_LISTED_DIFFERENCES = 3  # Settings that are listed when a stage is not found.
+MAX_VALUE_LENGTH = 40  # Characters of a setting in such a list.
 LOG_VERIFY_BYTES = 2**30  # Stages of this size take long enough to verify to be announced.
 
 
@@ -301,9 +303,26 @@ def _differences(key, manifest):
     for role, found in manifest["inputs"].items():
         wanted = key.inputs.get(role)
         if wanted is None or found["fingerprint"] != wanted.fingerprint:
-            files = f" ({', '.join(found['files'])})" if found["files"] else ""
-            differences.append(f"another {role}{files}")
+            files = _differing_files(key.workdir, found, wanted)
+            listed = f" ({', '.join(files)})" if files else ""
+            differences.append(f"{'other' if role.endswith('s') else 'another'} {role}{listed}")
     return differences
+
+
+def _differing_files(workdir: Path, found: dict, wanted: StageFolder | None) -> list[str]:
+    """Those files and folders of an input, named in a manifest, that differ from the wanted ones.
+
+    If the input of the manifest is not there any more, all that are named.
+    """
+    names = found["files"]
+    if wanted is None:
+        return names
+    try:
+        stages = [load_stage(Path(workdir) / found["stage"]), wanted]
+        digests = [{name: stage.part(name).fingerprint for name in names} for stage in stages]
+    except (OSError, UserError):
+        return names
+    return [name for name in names if digests[0][name] != digests[1][name]] or names
 
 
 def _differing_settings(found: dict, wanted: dict, owner: str = "") -> Iterator[str]:
@@ -313,9 +332,17 @@ def _differing_settings(found: dict, wanted: dict, owner: str = "") -> Iterator[
         if isinstance(value, dict) and isinstance(expected, dict):
             yield from _differing_settings(value, expected, name)
         elif json.dumps(value) != json.dumps(expected):
-            is_digest = name == "sha256"
-            yield (
-                f"other content of {owner}" if is_digest else f"{name}={value!r}, not {expected!r}"
-            )
+            if name == "sha256" or re.fullmatch("[0-9a-f]{64}", str(value)):
+                yield f"other content of {owner if name == 'sha256' and owner else name}"
+            elif name not in wanted:
+                yield f"{name}={_shorten(value)}, which is not used now"
+            else:
+                yield f"{name}={_shorten(value)}, not {_shorten(expected)}"
     for name in sorted(wanted.keys() - found.keys()):
         yield f"no {name}"
+
+
+def _shorten(value: Any) -> str:
+    """A value in a message: long ones are cut."""
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."

@@ -194,6 +194,29 @@ def test_a_model_with_its_classes_in_another_order_is_an_error(model_path, tmp_p
         evaluate.execute(values)
 
 
+def test_a_test_set_alone_is_of_the_classes_of_the_model(tmp_path, caplog):
+    """Without --dataset: its classes may be some of the model's, in the model's order."""
+    path = tmp_path / "model.keras"
+    models.build_model("convnet5", num_classes=3, image_size=8).save(path)
+    (tmp_path / "class_names.txt").write_text("cow\nant\nbee\n")
+    for number, name in enumerate(["bee", "cow", "cow"]):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    values = {"model": str(path), "suites": "clean", "strategy": "one"}
+    values |= {"test_dataset": f"folder:{tmp_path}/photos", "output": str(tmp_path / "new")}
+    with caplog.at_level("INFO", "absl"):
+        content = evaluate.execute(values)
+    assert content["images"] == {"test": 3} and content["classes"] == 3
+    assert "matched by name with those of the model" in caplog.text
+    assert "igits" not in caplog.text
+    (clean,) = (tmp_path / "new").glob("clean-*/test.parquet")
+    assert sorted(pq.read_table(clean)["truth"].to_pylist()) == [0, 0, 2]
+    (tmp_path / "class_names.txt").write_text("cow\nant\nbug\n")
+    with pytest.raises(UserError, match="has the classes bee, cow but the model has cow, ant, bug"):
+        evaluate.execute({**values, "output": str(tmp_path / "other")})
+
+
 def test_a_model_that_returns_probabilities_is_attacked(tmp_path):
     """The model is a function around the Keras model, with the logarithm and the scale."""
     inputs = keras.Input((8, 8, 3))

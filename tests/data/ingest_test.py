@@ -903,8 +903,15 @@ def test_everything_left_out_is_described():
     counts["corrupt"] = {"count": 0, "images": []}
     assert len(describe(counts)) == 7
     counts["skipped"]["without_label"] = {"dev": 3}
-    line = "Not used: 3 images of dev that have no label in the table of --labels."
-    assert line in describe(counts)
+    line = "Not used: 3 images of dev that have no label in the table of --labels. --unlabeled_dat"
+    assert any(found.startswith(line) for found in describe(counts))
+    counts |= {"removed_by_group": {"dev": 3}}
+    lines = describe(counts)
+    assert (
+        "Left out of dev: 4 with the same pixels as an image of an earlier split or source."
+        in lines
+    )
+    assert "Left out of dev: 3 of the group of an image of an earlier split." in lines
 
 
 @pytest.mark.parametrize("values", [{"num_dev": 4}, {"dev_fraction": 0.2}])

@@ -84,7 +84,7 @@ def random_groups(seed):
 def test_no_group_is_in_two_splits(seed):
     labels, groups = random_groups(seed)
     config = DataConfig(num_labeled=90, num_dev=60, test_fraction=0.2)
-    splits, removed, unused = choose_splits(
+    splits, removed, _, unused = choose_splits(
         make_index(labels, groups), ["a", "b", "c"], config, seed
     )
     found = {split: {groups.get(row) for row in rows.tolist()} for split, rows in splits.items()}
@@ -104,8 +104,8 @@ def test_without_groups_nothing_changes():
     labels, _ = random_groups(0)
     config = DataConfig(num_labeled=90, num_dev=60, test_fraction=0.2)
     alone = {row: f"patient {row}" for row in range(600)}
-    splits, _, _ = choose_splits(make_index(labels, {}), ["a", "b", "c"], config, 0)
-    one_each, _, _ = choose_splits(make_index(labels, alone), ["a", "b", "c"], config, 0)
+    splits, *_ = choose_splits(make_index(labels, {}), ["a", "b", "c"], config, 0)
+    one_each, *_ = choose_splits(make_index(labels, alone), ["a", "b", "c"], config, 0)
     assert all(len(splits[name]) == len(one_each[name]) for name in splits)
 
 
@@ -114,6 +114,7 @@ def test_given_splits_lose_images_of_groups_in_earlier_ones():
     groups = {0: "a", 6: "a", 3: "b", 7: "c"}
     index = make_index([0, 1] * 4, groups, pools=pools)
     config = DataConfig(labeled_fraction=1.0, num_dev=2)
-    splits, removed, _ = choose_splits(index, ["x", "y"], config, 0)
+    splits, removed, by_group, _ = choose_splits(index, ["x", "y"], config, 0)
     assert splits["test"].tolist() == [6, 7] and removed["dev"] == 1
+    assert by_group["dev"] == 1
     assert 0 not in np.concatenate([splits["dev"], splits["labeled"], splits["unlabeled"]])

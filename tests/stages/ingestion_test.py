@@ -66,6 +66,45 @@ def test_how_a_folder_is_understood_is_said_once_before_it_is_read(
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_dev": 0}, "No dev split: .* give --num_dev or --dev_fraction"),
+        ({"num_labeled": 0}, "No labelled split: .* give --num_labeled or --labeled_fraction"),
+        ({"num_dev": 33}, "--num_dev=33 asks for more dev images than the 32 .*--dev_fraction="),
+        ({"num_labeled": 31}, "--num_labeled=31 .* than the 30 .*, as --labeled_fraction="),
+    ],
+)
+def test_wrong_numbers_of_images_are_refused_before_images_are_read(
+    make_runner, tmp_path, monkeypatch, values, message
+):
+    photos = write_photos(tmp_path / "photos", ant=20, bee=20)
+    monkeypatch.setattr(sources, "content", lambda *_: pytest.fail("images were read"))
+    values = {"dataset": photos, "num_labeled": 4, "num_dev": 2, **values}
+    with pytest.raises(UserError, match=message):
+        ingest_images(make_runner(tmp_path / "run", **values))
+
+
+def test_images_that_another_source_reads_are_not_called_unused(make_runner, tmp_path, caplog):
+    photos = write_photos(tmp_path / "photos", train_ant=20, train_bee=20, test=3)
+    values = {"dataset": photos, "num_labeled": 4, "num_dev": 2}
+    with caplog.at_level("INFO", "absl"):
+        ingest_images(make_runner(tmp_path / "run", **values))
+    hint = "--unlabeled_dataset=folder:PATH of them, with --keep_remaining, makes them unlabelled"
+    assert "Not used: 3 images of test" in caplog.text and hint in caplog.text
+    caplog.clear()
+    values |= {"unlabeled_dataset": f"{photos}/test", "keep_remaining": True}
+    with caplog.at_level("INFO", "absl"):
+        images = ingest_images(make_runner(tmp_path / "run", **values))
+    assert "Not used" not in caplog.text and images.counts["images"]["unlabeled"] == 29
+
+
+def test_the_data_set_is_named(make_runner, tmp_path, caplog):
+    with caplog.at_level("INFO", "absl"):
+        ingest_images(make_runner(tmp_path))
+    assert "--dataset: Digits bundled with scikit-learn: 1,797 images of 10 classes." in caplog.text
+
+
 def test_words_for_classes_are_shown_and_change_nothing(make_runner, tmp_path, caplog):
     photos = write_photos(tmp_path / "photos", n01=20, n02=20)
     values = {"dataset": photos, "num_labeled": 4, "num_dev": 4}

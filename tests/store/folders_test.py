@@ -272,7 +272,45 @@ def test_the_closest_match_names_inputs_and_few_settings(tmp_path):
     assert describe_closest_match(key) == f" ({stage.path.name} has another teacher)"
     changed = {name: 1 for name in settings}
     description = describe_closest_match(scores_key(tmp_path, changed, teacher=teachers[1]))
-    assert "setting4=0, not 1 and 3 more)" in description and "setting5" not in description
+    assert "setting2=0, not 1 and 5 more)" in description and "setting3" not in description
+
+
+def test_digests_and_long_values_are_not_shown_in_the_closest_match(tmp_path):
+    settings = {"labels": "0" * 64, "operations": "x" * 100, "content": {"dataset": {}}, "gone": 1}
+    settings["content"]["dataset"]["sha256"] = "1" * 64
+    build_or_reuse(scores_key(tmp_path, settings), write_result)
+    wanted = {"labels": "2" * 64, "operations": "y" * 9, "content": {"dataset": {}}, "gone": 1}
+    wanted["content"]["dataset"]["sha256"] = "3" * 64
+    description = describe_closest_match(scores_key(tmp_path, wanted))
+    assert "other content of labels, operations='" + "x" * 36 + "..., not 'yyy" in description
+    assert description.endswith("other content of dataset)")
+    del wanted["gone"]
+    shown = describe_closest_match(scores_key(tmp_path, {**settings, "gone": 2}))
+    assert "gone=1, not 2" in shown
+    del settings["gone"]
+    assert "gone=1, which is not used now" in describe_closest_match(scores_key(tmp_path, settings))
+
+
+def test_only_files_that_differ_are_named_in_the_closest_match(tmp_path):
+    def images(seed, dev, unlabeled):
+        def build(folder):
+            (folder / "dev").mkdir()
+            (folder / "dev" / "0").write_text(dev)
+            (folder / "unlabeled").write_text(unlabeled)
+            return {}
+
+        key = StageKey(tmp_path, "data/images", {"seed": seed}, {})
+        return build_or_reuse(key, build).part("unlabeled", "dev")
+
+    first = images(0, "a", "b")
+    stage = build_or_reuse(scores_key(tmp_path, {}, images=first), write_result)
+    for seed, dev, unlabeled, named in ((1, "a", "c", "unlabeled"), (2, "c", "b", "dev")):
+        key = scores_key(tmp_path, {}, images=images(seed, dev, unlabeled))
+        assert describe_closest_match(key) == f" ({stage.path.name} has other images ({named}))"
+    shutil.rmtree(first.path)
+    assert describe_closest_match(key) == (
+        f" ({stage.path.name} has other images (unlabeled, dev))"
+    )
 
 
 def test_the_closest_match_of_an_unfinished_stage_is_itself(tmp_path):

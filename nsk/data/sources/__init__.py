@@ -60,7 +60,8 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
     """Opens the sources that the settings name.
 
     Returns:
-        dict from dataset and, if given, test_dataset and unlabeled_dataset to the source.
+        dict from dataset, test_dataset and unlabeled_dataset, as far as they are not empty, to the
+        source.
 
     Raises:
         UserError: see `open_source`.
@@ -78,11 +79,11 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
         )
         path = Path(os.path.expanduser(config.labels))
         labels = LabelTable(path, columns, config.max_corrupt_fraction)
-    opened = {
-        "dataset": open_source(
+    opened = {}
+    if config.dataset:
+        opened["dataset"] = open_source(
             config.dataset, config.train_split, config.test_split, labels=labels, **common
         )
-    }
     if config.test_dataset:
         opened["test_dataset"] = open_source(config.test_dataset, **common)
     if config.unlabeled_dataset:

@@ -19,6 +19,7 @@ class DigitsSource(Source):
     splits = ("train",)
     ids_reveal_labels = False
     label_hint = ""
+    notes = (f"Digits bundled with scikit-learn: {NUM_DIGITS:,} images of 10 classes.",)
 
     def __init__(self):
         self.class_names = [str(digit) for digit in range(10)]

@@ -3,14 +3,14 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nsk.config.data import DataConfig
 from nsk.data.content import ContentDigests
 from nsk.data.image_folders import FolderFiles, count_suffixes
 from nsk.data.sources.folder_layout import read_layout
-from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
+from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage, count_outside
 from nsk.errors import UserError, printable
 
 
@@ -86,7 +86,7 @@ class FolderSource(Source):
     def _name(self, path: str) -> str:
         return Path(path).relative_to(self.root).as_posix()
 
-    def skipped_files(self) -> SkippedFiles:
+    def skipped_files(self, elsewhere: Collection[str] = ()) -> SkippedFiles:
         """Files that are not images, images that belong to no class, and litter."""
         listed = FolderFiles()
         for files in self._layout.parts():
@@ -95,8 +95,11 @@ class FolderSource(Source):
         return SkippedFiles(
             others=count_suffixes(others),
             unsupported=dict(Counter(listed.unsupported.values()).most_common()),
-            without_class={split: len(files.images) for split, files in self._layout.flat.items()},
-            outside=len(self._layout.rest.images),
+            without_class={
+                split: count_outside(files.images, elsewhere)
+                for split, files in self._layout.flat.items()
+            },
+            outside=count_outside(self._layout.rest.images, elsewhere),
             litter=dict(listed.litter.most_common()),
         )
 

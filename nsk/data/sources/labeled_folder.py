@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nsk.config.data import DataConfig
@@ -13,7 +13,7 @@ from nsk.data.image_folders import FolderFiles, count_suffixes, list_files
 from nsk.data.sources.folder import read_image
 from nsk.data.sources.folder_layout import TRAINING_SPLITS, read_layout, split_of
 from nsk.data.sources.label_table import LabelTable, Row, labels_in, match_rows, read_label_table
-from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage
+from nsk.data.sources.source import SPLITS, SkippedFiles, Source, SourceImage, count_outside
 from nsk.errors import UserError, list_names, printable
 
 
@@ -69,7 +69,7 @@ class LabeledFolderSource(Source):
         table_rows = read_label_table(table)
         rows, missing = match_rows(table_rows, self._paths, self.root, self._table)
         self._check_missing(missing, len(table_rows), table.max_missing_fraction)
-        self._without_label = Counter()
+        self._without_label = {}
         self._places = self._place(rows)
         used = [place.split for place in self._places.values() if place.split]
         self.splits = tuple(split for split in SPLITS if split in used)
@@ -110,7 +110,7 @@ class LabeledFolderSource(Source):
             if not label and split in TRAINING_SPLITS:
                 split = "unlabeled"
             if not label and split in ("dev", "test"):
-                self._without_label[split] += 1
+                self._without_label.setdefault(split, []).append(self._paths[file])
                 split = ""
             places[file] = _Place(split, label, row.group)
         return places
@@ -182,7 +182,7 @@ class LabeledFolderSource(Source):
         table = digests.describe({"labels": self._table})["sha256"]
         return {"labels": table, **digests.describe(files, others, self._max_image_bytes)}
 
-    def skipped_files(self) -> SkippedFiles:
+    def skipped_files(self, elsewhere: Collection[str] = ()) -> SkippedFiles:
         """Files that are not images, images of dev and test without a label, and litter."""
         table = os.path.abspath(self._table)
         unsupported = self._listed.unsupported
@@ -193,7 +193,10 @@ class LabeledFolderSource(Source):
         ]
         return SkippedFiles(
             others=count_suffixes(others),
-            without_label=dict(self._without_label),
+            without_label={
+                split: count_outside(paths, elsewhere)
+                for split, paths in self._without_label.items()
+            },
             unsupported=dict(Counter(unsupported.values()).most_common()),
             litter=dict(self._listed.litter.most_common()),
         )

@@ -1,8 +1,9 @@
 """What every source of images provides, and what several sources share."""
 
 import dataclasses
+import os
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -91,6 +92,14 @@ class SkippedFiles:
     litter: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
+def count_outside(paths: Iterable[str], folders: Collection[str]) -> int:
+    """The number of paths that are in none of the folders, which have no links."""
+    starts = tuple(os.path.join(folder, "") for folder in folders if folder)
+    if not starts:
+        return sum(1 for _ in paths)
+    return sum(not os.path.realpath(path).startswith(starts) for path in paths)
+
+
 class Source(Protocol):
     """A source of images.
 
@@ -124,6 +133,10 @@ class Source(Protocol):
     def content(self, digests: ContentDigests) -> dict:
         """A JSON-like dict that changes when the images do; files are described by `digests`."""
 
-    def skipped_files(self) -> SkippedFiles:
-        """The files among the source's own that are not read; none by default."""
+    def skipped_files(self, elsewhere: Collection[str] = ()) -> SkippedFiles:
+        """The files among the source's own that are not read; none by default.
+
+        Args:
+            elsewhere: folders, without links, of other sources, which read the images in them.
+        """
         return SkippedFiles()

@@ -65,6 +65,12 @@ class TfdsSource(Source):
         feature = self._builder.info.features[self._label] if self._label else None
         self.class_names = list(feature.names) if feature is not None else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The name, version and splits of the data set."""
+        splits = ", ".join(f"{split} ({self.count(split):,} images)" for split in self.splits)
+        return (f"TensorFlow data set {self.name} {self._builder.version}: {splits}.",)
+
     def _check_split(self, flag: str) -> None:
         split = self._names[flag]
         try:

@@ -98,6 +98,11 @@ class TfrecordSource(Source):
             )
         self._manifest_names = names
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The number of files."""
+        return (f"TFRecord files {self.pattern}: {len(self._paths):,}.",)
+
     @functools.cached_property
     def class_names(self) -> list[str] | None:
         """Names from the manifest, or else "0" to the largest label; None without labels."""
