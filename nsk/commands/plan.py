@@ -32,12 +32,8 @@ COST_HEADER = (
     "images per class",
 )
 COST_LEGEND = (
-    "multiply-adds: per training image, forward and backward. activations: memory of a replica",
-    "for the activations of a step's images, or of a micro-batch, that the backward pass needs.",
-    "step: with weights, gradients and the optimizer's variables; work space is not included.",
-    "batches: main memory of a worker for prepared batches; not included are the work space of the",
-    "noise, most with mixup and CutMix, and the images of --cache=memory, or three windows of",
-    "--shuffle_mebibytes per stream.",
+    "multiply-adds: of a training image; activations, step: memory of a replica, no work space;",
+    "batches: main memory of a worker. More: docs/data.md, Planning a run.",
 )
 
 

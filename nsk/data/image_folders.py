@@ -146,6 +146,11 @@ def is_image_content(first_bytes: bytes) -> bool:
     return _SIGNATURE.match(first_bytes) is not None
 
 
+def is_image_file(path: str | os.PathLike) -> bool:
+    """Whether the content of a file is that of an image of a known format."""
+    return is_image_content(_first_bytes(path))
+
+
 def unsupported_format(path: str, first_bytes: bytes) -> str:
     """The name of the format of an image that is not decoded; "" if it is none.
 

@@ -108,9 +108,7 @@ def open_test_pool(
     """
     source = sources.open_sources(config)["test_dataset"]
     split = _first_available_split(source, "test", "train", "labeled", "dev")
-    if source.class_names is None:
-        raise UserError(f"--test_dataset={config.test_dataset} has no labels: {source.label_hint}.")
-    names = list(model_classes or source.class_names)
+    names = list(model_classes or source.class_names or ())
     classes = _match_classes(config, source, names, "the model")
     return {"test": Pool(source, split, classes=classes, flag="test_dataset")}, names
 
@@ -226,10 +224,11 @@ def _match_classes(
     # A class without images that --dataset does not have is no class.
     empty = set(map(normalize_name, source.empty_classes))
     unknown = [name for name in test_names or () if name not in indices and name not in empty]
-    if test_names is None or unknown:
+    if test_names is None:
+        raise UserError(f"--test_dataset={config.test_dataset} has no labels: {source.label_hint}.")
+    if unknown:
         raise UserError(
-            f"--test_dataset={config.test_dataset} has the classes "
-            f"{list_names(test_names or ['(none)'])} but "
+            f"--test_dataset={config.test_dataset} has the classes {list_names(test_names)} but "
             f"{owner or f'--dataset={config.dataset}'} has {list_names(names)}: they must be "
             "equal, or some of them."
         )

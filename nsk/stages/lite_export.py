@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from nsk.data.native_output import captured_stderr
 from nsk.errors import UserError
 from nsk.store.files import atomic_write
 
@@ -54,7 +55,8 @@ def write_lite_model(model: keras.Model, images: np.ndarray, path: Path) -> floa
                 f"--export_formats=tflite: {model.name} cannot be converted ({reason}): leave "
                 "tflite out."
             ) from error
-    difference = _largest_difference(content, classify, images)
+    with captured_stderr():  # Where the interpreter prints which delegate it has created.
+        difference = _largest_difference(content, classify, images)
     if not difference <= TOLERANCE:  # NaN is not.
         raise UserError(
             f"--export_formats=tflite: the converted {model.name} has probabilities that differ "

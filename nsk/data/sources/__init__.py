@@ -13,6 +13,7 @@ from nsk.data.sources.labeled_folder import LabeledFolderSource
 from nsk.data.sources.source import Source
 from nsk.data.sources.tfds import TfdsSource
 from nsk.data.sources.tfrecord import DEFAULT_KEYS, RecordKeys, TfrecordSource
+from nsk.errors import UserError
 
 
 def open_source(
@@ -84,12 +85,13 @@ def open_sources(config: DataConfig) -> dict[str, Source]:
         opened["dataset"] = open_source(
             config.dataset, config.train_split, config.test_split, labels=labels, **common
         )
-    if config.test_dataset:
-        opened["test_dataset"] = open_source(config.test_dataset, **common)
-    if config.unlabeled_dataset:
-        opened["unlabeled_dataset"] = open_source(
-            config.unlabeled_dataset, **common, unlabeled_split=config.unlabeled_split
-        )
+    split = {"unlabeled_split": config.unlabeled_split}
+    for flag, given in (("test_dataset", {}), ("unlabeled_dataset", split)):
+        if name := getattr(config, flag):
+            try:
+                opened[flag] = open_source(name, **common, **given)
+            except UserError as error:
+                raise UserError(f"--{flag}={name}: {error}") from None
     return opened
 
 

@@ -44,7 +44,9 @@ class FolderSource(Source):
     """
 
     ids_reveal_labels = True
-    label_hint = "give images in class folders, with none beside them"
+    label_hint = (
+        "give images in class folders, with none beside them, or for --dataset a table of --labels"
+    )
 
     def __init__(self, root: Path, max_image_bytes: int = DataConfig.max_image_bytes):
         self.root, self._max_image_bytes = Path(root), max_image_bytes

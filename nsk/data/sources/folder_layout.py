@@ -29,6 +29,8 @@ SPLIT_NAMES = {
 POSSIBLE_CLASSES = {*SPLIT_NAMES["train"], *SPLIT_NAMES["dev"], "extra"}
 # Names of folders that hold the images of a split, and are no classes.
 CONTAINERS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "all", "unknown"}
+# Folders of cross-validation, in lower case.
+FOLD_PATTERN = re.compile(r"(cv|fold|part|split|subset)[ _-]?[0-9]+")
 TRAINING_SPLITS = ("train", "labeled")
 MAX_DESCRIBED = 5  # Folders in a message.
 
@@ -155,7 +157,7 @@ class _Reader:
     def __init__(self, root: str, needs_classes: bool):
         self._root, self._needs_classes = root, needs_classes
         self._levels, self._listed = {}, {}
-        self.layout = Layout()
+        self.layout, self._question = Layout(), ""
 
     def read(self) -> Layout:
         top = self._descend(self._level(self._root))
@@ -166,6 +168,7 @@ class _Reader:
         self.layout.rest.update(top.files)
         if not folders:
             self._check_classes_without_splits(top)
+            self._check_folds(top)
             self._set_classes("train", top, top.path)
         for split in SPLITS:  # train or labeled comes first and defines the classes.
             if split in folders:
@@ -196,7 +199,7 @@ class _Reader:
             note += f"; without class folders, so not used: {', '.join(flat)}"
         if top.path != self._root:
             note += f"; in {printable(os.path.relpath(top.path, self._root))}"
-        layout.note = note + "."
+        layout.note = f"{note}.{self._question}"
         return layout
 
     def _level(self, path: str) -> _Level:
@@ -302,6 +305,27 @@ class _Reader:
                 f"classes inside of splits, such as train/{os.path.basename(classes[0])}."
             )
 
+    def _check_folds(self, top: _Level) -> None:
+        """UserError if classes are inside of folds; a note if they may be inside of others."""
+        filled = self._filled(top.subfolders())
+        inside = [
+            {os.path.basename(path) for path in self._filled(self._level(folder).subfolders())}
+            for folder in filled
+        ]
+        if len(filled) < 2 or len(inside[0]) < 2 or any(names != inside[0] for names in inside):
+            return
+        if any(self._level(folder).has_images for folder in filled):
+            return
+        if not all(FOLD_PATTERN.fullmatch(os.path.basename(folder).lower()) for folder in filled):
+            self._question = f" All have the same folders ({list_names(sorted(inside[0]))}): are "
+            self._question += "these the classes?"
+            return
+        raise UserError(
+            f"{top.path} has folds, {self._describe(filled)}, each with the folders "
+            f"{list_names(sorted(inside[0]))}: expected classes. Merge the folds, or give the "
+            "classes with --labels and the folds as its split or group."
+        )
+
     def _read_split(self, split: str, path: str) -> None:
         """Reads the folder of a split."""
         if split == "unlabeled":
@@ -340,7 +364,8 @@ class _Reader:
         if not filled:
             unsupported = self._describe_unsupported(level)
             raise UserError(
-                f"{path} holds no image: expected images in one folder for each class{unsupported}."
+                f"{path} holds no image: expected images, in a folder for each class if they have "
+                f"labels{unsupported}."
             )
         if layout.class_names is None:
             layout.class_names = sort_names(files, path)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from nsk.config.data import DataConfig
 from nsk.data import record_files, shards
 from nsk.data.content import ContentDigests
+from nsk.data.image_folders import is_image_file
 from nsk.data.sources.source import Source, SourceImage
 from nsk.errors import UserError, list_names, printable
 from nsk.progress import Progress
@@ -78,6 +79,11 @@ class TfrecordSource(Source):
         for path in self._paths:
             if not os.path.isfile(path):  # Opening a pipe would block until somebody writes to it.
                 raise UserError(f"{path} is not a file: give a pattern that matches only files.")
+        if is_image_file(self._paths[0]):
+            raise UserError(
+                f"{self._paths[0]} is an image, not a TFRecord file: give folder:PATH of the "
+                "folder of images."
+            )
         self._expected_counts = {}
         self._num_records = None
         self._keys_without_label = ""

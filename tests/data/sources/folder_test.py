@@ -294,10 +294,48 @@ def test_images_that_are_not_decoded_are_named(tmp_path, fill):
         open_pools(DataConfig(dataset=f"folder:{tmp_path}"))
     for path in [*tmp_path.glob("*/*.png")]:
         path.unlink()
-    with pytest.raises(UserError, match=f"holds no image: .* for each class; {text}"):
+    with pytest.raises(
+        UserError, match=f"holds no image: .* for each class if they have labels; {text}"
+    ):
         sources.open_source(f"folder:{tmp_path}")
-    with pytest.raises(UserError, match=f"holds no image: .* for each class; {text}"):
+    with pytest.raises(
+        UserError, match=f"holds no image: .* for each class if they have labels; {text}"
+    ):
         sources.open_source(f"folder:{tmp_path}/c")
+
+
+@pytest.mark.parametrize("names", ["fold0 fold1 fold2", "Part_1 Part_2", "split-1 split-2"])
+def test_folds_are_no_classes(tmp_path, fill, names):
+    with pytest.raises(UserError, match=r"has folds, .* each with the folders cat, dog: expected"):
+        fill(tmp_path, *(f"{fold}/{c}/1.png" for fold in names.split() for c in ("cat", "dog")))
+
+
+def test_classes_with_the_same_folders_are_asked_about(tmp_path, fill):
+    source = fill(tmp_path, *(f"{a}/{b}/1.png" for a in ("cat", "dog") for b in ("left", "right")))
+    assert source.class_names == ["cat", "dog"]
+    assert source.notes[0].endswith(
+        "All have the same folders (left, right): are these the classes?"
+    )
+    source = fill(tmp_path / "others", "cat/left/1.png", "dog/left/2.png", "dog/right/3.png")
+    assert "same folders" not in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "message"),
+    [
+        ("unlabeled_dataset", "empty", "empty: .*empty holds no image: expected images, in a fol"),
+        ("test_dataset", "empty", "--test_dataset=folder:.*empty: .*empty holds no image"),
+        ("test_dataset", "flat", "flat has no labels: give images in class folders, .*--labels"),
+        ("dataset", "flat", "flat has no labels: give images in class folders, .*--labels"),
+    ],
+)
+def test_messages_name_the_setting_and_what_fits(tmp_path, fill, flag, path, message):
+    fill(tmp_path / "photos", "a/1.png", "b/2.png")
+    fill(tmp_path / "flat", "1.png", "2.png")
+    (tmp_path / "empty").mkdir()
+    sources_given = {"dataset": f"folder:{tmp_path}/photos", flag: f"folder:{tmp_path}/{path}"}
+    with pytest.raises(UserError, match=message):
+        open_pools(DataConfig(**sources_given))
 
 
 def test_names_are_compared_in_normal_form_c(tmp_path, fill):

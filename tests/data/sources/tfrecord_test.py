@@ -1,5 +1,6 @@
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from nsk.config.data import DataConfig
 from nsk.data import record_files, records, shards, sources
@@ -69,6 +70,12 @@ def example(**features):
         for key, value in features.items()
     }
     return tf.train.Example(features=tf.train.Features(feature=values)).SerializeToString()
+
+
+def test_images_are_no_records(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is an image, not a TFRecord file: give fold"):
+        sources.open_source(f"tfrecord:{tmp_path}/*.png")
 
 
 def test_other_keys(tmp_path, write_tfrecord):
