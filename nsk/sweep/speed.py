@@ -79,7 +79,7 @@ def measure(settings: Hyperparameters, images: StageFolder, runtime: Runtime) ->
     train = settings.train.with_values(
         labeled_batch_size=sum(settings.batch_sizes), train_images=0, train_steps=10**6
     )
-    settings = dataclasses.replace(settings, targets=None, train=train)
+    settings = dataclasses.replace(settings, targets=None, is_pretraining=False, train=train)
     settings = settings.with_cache(labeled, dev, None)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(settings, labeled, dev, None, {}, None, Path(folder), Path(folder), 1e9, 512)
