@@ -79,6 +79,7 @@ def collect_summary(config: Config, results: RunResults) -> dict[str, Any]:
         "class_names": names,
         **described,
         "num_images": images.counts["images"],
+        **_unlabeled_used(config, results.chain),
         "left_out": {
             "corrupt": images.counts["corrupt"]["count"],
             "duplicates": sum(images.counts["duplicates_removed"].values()),
@@ -86,6 +87,14 @@ def collect_summary(config: Config, results: RunResults) -> dict[str, Any]:
         "seed": config.run.seed,
         "environment": describe_environment(),
     }
+
+
+def _unlabeled_used(config, chain):
+    """The number of unlabelled images that are used, if it may not be all."""
+    scored = [generation.scores.counts["scored"] for generation in chain if generation.scores]
+    if config.scoring.unlabeled_fraction == 1 or not scored:
+        return {}
+    return {"unlabeled_used": scored[0]}
 
 
 def _add_suites(generations, results):

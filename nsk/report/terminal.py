@@ -86,11 +86,9 @@ def closing_table(summary: Mapping[str, Any], workdir: Path) -> str:
 
 def _describe_unlabeled(summary):
     """The number of unlabelled images, and of those that were used if not all were."""
-    available = summary["num_images"]["unlabeled"]
-    pseudo = (generation.get("pseudo") for generation in summary["generations"])
-    used = max((counts["scored"] for counts in pseudo if counts), default=available)
-    share = f"{used:,} of " if used < available else ""
-    return f"{share}{available:,} unlabelled"
+    used = summary.get("unlabeled_used")
+    share = "" if used is None else f"{used:,} of "
+    return f"{share}{summary['num_images']['unlabeled']:,} unlabelled"
 
 
 def _class_metrics_table(generations, decide_by):

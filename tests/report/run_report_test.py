@@ -149,6 +149,25 @@ def report(workdir, *, images=None, chain=None, best=1, all_reused=False, suites
     return report_run(config, results, all_reused)
 
 
+def test_the_unlabelled_images_that_are_used_are_counted(tmp_path, capsys):
+    written = report(tmp_path, unlabeled_fraction=0.5)
+    assert written["unlabeled_used"] == 7 and written["num_images"] == NUM_IMAGES
+    assert "50 labelled, 7 of 1,047 unlabelled, 200 dev" in capsys.readouterr().out
+
+
+def test_pre_training_is_part_of_a_student(tmp_path):
+    """Its images and time count, and dev's metrics after it are shown."""
+    chain = [make_generation(tmp_path, 0, 0.8125, 0.7777), make_generation(tmp_path, 1, 0.9, 0.8)]
+    first = make_stage(tmp_path, "gen1/pretraining", {"images_seen": 500, "seconds": 5.0})
+    after = {"accuracy": 0.7}
+    chain[1].trained.counts["dev_before"] = after
+    chain[1] = dataclasses.replace(chain[1], pretrained=first)
+    student = report(tmp_path, chain=chain)["generations"][1]
+    assert (student["images_seen"], student["seconds"]) == (60500, 80.0)
+    stage = {"stage": "gen1/pretraining-0123456789", "images_seen": 500, "dev": after}
+    assert student["pretrained"] == stage
+
+
 def test_summary_has_the_documented_fields(tmp_path):
     returned = report(tmp_path)
     written = json.loads((tmp_path / "summary.json").read_text())
