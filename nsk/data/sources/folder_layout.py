@@ -307,22 +307,23 @@ class _Reader:
 
     def _check_folds(self, top: _Level) -> None:
         """UserError if classes are inside of folds; a note if they may be inside of others."""
-        filled = self._filled(top.subfolders())
-        inside = [
-            {os.path.basename(path) for path in self._filled(self._level(folder).subfolders())}
-            for folder in filled
-        ]
-        if len(filled) < 2 or len(inside[0]) < 2 or any(names != inside[0] for names in inside):
-            return
-        if any(self._level(folder).has_images for folder in filled):
+        filled, names = self._filled(top.subfolders()), None
+        for folder in filled:  # Nearly always the first one has images of its own.
+            level = self._level(folder)
+            real = [path for path in level.folders if not os.path.islink(path)]
+            found = {os.path.basename(path) for path in self._filled(real)}
+            if level.has_images or found != (names or found):
+                return
+            names = found
+        if len(filled) < 2 or len(names) < 2:
             return
         if not all(FOLD_PATTERN.fullmatch(os.path.basename(folder).lower()) for folder in filled):
-            self._question = f" All have the same folders ({list_names(sorted(inside[0]))}): are "
+            self._question = f" All have the same folders ({list_names(sorted(names))}): are "
             self._question += "these the classes?"
             return
         raise UserError(
             f"{top.path} has folds, {self._describe(filled)}, each with the folders "
-            f"{list_names(sorted(inside[0]))}: expected classes. Merge the folds, or give the "
+            f"{list_names(sorted(names))}: expected classes. Merge the folds, or give the "
             "classes with --labels and the folds as its split or group."
         )
 
