@@ -60,7 +60,7 @@ def bytes_of_records(shard_sets, count):
     return count * size // sum(shard_set.num_records for shard_set in shard_sets) + 1
 
 
-def decoded(images, targets, key, batch_size):
+def decoded(images, targets, key, batch_size, first_step):
     pixels = tf.map_fn(
         lambda image: tf.io.decode_png(image, channels=3), images, fn_output_signature=tf.uint8
     )

@@ -422,11 +422,12 @@ def test_missing_permissions(driver, undisturbed, tmp_path):
 
 
 def test_an_image_without_permission_to_read(driver, tmp_path):
-    path = tmp_path / "photos" / "cats" / "1.png"
-    for image in (path, tmp_path / "photos" / "dogs" / "2.png"):
-        image.parent.mkdir(parents=True)
-        image.write_bytes(b"never decoded")
-    path.chmod(0)
+    for name in ("cats", "dogs"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(200):  # Enough for the splits.
+            (folder / f"{number}.png").write_bytes(b"never decoded")
+    (tmp_path / "photos" / "cats" / "1.png").chmod(0)
     outcome = driver.run(tmp_path / "run", f"--dataset=folder:{tmp_path / 'photos'}")
     assert_one_line(outcome, "cats/1.png", "Permission denied")
 

@@ -70,7 +70,7 @@ def batches(first_step, num_steps, share=WHOLE):
     )
     image_noise = ImageNoise(crop_padding=1, rand_augment=options)
 
-    def noisy(images, targets, key, batch_size):
+    def noisy(images, targets, key, batch_size, first_step):
         return augment.augment(images, key, image_noise), targets
 
     return pipeline.training_batches(streams(), KEY, noisy, 8, first_step, num_steps, share)
