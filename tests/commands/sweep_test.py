@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from nsk.commands import run, sweep
+from nsk.distributed.runtime import Runtime
+from nsk.distributed.strategy import make_strategy
 from nsk.errors import UserError
-from nsk.sweep import running, tables
+from nsk.stages.runner import StageRunner
+from nsk.store.manifest import read_manifest
+from nsk.sweep import plan, running, speed, tables
+from nsk.sweep.grid import read_grid
+from nsk.sweep.speed import Speed
 from tests.commands.small_run import make_values
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +43,20 @@ def execute_here(cell, workdir, seconds, lock):
     return 0
 
 
+def planned_images(values, monkeypatch):
+    """Training images of the two cells that train a student, by the plan."""
+    monkeypatch.setattr(speed, "measure", lambda *arguments: Speed(0.0, 0.0, 0.0))
+    cells = read_grid(values["grid"], values["seeds"]).cells(values)[:2]
+    runtime = Runtime.from_strategy(make_strategy("one"))
+    return plan.make_plan(cells, lambda config: StageRunner(config, runtime), runtime).images
+
+
+def built_images(workdir):
+    """Training images of all finished trainings in a workdir."""
+    stages = [*workdir.glob("gen0/teacher-??????????"), *workdir.glob("gen1/student-??????????")]
+    return sum(read_manifest(stage)["counts"]["images_seen"] for stage in stages)
+
+
 def test_a_sweep_runs_its_cells_and_writes_their_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(running, "launch_process", execute_here)
     path, workdir = tmp_path / "grid.toml", tmp_path / "run"
@@ -58,6 +78,7 @@ def test_a_sweep_runs_its_cells_and_writes_their_table(tmp_path, monkeypatch, ca
     assert len(list(workdir.glob("gen1/student-??????????"))) == 2
     assert not (workdir / "summary.json").exists()
     assert (workdir / "cells/soft/seed-4/tensorboard/generations").exists()
+    assert planned_images(values, monkeypatch) == built_images(workdir)
     before = (workdir / tables.MARKDOWN).read_text()
     values["grid"] = str(path.with_name("two.toml"))
     Path(values["grid"]).write_text(GRID.partition("[cells.worse]")[0])
