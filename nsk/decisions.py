@@ -136,19 +136,19 @@ def warn_of_worse_student(
 
 def _advice_after_worse_student(student, is_filtered):
     """What the pseudo-labels of a student were, and what to do, as sentences."""
-    budget = (
-        "aise its budget, lower --labeled_batch_size or its noise, or initialise it from its "
-        "teacher (--init_from=scratch,teacher)."
+    training = (
+        "Its training may be the cause: raise its budget, lower --labeled_batch_size or its noise, "
+        "or initialise it from its teacher (--init_from=scratch,teacher)."
     )
     if student.selection is None:
-        return f"R{budget}"
+        return training
     names = student.model.counts["class_names"]
     compared = None if student.comparison is None else student.comparison.counts
     images = pool_report.describe_selection(
         student.selection.counts, student.scores.counts["scored"], names, compared
     )
     causes = pool_report.suggest(compared, names, is_filtered) if compared else ""
-    return f"{images} {causes} If its pseudo-labels are right, r{budget}".replace("  ", " ")
+    return " ".join(filter(None, [images, causes, training]))
 
 
 def require_better_than_chance(teacher: Generation, p_value: float) -> None:

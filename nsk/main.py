@@ -24,7 +24,7 @@ from nsk.errors import LostWorkerError, UserError, list_names, suggest_names
 OK, WRONG_INPUT, STOPPED, UNREAD = 0, 2, 75, 141
 
 
-def define_flags() -> None:
+def define_flags(given: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for every setting in `nsk.config`."""
     define = {
         bool: flags.DEFINE_bool,
@@ -35,14 +35,15 @@ def define_flags() -> None:
     for field in settings():
         name, help_text = field.name, field.metadata["help"]
         if is_per_generation(field):
-            flags.DEFINE_list(name, [str(value) for value in field.default], help_text)
+            default = [str(value) for value in field.default]
+            flags.DEFINE_list(name, default, help_text, flag_values=given)
         else:
-            define[field.type](name, field.default, help_text)
+            define[field.type](name, field.default, help_text, flag_values=given)
 
 
-def flag_values() -> dict[str, Any]:
+def flag_values(given: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
     """The values of all settings by name, as they were given."""
-    return {field.name: flags.FLAGS[field.name].value for field in settings()}
+    return {field.name: given[field.name].value for field in settings()}
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -97,7 +98,7 @@ def _check_words(words: list[str]) -> None:
     """UserError if the words beside the flags are not one command."""
     if not words and not any(flags.FLAGS[field.name].present for field in settings()):
         raise UserError(
-            "Received neither a command nor a setting: see --help, or begin with "
+            "Received neither a command nor a setting: see --help, or try "
             "--flagfile=flags/quickstart.flags --workdir=runs/quickstart."
         )
     if len(words) == 1 and words[0] not in COMMANDS:

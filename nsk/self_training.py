@@ -91,7 +91,7 @@ def start_chain(runner: StageRunner) -> tuple[StageFolder, list[Generation]]:
 def train_ensemble(runner: StageRunner, images: StageFolder) -> Generation:
     """Trains several teachers, whose mean probabilities are those of generation 0."""
     members = []
-    for number in range(1, runner.config.chain.num_teachers + 1):
+    for number in runner.config.members(0):
         trained = training.train(runner, 0, images, member=number)
         tuned = finetuning.finetune(runner, 0, images, trained, member=number)
         members.append(Network(trained, tuned))

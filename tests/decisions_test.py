@@ -112,7 +112,7 @@ def test_advice_after_a_worse_student_begins_with_its_pseudo_labels(tmp_path, ca
     assert "--unknown_classes" not in caplog.text
     chain[1].comparison = None
     warn_of_worse_student(chain)
-    assert "(75% class 9). If its pseudo-labels are right, raise" in caplog.text
+    assert "(75% class 9). Its training may be the cause: raise" in caplog.text
 
 
 def test_a_better_generation_is_best(tmp_path):

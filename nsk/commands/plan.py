@@ -157,22 +157,26 @@ def _describe_placeholders(counts):
 
 def _rows(runner, counts, generation):
     """A generation's stages of training: a dict each."""
-    from nsk.stages.hyperparameters import finetuning_hyperparameters, training_parts
+    from nsk.stages.hyperparameters import network_trainings
 
     config = runner.config
     if generation not in config.trained_generations:
         adopted = f"adopted from {config.chain.teacher}"
         return [{"index": 0, "role": "teacher", "model": adopted}]
-    rows = []
-    network = "student" if generation else "teacher"
-    for member in range(1, (1 if generation else config.chain.num_teachers) + 1):
-        for settings in training_parts(config, generation, counts, member):
-            role = "pretraining" if settings.is_pretraining else network
-            rows.append(_row(runner, counts, role, settings))
-        finetuning = finetuning_hyperparameters(config, generation, counts, member)
-        if finetuning:
-            rows.append(_row(runner, counts, "finetune", finetuning))
-    return [{"index": generation, **row} for row in rows]
+    return [
+        {"index": generation, **_row(runner, counts, _role(generation, settings), settings)}
+        for member in config.members(generation)
+        for settings in network_trainings(config, generation, counts, member)
+    ]
+
+
+def _role(generation, settings):
+    """What a training is for."""
+    if settings.finetune:
+        return "finetune"
+    if settings.is_pretraining:
+        return "pretraining"
+    return "student" if generation else "teacher"
 
 
 def _row(runner, counts, role, settings):

@@ -55,7 +55,11 @@ def execute(values: Mapping[str, Any]) -> list[str]:
 
 def _notes(grid, progress):
     """What a reader of the table has to know."""
-    shown = {"last": "the last generation", "best": "the best generation on dev", "all": "all"}
+    shown = {
+        "last": "the last generation",
+        "best": "the best generation on dev",
+        "all": "all generations",
+    }
     notes = [
         f"Seeds {', '.join(map(str, grid.seeds))}. Shown: {shown[grid.generations]}. Means; ± is "
         "half of the 95 % interval over the seeds (Student's t). Nothing was chosen by test.",

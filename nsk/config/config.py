@@ -293,6 +293,10 @@ class Config:
         """The generations that are trained: all but a given teacher."""
         return range(1 if self.chain.teacher else 0, self.num_students + 1)
 
+    def members(self, generation: int) -> range:
+        """Numbers of the networks of a generation, from 1: several of an ensemble of teachers."""
+        return range(1, (1 if generation else self.chain.num_teachers) + 1)
+
     def model_name(self, generation: int) -> str:
         """Name of the network of a generation; 0 is the teacher."""
         return self.chain.models[generation - (1 if self.chain.has_whole_teacher else 0)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nsk.config.fields import Condition, Section, above_zero, setting, starts_with
+from nsk.config.fields import Condition, Section, setting, starts_with
 from nsk.errors import UserError
 
 SOURCES = ("dataset", "unlabeled_dataset", "test_dataset")
@@ -13,8 +13,6 @@ WITH_FOLDER = starts_with("dataset", "folder:")
 WITH_LABELS = Condition("--labels", lambda values: WITH_FOLDER.holds(values) and values["labels"])
 # A setting of the command predict, which no stage depends on.
 WITH_IMAGES = Condition("--images", lambda values: bool(values.get("images")))
-# So it is in no fingerprint if it is not given.
-KEEPS_REMAINING = Condition("--keep_remaining", lambda values: values["keep_remaining"])
 WITH_TFRECORDS = (
     starts_with("dataset", "tfrecord:")
     | starts_with("unlabeled_dataset", "tfrecord:")
@@ -93,7 +91,6 @@ class DataConfig(Section):
         False,
         "Use the remaining images of --dataset as unlabelled ones beside those of "
         "--unlabeled_dataset, or of an unlabelled split of --dataset, not only in their absence.",
-        used_if=KEEPS_REMAINING,
     )
     image_key: str = setting(
         "image/encoded",
@@ -156,7 +153,6 @@ class DataConfig(Section):
         "that have the levels of all 16-bit images, of every split, and at least 8.",
         minimum=0,
         maximum=16,
-        used_if=above_zero("significant_bits"),
     )
     images_per_shard: int = setting(
         4096, "Maximum number of images in a TFRecord shard of ingested images.", minimum=1

@@ -2,16 +2,11 @@
 
 import dataclasses
 
-from nsk.config.fields import Condition, Section, setting
+from nsk.config.fields import Section, setting
 
 # With more classes, only the most probable ones of each image are stored.
 DENSE_CLASSES = 1000
 SPARSE_CLASSES = 100
-# So it is in no fingerprint if it is not given.
-WITH_FRACTION = Condition(
-    "--unlabeled_fraction below 1", lambda values: values["unlabeled_fraction"] < 1
-)
-WITH_NOISE = Condition("--label_with_noise", lambda values: values["label_with_noise"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +19,12 @@ class ScoringConfig(Section):
         "--split_seed. The images of a smaller share are among those of a larger one.",
         minimum=1e-9,
         maximum=1.0,
-        used_if=WITH_FRACTION,
     )
     label_with_noise: bool = setting(
         False,
         "Score the unlabelled images with the noise of the student's training: on the images, but "
         "for mixup and CutMix, and inside the network; an ablation of the paper. Dev is scored "
         "without noise.",
-        used_if=WITH_NOISE,
     )
     score_views: str = setting(
         "image",

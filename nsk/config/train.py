@@ -157,7 +157,6 @@ class TrainConfig(Section):
         "the number of labelled images of their class, with a mean of 1. Pseudo-labelled images "
         "have the weight 1: --policy balances their classes.",
         choices=("none", "balanced"),
-        used_if=equals("class_weights", "balanced"),
     )
     loss_normalization: str = setting(
         "labelled",

@@ -2,7 +2,7 @@
 
 A file is an image if its suffix is that of an image. The content decides about all others, so that
 images without a suffix, or with a wrong one, are found; only their first bytes are read. Images of
-formats that nsk does not decode are other files, which are told from the rest to be named.
+formats that nsk does not decode are listed among the other files, with the name of the format.
 """
 
 import collections

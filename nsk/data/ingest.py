@@ -208,6 +208,7 @@ def _ingest(
         "conflicts": conflicts,
         "external_teacher": sum(row in index.external_teacher for row in unlabeled.tolist()),
         "unused": unused,
+        "unused_splits": {},
         "other_files": sum(skipped["others"].values()),
         "skipped": skipped,
     }
@@ -292,7 +293,7 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
             if pool in ("train", "labeled"):
                 hint = " --keep_remaining makes them unlabelled ones, too."
             lines.append(f"Not used: {number:,} readable {pool} images that are in no split.{hint}")
-    for split, number in counts.get("unused_splits", {}).items():  # Unknown to earlier versions.
+    for split, number in counts["unused_splits"].items():
         lines.append(f"Not used: all {number:,} images of the split {split}.")
     lines += _describe_skipped(counts)
     lines += _describe_broken(counts)
@@ -301,9 +302,8 @@ def describe(counts: dict, descriptions: Mapping[str, str] | None = None) -> lis
 
 def _describe_removed(counts: dict) -> Iterator[str]:
     """Yields lines on images that were left out since earlier splits have their kin."""
-    by_group = counts.get("removed_by_group", {})  # Unknown to earlier versions.
     for split, number in counts["duplicates_removed"].items():
-        of_group = by_group.get(split, 0)
+        of_group = counts["removed_by_group"][split]
         if number > of_group:
             yield (
                 f"Left out of {split}: {number - of_group:,} with the same pixels as an image of "
@@ -315,8 +315,7 @@ def _describe_removed(counts: dict) -> Iterator[str]:
 
 def unsupported_warning(counts: dict) -> str:
     """A line on images of formats that are not decoded, from what `ingest` returned; "" if none."""
-    counts = counts["skipped"].get("unsupported", {})  # Unknown to earlier versions.
-    line = describe_unsupported(Counter(counts).elements())
+    line = describe_unsupported(Counter(counts["skipped"]["unsupported"]).elements())
     return f"{line}." if line else ""
 
 
@@ -352,7 +351,7 @@ def _describe_skipped(counts: dict) -> Iterator[str]:
             f"Not used: {number:,} images of {split} without class folders, so without labels: "
             f"give these with --labels. {AS_UNLABELED}"
         )
-    for split, number in skipped.get("without_label", {}).items():  # Unknown to earlier versions.
+    for split, number in skipped["without_label"].items():
         yield (
             f"Not used: {number:,} images of {split} that have no label in the table of --labels. "
             f"{AS_UNLABELED}"

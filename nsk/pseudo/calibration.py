@@ -41,6 +41,32 @@ class Thresholds:
     reached_overall: bool
 
 
+def class_thresholds(
+    labels: np.ndarray,
+    confidences: np.ndarray,
+    truth: np.ndarray,
+    num_classes: int,
+    *,
+    min_confidence: float,
+    target_precision: float,
+) -> Thresholds:
+    """The thresholds of a selection: `min_confidence`, or those that reach a precision on dev.
+
+    Args:
+        labels: see `precision_thresholds`.
+        confidences: see `precision_thresholds`.
+        truth: see `precision_thresholds`.
+        num_classes: int.
+        min_confidence: lower bound of all thresholds.
+        target_precision: see `precision_thresholds`; 0: every threshold is `min_confidence`.
+    """
+    if not target_precision:
+        return Thresholds(np.full(num_classes, min_confidence, np.float32), (), (), True)
+    return precision_thresholds(
+        labels, confidences, truth, num_classes, target_precision, min_confidence
+    )
+
+
 def precision_thresholds(
     labels: np.ndarray,
     confidences: np.ndarray,

@@ -111,18 +111,12 @@ class Pool(Counts):
     def _with_least_alike(cls, counts, ids, labels, confidences, distances):
         nearness = np.where(np.isnan(distances), confidences, -distances)
         first = np.lexsort((ids, nearness))[:MAX_SUSPICIOUS]
-        counted = {name: getattr(counts, name) for name in _names(Counts)}
         return cls(
-            **counted,
-            **{
-                name: values[first]
-                for name, values in (
-                    ("ids", ids),
-                    ("labels", labels),
-                    ("confidences", confidences),
-                    ("distances_of", distances),
-                )
-            },
+            **{name: getattr(counts, name) for name in _names(Counts)},
+            ids=ids[first],
+            labels=labels[first],
+            confidences=confidences[first],
+            distances_of=distances[first],
         )
 
 

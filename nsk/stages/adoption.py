@@ -52,7 +52,7 @@ def adopt_teacher(runner: StageRunner, images: StageFolder) -> StageFolder:
     }
     if not config.chain.has_whole_teacher:
         settings |= {"network": config.model_name(0), "image_size": config.chain.image_size.at(0)}
-    if bits not in (None, ALL_BITS):  # So that usual teachers keep their fingerprints.
+    if bits not in (None, ALL_BITS):  # As in `Hyperparameters.for_fingerprint`.
         settings["significant_bits"] = bits
     return runner.build_or_reuse("gen0/teacher", build, settings)
 

@@ -149,7 +149,15 @@ def compare_files(
     columns = ["label", confidence, *([DISTANCE] if has_distances else [])]
     table = read_table(dev_path, [*columns, "truth"])
     dev, truth = _rows(table, columns), table["truth"].to_numpy()
-    thresholds = _thresholds(settings, dev, truth, len(class_names))
+    # As the selection has them.
+    thresholds = calibration.class_thresholds(
+        dev.labels,
+        dev.confidences,
+        truth,
+        len(class_names),
+        min_confidence=settings.min_confidence,
+        target_precision=settings.target_precision,
+    ).values
     limit = pool_comparison.distance_limit(dev.distances) if has_distances else np.inf
     read = functools.partial(_read_files, columns, thresholds, limit)
     pool = engine.map_reduce(paths, read)
@@ -157,20 +165,6 @@ def compare_files(
     (folder / COMPARISON_FILE).write_text(json.dumps(found, indent=2) + "\n")
     _write_suspicious(folder / SUSPICIOUS_FILE, pool, columns, class_names)
     return found
-
-
-def _thresholds(settings, dev, truth, num_classes):
-    """The minimum confidence of each class, as the selection has it."""
-    if not settings.target_precision:
-        return np.full(num_classes, settings.min_confidence, np.float32)
-    return calibration.precision_thresholds(
-        dev.labels,
-        dev.confidences,
-        truth,
-        num_classes,
-        settings.target_precision,
-        settings.min_confidence,
-    ).values
 
 
 def _rows(table, columns):

@@ -279,6 +279,18 @@ def finetuning_hyperparameters(
     )
 
 
+def network_trainings(
+    config: Config, generation: int, counts: dict[str, Any], member: int = 1
+) -> list[Hyperparameters]:
+    """Hyperparameters of all stages that train a network: `training_parts`, and fine-tuning if any.
+
+    Arguments as for `training_hyperparameters`.
+    """
+    finetuning = finetuning_hyperparameters(config, generation, counts, member)
+    parts = training_parts(config, generation, counts, member)
+    return [*parts, *filter(None, [finetuning])]
+
+
 def training_image_size(config: Config, generation: int, counts: dict[str, Any]) -> int:
     """Side of the images that a generation's network is trained on, pixels.
 

@@ -200,13 +200,15 @@ def make_thresholds(
         truth: int array of shape (n,), the true labels.
         class_names: names of all classes.
         min_confidence: lower bound for all classes.
-        target_precision: above 0, dev decides for each class; see
-            `calibration.precision_thresholds`.
+        target_precision: above 0, dev decides for each class; see `calibration.class_thresholds`.
     """
-    if not target_precision:
-        return np.full(len(class_names), min_confidence, np.float32)
-    thresholds = calibration.precision_thresholds(
-        labels, confidences, truth, len(class_names), target_precision, min_confidence
+    thresholds = calibration.class_thresholds(
+        labels,
+        confidences,
+        truth,
+        len(class_names),
+        min_confidence=min_confidence,
+        target_precision=target_precision,
     )
     _warn_of_missed_precision(thresholds, class_names, target_precision)
     return thresholds.values

@@ -60,6 +60,22 @@ def lock_folder(
                     unused.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[IO | None]:
+    """Yields the file with a lock that this process has got; None if another process holds it.
+
+    The file is left in place. The lock is held until every process that has the file open has
+    closed it, also one that has inherited it.
+    """
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield lock
+
+
 def upgrade_to_exclusive(lock: IO) -> None:
     """Waits until this process alone holds a shared lock."""
     fcntl.flock(lock, fcntl.LOCK_EX)

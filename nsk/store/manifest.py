@@ -13,7 +13,7 @@ from nsk.hashing import sha256_of_bytes
 from nsk.store.disk_errors import naming_disk_errors
 from nsk.store.files import atomic_write
 
-FORMAT = 5  # Of stage folders; incremented when their layout changes.
+FORMAT = 6  # Of stage folders; incremented when what stages hold changes.
 MANIFEST = "stage.json"
 
 

@@ -14,11 +14,7 @@ from nsk.config.fields import used_values
 from nsk.distributed.runtime import Runtime
 from nsk.report.text_table import align_columns
 from nsk.stages import ingestion, validation
-from nsk.stages.hyperparameters import (
-    Hyperparameters,
-    finetuning_hyperparameters,
-    training_parts,
-)
+from nsk.stages.hyperparameters import Hyperparameters, network_trainings
 from nsk.stages.runner import StageRunner
 from nsk.store.folders import StageFolder
 from nsk.sweep import speed
@@ -153,21 +149,8 @@ def _sum_up(cells, planned, speeds):
 def trainings(config: Config, counts: Mapping[str, Any]) -> Iterator[Hyperparameters]:
     """The trainings and fine-tunings of a run, in order."""
     for generation in config.trained_generations:
-        for member in _members(config, generation):
-            yield from _of_network(config, generation, counts, member)
-
-
-def _members(config, generation):
-    """Numbers of the networks of a generation."""
-    return range(1, (1 if generation else config.chain.num_teachers) + 1)
-
-
-def _of_network(config, generation, counts, member):
-    """The training of a network, in parts with pre-training, and its fine-tuning if it has one."""
-    yield from training_parts(config, generation, counts, member)
-    finetuning = finetuning_hyperparameters(config, generation, counts, member)
-    if finetuning:
-        yield finetuning
+        for member in config.members(generation):
+            yield from network_trainings(config, generation, counts, member)
 
 
 def works(
@@ -192,9 +175,9 @@ def works(
         selected = used_values([config.selection.at(generation)])
         inputs = [images_key, selected, [work.identity for work in labels]]
         networks = []
-        for member in _members(config, generation):
+        for member in config.members(generation):
             model = teacher
-            for settings in _of_network(config, generation, counts, member):
+            for settings in network_trainings(config, generation, counts, member):
                 initial = model if settings.init_from in FROM_MODEL else ""
                 model = _identity(inputs if generation else images_key, initial, settings)
                 yield speeds.training(model, settings, counts)
@@ -211,7 +194,7 @@ def _labels(config, generation, teacher, network, counts, speeds):
     """Yields the predictions of a teacher for its student."""
     sizes, classes = counts["images"], counts["num_classes"]
     views = 2 if config.scoring.score_views == "mirror" else 1
-    views *= len(_members(config, generation - 1))
+    views *= len(config.members(generation - 1))
     scoring = used_values([config.scoring])
     if config.learns_unlabeled(generation):
         used = round(config.scoring.unlabeled_fraction * sizes["unlabeled"])

@@ -1,15 +1,13 @@
 """Runs the cells of a sweep, each in a process of its own; several sweeps may share the work."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +16,7 @@ from absl import logging
 from nsk.errors import UserError
 from nsk.store.disk_errors import make_folder
 from nsk.store.files import LOCK, atomic_write
-from nsk.store.locks import is_locked
+from nsk.store.locks import is_locked, try_lock
 from nsk.sweep.flagfiles import flagfile_text
 from nsk.sweep.grid import Cell
 from nsk.units import format_duration
@@ -90,7 +88,7 @@ class _Sweep:
         if not open_cells or time.time() >= self._deadline:
             return False
         for cell in self._preferred(open_cells):
-            with _try_lock(self._lock_path(cell)) as lock:
+            with try_lock(self._lock_path(cell)) as lock:
                 if lock and self._is_open(cell):
                     return self._run(cell, lock)
         self._wait(open_cells)
@@ -222,18 +220,6 @@ def launch_process(cell: Cell, workdir: Path, seconds: float, lock: IO) -> int:
             if isinstance(error, KeyboardInterrupt):
                 raise
             return code
-
-
-@contextmanager
-def _try_lock(path: Path) -> Iterator[IO | None]:
-    """Yields the locked file, or None if another process has the lock."""
-    with open(path, "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield lock
 
 
 def _last_line(path):

@@ -189,10 +189,6 @@ CONDITIONS = {
     "label_column": has_label_table,
     "split_column": has_label_table,
     "group_column": has_label_table,
-    "significant_bits": lambda v: v["significant_bits"] > 0,
-    "keep_remaining": lambda v: v["keep_remaining"],  # So false is in no fingerprint.
-    "unlabeled_fraction": lambda v: v["unlabeled_fraction"] < 1,  # So 1 is in no fingerprint.
-    "label_with_noise": lambda v: v["label_with_noise"],
     "randaugment_magnitude": has_randaugment,
     "randaugment_max_level": has_randaugment,
     "randaugment_profile": has_randaugment,
@@ -208,7 +204,6 @@ CONDITIONS = {
     "shuffle_mebibytes": lambda v: v["cache"] != "memory",
     "mixing": has_pseudo_labels,
     "labeled_learning_rate": lambda v: has_pseudo_labels(v) and v["mixing"] == "pretrain",
-    "class_weights": lambda v: v["class_weights"] == "balanced",  # So "none" is in no fingerprint.
     "loss_normalization": lambda v: has_pseudo_labels(v) and v["mixing"] != "pretrain",
     "nesterov": lambda v: v["optimizer"] == "sgd",
     "decay_epochs": lambda v: v["schedule"] == "exponential",
@@ -286,7 +281,6 @@ CONTROLS = (
     "dataset",
     "unlabeled_dataset",
     "test_dataset",
-    "significant_bits",
     "randaugment_num_ops",
     "cutout_side",
     "crop_padding",
@@ -433,11 +427,8 @@ def test_a_value_without_effect_triggers_exactly_one_warning(configs):
                 f" has no effect: it needs {FIELDS[name].metadata['used_if'].text}."
             )
         warned.update(expected)
-    # A chain without students is no reason to warn; Nesterov with another optimizer is an error;
-    # class weights, significant bits and remaining images depend on themselves alone.
-    themselves = {"class_weights", "significant_bits", "keep_remaining"}
-    themselves |= {"unlabeled_fraction", "label_with_noise"}
-    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov", *themselves}
+    # A chain without students is no reason to warn; Nesterov with another optimizer is an error.
+    assert set(CONDITIONS) - set(warned) == {"ratio", "nesterov"}
 
 
 def test_defaults_without_effect_trigger_no_warning():

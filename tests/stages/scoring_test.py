@@ -380,7 +380,6 @@ def test_a_fraction_of_the_unlabelled_images_is_used_by_a_student(tmp_path, make
         teachers.append(teacher.model)
         scores.append(scored)
     assert teachers[1].reused and teachers[1].path == teachers[0].path
-    assert "unlabeled_fraction" not in read_manifest(scores[0].path)["settings"]
     ids, used = written
     assert used == [*itertools.compress(ids, ImageSubset(0.4, 0).contains(ids))]
     assert (scores[0].counts["scored"], scores[1].counts["scored"]) == (len(ids), len(used))
@@ -406,6 +405,5 @@ def test_labels_with_the_noise_of_the_student(tmp_path, make_runner):
     first, second = (read_table(score_paths(unlabeled, stage.path)[0]) for stage in (clean, noisy))
     assert first["id"].equals(second["id"]) and "feature_distance" not in second.column_names
     assert not first["confidence"].equals(second["confidence"])
-    assert "label_with_noise" not in read_manifest(clean.path)["settings"]
     noise_settings = read_manifest(noisy.path)["settings"]["noise"]
     assert (noise_settings["dropout_rate"], noise_settings["crop_padding"]) == (0.5, 2)

@@ -3,30 +3,19 @@
 import pytest
 from absl import flags
 
-from nsk.config.config import Config, settings
-from nsk.config.fields import is_per_generation
+from nsk import main
+from nsk.config.config import Config
 from nsk.errors import UserError
 from nsk.sweep.flagfiles import flagfile_text
 
 
 def read(text, path):
-    """Values of settings by name from a flagfile, by absl with flags as `nsk.main` defines them."""
+    """Values of settings by name from a flagfile, as the command line reads it."""
     path.write_text(text)
     values = flags.FlagValues()
-    define = {
-        bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for field in settings():
-        if is_per_generation(field):
-            default = list(map(str, field.default))
-            flags.DEFINE_list(field.name, default, "", flag_values=values)
-        else:
-            define[field.type](field.name, field.default, "", flag_values=values)
+    main.define_flags(values)
     values(["nsk", f"--flagfile={path}"])
-    return {field.name: values[field.name].value for field in settings()}
+    return main.flag_values(values)
 
 
 def test_a_configuration_is_read_back(tmp_path):

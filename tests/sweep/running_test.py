@@ -11,6 +11,7 @@ import time
 import pytest
 
 from nsk.errors import UserError
+from nsk.store.locks import try_lock
 from nsk.sweep import running
 from nsk.sweep.grid import Cell
 from nsk.sweep.running import find_progress, launch_process, prepare, read_summary, run_cells
@@ -146,7 +147,7 @@ def test_cells_of_a_seed_that_nobody_works_at_come_first(tmp_path):
     for cell in cells:
         prepare(cell, tmp_path)
     other = tmp_path / "cells/a/seed-0.lock"
-    with running._try_lock(other) as held:
+    with try_lock(other) as held:
         assert held
 
         def launch_and_stop(cell, *arguments):
@@ -179,7 +180,7 @@ def test_the_process_of_a_cell_keeps_its_lock(tmp_path, monkeypatch):
     path = tmp_path / "cells/a/seed-0.lock"
     child = os.fork()
     if not child:
-        with running._try_lock(path) as lock:
+        with try_lock(path) as lock:
             launch_process(cell, tmp_path, float("inf"), lock)
         os._exit(0)
     pid = tmp_path / "cells/a/seed-0/pid"
@@ -187,12 +188,12 @@ def test_the_process_of_a_cell_keeps_its_lock(tmp_path, monkeypatch):
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with running._try_lock(path) as lock:
+    with try_lock(path) as lock:
         assert lock is None
     os.kill(int(pid.read_text()), signal.SIGKILL)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        with running._try_lock(path) as lock:
+        with try_lock(path) as lock:
             if lock:
                 break
     assert lock is not None
@@ -208,7 +209,7 @@ def test_a_process_is_asked_to_stop_when_the_time_is_over(tmp_path, monkeypatch)
     )
     (cell,) = make_cells(("a",), (0,))
     prepare(cell, tmp_path)
-    with running._try_lock(tmp_path / "lock") as lock:
+    with try_lock(tmp_path / "lock") as lock:
         assert launch_process(cell, tmp_path, 1.0, lock) == running.STOPPED
 
 
