@@ -20,7 +20,7 @@ from nsk.evaluation.prediction_files import read_schema_names, read_table
 from nsk.pseudo import calibration, pool_comparison, pool_report
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.stages.runner import StageRunner, shard_set
-from nsk.stages.scoring import DEV_FILE, score_paths
+from nsk.stages.score_files import DEV_FILE, score_paths
 from nsk.store.folders import StageFolder
 
 COMPARISON_FILE = "comparison.json"

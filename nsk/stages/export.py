@@ -36,7 +36,7 @@ from nsk.evaluation.prediction_files import read_predictions, read_table
 from nsk.models.model_files import CALIBRATION, DECODING, load_model
 from nsk.stages.lite_export import LITE_FILE, write_lite_model
 from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
-from nsk.stages.scoring import DEV_FILE
+from nsk.stages.score_files import DEV_FILE
 from nsk.store.folders import StageFolder
 from nsk.store.manifest import write_json
 

@@ -1,22 +1,76 @@
-"""Checks that the classes of an external teacher, whose scores records hold, are those of a run."""
+"""Scores of an external teacher, stored in records: their import, and a check of their classes."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from nsk.data import records
+from nsk.data.image_subset import ImageSubset
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError, list_names
 from nsk.evaluation.agreement import agreement_p_value, expected_correct, find_renaming
-from nsk.evaluation.prediction_files import count_rows, read_table
+from nsk.evaluation.prediction_files import (
+    count_rows,
+    make_stored_predictions,
+    read_table,
+    write_predictions,
+)
 from nsk.evaluation.shard_predictor import PredictShards
+from nsk.stages.score_files import DEV_FILE, UNLABELED_FOLDER, score_paths
 
 P_VALUE = 1e-3  # Of an agreement that is not by chance.
 
 
+def import_external_scores(
+    unlabeled: ShardSet, folder: Path, *, top_k: int = 0, subset: ImageSubset | None = None
+) -> dict[str, int | None]:
+    """Writes score files of an external teacher's probabilities, stored in the records.
+
+    The external teacher's predictions of dev are not known: dev's file has no rows.
+
+    Args:
+        unlabeled: the unlabelled images.
+        folder: where the score files are written, as by `score_shards`.
+        top_k: number of classes with a stored log-probability, the most probable ones; 0: all.
+        subset: the images whose scores are written; None: all.
+
+    Returns:
+        dict of `scored`, the number of images, and `temperature`, which is None.
+
+    Raises:
+        UserError: a record has no probabilities.
+    """
+    (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
+    num_scored = 0
+    for shard, path in enumerate(score_paths(unlabeled, folder)):
+        try:
+            ids, log_probabilities = records.parse_external_log_probabilities(
+                unlabeled.records(shard), unlabeled.num_classes
+            )
+        except ValueError as error:
+            raise UserError(
+                f"--first_scores=records: {error}: expected the probabilities of "
+                f"{unlabeled.num_classes} classes with every unlabelled image."
+            ) from None
+        if subset is not None:
+            is_used = subset.contains(ids)
+            ids = list(itertools.compress(ids, is_used))
+            log_probabilities = log_probabilities[is_used]
+        confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
+        predictions = make_stored_predictions(ids, log_probabilities, top_k, confidences)
+        write_predictions(path, predictions)
+        num_scored += len(ids)
+    no_images = np.empty((0, unlabeled.num_classes), np.float32)
+    dev = make_stored_predictions([], no_images, 0, np.empty(0, np.float32))
+    write_predictions(folder / DEV_FILE, dev, np.empty(0, np.int32))
+    return {"scored": num_scored, "temperature": None}
+
+
 def check_classes(
-    predict: PredictShards, unlabeled: ShardSet, dev: ShardSet, score_paths: Sequence[Path]
+    predict: PredictShards, unlabeled: ShardSet, dev: ShardSet, paths: Sequence[Path]
 ) -> None:
     """Compares an external teacher with the run's own on a shard of unlabelled images.
 
@@ -28,13 +82,13 @@ def check_classes(
         predict: predictions of the run's own teacher.
         unlabeled: the unlabelled images.
         dev: the dev images.
-        score_paths: files with the scores of the external teacher, in the order of the shards.
+        paths: files with the scores of the external teacher, in the order of the shards.
 
     Raises:
         UserError: the external teacher has its classes in another order, or other classes.
     """
     names = unlabeled.class_names
-    shard = next((shard for shard, path in enumerate(score_paths) if count_rows(path)), None)
+    shard = next((shard for shard, path in enumerate(paths) if count_rows(path)), None)
     if shard is None:
         return
     _, predicted, truth = _predictions(predict, dev, range(len(dev.names)))
@@ -45,7 +99,7 @@ def check_classes(
         )
         return
     ids, predicted, _ = _predictions(predict, unlabeled, [shard])
-    table = read_table(score_paths[shard], ["id", "label"])
+    table = read_table(paths[shard], ["id", "label"])
     external = table["label"].to_numpy()
     predicted = predicted[np.isin(ids, table["id"].to_numpy(zero_copy_only=False))]
     agree = (

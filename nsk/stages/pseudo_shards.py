@@ -24,7 +24,7 @@ from nsk.progress import Progress
 from nsk.pseudo.engine import LOCAL, Engine
 from nsk.pseudo.score_rows import read_copies
 from nsk.stages.runner import StageRunner, shard_set
-from nsk.stages.scoring import score_file_name, score_paths
+from nsk.stages.score_files import score_file_name, score_paths
 from nsk.stages.selection import LABELED_FILE
 from nsk.store.files import atomic_write
 from nsk.store.folders import StageFolder

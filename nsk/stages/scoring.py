@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import tensorflow as tf
 from absl import logging
 
 from nsk.config.fields import used_values
-from nsk.data import records
 from nsk.data.image_subset import ImageSubset
 from nsk.data.shards import ShardSet
 from nsk.errors import UserError
@@ -36,11 +34,10 @@ from nsk.pseudo.engine import LOCAL, Engine
 from nsk.stages import external_scores
 from nsk.stages.label_noise import student_noise
 from nsk.stages.runner import MODEL_FILE, StageRunner, resize_mode_of, shard_set
+from nsk.stages.score_files import DEV_FILE, UNLABELED_FOLDER, score_paths
 from nsk.store.files import write_once
 from nsk.store.folders import Build, StageFolder
 
-UNLABELED_FOLDER = "unlabeled"
-DEV_FILE = "dev.parquet"
 TEMPERATURE_FILE = "temperature.json"
 REFERENCES_FILE = "dev_features.npy"
 # Raised when the files of a scoring change, so that earlier scores are not reused. 2: they have
@@ -130,7 +127,9 @@ def _score(runner, generation, teacher, images):
     if source == "records":
 
         def build_from_records(folder):
-            counts = import_external_scores(unlabeled, folder, top_k=top_k, subset=subset)
+            counts = external_scores.import_external_scores(
+                unlabeled, folder, top_k=top_k, subset=subset
+            )
             paths = score_paths(unlabeled, folder)
             external_scores.check_classes(load_predict(), unlabeled, dev, paths)
             return counts
@@ -252,51 +251,6 @@ def score_shards(
     if not all(path.exists() for path in paths):
         return None
     return {"scored": sum(map(count_rows, paths)), "temperature": temperature}
-
-
-def import_external_scores(
-    unlabeled: ShardSet, folder: Path, *, top_k: int = 0, subset: ImageSubset | None = None
-) -> dict[str, int | None]:
-    """Writes score files of an external teacher's probabilities, stored in the records.
-
-    The external teacher's predictions of dev are not known: dev's file has no rows.
-
-    Args:
-        unlabeled: the unlabelled images.
-        folder: where the score files are written, as by `score_shards`.
-        top_k: number of classes with a stored log-probability, the most probable ones; 0: all.
-        subset: the images whose scores are written; None: all.
-
-    Returns:
-        dict of `scored`, the number of images, and `temperature`, which is None.
-
-    Raises:
-        UserError: a record has no probabilities.
-    """
-    (folder / UNLABELED_FOLDER).mkdir(exist_ok=True)
-    num_scored = 0
-    for shard, path in enumerate(score_paths(unlabeled, folder)):
-        try:
-            ids, log_probabilities = records.parse_external_log_probabilities(
-                unlabeled.records(shard), unlabeled.num_classes
-            )
-        except ValueError as error:
-            raise UserError(
-                f"--first_scores=records: {error}: expected the probabilities of "
-                f"{unlabeled.num_classes} classes with every unlabelled image."
-            ) from None
-        if subset is not None:
-            is_used = subset.contains(ids)
-            ids = list(itertools.compress(ids, is_used))
-            log_probabilities = log_probabilities[is_used]
-        confidences = np.exp(log_probabilities.max(axis=1)).clip(0.0, 1.0)
-        predictions = make_stored_predictions(ids, log_probabilities, top_k, confidences)
-        write_predictions(path, predictions)
-        num_scored += len(ids)
-    no_images = np.empty((0, unlabeled.num_classes), np.float32)
-    dev = make_stored_predictions([], no_images, 0, np.empty(0, np.float32))
-    write_predictions(folder / DEV_FILE, dev, np.empty(0, np.int32))
-    return {"scored": num_scored, "temperature": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,13 +380,3 @@ def next_shard(
         if references is not None:
             distances.append(neighbor_distances(batch.features, references))
     return ids, np.concatenate(rows), np.concatenate(distances) if distances else None
-
-
-def score_paths(unlabeled: ShardSet, folder: Path) -> list[Path]:
-    """Paths of the score files of a shard set, in the order of its shards."""
-    return [folder / UNLABELED_FOLDER / score_file_name(name) for name in unlabeled.names]
-
-
-def score_file_name(shard_name: str) -> str:
-    """Name of the score file of an image shard."""
-    return shard_name.removesuffix(".tfrecord") + ".parquet"

@@ -30,7 +30,7 @@ from nsk.pseudo.policies import Statistics, apply_policy
 from nsk.pseudo.score_rows import ScoreColumns, read_scored_images, scan, write_copies
 from nsk.stages import comparison
 from nsk.stages.runner import StageRunner, shard_set
-from nsk.stages.scoring import DEV_FILE, score_paths
+from nsk.stages.score_files import DEV_FILE, score_paths
 from nsk.store.folders import StageFolder
 
 LABELED_FILE = "labeled.parquet"

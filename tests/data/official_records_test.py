@@ -14,7 +14,8 @@ from nsk.data import ingest, shards, sources
 from nsk.data.sources.source import SourceImage
 from nsk.errors import UserError
 from nsk.evaluation.prediction_files import read_predictions, read_table
-from nsk.stages import scoring as score
+from nsk.stages import external_scores
+from nsk.stages.score_files import score_paths
 
 
 def png(row):
@@ -107,10 +108,10 @@ def test_the_probabilities_of_an_external_teacher_become_scores(tmp_path, labele
     unlabeled = run(tmp_path / "data", labeled, pseudo_labeled(tmp_path))
     assert unlabeled.counts == (12, 12, 6)
     (tmp_path / "scores").mkdir()
-    counts = score.import_external_scores(unlabeled, tmp_path / "scores", top_k=top_k)
+    counts = external_scores.import_external_scores(unlabeled, tmp_path / "scores", top_k=top_k)
     assert counts == {"scored": 30, "temperature": None}
     seen = set()
-    for path in score.score_paths(unlabeled, tmp_path / "scores"):
+    for path in score_paths(unlabeled, tmp_path / "scores"):
         scores = read_predictions(path)
         assert scores.top_k == top_k
         received = np.exp(scores.all_log_probabilities(10))
@@ -139,7 +140,7 @@ def test_images_without_scores_of_an_external_teacher_are_refused(tmp_path, labe
     unlabeled = run(tmp_path / "data", labeled, without_scores)
     (tmp_path / "scores").mkdir()
     with pytest.raises(UserError, match="has 0 log-probabilities: expected the probabilities"):
-        score.import_external_scores(unlabeled, tmp_path / "scores")
+        external_scores.import_external_scores(unlabeled, tmp_path / "scores")
 
 
 def test_confidences_keep_their_precision(tmp_path, labeled):
@@ -147,8 +148,8 @@ def test_confidences_keep_their_precision(tmp_path, labeled):
     example = {"image/encoded": png(100), "label": 4, "prob": 0.3}
     unlabeled = run(tmp_path / "data", labeled, write(tmp_path / "pseudo", [example]))
     (tmp_path / "scores").mkdir()
-    score.import_external_scores(unlabeled, tmp_path / "scores")
-    (path,) = score.score_paths(unlabeled, tmp_path / "scores")
+    external_scores.import_external_scores(unlabeled, tmp_path / "scores")
+    (path,) = score_paths(unlabeled, tmp_path / "scores")
     np.testing.assert_allclose(read_predictions(path).confidences, 0.3, rtol=3e-7)
 
 

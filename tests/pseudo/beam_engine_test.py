@@ -27,7 +27,8 @@ from nsk.pseudo.beam_engine import BeamEngine
 from nsk.pseudo.engine import LOCAL
 from nsk.stages.distillation import write_scored_shards
 from nsk.stages.pseudo_shards import write_pseudo_shards
-from nsk.stages.scoring import DEV_FILE, ScoringOptions, score_paths, score_shards
+from nsk.stages.score_files import DEV_FILE, score_paths
+from nsk.stages.scoring import ScoringOptions, score_shards
 from nsk.stages.selection import select_images
 
 NAMES = [str(digit) for digit in range(10)]

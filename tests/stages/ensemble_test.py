@@ -9,7 +9,7 @@ from nsk.evaluation.calibration import fit_temperature
 from nsk.evaluation.prediction_files import read_predictions
 from nsk.models.model_files import load_model
 from nsk.stages.runner import MODEL_FILE, shard_set
-from nsk.stages.scoring import DEV_FILE, score_paths
+from nsk.stages.score_files import DEV_FILE, score_paths
 from nsk.stages.training import trainable_parameters
 
 

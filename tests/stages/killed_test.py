@@ -19,7 +19,7 @@ from sklearn import datasets
 from nsk.data import records
 from nsk.data.shards import ShardSet, ShardWriter
 from nsk.evaluation.prediction_files import make_stored_predictions, write_predictions
-from nsk.stages.scoring import score_file_name, score_paths
+from nsk.stages.score_files import score_file_name, score_paths
 
 NUM_SHARDS = 40
 CLASS_NAMES = [str(digit) for digit in range(10)]

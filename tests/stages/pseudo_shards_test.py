@@ -21,7 +21,7 @@ from nsk.evaluation.prediction_files import (
     write_predictions,
 )
 from nsk.stages.pseudo_shards import SHARDS_FOLDER, plan_shards, write_pseudo_shards
-from nsk.stages.scoring import score_file_name, score_paths
+from nsk.stages.score_files import score_file_name, score_paths
 from nsk.stages.selection import read_labeled_copies, select_images
 from nsk.store.files import changed_since_written
 

@@ -20,16 +20,8 @@ from nsk.evaluation.predictor import Predictions
 from nsk.pseudo.calibration import calibrated_confidences
 from nsk.stages import comparison, ingestion, pseudo_shards, scoring, selection, training
 from nsk.stages.runner import MODEL_FILE, shard_set
-from nsk.stages.scoring import (
-    DEV_FILE,
-    REFERENCES_FILE,
-    TEMPERATURE_FILE,
-    UNLABELED_FOLDER,
-    ScoringOptions,
-    score_file_name,
-    score_paths,
-    score_shards,
-)
+from nsk.stages.score_files import DEV_FILE, UNLABELED_FOLDER, score_file_name, score_paths
+from nsk.stages.scoring import REFERENCES_FILE, TEMPERATURE_FILE, ScoringOptions, score_shards
 from nsk.store.manifest import read_manifest
 
 NUM_IMAGES = 25
