@@ -42,7 +42,7 @@ METRICS = {
     "flip_probability": Metric("flips, %"),
     "mfr": Metric("mFR", 1, 1),
     "kept": Metric("pseudo-labels", 1, 0),
-    "precision": Metric("right, %"),
+    "precision": Metric("precision, %"),
 }
 
 
