@@ -1,12 +1,12 @@
 """Running the cells of a sweep: reuse, failures, budget, several processes, kills."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +16,7 @@ from nsk.sweep import running
 from nsk.sweep.grid import Cell
 from nsk.sweep.running import find_progress, launch_process, prepare, read_summary, run_cells
 
+ROOT = Path(__file__).parents[2]
 BASE = {"train_images": ["1000"]}
 
 
@@ -112,33 +113,37 @@ def test_the_budget_stops_the_run_in_progress(tmp_path):
     assert not progress.failed
 
 
-def run_slowly(cells, workdir, titles):
+def start_process(function, workdir):
+    """Calls a function of this module with a folder, in a new process.
+
+    Not a fork: the threads that libraries have started in this process would not survive it.
+    """
+    program = f"from tests.sweep import running_test; running_test.{function}({str(workdir)!r})"
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+
+
+def run_slowly(workdir):
+    """Runs six cells, and notes their titles in a file."""
+
     def launch(cell, folder, seconds, lock):
         time.sleep(0.1)
-        titles.append(cell.title)
+        with open(folder / "titles.txt", "a") as file:
+            file.write(f"{cell.title}\n")
         (folder / cell.run_name / running.LOG).write_text("")
         finish(cell, folder)
         return 0
 
     running.POLL_SECONDS = 0.05
-    run_cells(cells, workdir, launch=launch)
+    run_cells(make_cells(("a", "b", "c")), Path(workdir), launch=launch)
 
 
 def test_two_processes_share_the_cells(tmp_path):
     """Each is run once, and both processes return when all are finished."""
+    processes = [start_process("run_slowly", tmp_path) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
     cells = make_cells(("a", "b", "c"))
-    context = multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        titles = manager.list()
-        processes = [
-            context.Process(target=run_slowly, args=(cells, tmp_path, titles)) for _ in range(2)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert sorted(titles) == sorted(cell.title for cell in cells)
-    assert [process.exitcode for process in processes] == [0, 0]
+    titles = (tmp_path / "titles.txt").read_text().splitlines()
+    assert sorted(titles) == sorted(cell.title for cell in cells)
     assert find_progress(cells, tmp_path).finished == cells
 
 
@@ -158,8 +163,8 @@ def test_cells_of_a_seed_that_nobody_works_at_come_first(tmp_path):
     assert launch.titles == ["a, seed 1", "b, seed 0", "b, seed 1"]
 
 
-def test_the_process_of_a_cell_keeps_its_lock(tmp_path, monkeypatch):
-    """So a killed sweep that is started again waits for a run that it left behind."""
+def launch_and_wait(workdir):
+    """Launches a cell whose process writes its number into a file and then does nothing."""
     program = (
         "import os, pathlib, sys, time;"
         "flags = pathlib.Path(sys.argv[1].split('=')[1]);"
@@ -174,20 +179,22 @@ def test_the_process_of_a_cell_keeps_its_lock(tmp_path, monkeypatch):
         assert command[1:4] == ["-m", "nsk.main", "run"] and command[-1] == "--wait_for_locks"
         return popen([sys.executable, "-c", program, *command[4:]], **options)
 
-    monkeypatch.setattr(running.subprocess, "Popen", start)
+    running.subprocess.Popen = start
     (cell,) = make_cells(("a",), (0,))
-    prepare(cell, tmp_path)
-    path = tmp_path / "cells/a/seed-0.lock"
-    child = os.fork()
-    if not child:
-        with try_lock(path) as lock:
-            launch_process(cell, tmp_path, float("inf"), lock)
-        os._exit(0)
-    pid = tmp_path / "cells/a/seed-0/pid"
+    prepare(cell, Path(workdir))
+    with try_lock(Path(workdir) / "cells/a/seed-0.lock") as lock:
+        launch_process(cell, Path(workdir), float("inf"), lock)
+
+
+def test_the_process_of_a_cell_keeps_its_lock(tmp_path):
+    """So a killed sweep that is started again waits for a run that it left behind."""
+    path, pid = tmp_path / "cells/a/seed-0.lock", tmp_path / "cells/a/seed-0/pid"
+    sweep = start_process("launch_and_wait", tmp_path)
     while not pid.exists():
+        assert sweep.poll() is None
         time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    sweep.kill()
+    sweep.wait()
     with try_lock(path) as lock:
         assert lock is None
     os.kill(int(pid.read_text()), signal.SIGKILL)
